@@ -46,9 +46,7 @@ class VerificationError(UmayError):
 
     exit_code = 3
 
-    def __init__(
-        self, step: str, code: str, message: str, report: Report | None = None
-    ) -> None:
+    def __init__(self, step: str, code: str, message: str, report: Report | None = None) -> None:
         super().__init__(f"{step}: {message} [{code}]")
         self.step = step
         self.code = code

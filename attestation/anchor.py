@@ -1,0 +1,55 @@
+"""What a reader of the chain found: the anchored checkpoint and a block for freshness.
+
+`level` says how it is known: "proven" (validator signatures and proofs checked here),
+"reported" (an endpoint this party chose said so), "claimed" (somebody handed it over;
+no policy accepts it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["proven", "reported", "claimed"]
+RANK = {"claimed": 0, "reported": 1, "proven": 2}
+
+
+def reaches(level: str, demanded: str) -> bool:
+    """Whether knowledge at `level` satisfies a policy that demands `demanded`.
+
+    An unknown word reaches nothing.
+    """
+    return RANK.get(level, -1) >= RANK[demanded] > 0
+
+
+@dataclass(frozen=True)
+class BlockRef:
+    """A masterchain block: sequence number, root hash (32 bytes), time (Unix seconds)."""
+
+    seqno: int
+    root_hash: bytes
+    utime: int
+    level: Level
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The state of one AttestationLog contract.
+
+    code_hash, log_key (raw Ed25519) and root are 32 bytes; `time` is when this
+    checkpoint was anchored, `read_at` the time of the masterchain block at which the
+    contract was read (both Unix seconds).
+    """
+
+    network: str
+    address: str
+    code_hash: bytes
+    origin: str
+    log_key: bytes
+    sequence: int
+    size: int
+    root: bytes
+    time: int
+    forked: bool
+    read_at: int
+    level: Level

@@ -1,0 +1,61 @@
+"""Dated vendor material (TCB info, CRLs, RIMs, OCSP), named and content-addressed.
+
+Collateral proves nothing by itself: each part is signed by its vendor and checked by
+the verifier. It is kept apart from Evidence because it is renewed without a new quote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from attestation import cbor
+from attestation.digests import domain_digest, sha256
+from attestation.errors import ParseError
+
+MAX_PARTS = 256
+MAX_PART_BYTES = 2 * 1024 * 1024
+_NAME = re.compile(r"[a-z]+(/[A-Za-z0-9._-]{1,160}){1,3}")
+
+
+class Fetcher(Protocol):
+    """The one way to the network: bytes of at most `limit`, or Unavailable."""
+
+    def get(self, url: str, *, limit: int) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Collateral:
+    """Named parts, e.g. "intel/tcb_info" or "nvidia/rim/<id>" (docs/spec/collateral.md)."""
+
+    parts: Mapping[str, bytes]
+
+    def __post_init__(self) -> None:
+        if len(self.parts) > MAX_PARTS:
+            raise ParseError(f"collateral: expected at most {MAX_PARTS} parts")
+        for name, part in self.parts.items():
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise ParseError("collateral: a part has a name of the wrong form")
+            if not isinstance(part, bytes) or len(part) > MAX_PART_BYTES:
+                raise ParseError(f"collateral: {name} is not bytes of at most {MAX_PART_BYTES}")
+
+    def manifest(self) -> dict[str, bytes]:
+        """SHA-256 (32 bytes) of every part, by name."""
+        return {name: sha256(part) for name, part in self.parts.items()}
+
+    def manifest_digest(self) -> bytes:
+        """32-byte digest of the manifest: leaf field 7."""
+        return domain_digest("umay/collateral/v1", cbor.encode(self.manifest()))
+
+    def to_bytes(self) -> bytes:
+        return cbor.encode({0: 1, 1: dict(self.parts)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Collateral:
+        """Raises ParseError for anything that is not exactly one collateral set."""
+        fields = cbor.decode_map(data, required=frozenset({0, 1}))
+        if type(fields[0]) is not int or fields[0] != 1 or not isinstance(fields[1], dict):
+            raise ParseError("collateral: expected version 1 with a map of parts")
+        return cls(fields[1])

@@ -1,0 +1,24 @@
+"""What was measured into the hardware's registers, and the digest releases name."""
+
+from __future__ import annotations
+
+from attestation import cbor
+from attestation.digests import domain_digest
+from attestation.errors import ParseError
+
+REGISTERS = {"tdx": 4, "snp": 1}
+"""TDX: MRTD, RTMR0, RTMR1, RTMR2 (RTMR3 is checked by replay). SNP: MEASUREMENT."""
+
+REGISTER_BYTES = 48
+
+
+def measurement_digest(platform: str, registers: tuple[bytes, ...]) -> bytes:
+    """32-byte digest of a platform's registers (DESIGN §4).
+
+    Raises ParseError where the platform is unknown or the registers are not its own.
+    """
+    if len(registers) != REGISTERS.get(platform):
+        raise ParseError(f"{platform}: expected {REGISTERS.get(platform)} registers")
+    if any(len(register) != REGISTER_BYTES for register in registers):
+        raise ParseError(f"{platform}: every register is {REGISTER_BYTES} bytes")
+    return domain_digest("umay/measurement/v1", cbor.encode([platform, *registers]))
