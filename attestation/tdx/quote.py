@@ -1,0 +1,234 @@
+"""Intel TDX quotes, version 4 with ECDSA-P256 signature data, byte for byte.
+
+Parsing proves nothing: it only says that the bytes are exactly one quote, with no byte
+over. What `parse_quote` accepts, `TdQuote.to_bytes` gives back unchanged. All integers
+are little-endian (Intel TDX DCAP Quoting Library API, appendix "Quote format").
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from dataclasses import dataclass
+
+from attestation.errors import ParseError
+
+MAX_QUOTE_BYTES = 16 * 1024
+"""A v4 quote with its PCK chain is about 5 kB; the kernel's own limit is 32 KiB."""
+
+VERSION = 4
+KEY_TYPE_ECDSA_P256 = 2
+TEE_TDX = 0x81
+CERTIFICATION_QE_REPORT = 6
+CERTIFICATION_PCK_CHAIN = 5
+
+HEADER = struct.Struct("<HHI4s16s20s")
+BODY_FIELDS = {
+    "tee_tcb_svn": 16,
+    "mr_seam": 48,
+    "mrsigner_seam": 48,
+    "seam_attributes": 8,
+    "td_attributes": 8,
+    "xfam": 8,
+    "mr_td": 48,
+    "mr_config_id": 48,
+    "mr_owner": 48,
+    "mr_owner_config": 48,
+    "rt_mr0": 48,
+    "rt_mr1": 48,
+    "rt_mr2": 48,
+    "rt_mr3": 48,
+    "report_data": 64,
+}
+"""Body fields in order, with their length in bytes (584 in all)."""
+
+BODY = struct.Struct("<" + "".join(f"{size}s" for size in BODY_FIELDS.values()))
+SIGNED_BYTES = HEADER.size + BODY.size
+SIGNATURE_BYTES = 64
+KEY_BYTES = 64
+QE_REPORT_BYTES = 384
+CHAIN_LENGTH = 3
+
+_PEM_BEGIN = b"-----BEGIN CERTIFICATE-----\n"
+_PEM_END = b"-----END CERTIFICATE-----\n"
+_PEM_LINE = 64
+
+
+@dataclass(frozen=True)
+class TdQuote:
+    """A parsed quote. Header and body fields carry Intel's names; all values as bytes.
+
+    `signed_region` (632 bytes) is what the attestation key signed and what a
+    statement is made of; `pck_pem` is the chain exactly as it stood in the quote.
+    """
+
+    header_reserved: bytes
+    qe_vendor_id: bytes
+    user_data: bytes
+    tee_tcb_svn: bytes
+    mr_seam: bytes
+    mrsigner_seam: bytes
+    seam_attributes: bytes
+    td_attributes: bytes
+    xfam: bytes
+    mr_td: bytes
+    mr_config_id: bytes
+    mr_owner: bytes
+    mr_owner_config: bytes
+    rt_mr0: bytes
+    rt_mr1: bytes
+    rt_mr2: bytes
+    rt_mr3: bytes
+    report_data: bytes
+    signature: bytes
+    attestation_key: bytes
+    qe_report: bytes
+    qe_report_signature: bytes
+    qe_auth_data: bytes
+    pck_pem: bytes
+
+    @property
+    def signed_region(self) -> bytes:
+        """Header and body, 632 bytes."""
+        header = (VERSION, KEY_TYPE_ECDSA_P256, TEE_TDX, self.header_reserved)
+        body = (getattr(self, name) for name in BODY_FIELDS)
+        return HEADER.pack(*header, self.qe_vendor_id, self.user_data) + BODY.pack(*body)
+
+    @property
+    def rtmrs(self) -> tuple[bytes, bytes, bytes, bytes]:
+        return self.rt_mr0, self.rt_mr1, self.rt_mr2, self.rt_mr3
+
+    @property
+    def registers(self) -> tuple[bytes, bytes, bytes, bytes]:
+        """MRTD, RTMR0, RTMR1, RTMR2: what a release's measurement names."""
+        return self.mr_td, self.rt_mr0, self.rt_mr1, self.rt_mr2
+
+    @property
+    def pck_chain(self) -> tuple[bytes, ...]:
+        """The PCK certificates as DER, leaf first, root last. Not yet parsed as X.509."""
+        return parse_pem_chain(self.pck_pem)
+
+    def to_bytes(self) -> bytes:
+        """The quote; `parse_quote` of it gives an equal value."""
+        qe = (
+            self.qe_report
+            + self.qe_report_signature
+            + struct.pack("<H", len(self.qe_auth_data))
+            + self.qe_auth_data
+            + struct.pack("<HI", CERTIFICATION_PCK_CHAIN, len(self.pck_pem))
+            + self.pck_pem
+        )
+        certification = struct.pack("<HI", CERTIFICATION_QE_REPORT, len(qe)) + qe
+        data = self.signature + self.attestation_key + certification
+        return self.signed_region + struct.pack("<I", len(data)) + data
+
+
+def parse_quote(data: bytes) -> TdQuote:
+    """The one TDX v4 quote that `data` is.
+
+    Raises ParseError where the bytes are longer, shorter or other than that.
+    """
+    if len(data) > MAX_QUOTE_BYTES:
+        raise ParseError(f"TDX quote: expected at most {MAX_QUOTE_BYTES} bytes, got {len(data)}")
+    cursor = Cursor(data, "TDX quote")
+    version, key_type, tee, reserved, vendor, user_data = HEADER.unpack(cursor.take(HEADER.size))
+    _expect("version", VERSION, version)
+    _expect("attestation key type", KEY_TYPE_ECDSA_P256, key_type)
+    _expect("TEE type", TEE_TDX, tee)
+    body = dict(zip(BODY_FIELDS, BODY.unpack(cursor.take(BODY.size)), strict=True))
+    signature_data = Cursor(cursor.take(cursor.u32()), "TDX quote signature data")
+    cursor.end()
+    return TdQuote(reserved, vendor, user_data, **body, **_signature_data(signature_data))
+
+
+def _signature_data(cursor: Cursor) -> dict[str, bytes]:
+    signature, key = cursor.take(SIGNATURE_BYTES), cursor.take(KEY_BYTES)
+    _expect("certification data type", CERTIFICATION_QE_REPORT, cursor.u16())
+    qe = Cursor(cursor.take(cursor.u32()), "TDX quote QE report data")
+    cursor.end()
+    fields = {
+        "signature": signature,
+        "attestation_key": key,
+        "qe_report": qe.take(QE_REPORT_BYTES),
+        "qe_report_signature": qe.take(SIGNATURE_BYTES),
+        "qe_auth_data": qe.take(qe.u16()),
+    }
+    _expect("inner certification data type", CERTIFICATION_PCK_CHAIN, qe.u16())
+    fields["pck_pem"] = qe.take(qe.u32())
+    qe.end()
+    parse_pem_chain(fields["pck_pem"])
+    return fields
+
+
+def parse_pem_chain(pem: bytes) -> tuple[bytes, ...]:
+    """Three certificates as DER from PEM as Intel writes it: 64-column base64 lines, "\\n"
+    between, at most one NUL at the end. Raises ParseError for any other spelling."""
+    text = pem.removesuffix(b"\0")
+    chain = []
+    while text:
+        if not text.startswith(_PEM_BEGIN) or (end := text.find(_PEM_END)) < 0:
+            raise ParseError("PCK chain: expected PEM certificates and nothing else")
+        chain.append(_pem_body(text[len(_PEM_BEGIN) : end]))
+        text = text[end + len(_PEM_END) :]
+    if len(chain) != CHAIN_LENGTH:
+        raise ParseError(f"PCK chain: expected {CHAIN_LENGTH} certificates, got {len(chain)}")
+    return tuple(chain)
+
+
+def write_pem(der: bytes) -> bytes:
+    """One certificate in the only PEM spelling that `parse_pem_chain` accepts."""
+    text = base64.b64encode(der)
+    lines = [text[i : i + _PEM_LINE] + b"\n" for i in range(0, len(text), _PEM_LINE)]
+    return _PEM_BEGIN + b"".join(lines) + _PEM_END
+
+
+def _pem_body(body: bytes) -> bytes:
+    try:
+        der = base64.b64decode(body.replace(b"\n", b""), validate=True)
+    except binascii.Error:
+        raise ParseError("PCK chain: expected base64 between the PEM lines") from None
+    if write_pem(der) != _PEM_BEGIN + body + _PEM_END:
+        raise ParseError("PCK chain: expected base64 in lines of 64")
+    return der
+
+
+def _expect(what: str, expected: int, got: int) -> None:
+    if got != expected:
+        note = "; version 5 is unsupported" if (what, got) == ("version", 5) else ""
+        raise ParseError(f"TDX quote: expected {what} {expected}, got {got}{note}")
+
+
+class Cursor:
+    """Reads little-endian fields off `data`; `end` demands that nothing is left."""
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = data
+        self._at = 0
+        self._what = what
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+    def take(self, size: int) -> bytes:
+        if self.left < size:
+            raise ParseError(f"{self._what}: expected {size} more bytes, got {self.left}")
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+    def peek(self, size: int) -> bytes:
+        return self._data[self._at : self._at + size]
+
+    def u8(self) -> int:
+        return self.take(1)[0]
+
+    def u16(self) -> int:
+        return int.from_bytes(self.take(2), "little")
+
+    def u32(self) -> int:
+        return int.from_bytes(self.take(4), "little")
+
+    def end(self) -> None:
+        if self.left:
+            raise ParseError(f"{self._what}: expected its end, got {self.left} bytes more")
