@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 from attestation import tdx
 from attestation.anchor import Anchor, BlockRef, reaches
-from attestation.collateral import Collateral
+from attestation.case import Case, NotChecked
 from attestation.digests import engine_digest, host_config_digest, price_digest
-from attestation.errors import NotAuthentic, ParseError, Refused, UmayError
+from attestation.errors import NotAuthentic, ParseError, Refused
 from attestation.evidence import (
     GPU,
     Evidence,
@@ -27,85 +26,17 @@ from attestation.evidence import (
     gpu_evidence_digest,
     gpu_nonce,
     report_data_binding,
-    statement,
 )
 from attestation.keys import KeyBundle, bundle_digest
 from attestation.log import proof as log_proof
 from attestation.log.leaf import Leaf
 from attestation.measurement import measurement_digest
-from attestation.policy import Policy, Release
 from attestation.verdict import Finding
 
 INIT_DONE = b"umay/init-done/v1\0"
 MAX_CLOCK_SKEW_S = 60
 MAX_BUNDLE_LIFE_S = 7200
-PLATFORM_CODES = {"tdx": 1, "snp": 2}
-WITH_GPUS = 16
 MAX_CONFIG_BYTES = 64 * 1024
-
-
-class NotChecked(UmayError):
-    """A step that cannot run because an earlier one left nothing to run on."""
-
-
-@dataclass(frozen=True)
-class Challenge:
-    """A quote made for the caller's own 32-byte nonce."""
-
-    quote: bytes
-    nonce: bytes
-
-
-@dataclass
-class Case:
-    """The arguments of one verification and what its steps have established so far."""
-
-    evidence_bytes: bytes
-    engine_bytes: bytes
-    price_bytes: bytes
-    host_bytes: bytes
-    collateral: Collateral
-    proof: bytes | None
-    challenge: Challenge | None
-    anchor: Anchor | None
-    beacon: BlockRef | None
-    policy: Policy
-    now: int
-    passed: set[str] = field(default_factory=set)
-    findings: list[Finding] = field(default_factory=list)
-    evidence: Evidence = field(init=False)
-    evidence_digest: bytes = field(init=False)
-    bundle: KeyBundle = field(init=False)
-    quote: tdx.TdQuote = field(init=False)
-    pck: tdx.Pck = field(init=False)
-    measurement_digest: bytes = field(init=False)
-    release: Release = field(init=False)
-    model_name: str = field(init=False)
-    engine_config: dict[str, Any] = field(init=False)
-    price_table: dict[str, Any] = field(init=False)
-    expiries: list[int] = field(default_factory=list)
-    valid_until: int = field(init=False)
-
-    def needs(self, *names: str) -> None:
-        for name in names:
-            if name not in self.passed:
-                raise NotChecked(f"needs {name} to have passed")
-
-    def leaf(self, *, kind: int, release: int | None, previous: int | None) -> Leaf:
-        """What the log should hold about this evidence; the arguments are its own claims."""
-        return Leaf(
-            kind=kind,
-            platform=PLATFORM_CODES[self.evidence.platform]
-            + (WITH_GPUS if self.bundle.gpu_count else 0),
-            evidence_digest=self.evidence_digest,
-            bundle_digest=bundle_digest(self.evidence.bundle),
-            measurement_digest=self.measurement_digest,
-            release=release,
-            collateral_digest=self.collateral.manifest_digest(),
-            beacon=self.bundle.beacon,
-            previous=previous,
-            statement=statement(self.quote.signed_region),
-        )
 
 
 def parse(case: Case) -> str:

@@ -25,11 +25,11 @@ from dataclasses import dataclass
 
 from attestation import steps
 from attestation.anchor import Anchor, BlockRef
+from attestation.case import Case, Challenge, NotChecked
 from attestation.collateral import Collateral
 from attestation.errors import NotAuthentic, ParseError, VerificationError
 from attestation.log.leaf import Leaf
 from attestation.policy import Policy
-from attestation.steps import Case, Challenge, NotChecked
 from attestation.verdict import _MINT, Report, StepResult, VerifiedEnclave
 
 __all__ = ["Challenge", "Presented", "Verifier"]

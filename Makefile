@@ -1,0 +1,60 @@
+# make demo   the whole network on this machine, with a private conversation
+# make test   the proof that it works; needs no special hardware
+PY := .venv/bin/python
+PYTHON ?= python3
+MINUTES ?= 2
+
+.PHONY: help dev demo up test lint fix type contracts vectors fuzz bench check clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+dev: .venv/.ready ## the virtual environment with everything in it
+
+.venv/.ready: setup.cfg constraints.txt contracts/localnet/package-lock.json
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Umay needs Python 3.11 or newer with venv (Debian: apt install python3-venv)'; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  torch==2.13.0 -e '.[guest,log,host,proxy,openai,dev]'
+	$(PY) -m contracts.node install
+	@touch .venv/.ready
+
+demo: dev ## run the whole network, talk to it privately, audit it, attack it
+	$(PY) -m client_sdk.cli demo
+
+up: dev ## keep the network running (Ctrl-C ends it)
+	$(PY) -m client_sdk.cli up
+
+test: dev ## everything that needs no hardware
+	$(PY) -m pytest -n 2 --dist loadfile
+
+lint: dev ## style
+	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+fix: dev ## style, mended where that is mechanical
+	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+type: dev ## strict types of the verifier
+	$(PY) -m mypy
+
+contracts: dev ## compile the contracts from source
+	$(PY) -m contracts.artefact build
+
+vectors: dev ## make the test vectors anew
+	$(PY) -m tests.vectors.generate
+
+fuzz: dev ## hypothesis on every parser, MINUTES=2 each
+	FUZZ_MINUTES=$(MINUTES) $(PY) -m pytest -n 2 -k 'fuzz or hypothesis or arbitrary' --hypothesis-profile=fuzz
+
+bench: dev ## figures as JSON lines; ONLY=name for one
+	@$(PY) -m benchmarks $(ONLY)
+
+check: lint type ## lint, types, README help, contract artefacts, tests
+	$(PY) -m scripts.check_readme
+	$(PY) -m contracts.artefact check
+	$(PY) -m pytest -n 2 --dist loadfile
+
+clean: ## remove what was built
+	rm -rf .venv contracts/localnet/node_modules

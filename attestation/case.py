@@ -1,0 +1,83 @@
+"""Case: what one verification was given and what its steps have established so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from attestation import tdx
+from attestation.anchor import Anchor, BlockRef
+from attestation.collateral import Collateral
+from attestation.errors import UmayError
+from attestation.evidence import Evidence, statement
+from attestation.keys import KeyBundle, bundle_digest
+from attestation.log.leaf import Leaf
+from attestation.policy import Policy, Release
+from attestation.verdict import Finding
+
+PLATFORM_CODES = {"tdx": 1, "snp": 2}
+WITH_GPUS = 16
+
+
+class NotChecked(UmayError):
+    """A step that cannot run because an earlier one left nothing to run on."""
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A quote made for the caller's own 32-byte nonce."""
+
+    quote: bytes
+    nonce: bytes
+
+
+@dataclass
+class Case:
+    """The arguments of one verification and what its steps have established so far."""
+
+    evidence_bytes: bytes
+    engine_bytes: bytes
+    price_bytes: bytes
+    host_bytes: bytes
+    collateral: Collateral
+    proof: bytes | None
+    challenge: Challenge | None
+    anchor: Anchor | None
+    beacon: BlockRef | None
+    policy: Policy
+    now: int
+    passed: set[str] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
+    evidence: Evidence = field(init=False)
+    evidence_digest: bytes = field(init=False)
+    bundle: KeyBundle = field(init=False)
+    quote: tdx.TdQuote = field(init=False)
+    pck: tdx.Pck = field(init=False)
+    measurement_digest: bytes = field(init=False)
+    release: Release = field(init=False)
+    model_name: str = field(init=False)
+    engine_config: dict[str, Any] = field(init=False)
+    price_table: dict[str, Any] = field(init=False)
+    expiries: list[int] = field(default_factory=list)
+    valid_until: int = field(init=False)
+
+    def needs(self, *names: str) -> None:
+        for name in names:
+            if name not in self.passed:
+                raise NotChecked(f"needs {name} to have passed")
+
+    def leaf(self, *, kind: int, release: int | None, previous: int | None) -> Leaf:
+        """What the log should hold about this evidence; the arguments are its own claims."""
+        return Leaf(
+            kind=kind,
+            platform=PLATFORM_CODES[self.evidence.platform]
+            + (WITH_GPUS if self.bundle.gpu_count else 0),
+            evidence_digest=self.evidence_digest,
+            bundle_digest=bundle_digest(self.evidence.bundle),
+            measurement_digest=self.measurement_digest,
+            release=release,
+            collateral_digest=self.collateral.manifest_digest(),
+            beacon=self.bundle.beacon,
+            previous=previous,
+            statement=statement(self.quote.signed_region),
+        )
