@@ -1,0 +1,26 @@
+"""Intel TDX: parse a quote, check who signed it, how the TD was started, its TCB, its log."""
+
+from __future__ import annotations
+
+from attestation.tdx.attributes import check_attributes
+from attestation.tdx.chain import Pck, check_signature
+from attestation.tdx.eventlog import Event, EventLog, check_replay, cut_fill, parse_ccel, replay
+from attestation.tdx.quote import TdQuote, parse_quote
+from attestation.tdx.tcb import TcbResult, check_status, check_tcb
+
+__all__ = [
+    "Event",
+    "EventLog",
+    "Pck",
+    "TcbResult",
+    "TdQuote",
+    "check_attributes",
+    "check_replay",
+    "check_signature",
+    "check_status",
+    "check_tcb",
+    "cut_fill",
+    "parse_ccel",
+    "parse_quote",
+    "replay",
+]

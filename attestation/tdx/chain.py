@@ -32,7 +32,7 @@ _READ_EXTENSIONS = frozenset({x509.BasicConstraints.oid, x509.KeyUsage.oid})
 
 
 @dataclass(frozen=True)
-class PckLeaf:
+class Pck:
     """Who signed: FMSPC (6 bytes), PPID (16), PCE-ID (2), and the root it hangs from (DER)."""
 
     fmspc: bytes
@@ -43,7 +43,7 @@ class PckLeaf:
     """Unix seconds at which the first certificate of the chain ends."""
 
 
-def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> PckLeaf:
+def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> Pck:
     """Every signature from the quote's body up to a root in `roots.intel`.
 
     `now` is Unix seconds. Raises NotAuthentic("cpu-signature", ...).
@@ -55,7 +55,7 @@ def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> PckLeaf:
     attestation_key = _raw_key(quote.attestation_key)
     _verify(attestation_key, quote.signature, quote.signed_region, "quote-signature", "the quote")
     extension = _extension(chain[0])
-    return PckLeaf(
+    return Pck(
         fmspc=extension.fmspc,
         ppid=extension.ppid,
         pce_id=extension.pce_id,
@@ -77,7 +77,7 @@ def _certificates(chain: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
             _ = certificate.extensions, certificate.subject, certificate.issuer
             certificate.public_key()
     except Exception as error:  # cryptography lets several kinds through
-        raise _broken("bad-certificate", f"a certificate is malformed ({type(error).__name__})")
+        raise _broken("bad-certificate", f"malformed ({type(error).__name__})") from None
     return certificates
 
 

@@ -105,6 +105,11 @@ class TdQuote:
         return self.mr_td, self.rt_mr0, self.rt_mr1, self.rt_mr2
 
     @property
+    def identity(self) -> tuple[bytes, ...]:
+        """Every body field but REPORT_DATA: equal for two quotes of one running TD."""
+        return tuple(getattr(self, name) for name in BODY_FIELDS if name != "report_data")
+
+    @property
     def pck_chain(self) -> tuple[bytes, ...]:
         """The PCK certificates as DER, leaf first, root last. Not yet parsed as X.509."""
         return parse_pem_chain(self.pck_pem)
