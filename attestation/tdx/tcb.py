@@ -56,6 +56,7 @@ _REFUSALS = {
     "expired": ("collateral-expired", "a piece of collateral has expired"),
     "future": ("collateral-not-yet-valid", "a piece of collateral is dated in the future"),
     "debug": ("debug", "the TD or its quoting enclave is in debug mode"),
+    "sept_ve": ("attributes", "TD attributes that no production TD has"),
     "attributes": ("attributes", "TD attributes that no production TD has"),
 }
 """Words of dcap-qvl's messages, first match wins; anything else is not authentic."""
@@ -222,7 +223,8 @@ def _verify(
         raise _translate(str(error)) from None
 
 
-def _translate(text: str) -> VerificationError:
+def _translate(raw: str) -> VerificationError:
+    text = " ".join(raw.removeprefix("Verification failed: ").split())
     for words, (code, message) in _REFUSALS.items():
         if words in text.lower():
             return Refused(STEP, code, f"{message} ({text})")

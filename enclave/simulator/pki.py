@@ -1,0 +1,153 @@
+"""Keys and certificates of the simulated vendors.
+
+Only private keys are stored (0600, in the state directory). Certificates are pure
+functions of keys and names: fixed dates, fixed serial numbers, deterministic ECDSA. So
+one state directory means one PKI, byte for byte, after any restart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from attestation.errors import UsageError
+
+NOT_BEFORE = datetime(2024, 1, 1, tzinfo=UTC)
+NOT_AFTER = datetime(2044, 1, 1, tzinfo=UTC)
+
+
+def load_or_make_key(
+    state_dir: Path, name: str, curve: ec.EllipticCurve | None = None
+) -> ec.EllipticCurvePrivateKey:
+    """The key `name` of this state directory, made on first use (P-256 unless said)."""
+    path = state_dir / f"{name}.key"
+    if not path.exists():
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _store(path, ec.generate_private_key(curve or ec.SECP256R1()))
+    key = load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UsageError(f"{path}: expected an elliptic-curve key")
+    return key
+
+
+def _store(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    scratch = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pem)
+    try:
+        os.link(scratch, path)  # the first of two starters wins, the other reads its key
+    except FileExistsError:
+        pass
+    finally:
+        scratch.unlink()
+
+
+def name(common_name: str) -> x509.Name:
+    attributes = ((NameOID.COMMON_NAME, common_name), (NameOID.ORGANIZATION_NAME, "Umay simulator"))
+    return x509.Name([x509.NameAttribute(oid, value) for oid, value in attributes])
+
+
+def certify(
+    subject: str,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    issuer: x509.Certificate | None,
+    signer: ec.EllipticCurvePrivateKey,
+    path_length: int | None = None,
+    extensions: Iterable[x509.ExtensionType] = (),
+    not_after: datetime = NOT_AFTER,
+) -> x509.Certificate:
+    """A certificate for `key`. A CA where `path_length` is given; self-signed without issuer."""
+    is_ca = path_length is not None
+    issuer_name = name(subject) if issuer is None else issuer.subject
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    builder = (
+        x509.CertificateBuilder(issuer_name, name(subject), key, _serial(subject, key))
+        .not_valid_before(NOT_BEFORE)
+        .not_valid_after(not_after)
+        .add_extension(authority, critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(_usage(is_ca), critical=True)
+        .add_extension(x509.BasicConstraints(is_ca, path_length), critical=True)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(signer, hashes.SHA256(), ecdsa_deterministic=True)
+
+
+def revocation_list(
+    issuer: x509.Certificate,
+    signer: ec.EllipticCurvePrivateKey,
+    *,
+    issued: datetime,
+    next_update: datetime,
+    revoked: Iterable[x509.Certificate] = (),
+) -> bytes:
+    """A DER CRL that lists `revoked`."""
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    builder = (
+        x509.CertificateRevocationListBuilder(issuer.subject, issued, next_update)
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(authority, critical=False)
+    )
+    for certificate in revoked:
+        entry = x509.RevokedCertificateBuilder(certificate.serial_number, issued).build()
+        builder = builder.add_revoked_certificate(entry)
+    crl = builder.sign(signer, hashes.SHA256(), ecdsa_deterministic=True)
+    return crl.public_bytes(Encoding.DER)
+
+
+def der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.DER)
+
+
+def sign_raw(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
+    """64-byte r‖s over SHA-256 of `data`, big-endian: the form Intel's quotes carry."""
+    from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+    signature = key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+    r, s = decode_dss_signature(signature)
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+def raw_point(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """x‖y, 64 bytes for P-256."""
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    return point[1:]
+
+
+def _usage(is_ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not is_ca,
+        content_commitment=not is_ca,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_ca,
+        crl_sign=is_ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _serial(subject: str, key: ec.EllipticCurvePublicKey) -> int:
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    digest = hashlib.sha256(subject.encode() + b"\0" + spki).digest()
+    return int.from_bytes(b"\x01" + digest[:18], "big")
