@@ -34,9 +34,7 @@ def main() -> int:
         README.write_text(before + BEGIN + real + END + after)
         return 0
     if written != real:
-        sys.stderr.write(
-            "README's command help is not the real one: scripts.check_readme --write\n"
-        )
+        sys.stderr.write("README's help is stale: python -m scripts.check_readme --write\n")
         return 1
     return 0
 
