@@ -98,9 +98,10 @@ def _common_name(certificate: x509.Certificate) -> str:
 
 
 def _check_chain(chain: tuple[x509.Certificate, ...], now: int) -> None:
+    for certificate in chain:
+        _public_key(certificate)
     issuers = (*chain[1:], chain[-1])
     for depth, (certificate, issuer) in enumerate(zip(chain, issuers, strict=True)):
-        _public_key(certificate)
         _check_validity(certificate, now)
         _check_role(certificate, depth)
         _check_issued(certificate, issuer)

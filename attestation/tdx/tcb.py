@@ -41,6 +41,8 @@ STATUSES = frozenset(
         "ConfigurationAndSWHardeningNeeded",
         "OutOfDate",
         "OutOfDateConfigurationNeeded",
+        "TDRelaunchAdvised",
+        "TDRelaunchAdvisedConfigurationNeeded",
     }
 )
 
@@ -49,8 +51,7 @@ _DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 _REFUSALS = {
     "certrevoked": ("revoked", "a certificate of the quote's chain is revoked"),
-    "status is revoked": ("revoked", "this TCB level is revoked"),
-    "revoked": ("revoked", "this TCB level is revoked"),
+    "status is invalid: revoked": ("revoked", "this TCB level is revoked"),
     "no matching": ("no-matching-tcb", "no TCB level of Intel's list is as low as this platform"),
     "fmspc mismatch": ("other-platform", "the TCB info is for another processor family"),
     "expired": ("collateral-expired", "a piece of collateral has expired"),
@@ -225,6 +226,8 @@ def _verify(
 
 def _translate(raw: str) -> VerificationError:
     text = " ".join(raw.removeprefix("Verification failed: ").split())
+    if text.startswith("Failed to decode"):  # its message would list every status word
+        return NotAuthentic(STEP, "collateral-malformed", text)
     for words, (code, message) in _REFUSALS.items():
         if words in text.lower():
             return Refused(STEP, code, f"{message} ({text})")

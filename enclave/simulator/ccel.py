@@ -15,6 +15,7 @@ from pathlib import Path
 from attestation.errors import UsageError
 from attestation.tdx.eventlog import Event, EventLog, replay, specification
 
+SOURCE_ROOT = Path(__file__).resolve().parents[2]
 MEASURED_PACKAGES = ("attestation", "enclave/guest")
 MRTD = hashlib.sha384(b"SIMULATED TDVF firmware 1").digest()
 COMMAND_LINE = "console=hvc0 quiet umay.simulated=1 initrd=initrd"

@@ -16,11 +16,10 @@ from typing import Any
 from attestation.errors import UmayError, UsageError
 from attestation.tdx.eventlog import DIGEST_BYTES, extend
 from attestation.tdx.quote import BODY_FIELDS, parse_quote
-from enclave.simulator.ccel import Launch, launch
+from enclave.simulator.ccel import SOURCE_ROOT, Launch, launch
 from enclave.simulator.intel import SimulatedIntel
 from enclave.simulator.nvidia import SimulatedNvidia
 
-SOURCE_ROOT = Path(__file__).resolve().parents[2]
 MAX_VMS = 64
 MAX_GPUS = 8
 MAX_RTMR3_EVENTS = 64
