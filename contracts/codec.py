@@ -1,0 +1,235 @@
+"""Messages and storage of AttestationLog, mirroring the structs of its Tolk source.
+
+Invariants: what is decoded here encodes to the same cell again; every bit and every
+reference is accounted for; a malformed cell raises ParseError and nothing else.
+Layouts: docs/spec/contracts.md.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from enum import IntEnum
+
+from pytoniq_core import Builder, Cell, Slice, StateInit, begin_cell
+
+from attestation.errors import ParseError
+
+STORAGE_VERSION = 1
+MAX_ORIGIN = 60  # bytes; a longer note body would not fit the 127 bytes of one cell
+MAX_PROOF = 128  # hashes; two 64-bit sizes never need more
+MAX_BOC = 65_536  # bytes; a message of the chain cannot be larger
+HASHES_PER_CELL = 3
+
+OP_ANCHOR = 0x554D4101
+OP_FORK = 0x554D4102
+OP_EXCESS = 0xD53276DB
+
+
+class Exit(IntEnum):
+    """How a message to the contract ends (TVM exit codes)."""
+
+    OK = 0
+    CELL_UNDERFLOW = 9
+    OUT_OF_GAS = -14
+    FORKED = 129
+    UNDERFUNDED = 130
+    SIZE = 131
+    SIGNATURE = 132
+    OLD_ROOT = 133
+    NEW_ROOT = 134
+    PROOF_LONG = 135
+    PROOF_SHORT = 136
+    NO_FORK = 137
+    VERSION = 138
+    UNKNOWN_OP = 0xFFFF
+
+
+def cell_from_boc(boc: bytes) -> Cell:
+    """The one root cell of a bag of cells of at most MAX_BOC bytes. Raises ParseError."""
+    if len(boc) > MAX_BOC:
+        raise ParseError(f"bag of cells: expected at most {MAX_BOC} bytes, got {len(boc)}")
+    try:
+        cell: Cell = Cell.one_from_boc(boc)
+    except Exception as error:  # the library raises whatever comes
+        raise ParseError(f"bag of cells: {type(error).__name__}") from error
+    return cell
+
+
+def note_body(origin: str, size: int, root: bytes) -> bytes:
+    """The signed text of a checkpoint: origin, decimal size and base64 root, one line each."""
+    return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n".encode()
+
+
+def check_origin(origin: str) -> bytes:
+    """The origin's bytes. Raises ParseError unless printable ASCII of 1..MAX_ORIGIN bytes."""
+    if not (1 <= len(origin) <= MAX_ORIGIN and all("!" <= c <= "~" for c in origin)):
+        raise ParseError(f"origin: expected 1 to {MAX_ORIGIN} printable ASCII bytes, got {origin!r}")
+    return origin.encode()
+
+
+@dataclass(frozen=True)
+class LogState:
+    """The contract's storage. root and log_key are 32 bytes; time is Unix seconds, 0 at genesis."""
+
+    sequence: int
+    size: int
+    root: bytes
+    time: int
+    forked: bool
+    log_key: bytes
+    origin: str
+
+    @classmethod
+    def genesis(cls, *, origin: str, log_key: bytes, size: int, root: bytes) -> LogState:
+        """What a contract starts with. Raises ParseError for an unusable origin or size."""
+        check_origin(origin)
+        if not (1 <= size < 1 << 64 and len(root) == len(log_key) == 32):
+            raise ParseError(f"genesis: expected size ≥ 1, 32-byte root and key, got size {size}")
+        return cls(0, size, root, 0, False, log_key, origin)
+
+    def to_cell(self) -> Cell:
+        identity = begin_cell().store_bytes(self.log_key).store_bytes(check_origin(self.origin))
+        body = begin_cell().store_uint(STORAGE_VERSION, 8).store_uint(self.sequence, 64)
+        body.store_uint(self.size, 64).store_bytes(self.root).store_uint(self.time, 64)
+        return body.store_bit(int(self.forked)).store_ref(identity.end_cell()).end_cell()
+
+    @classmethod
+    def from_boc(cls, boc: bytes) -> LogState:
+        """Decode account data. Raises ParseError."""
+        cell = cell_from_boc(boc)
+        state = _strict(cls._read, cell, "storage")
+        if state.to_cell().hash != cell.hash:
+            raise ParseError("storage: expected the canonical cell, got another encoding")
+        return state
+
+    @classmethod
+    def _read(cls, data: Slice) -> LogState:
+        version = data.load_uint(8)
+        if version != STORAGE_VERSION:
+            raise ParseError(f"storage: expected version {STORAGE_VERSION}, got {version}")
+        sequence, size = data.load_uint(64), data.load_uint(64)
+        root, time, forked = data.load_bytes(32), data.load_uint(64), bool(data.load_bit())
+        identity = data.load_ref().begin_parse()
+        log_key = identity.load_bytes(32)
+        origin = identity.load_bytes(len(identity.bits) // 8).decode("ascii")
+        return cls(sequence, size, root, time, forked, log_key, origin)
+
+
+@dataclass(frozen=True)
+class AnchorMessage:
+    """A log-signed checkpoint with the proof that it extends the anchored one.
+
+    root and each hash of proof are 32 bytes, signature is the raw 64-byte Ed25519 one.
+    """
+
+    size: int
+    root: bytes
+    signature: bytes
+    proof: tuple[bytes, ...]
+    query_id: int = 0
+
+    def to_cell(self) -> Cell:
+        body = _claim(OP_ANCHOR, self.query_id, self.size, self.root, self.signature)
+        return body.store_maybe_ref(proof_to_cell(self.proof)).end_cell()
+
+    @classmethod
+    def from_boc(cls, boc: bytes) -> AnchorMessage:
+        return _decode(cls._read, boc, "anchor message")
+
+    @classmethod
+    def _read(cls, body: Slice) -> AnchorMessage:
+        query_id, size, root, signature = _load_claim(body, OP_ANCHOR)
+        proof = proof_from_cell(body.load_maybe_ref())
+        return cls(size, root, signature, proof, query_id)
+
+
+@dataclass(frozen=True)
+class ForkMessage:
+    """A log-signed checkpoint that contradicts the anchored one.
+
+    `other` is the root at the smaller of the two sizes that `proof` leads to the larger
+    size's root; both are ignored where the sizes are equal.
+    """
+
+    size: int
+    root: bytes
+    signature: bytes
+    other: bytes = bytes(32)
+    proof: tuple[bytes, ...] = ()
+    query_id: int = 0
+
+    def to_cell(self) -> Cell:
+        evidence = begin_cell().store_bytes(self.other).store_maybe_ref(proof_to_cell(self.proof))
+        body = _claim(OP_FORK, self.query_id, self.size, self.root, self.signature)
+        return body.store_ref(evidence.end_cell()).end_cell()
+
+    @classmethod
+    def from_boc(cls, boc: bytes) -> ForkMessage:
+        return _decode(cls._read, boc, "fork message")
+
+    @classmethod
+    def _read(cls, body: Slice) -> ForkMessage:
+        query_id, size, root, signature = _load_claim(body, OP_FORK)
+        evidence = body.load_ref().begin_parse()
+        other = evidence.load_bytes(32)
+        return cls(
+            size, root, signature, other, proof_from_cell(evidence.load_maybe_ref()), query_id
+        )
+
+
+def proof_to_cell(proof: tuple[bytes, ...]) -> Cell | None:
+    """A chain of cells with three hashes each; None for an empty proof."""
+    cell: Cell | None = None
+    for start in reversed(range(0, len(proof), HASHES_PER_CELL)):
+        body = begin_cell().store_bytes(b"".join(proof[start : start + HASHES_PER_CELL]))
+        cell = (body.store_ref(cell) if cell else body).end_cell()
+    return cell
+
+
+def proof_from_cell(cell: Cell | None) -> tuple[bytes, ...]:
+    """Undo proof_to_cell. Raises ParseError above MAX_PROOF hashes."""
+    hashes: list[bytes] = []
+    while cell is not None:
+        rest = cell.begin_parse()
+        hashes += [rest.load_bytes(32) for _ in range(len(rest.bits) // 256)]
+        if len(hashes) > MAX_PROOF:
+            raise ParseError(f"proof: expected at most {MAX_PROOF} hashes, got more")
+        cell = rest.load_ref() if rest.refs else None
+    return tuple(hashes)
+
+
+def state_init(code: Cell, data: Cell) -> StateInit:
+    """What an address commits to."""
+    return StateInit(code=code, data=data)
+
+
+def _claim(op: int, query_id: int, size: int, root: bytes, signature: bytes) -> Builder:
+    if len(root) != 32 or len(signature) != 64:
+        raise ParseError(f"checkpoint: expected 32 and 64 bytes, got {len(root)}, {len(signature)}")
+    body = begin_cell().store_uint(op, 32).store_uint(query_id, 64).store_uint(size, 64)
+    return body.store_bytes(root).store_bytes(signature)
+
+
+def _load_claim(body: Slice, op: int) -> tuple[int, int, bytes, bytes]:
+    got = body.load_uint(32)
+    if got != op:
+        raise ParseError(f"message: expected op {op:#x}, got {got:#x}")
+    return body.load_uint(64), body.load_uint(64), body.load_bytes(32), body.load_bytes(64)
+
+
+def _decode(read, boc: bytes, what: str):
+    cell = cell_from_boc(boc)
+    value = _strict(read, cell, what)
+    if value.to_cell().hash != cell.hash:
+        raise ParseError(f"{what}: expected the canonical cell, got another encoding")
+    return value
+
+
+def _strict(read, cell: Cell, what: str):
+    try:
+        return read(cell.begin_parse())
+    except ParseError:
+        raise
+    except Exception as error:  # cell underflow, refs missing, text not ASCII
+        raise ParseError(f"{what}: {type(error).__name__}: {error}") from error

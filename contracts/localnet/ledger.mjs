@@ -1,0 +1,203 @@
+// What the embedded chain keeps on disk, in one directory:
+//
+//   state.json           accounts and the block they were sealed in; replaced by rename
+//   blocks.bin           synthetic masterchain blocks, 72 bytes each: u64 time, root hash,
+//                        state digest; the n-th record is block n (from 1)
+//   transactions.jsonl   one transaction a line, append only
+//   lock                 process id of the server that has the directory open
+//
+// Invariant: state.json is renamed into place before its block is appended, so after a
+// crash at most the one block that state.json itself describes is missing and is re-made;
+// transactions later than state.json's logical time are dropped. An answered message is
+// on disk.
+
+import { createHash } from 'node:crypto';
+import * as fs from 'node:fs';
+import { join } from 'node:path';
+
+const RECORD = 72;
+const DOMAIN = Buffer.from('umay/localnet/block/v1\0');
+
+export const sha256 = (...parts) => {
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(part);
+  return hash.digest();
+};
+
+const u64 = (value) => {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigUInt64BE(BigInt(value));
+  return bytes;
+};
+
+export const blockHash = (previous, seqno, utime, digest) =>
+  sha256(DOMAIN, previous, u64(seqno), u64(utime), digest);
+
+export const fileHash = (rootHash) => sha256('umay/localnet/file/v1\0', rootHash);
+
+export class Ledger {
+  static open(directory) {
+    fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+    return new Ledger(directory);
+  }
+
+  constructor(directory) {
+    this.path = (name) => join(directory, name);
+    this.#lock();
+    this.blocks = fs.openSync(this.path('blocks.bin'), 'a+');
+    this.state = this.#readState();
+    this.head = this.#recoverHead();
+    this.history = this.#readHistory();
+    this.transactions = fs.openSync(this.path('transactions.jsonl'), 'a');
+  }
+
+  // The block of this number, or null. Block 0 does not exist.
+  block(seqno) {
+    if (!Number.isSafeInteger(seqno) || seqno < 1 || seqno > this.head.seqno) return null;
+    const record = Buffer.alloc(RECORD);
+    fs.readSync(this.blocks, record, 0, RECORD, (seqno - 1) * RECORD);
+    return {
+      seqno,
+      utime: Number(record.readBigUInt64BE(0)),
+      rootHash: record.subarray(8, 40),
+      digest: record.subarray(40),
+    };
+  }
+
+  // The last block not later than this time, or null.
+  blockAt(utime) {
+    let [low, high] = [0, this.head.seqno];
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2);
+      if (this.block(middle).utime <= utime) low = middle;
+      else high = middle - 1;
+    }
+    return this.block(low);
+  }
+
+  // A block in which nothing happened.
+  heartbeat(utime) {
+    this.#append(this.#next(utime, this.head.digest));
+  }
+
+  // A block with new account states: durable when this returns.
+  seal({ utime, lt, offset, accounts, transactions }) {
+    const digest = sha256(JSON.stringify(accounts));
+    const head = this.#next(utime, digest);
+    for (const line of transactions) {
+      const entry = { ...line, seqno: head.seqno };
+      fs.writeSync(this.transactions, JSON.stringify(entry) + '\n');
+      this.#remember(this.history, entry);
+    }
+    fs.fdatasyncSync(this.transactions);
+    fs.fdatasyncSync(this.blocks);
+    this.#writeState({
+      version: 1,
+      head: { seqno: head.seqno, utime, rootHash: head.rootHash.toString('hex') },
+      digest: digest.toString('hex'),
+      lt: lt.toString(),
+      offset,
+      accounts,
+    });
+    this.#append(head);
+  }
+
+  close() {
+    fs.fsyncSync(this.blocks);
+    fs.closeSync(this.blocks);
+    fs.closeSync(this.transactions);
+    fs.rmSync(this.path('lock'), { force: true });
+  }
+
+  #next(utime, digest) {
+    const seqno = this.head.seqno + 1;
+    const time = Math.max(utime, this.head.utime);
+    const rootHash = blockHash(this.head.rootHash, seqno, time, digest);
+    return { seqno, utime: time, rootHash, digest };
+  }
+
+  #append(block) {
+    fs.writeSync(this.blocks, Buffer.concat([u64(block.utime), block.rootHash, block.digest]));
+    this.head = block;
+  }
+
+  #writeState(state) {
+    const temporary = this.path('state.json.tmp');
+    const file = fs.openSync(temporary, 'w', 0o600);
+    fs.writeSync(file, JSON.stringify(state));
+    fs.fdatasyncSync(file);
+    fs.closeSync(file);
+    fs.renameSync(temporary, this.path('state.json'));
+  }
+
+  #readState() {
+    if (!fs.existsSync(this.path('state.json'))) return null;
+    const state = JSON.parse(fs.readFileSync(this.path('state.json'), 'utf8'));
+    if (state.version !== 1) throw new Error(`state.json: expected version 1, got ${state.version}`);
+    return state;
+  }
+
+  #recoverHead() {
+    const count = Math.floor(fs.fstatSync(this.blocks).size / RECORD);
+    fs.ftruncateSync(this.blocks, count * RECORD);
+    this.head = { seqno: count, utime: 0, rootHash: Buffer.alloc(32), digest: Buffer.alloc(32) };
+    if (count > 0) this.head = this.block(count);
+    const sealed = this.state?.head;
+    if (sealed && sealed.seqno === count + 1) {
+      this.#append({
+        ...sealed,
+        rootHash: Buffer.from(sealed.rootHash, 'hex'),
+        digest: Buffer.from(this.state.digest, 'hex'),
+      });
+    }
+    const kept = sealed ? this.block(sealed.seqno)?.rootHash.toString('hex') : undefined;
+    if (kept !== sealed?.rootHash) throw new Error('blocks.bin and state.json do not belong together');
+    return this.head;
+  }
+
+  #readHistory() {
+    const history = new Map();
+    const path = this.path('transactions.jsonl');
+    if (!fs.existsSync(path)) return history;
+    const lines = [];
+    for (const line of fs.readFileSync(path, 'utf8').split('\n')) {
+      const entry = parseLine(line);
+      if (entry && this.state && BigInt(entry.lt) <= BigInt(this.state.lt)) {
+        lines.push(line);
+        this.#remember(history, entry);
+      }
+    }
+    fs.writeFileSync(path, lines.map((line) => line + '\n').join(''));
+    return history;
+  }
+
+  #remember(history, entry) {
+    if (!history.has(entry.address)) history.set(entry.address, []);
+    history.get(entry.address).push(entry);
+  }
+
+  #lock() {
+    const path = this.path('lock');
+    const owner = fs.existsSync(path) ? Number(fs.readFileSync(path, 'utf8')) : 0;
+    if (owner && owner !== process.pid && alive(owner))
+      throw new Error(`${path}: the directory is open in process ${owner}`);
+    fs.writeFileSync(path, String(process.pid));
+  }
+}
+
+function parseLine(line) {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return null; // the last line of a crashed server
+  }
+}
+
+function alive(pid) {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error.code === 'EPERM';
+  }
+}
