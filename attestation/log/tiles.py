@@ -22,7 +22,7 @@ WIDTH = 1 << HEIGHT
 MAX_LEVEL = 7
 """Eight levels of 256 hold 2^64 leaves; the specification allows up to 63."""
 
-_INDEX = re.compile(r"((?:x[0-9]{3}/){0,6})([0-9]{3})")
+_INDEX = re.compile(r"((?:x[0-9]{3}/){0,5})([0-9]{3})")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def encode_bundle(leaves: Sequence[bytes]) -> bytes:
 
 def decode_bundle(data: bytes) -> tuple[bytes, ...]:
     """Entries of a bundle. Raises ParseError."""
-    leaves, at = [], 0
+    leaves: list[bytes] = []
+    at = 0
     while at < len(data) and len(leaves) < WIDTH:
         start = at + 2
         end = start + int.from_bytes(data[at:start])

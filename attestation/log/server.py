@@ -1,0 +1,325 @@
+"""The log over HTTP: static resources of c2sp.org/tlog-tiles, proofs, and submission.
+
+Only committed state is served. Everything below a digest or a size is immutable, the
+checkpoint alone changes. The number of submissions in hand is bounded; beyond it they
+are refused, never queued without limit. Requests are not logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from attestation.collateral import Collateral
+from attestation.digests import DIGEST_BYTES, sha256
+from attestation.errors import (
+    LogError,
+    NotAuthentic,
+    ParseError,
+    Refused,
+    UmayError,
+    Unavailable,
+    UsageError,
+    VerificationError,
+)
+from attestation.log.admission import (
+    MAX_SUBMISSION_BYTES,
+    Admission,
+    Logged,
+    Record,
+    Submission,
+    binding_of,
+    check_claims,
+    check_leaf,
+)
+from attestation.log.leaf import Leaf
+from attestation.log.note import from_decimal
+from attestation.log.store import Entry, Store
+from attestation.log.tiles import TilePath
+
+MAX_PENDING = 64
+"""Submissions in hand: 64 of 4 MiB are 256 MiB."""
+
+MAX_JUDGED = 4
+"""Verifications at a time, so that readers keep their threads."""
+
+BODY_SECONDS = 30
+
+CHECKPOINT_CACHE = "public, max-age=2"
+IMMUTABLE = "public, max-age=31536000, immutable"
+OCTETS, CBOR, TEXT = "application/octet-stream", "application/cbor", "text/plain; charset=utf-8"
+
+_STATUS: tuple[tuple[type[UmayError], int], ...] = (
+    (ParseError, 400),
+    (UsageError, 404),
+    (NotAuthentic, 422),
+    (Refused, 403),
+    (Unavailable, 503),
+)
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class _TooLarge(UmayError):
+    """A body over MAX_SUBMISSION_BYTES."""
+
+
+class _Busy(UmayError):
+    """As many submissions in hand as the log takes."""
+
+
+class Appender:
+    """Gathers entries while a batch commits, and commits them as the next batch."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._queue: asyncio.Queue[tuple[Entry, asyncio.Future[int]]] = asyncio.Queue()
+
+    async def append(self, entry: Entry) -> int:
+        """The committed entry's index."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((entry, future))
+        return await future
+
+    async def run(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            try:
+                entries = [entry for entry, _ in batch]
+                indexes = await run_in_threadpool(self._store.append, entries)
+            except Exception as error:
+                _settle(batch, error)
+            else:
+                _settle(batch, indexes)
+
+
+class LogService:
+    """The endpoints of one log."""
+
+    def __init__(self, store: Store, *, admit: Admission, max_pending: int) -> None:
+        self._store, self._admit = store, admit
+        self._max_pending, self._pending = max_pending, 0
+        self._judging = asyncio.Semaphore(MAX_JUDGED)
+        self.appender = Appender(store)
+
+    async def checkpoint(self, _: Request) -> Response:
+        return _answer(self._store.checkpoint, TEXT, CHECKPOINT_CACHE)
+
+    async def checkpoint_at(self, request: Request) -> Response:
+        size = from_decimal(request.path_params["size"], "size")
+        return _answer(await run_in_threadpool(self._store.checkpoint_at, size), TEXT)
+
+    async def tile(self, request: Request) -> Response:
+        path = TilePath.parse("tile/" + request.path_params["path"])
+        return _answer(await run_in_threadpool(self._store.tile, path), OCTETS)
+
+    async def blob(self, request: Request) -> Response:
+        digest = _digest(request.path_params["digest"])
+        return _answer(await run_in_threadpool(self._store.blob, digest), OCTETS)
+
+    async def record(self, request: Request) -> Response:
+        index = from_decimal(request.path_params["index"], "index")
+        return _answer(await run_in_threadpool(self._store.record, index), CBOR)
+
+    async def proof(self, request: Request) -> Response:
+        index, size = _numbers(request, "index", "size")
+        return _answer(await run_in_threadpool(self._store.proof, index, size), TEXT)
+
+    async def consistency(self, request: Request) -> Response:
+        old, new = _numbers(request, "from", "to")
+        hashes = await run_in_threadpool(self._store.consistency, old, new)
+        body = {"from": old, "to": new, "hashes": [item.hex() for item in hashes]}
+        return _answer(json.dumps(body).encode(), "application/json")
+
+    async def submit(self, request: Request) -> Response:
+        if self._pending >= self._max_pending:
+            raise _Busy("the log has its hands full: try again in a few seconds")
+        self._pending += 1
+        try:
+            submission = Submission.from_bytes(await _body(request))
+            logged = await self._log(submission)
+        finally:
+            self._pending -= 1
+        return _answer(logged.to_bytes(), CBOR, "no-store")
+
+    async def _log(self, submission: Submission) -> Logged:
+        index = await run_in_threadpool(self._already, submission)
+        if index is None:
+            async with self._judging:
+                entry = await run_in_threadpool(self._judge, submission)
+            index = await self.appender.append(entry)
+        leaf = await run_in_threadpool(self._store.leaf, index)
+        if leaf is None:
+            raise LogError("log: a committed entry is missing")
+        return Logged(index, self._store.size, leaf)
+
+    def _already(self, submission: Submission) -> int | None:
+        """The leaf of exactly this evidence, so that a retry needs no fresh beacon."""
+        index = self._store.find(binding_of(submission.evidence))
+        leaf = None if index is None else self._store.leaf(index)
+        if leaf is None or Leaf.from_bytes(leaf).evidence_digest != sha256(submission.evidence):
+            return None
+        return index
+
+    def _judge(self, submission: Submission) -> Entry:
+        collateral = Collateral.from_bytes(submission.collateral)
+        check_claims(submission, self._store)
+        leaf = self._admit(submission)
+        check_leaf(leaf, submission)
+        return entry_of(submission, leaf, collateral)
+
+
+def entry_of(submission: Submission, leaf: Leaf, collateral: Collateral) -> Entry:
+    """What the log keeps of an admitted submission: one leaf per REPORT_DATA[0:32]."""
+    contents = (
+        submission.evidence,
+        submission.engine_config,
+        submission.price_table,
+        submission.host_config,
+        submission.collateral,
+    )
+    digests = [sha256(content) for content in contents]
+    return Entry(
+        key=binding_of(submission.evidence),
+        leaf=leaf.to_bytes(),
+        blobs=(*contents, *collateral.parts.values()),
+        record=lambda index: Record(index, *digests).to_bytes(),
+    )
+
+
+def create_app(
+    store: Store,
+    *,
+    admit: Admission,
+    origin_path: str = "/log",
+    max_pending: int = MAX_PENDING,
+) -> Starlette:
+    """The ASGI application under `origin_path`. `admit` runs in a worker thread."""
+    service = LogService(store, admit=admit, max_pending=max_pending)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(service.appender.run())
+        yield
+        task.cancel()
+
+    return Starlette(routes=_routes(service, origin_path.rstrip("/")), lifespan=lifespan)
+
+
+def serve(app: Starlette, *, listen: str, ready: Callable[[str], None] = lambda url: None) -> None:
+    """Runs until SIGTERM. `listen` is HOST:PORT, port 0 for any; `ready` gets the URL."""
+    host, separator, port = listen.rpartition(":")
+    if not separator or not port.isdecimal():
+        raise UsageError(f"listen: expected HOST:PORT, got {listen}")
+    bound = socket.create_server((host, int(port)))
+    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False)
+    server = _Server(config)
+    server.when_ready = lambda: ready(f"http://{host}:{bound.getsockname()[1]}")
+    server.run(sockets=[bound])
+
+
+class _Server(uvicorn.Server):
+    when_ready: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self.when_ready()
+
+
+def _routes(service: LogService, prefix: str) -> list[Route]:
+    gets: dict[str, Endpoint] = {
+        "/checkpoint": service.checkpoint,
+        "/checkpoint/{size}": service.checkpoint_at,
+        "/tile/{path:path}": service.tile,
+        "/evidence/sha256/{digest}": service.blob,
+        "/submission/{index}": service.record,
+        "/proof": service.proof,
+        "/consistency": service.consistency,
+    }
+    routes = [Route(prefix + path, _named(end), methods=["GET"]) for path, end in gets.items()]
+    return [*routes, Route(prefix + "/submit", _named(service.submit), methods=["POST"])]
+
+
+def _named(endpoint: Endpoint) -> Endpoint:
+    """Errors as JSON {"error": {step, code, message}}."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except UmayError as error:
+            return _refusal(error)
+
+    return answer
+
+
+def _refusal(error: UmayError) -> Response:
+    step, code, message = "log", "error", str(error)
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    headers = {"cache-control": "no-store"}
+    if isinstance(error, VerificationError):
+        step, code, message = error.step, error.code, error.message
+    elif isinstance(error, ParseError):
+        step, code = "parse", "malformed"
+    elif isinstance(error, UsageError):
+        code = "not-found"
+    elif isinstance(error, Unavailable):
+        code = "unavailable"
+    elif isinstance(error, _TooLarge):
+        step, code, status = "parse", "too-large", 413
+    elif isinstance(error, _Busy):
+        code, status, headers["retry-after"] = "busy", 429, "5"
+    body = {"error": {"step": step, "code": code, "message": message}}
+    return Response(json.dumps(body), status, headers, "application/json")
+
+
+def _answer(content: bytes | None, media_type: str, cache: str = IMMUTABLE) -> Response:
+    if content is None:
+        raise UsageError("nothing here: not published, or not yet")
+    headers = {"cache-control": cache, "x-content-type-options": "nosniff"}
+    return Response(content, 200, headers, media_type)
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_SUBMISSION_BYTES:
+                    raise _TooLarge(f"expected at most {MAX_SUBMISSION_BYTES} bytes")
+    except TimeoutError:
+        raise ParseError(f"submission: expected all of it within {BODY_SECONDS} s") from None
+    return bytes(body)
+
+
+def _numbers(request: Request, *names: str) -> tuple[int, int]:
+    first, second = (from_decimal(request.query_params.get(name, ""), name) for name in names)
+    return first, second
+
+
+def _digest(text: str) -> bytes:
+    if len(text) != 2 * DIGEST_BYTES or any(c not in "0123456789abcdef" for c in text):
+        raise ParseError("digest: expected 64 lower-case hex characters")
+    return bytes.fromhex(text)
+
+
+def _settle(batch: list[tuple[Entry, asyncio.Future[int]]], outcome: list[int] | Exception) -> None:
+    for at, (_, future) in enumerate(batch):
+        if future.done():  # the submitter has gone; the entry is logged all the same
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome[at])
