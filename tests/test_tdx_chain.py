@@ -233,6 +233,28 @@ def test_unsafe_td_is_refused_though_it_is_authentic(name: str) -> None:
         check_attributes(quote)
 
 
+def td15(**body: bytes) -> TdQuote:
+    fields = {"tee_tcb_svn2": intel.TEE_TCB_SVN, "mr_servicetd": bytes(48)} | body
+    return parse_quote(machine().forge(replace(good(), version=5, **fields)))
+
+
+def test_version_5_quote_of_a_tdx_15_module() -> None:
+    assert check(td15()) == check(good())
+    check_attributes(td15())
+
+
+def test_version_5_body_type_is_signed() -> None:
+    with refuses("quote-signature", NotAuthentic):
+        check(replace(td15(), tee_tcb_svn2=b"", mr_servicetd=b""))
+
+
+def test_service_td_is_refused() -> None:
+    quote = td15(mr_servicetd=b"\1" * 48)
+    check(quote)
+    with refuses("service-td", Refused):
+        check_attributes(quote)
+
+
 def test_protections_the_guest_turns_on_are_accepted() -> None:
     check_attributes(parse_quote(machine().quote(td_attributes=attributes(27, 28, 30, 31))))
 

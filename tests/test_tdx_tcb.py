@@ -12,7 +12,7 @@ from attestation.collateral import Collateral
 from attestation.errors import NotAuthentic, Refused, UmayError
 from attestation.tdx import TcbResult, check_status, check_tcb, tcb
 from enclave.simulator import intel
-from tests.tdx_machine import DAY, NOW, collateral, flip, good_bytes, machine, refuses
+from tests.tdx_machine import DAY, NOW, collateral, flip, good, good_bytes, machine, refuses
 
 MIDNIGHT = NOW - NOW % DAY
 
@@ -36,6 +36,12 @@ def test_good_platform_is_up_to_date() -> None:
     assert (result.status, result.advisory_ids) == ("UpToDate", frozenset())
     assert result.tcb_evaluation_number == intel.EVALUATION_NUMBER
     assert (result.issued, result.expires) == (MIDNIGHT, MIDNIGHT + 30 * DAY)
+
+
+def test_version_5_quote_is_judged_alike() -> None:
+    fields = {"tee_tcb_svn2": intel.TEE_TCB_SVN, "mr_servicetd": bytes(48)}
+    quote = machine().forge(replace(good(), version=5, **fields))
+    assert check(quote).status == "UpToDate"
 
 
 @pytest.mark.parametrize("name", tcb.PARTS)

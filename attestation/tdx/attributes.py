@@ -42,6 +42,9 @@ def check_attributes(
     _check_bits(int.from_bytes(quote.td_attributes, "little"))
     _check_register("seam_attributes", bytes(8), quote.seam_attributes, "seam-attributes")
     _check_register("mrsigner_seam", ZERO, quote.mrsigner_seam, "seam-signer")
+    if any(quote.mr_servicetd):
+        text = "expected no service TD, got one bound to the guest"
+        raise Refused(STEP, "service-td", text)
     _check_register("mr_config_id", mr_config_id, quote.mr_config_id, "mr-config-id")
     _check_register("mr_owner", mr_owner, quote.mr_owner, "mr-owner")
     _check_register("mr_owner_config", mr_owner_config, quote.mr_owner_config, "mr-owner-config")

@@ -1,4 +1,4 @@
-"""Intel TDX quotes, version 4 with ECDSA-P256 signature data, byte for byte.
+"""Intel TDX quotes, versions 4 and 5 with ECDSA-P256 signature data, byte for byte.
 
 Parsing proves nothing: it only says that the bytes are exactly one quote, with no byte
 over. What `parse_quote` accepts, `TdQuote.to_bytes` gives back unchanged. All integers
@@ -17,7 +17,8 @@ from attestation.errors import ParseError
 MAX_QUOTE_BYTES = 16 * 1024
 """A v4 quote with its PCK chain is about 5 kB; the kernel's own limit is 32 KiB."""
 
-VERSION = 4
+VERSION_4, VERSION_5 = 4, 5
+BODY_TD10, BODY_TD15 = 2, 3
 KEY_TYPE_ECDSA_P256 = 2
 TEE_TDX = 0x81
 CERTIFICATION_QE_REPORT = 6
@@ -43,8 +44,12 @@ BODY_FIELDS = {
 }
 """Body fields in order, with their length in bytes (584 in all)."""
 
-BODY = struct.Struct("<" + "".join(f"{size}s" for size in BODY_FIELDS.values()))
-SIGNED_BYTES = HEADER.size + BODY.size
+TD15_FIELDS = {"tee_tcb_svn2": 16, "mr_servicetd": 48}
+"""What a version 5 quote of a TDX 1.5 module adds after them."""
+
+BODY_BYTES = sum(BODY_FIELDS.values())
+TD15_BYTES = BODY_BYTES + sum(TD15_FIELDS.values())
+V5_DESCRIPTOR = struct.Struct("<HI")
 SIGNATURE_BYTES = 64
 KEY_BYTES = 64
 QE_REPORT_BYTES = 384
@@ -59,8 +64,9 @@ _PEM_LINE = 64
 class TdQuote:
     """A parsed quote. Header and body fields carry Intel's names; all values as bytes.
 
-    `signed_region` (632 bytes) is what the attestation key signed and what a
-    statement is made of; `pck_pem` is the chain exactly as it stood in the quote.
+    `signed_region` is what the attestation key signed and what a statement is made of;
+    `pck_pem` is the chain exactly as it stood in the quote. The last two fields are empty
+    unless the quote has a TDX 1.5 body.
     """
 
     header_reserved: bytes
@@ -87,13 +93,18 @@ class TdQuote:
     qe_report_signature: bytes
     qe_auth_data: bytes
     pck_pem: bytes
+    version: int = VERSION_4
+    tee_tcb_svn2: bytes = b""
+    mr_servicetd: bytes = b""
 
     @property
     def signed_region(self) -> bytes:
-        """Header and body, 632 bytes."""
-        header = (VERSION, KEY_TYPE_ECDSA_P256, TEE_TDX, self.header_reserved)
-        body = (getattr(self, name) for name in BODY_FIELDS)
-        return HEADER.pack(*header, self.qe_vendor_id, self.user_data) + BODY.pack(*body)
+        """Header and body: 632 bytes of version 4; 638 or 702 of version 5."""
+        header = (self.version, KEY_TYPE_ECDSA_P256, TEE_TDX, self.header_reserved)
+        body = b"".join(getattr(self, name) for name in (*BODY_FIELDS, *TD15_FIELDS))
+        kind = BODY_TD15 if self.tee_tcb_svn2 else BODY_TD10
+        descriptor = V5_DESCRIPTOR.pack(kind, len(body)) if self.version == VERSION_5 else b""
+        return HEADER.pack(*header, self.qe_vendor_id, self.user_data) + descriptor + body
 
     @property
     def rtmrs(self) -> tuple[bytes, bytes, bytes, bytes]:
@@ -107,7 +118,8 @@ class TdQuote:
     @property
     def identity(self) -> tuple[bytes, ...]:
         """Every body field but REPORT_DATA: equal for two quotes of one running TD."""
-        return tuple(getattr(self, name) for name in BODY_FIELDS if name != "report_data")
+        names = (*BODY_FIELDS, *TD15_FIELDS)
+        return tuple(getattr(self, name) for name in names if name != "report_data")
 
     @property
     def pck_chain(self) -> tuple[bytes, ...]:
@@ -130,7 +142,7 @@ class TdQuote:
 
 
 def parse_quote(data: bytes) -> TdQuote:
-    """The one TDX v4 quote that `data` is.
+    """The one TDX quote that `data` is.
 
     Raises ParseError where the bytes are longer, shorter or other than that.
     """
@@ -138,13 +150,25 @@ def parse_quote(data: bytes) -> TdQuote:
         raise ParseError(f"TDX quote: expected at most {MAX_QUOTE_BYTES} bytes, got {len(data)}")
     cursor = Cursor(data, "TDX quote")
     version, key_type, tee, reserved, vendor, user_data = HEADER.unpack(cursor.take(HEADER.size))
-    _expect("version", VERSION, version)
+    if version not in (VERSION_4, VERSION_5):
+        raise ParseError(f"TDX quote: expected version 4 or 5, got {version}")
     _expect("attestation key type", KEY_TYPE_ECDSA_P256, key_type)
     _expect("TEE type", TEE_TDX, tee)
-    body = dict(zip(BODY_FIELDS, BODY.unpack(cursor.take(BODY.size)), strict=True))
+    body = _body(cursor, version)
     signature_data = Cursor(cursor.take(cursor.u32()), "TDX quote signature data")
     cursor.end()
-    return TdQuote(reserved, vendor, user_data, **body, **_signature_data(signature_data))
+    fields = body | _signature_data(signature_data)
+    return TdQuote(reserved, vendor, user_data, version=version, **fields)
+
+
+def _body(cursor: Cursor, version: int) -> dict[str, bytes]:
+    layout = dict(BODY_FIELDS)
+    if version == VERSION_5:
+        kind, size = V5_DESCRIPTOR.unpack(cursor.take(V5_DESCRIPTOR.size))
+        if (kind, size) not in ((BODY_TD10, BODY_BYTES), (BODY_TD15, TD15_BYTES)):
+            raise ParseError(f"TDX quote: expected a TD 1.0 or 1.5 body, got type {kind}")
+        layout |= TD15_FIELDS if kind == BODY_TD15 else {}
+    return {name: cursor.take(size) for name, size in layout.items()}
 
 
 def _signature_data(cursor: Cursor) -> dict[str, bytes]:
@@ -200,8 +224,7 @@ def _pem_body(body: bytes) -> bytes:
 
 def _expect(what: str, expected: int, got: int) -> None:
     if got != expected:
-        note = "; version 5 is unsupported" if (what, got) == ("version", 5) else ""
-        raise ParseError(f"TDX quote: expected {what} {expected}, got {got}{note}")
+        raise ParseError(f"TDX quote: expected {what} {expected}, got {got}")
 
 
 class Cursor:
