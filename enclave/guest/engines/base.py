@@ -1,0 +1,195 @@
+"""What every engine offers, and the words in which it is asked.
+
+No prompt and no answer stands in a repr or in an exception. What an engine does not
+support is refused by name before it runs, never dropped. Closing the iterator of an
+answer cancels it; the last Delta of an answer carries its finish reason and its counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from attestation.errors import Unavailable, UsageError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+MAX_LOGIT_BIAS = 300
+"""Entries; OpenAI's own limit."""
+
+
+class QueueFull(Unavailable):
+    """As many requests wait as may wait: ask again later (HTTP 429)."""
+
+
+class EngineFailed(Unavailable):
+    """The engine stopped; nothing more will come from it (HTTP 503)."""
+
+
+class ContextOverflow(UsageError):
+    """Prompt and answer do not fit the context (HTTP 400, `context_length_exceeded`)."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat, text only."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """What to write: either `messages` or `prompt`. None means the model's own default.
+
+    `cache_salt` separates tenants in engines that share prefixes between requests.
+    Raises UsageError for a value out of its range.
+    """
+
+    messages: tuple[Message, ...] | None = field(default=None, repr=False)
+    prompt: str | None = field(default=None, repr=False)
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = field(default=(), repr=False)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, repr=False)
+    cache_salt: bytes = field(default=b"", repr=False)
+    request_id: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.messages is None) == (self.prompt is None):
+            raise UsageError("request: expected either messages or a prompt")
+        if self.messages is not None and not self.messages:
+            raise UsageError("messages: expected at least one")
+        _check_range("max_tokens", self.max_tokens, 1, 2**31)
+        _check_range("temperature", self.temperature, 0.0, 2.0)
+        _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _check_range("top_k", self.top_k, 0, 2**31)
+        _check_range("min_p", self.min_p, 0.0, 1.0)
+        _check_range("seed", self.seed, -(2**63), 2**63 - 1)
+        _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check_stops(self.stop)
+        _check_bias(self.logit_bias)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts, in the receipt's order. `completion` counts the end token too."""
+
+    prompt: int
+    cached: int
+    completion: int
+    reasoning: int = 0
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The next piece of an answer. `finish_reason` and `usage` stand on the last one only."""
+
+    text: str = field(repr=False)
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine is. Everything that changes an answer stands in `engine_config`."""
+
+    engine: str
+    version: str
+    libraries: tuple[tuple[str, str], ...]
+    device: str
+    dtype: str
+    quantisation: str
+    flags: tuple[tuple[str, bool | int | str], ...]
+    slots: int
+    max_len: int
+    model_digest: bytes
+    features: frozenset[str]
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counts for the host: no tenant, no length, no text."""
+
+    slots: int
+    running: int
+    waiting: int
+    finished: int
+    cancelled: int
+    tokens: int
+
+
+class Engine(Protocol):
+    """An inference engine in the guest."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """Known before the start, because the engine config goes into the key bundle first."""
+
+    async def start(self) -> EngineInfo:
+        """Loads the model and tests itself. Raises EngineFailed."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+        """Queues a request now; its `aclose()` cancels.
+
+        Raises UsageError (ContextOverflow among them), QueueFull, EngineFailed before
+        the first Delta; EngineFailed also later.
+        """
+
+    def stats(self) -> EngineStats:
+        """What runs at the moment."""
+
+    async def close(self) -> None:
+        """Cancels everything and frees the model."""
+
+
+def engine_config(info: EngineInfo) -> bytes:
+    """Canonical JSON (sorted keys, no spaces, ASCII) hashed as `umay/engine/v1` (DESIGN §4)."""
+    value = {
+        "engine": info.engine,
+        "version": info.version,
+        "libraries": dict(info.libraries),
+        "device": info.device,
+        "dtype": info.dtype,
+        "quantisation": info.quantisation,
+        "flags": dict(info.flags),
+        "slots": info.slots,
+        "max_len": info.max_len,
+    }
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _check_range(
+    name: str, value: float | None, low: float, high: float, *, open_low: bool = False
+) -> None:
+    # A NaN fails every comparison, so the test asks for what is right.
+    if value is not None and not (low <= value <= high and not (open_low and value == low)):
+        raise UsageError(f"{name}: expected {low} to {high}, got {value}")
+
+
+def _check_stops(stops: tuple[str, ...]) -> None:
+    if len(stops) > MAX_STOPS:
+        raise UsageError(f"stop: expected at most {MAX_STOPS} strings, got {len(stops)}")
+    if not all(0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
+        raise UsageError(f"stop: expected strings of 1 to {MAX_STOP_CHARS} characters")
+
+
+def _check_bias(bias: Mapping[int, float]) -> None:
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise UsageError(f"logit_bias: expected at most {MAX_LOGIT_BIAS} entries, got {len(bias)}")
+    for token, value in bias.items():
+        _check_range("logit_bias token", token, 0, 2**31)
+        _check_range("logit_bias", value, -100.0, 100.0)

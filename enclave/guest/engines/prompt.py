@@ -1,0 +1,161 @@
+"""Chat template and tokenizer, both from the model's bytes in memory.
+
+A special token is special only where the template writes it: the same characters inside a
+message are ordinary text, so no message can forge a turn. Templates run in Jinja's
+sandbox, without a clock, so equal messages give equal tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from jinja2.exceptions import TemplateError
+from jinja2.ext import LoopControlExtension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from attestation.errors import ParseError, UsageError
+from enclave.guest.engines.base import ContextOverflow, Message
+
+MARK = "\U000f0000"
+"""A private-use character that cuts special tokens apart; no message may hold it."""
+
+MAX_CHARS_PER_TOKEN = 128
+"""Text longer than this many characters per token of context cannot fit; real tokens
+reach about 128 spaces. Checked before the tokenizer works on it."""
+
+
+class _RaisedByTemplate(TemplateError):
+    pass
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise _RaisedByTemplate(message)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+class PromptEncoder:
+    """Text and messages to token ids, ids back to text."""
+
+    def __init__(self, files: Mapping[str, bytes | bytearray]) -> None:
+        self._tokenizer = _tokenizer(files)
+        self._settings = json_object(files, "tokenizer_config.json", optional=True)
+        self._template = self._compile(files)
+        added = self._tokenizer.get_added_tokens_decoder()
+        # Longest first, so that a token is cut before the tokens it contains.
+        self._special = sorted(
+            (token.content for token in added.values() if token.special), key=len, reverse=True
+        )
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def chats(self) -> bool:
+        """Whether the model ships a chat template."""
+        return self._template is not None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids` without special tokens."""
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def encode_text(self, text: str, *, max_tokens: int) -> list[int]:
+        """Ids of a bare prompt, with what the tokenizer itself adds (often a begin token)."""
+        return self._encode(self._cut(text), max_tokens=max_tokens, add_special=True)
+
+    def encode_chat(self, messages: Sequence[Message], *, max_tokens: int) -> list[int]:
+        """Ids of the conversation, up to where the assistant begins to speak."""
+        if self._template is None:
+            raise UsageError("messages: this model has no chat template")
+        turns = [{"role": turn.role, "content": self._cut(turn.content)} for turn in messages]
+        try:
+            text = self._template.render(
+                messages=turns, add_generation_prompt=True, **self._token_names()
+            )
+        except _RaisedByTemplate as error:
+            raise UsageError(f"messages: the chat template says: {error.message}") from None
+        except Exception as error:
+            kind = type(error).__name__  # its message may quote the messages
+            raise UsageError(f"messages: the chat template failed ({kind})") from None
+        return self._encode(text, max_tokens=max_tokens, add_special=False)
+
+    def _encode(self, text: str, *, max_tokens: int, add_special: bool) -> list[int]:
+        if len(text) > max_tokens * MAX_CHARS_PER_TOKEN:
+            raise ContextOverflow(
+                f"prompt: expected at most {max_tokens} tokens, got {len(text)} characters"
+            )
+        first, *rest = text.split(MARK)
+        ids = list(self._tokenizer.encode(first, add_special_tokens=add_special).ids)
+        for piece in rest:
+            ids += self._tokenizer.encode(piece, add_special_tokens=False).ids
+        return ids
+
+    def _cut(self, text: str) -> str:
+        """`text` with a MARK inside every special token: its pieces are encoded apart."""
+        if MARK in text:
+            raise UsageError("prompt: the private-use character U+F0000 is not accepted")
+        for token in self._special:
+            if len(token) > 1:
+                text = text.replace(token, token[0] + MARK + token[1:])
+        return text
+
+    def _token_names(self) -> dict[str, str]:
+        names = {}
+        for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            value = self._settings.get(key)
+            value = value.get("content") if isinstance(value, dict) else value
+            if isinstance(value, str):
+                names[key] = value
+        return names
+
+    def _compile(self, files: Mapping[str, bytes | bytearray]) -> Any:
+        source = self._settings.get("chat_template")
+        if "chat_template.jinja" in files:
+            source = files["chat_template.jinja"].decode()
+        if source is None:
+            return None
+        if not isinstance(source, str):
+            raise ParseError("chat_template: expected one template")
+        # As transformers does, less `strftime_now`: a clock would change the tokens.
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise_exception
+        try:
+            return environment.from_string(source)
+        except TemplateError as error:
+            raise ParseError(f"chat_template: malformed ({type(error).__name__})") from None
+
+
+def json_object(
+    files: Mapping[str, bytes | bytearray], name: str, *, optional: bool = False
+) -> dict[str, Any]:
+    """The JSON object in the file `name`. Raises ParseError; {} for an absent optional one."""
+    if name not in files:
+        if optional:
+            return {}
+        raise ParseError(f"model: {name} is missing")
+    try:
+        value = json.loads(bytes(files[name]))
+    except (ValueError, RecursionError):
+        raise ParseError(f"model: {name}: malformed JSON") from None
+    if not isinstance(value, dict):
+        raise ParseError(f"model: {name}: expected an object, got {type(value).__name__}")
+    return value
+
+
+def _tokenizer(files: Mapping[str, bytes | bytearray]) -> Tokenizer:
+    if "tokenizer.json" not in files:
+        raise ParseError("model: tokenizer.json is missing")
+    try:
+        return Tokenizer.from_buffer(bytes(files["tokenizer.json"]))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise ParseError(f"model: tokenizer.json: malformed ({type(error).__name__})") from None

@@ -1,0 +1,275 @@
+"""The slot scheduler: many answers, one batched step.
+
+A fixed number of slots each holds the keys and values of one answer, up to `max_len`
+positions; nothing is paged and no prefix is shared, so no answer's timing tells about
+another tenant's prompt. A prompt is prefilled alone, in pieces, and between the pieces
+all live answers advance by one token together. A slot is zeroed when its answer ends.
+
+Everything here runs on one thread and knows nothing of asyncio.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache
+
+from enclave.guest.engines.base import Delta, FinishReason, Usage
+from enclave.guest.engines.sampling import Sampler
+from enclave.guest.engines.text import Detokenizer, StopFilter
+
+BUCKET = 64
+"""Positions; attention reads whole buckets, so that few different shapes occur."""
+
+
+class SlotCache(Cache):
+    """Keys and values as [slots, heads, max_len, dim] per layer, written in place.
+
+    `aim` says which rows and positions the next forward pass writes and reads.
+    """
+
+    def __init__(self, config: Any, *, slots: int, max_len: int, dtype: torch.dtype,
+                 device: torch.device) -> None:  # fmt: skip
+        super().__init__(layers=[])
+        heads = config.num_key_value_heads
+        width = getattr(config, "head_dim", None) or (
+            config.hidden_size // config.num_attention_heads
+        )
+        shape = (slots, heads, max_len, width)
+        count = config.num_hidden_layers
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
+        self._rows = slice(0, 0)
+        self._length = 0
+        self._write: tuple[Any, ...] = ()
+
+    def aim_prefill(self, slot: int, begin: int, end: int) -> None:
+        """The next pass fills positions begin…end of one slot and reads up to `end`."""
+        self._rows, self._length = slice(slot, slot + 1), end
+        self._write = (self._rows, slice(None), slice(begin, end))
+
+    def aim_decode(self, positions: torch.Tensor, length: int) -> None:
+        """The next pass writes one position in each of the first rows."""
+        rows = torch.arange(len(positions), device=positions.device)
+        self._rows, self._length = slice(0, len(positions)), length
+        # Two index tensors around a slice put the indexed axis first: [rows, heads, dim].
+        self._write = (rows, slice(None), positions)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int,
+               *_args: Any, **_kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Stores what a layer computed, and gives it all that its rows may see."""
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        single = isinstance(self._write[2], torch.Tensor)
+        keys[self._write] = key_states[:, :, 0] if single else key_states
+        values[self._write] = value_states[:, :, 0] if single else value_states
+        return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
+
+    def get_seq_length(self, *_args: Any) -> int:
+        return self._length
+
+    def wipe(self, slot: int) -> None:
+        """Zeroes what an answer left."""
+        for tensor in (*self.keys, *self.values):
+            tensor[slot].zero_()
+
+
+@dataclass(eq=False)
+class Job:
+    """One answer on its way. `tell` takes its Deltas, on the scheduler's thread."""
+
+    prompt: list[int] = field(repr=False)
+    max_tokens: int
+    sampler: Sampler
+    text: Detokenizer
+    stops: StopFilter
+    tell: Callable[[Delta], None]
+    filled: int = 0
+    written: int = 0
+    last: int = 0
+    untold: list[int] = field(default_factory=list, repr=False)
+    cancelled: bool = False
+    turn: int = 0
+
+    @property
+    def prefilled(self) -> bool:
+        return self.filled >= len(self.prompt)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt=len(self.prompt), cached=0, completion=self.written)
+
+
+@dataclass
+class Counters:
+    """Since the start: answers finished, answers cancelled, tokens written."""
+
+    finished: int = 0
+    cancelled: int = 0
+    tokens: int = 0
+
+
+class Scheduler:
+    """Admits jobs to slots and steps them. `step` does one unit of work."""
+
+    def __init__(self, model: Any, cache: SlotCache, *, max_len: int,
+                 stop_ids: frozenset[int], prefill_piece: int, deterministic: bool) -> None:  # fmt: skip
+        self._model = model
+        self._cache = cache
+        self._max_len = max_len
+        self._stop_ids = stop_ids
+        self._piece = prefill_piece
+        self._deterministic = deterministic
+        self._device = cache.keys[0].device
+        self._slots: list[Job | None] = [None] * len(cache.keys[0])
+        self._waiting: deque[Job] = deque()
+        self._admitted = 0
+        self.counters = Counters()
+
+    @property
+    def running(self) -> int:
+        return sum(job is not None for job in self._slots)
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self.running
+
+    def add(self, job: Job) -> None:
+        self._waiting.append(job)
+
+    def jobs(self) -> list[Job]:
+        """All that wait or run."""
+        return [job for job in self._slots if job is not None] + list(self._waiting)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Frees cancelled slots, admits, prefills one piece, then advances all live rows."""
+        self._drop_cancelled()
+        self._admit()
+        filling = [(job.turn, at) for at, job in self._held() if not job.prefilled]
+        if filling:
+            self._prefill(min(filling)[1])
+        live = [at for at, job in self._held() if job.prefilled]
+        if live:
+            self._decode(live)
+
+    def _held(self) -> list[tuple[int, Job]]:
+        return [(at, job) for at, job in enumerate(self._slots) if job is not None]
+
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self._waiting if job.cancelled]:
+            self._waiting.remove(job)
+            self._end(job, "cancelled", "")
+        for at, job in self._held():
+            if job.cancelled:
+                self._free(at)
+                self._end(job, "cancelled", "")
+
+    def _admit(self) -> None:
+        for at, job in enumerate(self._slots):
+            if job is None and self._waiting:
+                job = self._slots[at] = self._waiting.popleft()
+                self._admitted += 1
+                job.turn = self._admitted
+
+    def _free(self, at: int) -> None:
+        self._slots[at] = None
+        self._cache.wipe(at)
+
+    def _prefill(self, at: int) -> None:
+        """One piece of one prompt; after its last piece the first token is chosen."""
+        job = self._slots[at]
+        if job is None:
+            return
+        begin = job.filled
+        end = min(begin + self._piece, len(job.prompt))
+        positions = torch.arange(begin, end, device=self._device)
+        mask = torch.arange(end, device=self._device)[None] <= positions[:, None]
+        self._cache.aim_prefill(at, begin, end)
+        logits = self._forward(job.prompt[begin:end], positions[None], mask[None, None])
+        job.filled = end
+        if job.prefilled:
+            self._advance(at, job, job.sampler.choose(logits[0]))
+
+    def _decode(self, live: list[int]) -> None:
+        """One token for every live row, in one pass over the first rows of the cache."""
+        width = len(self._slots) if self._deterministic else live[-1] + 1
+        # A row that is free or still filling computes at its next position too; what it
+        # writes there is overwritten before anything reads it.
+        places = [self._position(job) for job in self._slots[:width]]
+        tokens = [job.last if job and job.prefilled else 0 for job in self._slots[:width]]
+        positions = torch.tensor(places, device=self._device)
+        length = self._reach(max(places[at] for at in live))
+        mask = torch.arange(length, device=self._device)[None] <= positions[:, None]
+        self._cache.aim_decode(positions, length)
+        logits = self._forward(tokens, positions[:, None], mask[:, None, None])
+        greatest = logits.argmax(-1).tolist()
+        for at in live:
+            job = self._slots[at]
+            if job is not None:
+                plain = job.sampler.plain
+                self._advance(at, job, greatest[at] if plain else job.sampler.choose(logits[at]))
+
+    def _position(self, job: Job | None) -> int:
+        """Where the row's next token stands."""
+        if job is None:
+            return 0
+        return job.filled + job.written - 1 if job.prefilled else job.filled
+
+    def _reach(self, last: int) -> int:
+        """How many positions attention reads: all of them in deterministic mode."""
+        if self._deterministic:
+            return self._max_len
+        return min(self._max_len, (last // BUCKET + 1) * BUCKET)
+
+    def _forward(self, tokens: list[int], positions: torch.Tensor,
+                 mask: torch.Tensor) -> torch.Tensor:  # fmt: skip
+        """Logits [rows, vocabulary] of each row's last token."""
+        ids = torch.tensor(tokens, device=self._device).view(positions.shape)
+        answer = self._model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return answer.logits[:, -1]
+
+    def _advance(self, at: int, job: Job, token: int) -> None:
+        """Books one chosen token and tells the text that it made certain."""
+        job.last = token
+        job.written += 1
+        job.untold.append(token)
+        self.counters.tokens += 1
+        if token in self._stop_ids:
+            self._finish(at, job, "stop", job.stops.push(job.text.finish()) + job.stops.finish())
+            return
+        text = job.stops.push(job.text.push(token))
+        full = len(job.prompt) + job.written >= self._max_len
+        if job.stops.stopped:
+            self._finish(at, job, "stop", text)
+        elif job.written >= job.max_tokens or full:
+            rest = job.stops.push(job.text.finish()) + job.stops.finish()
+            reason: FinishReason = "stop" if job.stops.stopped else "length"
+            self._finish(at, job, reason, text + rest)
+        elif text:
+            job.tell(Delta(text, self._take(job)))
+
+    def _finish(self, at: int, job: Job, reason: FinishReason, text: str) -> None:
+        self._free(at)
+        self._end(job, reason, text)
+
+    def _end(self, job: Job, reason: FinishReason, text: str) -> None:
+        if reason == "cancelled":
+            self.counters.cancelled += 1
+        else:
+            self.counters.finished += 1
+        job.tell(Delta(text, self._take(job), reason, job.usage))
+
+    def _take(self, job: Job) -> tuple[int, ...]:
+        taken, job.untold = tuple(job.untold), []
+        return taken

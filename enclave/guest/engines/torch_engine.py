@@ -1,0 +1,348 @@
+"""The engine in the guest's own process: torch, transformers' model classes, our slots.
+
+It is made from a model's bytes in memory and opens no file. One worker thread owns the
+model and the scheduler; asyncio talks to it through a lock-guarded inbox and gets its
+pieces back through one queue per answer. An answer holds at most `max_len` tokens, so
+those queues are bounded by the context. No code of a model runs: only the
+architectures named here, from the installed library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from attestation.errors import UmayError, UsageError
+from enclave.guest.engines.base import (
+    ContextOverflow,
+    Delta,
+    EngineFailed,
+    EngineInfo,
+    EngineStats,
+    GenerateRequest,
+    QueueFull,
+)
+from enclave.guest.engines.prompt import PromptEncoder, json_object
+from enclave.guest.engines.sampling import Sampler, Sampling, model_defaults
+from enclave.guest.engines.loading import check_config, load_model, self_test
+from enclave.guest.engines.slots import Counters, Job, Scheduler, SlotCache
+from enclave.guest.engines.text import Detokenizer, StopFilter
+from enclave.guest.model import ModelFiles
+
+ENGINE = "umay-torch"
+ENGINE_VERSION = "1"
+"""Raised whenever the same request could give other tokens than before."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "jinja2")
+"""Versions of these may change an answer."""
+
+FEATURES = frozenset({
+    "chat", "completion", "temperature", "top_p", "top_k", "min_p", "seed", "stop",
+    "presence_penalty", "frequency_penalty", "logit_bias",
+})  # fmt: skip
+
+THREADS_VARIABLE = "UMAY_TORCH_THREADS"
+
+SELF_TEST_PROMPT = "What is attestation?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchSettings:
+    """How the engine runs. Memory for keys and values grows with slots times max_len.
+
+    `max_len` and `dtype` None mean the model's own; `threads` None means the variable
+    UMAY_TORCH_THREADS, else 1. `deterministic` makes every step as wide and as long as it
+    can be, so that logits do not depend on the other rows; it costs speed.
+    """
+
+    slots: int = 8
+    max_len: int | None = None
+    dtype: str | None = None
+    device: str = "cpu"
+    threads: int | None = None
+    max_waiting: int = 64
+    prefill_piece: int = 512
+    deterministic: bool = False
+
+
+class TorchEngine:
+    """Engine (see base) over a slot scheduler."""
+
+    def __init__(self, model: ModelFiles, *, settings: TorchSettings | None = None) -> None:
+        self._settings = settings or TorchSettings()
+        self._files: dict[str, bytearray] = dict(model.files)
+        self._config = json_object(model.files, "config.json")
+        generation = json_object(model.files, "generation_config.json", optional=True)
+        self._defaults = model_defaults(generation)
+        self._stop_ids = _stop_ids(generation, self._config)
+        self._encoder = PromptEncoder(model.files)
+        self._info = _describe(self._config, model.digest, self._settings)
+        self._wake = threading.Condition()
+        self._inbox: list[Job] = []
+        self._outbox: list[tuple[_Answer, Delta]] = []
+        self._live: set[_Answer] = set()
+        self._state = "new"
+        self._counters = Counters()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    async def start(self) -> EngineInfo:
+        """Loads, tests itself with one short greedy answer, then serves. Raises EngineFailed."""
+        if self._state != "new":
+            raise UsageError("engine: expected a new one, got one that was started before")
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        self._state = "starting"
+        self._thread = threading.Thread(
+            target=self._work, args=(loop, ready), name="umay-engine", daemon=True
+        )
+        self._thread.start()
+        await ready
+        self._state = "running"
+        return self._info
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+        """Queues the request; see base.Engine. `aclose()` of the result cancels it."""
+        if self._state != "running":
+            raise EngineFailed("engine: not running")
+        if len(self._live) >= self._settings.slots + self._settings.max_waiting:
+            raise QueueFull(f"engine: {self._settings.max_waiting} requests wait already")
+        answer = _Answer(self)
+        job = answer.job = self._job(request, answer)
+        self._live.add(answer)
+        with self._wake:
+            self._inbox.append(job)
+            self._wake.notify()
+        return answer
+
+    def stats(self) -> EngineStats:
+        live, slots = len(self._live), self._settings.slots
+        return EngineStats(
+            slots=slots,
+            running=min(live, slots),
+            waiting=max(0, live - slots),
+            finished=self._counters.finished,
+            cancelled=self._counters.cancelled,
+            tokens=self._counters.tokens,
+        )
+
+    async def close(self) -> None:
+        """Cancels every answer, ends the thread and lets go of the model's bytes."""
+        with self._wake:
+            self._state = "closed"
+            self._wake.notify()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        self._files.clear()
+
+    def _job(self, request: GenerateRequest, answer: _Answer) -> Job:
+        """The request as token ids and settings. Raises UsageError."""
+        prompt = self._encode(request)
+        room = self._info.max_len - len(prompt)
+        wanted = room if request.max_tokens is None else request.max_tokens
+        if room < max(1, wanted) or not prompt:
+            raise ContextOverflow(
+                f"request: expected prompt and answer within {self._info.max_len} tokens, "
+                f"got a prompt of {len(prompt)} and an answer of at most {max(1, wanted)}"
+            )
+        if any(token >= self._config["vocab_size"] for token in request.logit_bias):
+            raise UsageError("logit_bias: expected token ids of this model's vocabulary")
+        sampler = Sampler(
+            Sampling.of(request, self._defaults),
+            seed=request.seed,
+            logit_bias=request.logit_bias,
+            device=torch.device(self._settings.device),
+        )
+        return Job(
+            prompt=prompt,
+            max_tokens=wanted,
+            sampler=sampler,
+            text=Detokenizer(self._encoder.decode),
+            stops=StopFilter(request.stop),
+            tell=lambda delta: self._outbox.append((answer, delta)),
+        )
+
+    def _encode(self, request: GenerateRequest) -> list[int]:
+        most = self._info.max_len
+        if request.messages is not None:
+            return self._encoder.encode_chat(request.messages, max_tokens=most)
+        return self._encoder.encode_text(request.prompt or "", max_tokens=most)
+
+    # On the worker thread from here.
+
+    def _work(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
+        """Loads, reports, then steps until closed. No traceback leaves: it could hold a prompt."""
+        try:
+            scheduler = self._load()
+            loop.call_soon_threadsafe(_settle, ready, None)
+            while self._take(scheduler):
+                scheduler.step()
+                self._deliver(loop)
+            self._deliver(loop)
+        except Exception as error:
+            if isinstance(error, UmayError):  # its message was written for people
+                failure = EngineFailed(str(error))
+            else:
+                failure = EngineFailed(f"engine: stopped by {type(error).__name__}")
+            with contextlib.suppress(RuntimeError):  # the loop may be gone
+                loop.call_soon_threadsafe(_settle, ready, failure)
+                loop.call_soon_threadsafe(self._fail, failure)
+
+    def _load(self) -> Scheduler:
+        settings = self._settings
+        # OpenMP's thread count belongs to the thread that sets it.
+        torch.set_num_threads(settings.threads or int(os.environ.get(THREADS_VARIABLE, "1")))
+        device, dtype = torch.device(settings.device), DTYPES[self._info.dtype]
+        model = load_model(self._config, self._files, dtype=dtype, device=device)
+        cache = SlotCache(model.config, slots=settings.slots, max_len=self._info.max_len,
+                          dtype=dtype, device=device)  # fmt: skip
+        scheduler = Scheduler(
+            model,
+            cache,
+            max_len=self._info.max_len,
+            stop_ids=self._stop_ids,
+            prefill_piece=settings.prefill_piece,
+            deterministic=settings.deterministic,
+        )
+        prompt = self._encoder.encode_text(SELF_TEST_PROMPT, max_tokens=self._info.max_len)
+        self_test(model, scheduler, prompt, self._encoder.decode)
+        self._counters = scheduler.counters = Counters()
+        return scheduler
+
+    def _take(self, scheduler: Scheduler) -> bool:
+        """Moves new jobs over, waiting while there are none; False once closed."""
+        with self._wake:
+            while self._state != "closed" and not self._inbox and scheduler.idle:
+                self._wake.wait()
+            for job in self._inbox:
+                scheduler.add(job)
+            self._inbox.clear()
+            closed = self._state == "closed"
+        if closed:
+            for job in scheduler.jobs():
+                job.cancelled = True
+            scheduler.step()
+        return not closed
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._outbox:
+            pieces, self._outbox = self._outbox, []
+            loop.call_soon_threadsafe(_hand_out, pieces)
+
+    # On the event loop's thread from here.
+
+    def _fail(self, failure: EngineFailed) -> None:
+        self._state = "failed"
+        for answer in list(self._live):
+            answer.put(failure)
+
+    def _forget(self, answer: _Answer) -> None:
+        self._live.discard(answer)
+
+    def _cancel(self, answer: _Answer) -> None:
+        self._live.discard(answer)
+        if answer.job is not None:
+            answer.job.cancelled = True
+        with self._wake:
+            self._wake.notify()
+
+
+class _Answer:
+    """The iterator over one answer's Deltas."""
+
+    def __init__(self, engine: TorchEngine) -> None:
+        self._engine = engine
+        self._queue: asyncio.Queue[Delta | EngineFailed] = asyncio.Queue()
+        self._done = False
+        self.job: Job | None = None
+
+    def __aiter__(self) -> _Answer:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self._done:
+            raise StopAsyncIteration
+        piece = await self._queue.get()
+        if isinstance(piece, EngineFailed):
+            self._done = True
+            raise piece
+        self._done = piece.finish_reason is not None
+        return piece
+
+    def put(self, piece: Delta | EngineFailed) -> None:
+        """Takes what the worker made; the last piece makes room for the next request."""
+        if isinstance(piece, EngineFailed) or piece.finish_reason is not None:
+            self._engine._forget(self)
+        self._queue.put_nowait(piece)
+
+    async def aclose(self) -> None:
+        """Cancels, at any time and more than once."""
+        if not self._done:
+            self._done = True
+            self._engine._cancel(self)
+
+
+def _hand_out(pieces: list[tuple[_Answer, Delta]]) -> None:
+    for answer, delta in pieces:
+        answer.put(delta)
+
+
+def _settle(ready: asyncio.Future[None], failure: EngineFailed | None) -> None:
+    if ready.done():
+        return
+    if failure is None:
+        ready.set_result(None)
+    else:
+        ready.set_exception(failure)
+
+
+def _stop_ids(*configs: dict[str, Any]) -> frozenset[int]:
+    """Every end token that generation_config.json or config.json names."""
+    found: set[int] = set()
+    for config in configs:
+        value = config.get("eos_token_id")
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    return frozenset(found)
+
+
+def _describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) -> EngineInfo:
+    """The EngineInfo, known before anything is loaded. Raises ParseError, UsageError."""
+    check_config(config)
+    dtype = settings.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
+    context = int(config["max_position_embeddings"])
+    max_len = settings.max_len or context
+    if not 1 < max_len <= context or settings.slots < 1 or settings.prefill_piece < 1:
+        raise UsageError(f"engine: expected max_len 2 to {context}, slots and pieces from 1")
+    return EngineInfo(
+        engine=ENGINE,
+        version=ENGINE_VERSION,
+        libraries=tuple((name, version(name)) for name in LIBRARIES),
+        device=settings.device.partition(":")[0],
+        dtype=dtype,
+        quantisation="none",
+        flags=(
+            ("attention", "sdpa"),
+            ("deterministic", settings.deterministic),
+            ("prefill_piece", settings.prefill_piece),
+            ("prefix_cache", False),
+        ),
+        slots=settings.slots,
+        max_len=max_len,
+        model_digest=digest,
+        features=FEATURES,
+    )
