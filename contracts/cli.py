@@ -1,0 +1,159 @@
+"""`umay log` and `umay net`: run a transparency log, anchor it, run a chain of one's own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from contracts.chain import ToncenterV2
+
+if TYPE_CHECKING:
+    from attestation.log.store import Store
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+NANO = 1_000_000_000
+
+
+def ready(**fields: object) -> None:
+    """One JSON line on standard output: the service can be used."""
+    click.echo(json.dumps(fields))
+
+
+@click.group()
+def log() -> None:
+    """Run a transparency log and anchor it on the chain."""
+
+
+@log.command()
+@click.option("--dir", "directory", type=DIRECTORY, required=True, help="Where the log lives.")
+@click.option("--listen", required=True, metavar="HOST:PORT", help="Address to serve on.")
+@click.option("--origin", required=True, help="The log's name: its address without scheme.")
+@click.option("--key", type=FILE, required=True, help="Ed25519 key file, made where absent.")
+@click.option("--policy", type=FILE, required=True, help="What evidence is admitted.")
+@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint for beacons.")
+@click.option("--release", type=FILE, help="Manifest to log as the first leaf of a new log.")
+def serve(
+    directory: Path,
+    listen: str,
+    origin: str,
+    key: Path,
+    policy: Path,
+    chain: str,
+    release: Path | None,
+) -> None:
+    """Serve a log: tiles, checkpoints, proofs, evidence, and submission."""
+    from attestation.log import server
+    from attestation.log.store import Store, load_or_create_key
+    from contracts.admit import PolicyAdmission
+
+    signing_key = load_or_create_key(key, origin=origin)
+    with Store(directory, origin=origin, key=signing_key) as store:
+        if release is not None and store.size == 0:
+            _append_release(store, release.read_bytes())
+        admission = PolicyAdmission(policy, ToncenterV2(chain))
+        _, _, path = origin.partition("/")
+        app = server.create_app(store, admit=admission, origin_path=f"/{path}")
+        server.serve(app, listen=listen, ready=lambda url: ready(listening=f"{url}/{path}"))
+
+
+def _append_release(store: Store, manifest: bytes) -> None:
+    from attestation.log.admission import release_key
+    from attestation.log.leaf import release_leaf
+    from attestation.log.store import Entry
+
+    leaf = release_leaf(manifest).to_bytes()
+    store.append([Entry(release_key(manifest), leaf, blobs=(manifest,))])
+
+
+@log.command()
+@click.option("--log", "log_url", required=True, metavar="URL", help="The log's address.")
+@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
+@click.option("--contract", required=True, help="Address of the log's AttestationLog.")
+@click.option("--wallet", type=FILE, required=True, help="Key file of the wallet that pays.")
+@click.option("--interval", default=2.0, show_default=True, help="Seconds between looks.")
+def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: float) -> None:
+    """Anchor each new checkpoint of a log, for ever."""
+    from contracts.anchor import AnchorLoop
+    from contracts.wallet import Wallet
+
+    endpoint = ToncenterV2(chain)
+    loop = AnchorLoop(log_url, endpoint, Wallet.open(endpoint, wallet), contract, interval)
+    signal.signal(signal.SIGTERM, _stop)
+    ready(anchoring=contract)
+    loop.run()
+
+
+@click.group()
+def net() -> None:
+    """A chain on this machine, wallets, and the log's contract."""
+
+
+@net.command()
+@click.option("--dir", "directory", type=DIRECTORY, required=True, help="Where its state lives.")
+@click.option("--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT")
+def chain(directory: Path, listen: str) -> None:
+    """Run the embedded chain: the real TVM, no validators, loopback only."""
+    from contracts.localnet import __main__ as localnet
+
+    sys.argv = ["umay net chain", "--dir", str(directory), "--listen", listen]
+    localnet.main()
+
+
+@net.command()
+@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
+@click.option("--wallet", type=FILE, required=True, help="Key file, made where absent.")
+def wallet(chain: str, wallet: Path) -> None:
+    """Show a wallet's address and balance."""
+    from contracts.wallet import Wallet
+
+    opened = Wallet.open(ToncenterV2(chain), wallet)
+    ready(address=opened.address, nano=opened.balance())
+
+
+@net.command()
+@click.option("--chain", required=True, metavar="URL", help="Address of the embedded chain.")
+@click.option("--to", required=True, help="Address that receives.")
+@click.option("--coins", default=10, show_default=True, help="Whole coins to give.")
+def faucet(chain: str, to: str, coins: int) -> None:
+    """Give coins out of nothing, on the embedded chain only."""
+    from contracts.localnet.process import faucet as give
+
+    give(chain, to, coins * NANO)
+    ready(to=to, nano=coins * NANO)
+
+
+@net.command()
+@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
+@click.option("--wallet", type=FILE, required=True, help="Key file of the wallet that pays.")
+@click.option("--log", "log_url", required=True, metavar="URL", help="The log to be anchored.")
+@click.option("--log-key", required=True, help="The log's Ed25519 key, 64 hex digits.")
+def deploy(chain: str, wallet: Path, log_url: str, log_key: str) -> None:
+    """Deploy the AttestationLog of a log, its present checkpoint as genesis."""
+    from attestation.errors import UsageError
+    from attestation.log import checkpoint as checkpoints
+    from contracts.codec import LogState
+    from contracts.deploy import deploy as put
+    from contracts.reader import fetch_checkpoint
+    from contracts.wallet import Wallet
+
+    if len(log_key) != 64 or not set(log_key) <= set("0123456789abcdef"):
+        raise UsageError("--log-key: expected 64 lower-case hex digits")
+    note = fetch_checkpoint(log_url)
+    parsed, _ = checkpoints.parse(note)
+    head = checkpoints.verify(note, origin=parsed.origin, log_key=bytes.fromhex(log_key))
+    genesis = LogState.genesis(
+        origin=head.origin, log_key=bytes.fromhex(log_key), size=head.size, root=head.root
+    )
+    endpoint = ToncenterV2(chain)
+    deployed = put(endpoint, Wallet.open(endpoint, wallet), genesis)
+    ready(address=deployed.address, code_hash=deployed.code_hash.hex(), size=head.size)
+
+
+def _stop(*_: object) -> NoReturn:
+    raise SystemExit(0)
