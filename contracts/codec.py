@@ -64,7 +64,9 @@ def note_body(origin: str, size: int, root: bytes) -> bytes:
 def check_origin(origin: str) -> bytes:
     """The origin's bytes. Raises ParseError unless printable ASCII of 1..MAX_ORIGIN bytes."""
     if not (1 <= len(origin) <= MAX_ORIGIN and all("!" <= c <= "~" for c in origin)):
-        raise ParseError(f"origin: expected 1 to {MAX_ORIGIN} printable ASCII bytes, got {origin!r}")
+        raise ParseError(
+            f"origin: expected 1 to {MAX_ORIGIN} printable ASCII bytes, got {origin!r}"
+        )
     return origin.encode()
 
 

@@ -18,7 +18,9 @@ SERVER = Path(__file__).with_name("server.mjs")
 def command(arguments: list[str]) -> list[str]:
     """The argument vector of the chain. Raises Unavailable where Node or a package lacks."""
     if not (node.LOCALNET / "node_modules").is_dir():
-        raise Unavailable("the chain's packages are missing; run `python -m contracts.node install`")
+        raise Unavailable(
+            "the chain's packages are missing; run `python -m contracts.node install`"
+        )
     return [*node.find().node, str(SERVER), *arguments]
 
 

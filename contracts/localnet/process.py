@@ -1,0 +1,85 @@
+"""The embedded chain as a child process, with its faucet and its clock.
+
+Invariant: the child ends with the parent: it watches its stdin, which the parent holds.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from attestation.errors import Unavailable
+from contracts.chain import ToncenterV2, raw_address
+from contracts.localnet.__main__ import command
+
+STOP_SECONDS = 10
+LOCAL_TIMEOUT = 30
+
+
+@dataclass(frozen=True)
+class LocalChain:
+    """A running embedded chain; `url` is its toncenter v2 base address."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, directory: Path, *, listen: str = "127.0.0.1:0") -> LocalChain:
+        """Start it on `directory`; returns when it listens. Raises Unavailable."""
+        arguments = ["--dir", str(directory), "--listen", listen, "--parent-watch"]
+        process = subprocess.Popen(
+            command(arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        line = process.stdout.readline() if process.stdout else b""
+        try:
+            return cls(json.loads(line)["listening"], process)
+        except (ValueError, KeyError) as error:
+            process.kill()
+            tail = process.stderr.read()[-400:].decode(errors="replace") if process.stderr else ""
+            raise Unavailable(f"embedded chain: did not start: {tail.strip()}") from error
+
+    def client(self) -> ToncenterV2:
+        return ToncenterV2(self.url)
+
+    def faucet(self, address: str, amount: int) -> None:
+        """Give `amount` nano to any account, out of nothing."""
+        faucet(self.url, address, amount)
+
+    def advance(self, seconds: int) -> int:
+        """Move the chain's clock forward; the new time."""
+        return int(str(_local(self.url, "time", {"advance": seconds})["now"]))
+
+    def stop(self) -> None:
+        """End it and wait; its state is on disk."""
+        self.process.terminate()
+        self.process.wait(STOP_SECONDS)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream:
+                stream.close()
+
+    def __enter__(self) -> LocalChain:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def faucet(url: str, address: str, amount: int) -> None:
+    """Ask the embedded chain at `url` for `amount` nano."""
+    _local(url, "faucet", {"address": raw_address(address), "amount": str(amount)})
+
+
+def _local(url: str, what: str, body: dict[str, object]) -> dict[str, object]:
+    try:
+        answer = requests.post(f"{url}/local/{what}", json=body, timeout=LOCAL_TIMEOUT).json()
+        result: dict[str, object] = answer["result"]
+    except (requests.RequestException, ValueError, KeyError) as error:
+        raise Unavailable(f"{url}/local/{what}: {type(error).__name__}") from error
+    return result

@@ -1,0 +1,173 @@
+"""A v4r2 wallet with its key in a file: pays for anchors and deployments.
+
+Invariants: the key file is readable by its owner alone and its content is never shown;
+one transfer is confirmed by the wallet's sequence number before the next is made.
+tonsdk gives the wallet's code and reads mnemonics; cells are built with pytoniq-core,
+because tonsdk corrupts bags above 255 cells.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from nacl.signing import SigningKey
+from pytoniq_core import Address, Cell, StateInit, begin_cell
+from tonsdk.contract.wallet import WalletV4ContractR2
+from tonsdk.crypto import mnemonic_is_valid, mnemonic_to_wallet_key
+
+from attestation.errors import ParseError, Unavailable, UsageError
+from contracts.chain import Chain
+
+WALLET_ID = 698983191  # of the base workchain, by convention
+VALID_SECONDS = 60
+PAY_FEES_SEPARATELY = 1
+IGNORE_ERRORS = 2
+POLL_SECONDS = 0.3
+GAS_MARGIN = 10_000_000  # nano that a transfer must leave for its own fees
+
+
+def create_key(path: Path) -> SigningKey:
+    """A new key in a new file, mode 0600. Raises UsageError where the file exists."""
+    key = SigningKey.generate()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise UsageError(f"{path}: a key file is there already") from error
+    with os.fdopen(handle, "w") as file:
+        file.write(bytes(key).hex() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+def load_key(path: Path) -> SigningKey:
+    """A key file: 32 bytes in hexadecimal or 24 mnemonic words.
+
+    Raises UsageError where others can read it, ParseError for other content.
+    """
+    if path.stat().st_mode & 0o077:
+        raise UsageError(f"{path}: expected mode 0600, got one that others can read")
+    words = path.read_text().split()
+    if len(words) == 24 and mnemonic_is_valid(words):
+        return SigningKey(mnemonic_to_wallet_key(words)[1][:32])
+    try:
+        return SigningKey(bytes.fromhex(words[0] if len(words) == 1 else ""))
+    except Exception as error:
+        raise ParseError(f"{path}: expected 32 bytes in hexadecimal or 24 words") from error
+
+
+class Wallet:
+    """One v4r2 wallet on one chain; `address` is its raw form."""
+
+    def __init__(self, chain: Chain, key: SigningKey) -> None:
+        self._chain = chain
+        self._key = key
+        self._init = _wallet_init(bytes(key.verify_key))
+        self.address = address_of(self._init)
+
+    @classmethod
+    def open(cls, chain: Chain, path: Path) -> Wallet:
+        """The wallet of a key file, which is made where there is none."""
+        return cls(chain, load_key(path) if path.exists() else create_key(path))
+
+    def __repr__(self) -> str:
+        return f"Wallet({self.address!r})"
+
+    def balance(self) -> int:
+        """Nano on the wallet's account."""
+        return self._chain.account(self.address).balance
+
+    def seqno(self) -> int:
+        """The number of the next transfer; 0 before the first one."""
+        account = self._chain.account(self.address)
+        if account.state != "active":
+            return 0
+        return Cell.one_from_boc(account.data).begin_parse().load_uint(32)
+
+    def transfer(
+        self,
+        to: str,
+        amount: int,
+        body: Cell | None = None,
+        *,
+        state_init: StateInit | None = None,
+        bounce: bool = True,
+        timeout: float = 60,
+    ) -> int:
+        """Send `amount` nano and wait until the wallet has done so; the number used.
+
+        Raises UsageError where the balance does not reach, Unavailable after `timeout`
+        seconds. What the receiver did with the message is not known here.
+        """
+        balance = self.balance()
+        if balance < amount + GAS_MARGIN:
+            raise UsageError(
+                f"wallet {self.address}: expected {amount + GAS_MARGIN} nano, got {balance}"
+            )
+        seqno = self.seqno()
+        message = internal_message(to, amount, body, state_init=state_init, bounce=bounce)
+        self._chain.send_boc(self.signed(seqno, message).to_boc())
+        self._wait(seqno, timeout)
+        return seqno
+
+    def signed(self, seqno: int, message: Cell) -> Cell:
+        """The external message that makes the wallet send `message`."""
+        until = 0xFFFFFFFF if seqno == 0 else int(self._now()) + VALID_SECONDS
+        order = begin_cell().store_uint(WALLET_ID, 32).store_uint(until, 32).store_uint(seqno, 32)
+        order.store_uint(0, 8).store_uint(PAY_FEES_SEPARATELY | IGNORE_ERRORS, 8)
+        payload = order.store_ref(message).end_cell()
+        signature = self._key.sign(payload.hash).signature
+        body = begin_cell().store_bytes(signature).store_cell(payload).end_cell()
+        return external_message(self.address, body, self._init if seqno == 0 else None)
+
+    def _now(self) -> int:
+        return max(self._chain.head().utime, 0)
+
+    def _wait(self, seqno: int, timeout: float) -> None:
+        until = time.monotonic() + timeout
+        while self.seqno() <= seqno:
+            if time.monotonic() > until:
+                raise Unavailable(f"transfer {seqno} of {self.address}: not seen in {timeout} s")
+            time.sleep(POLL_SECONDS)
+
+
+def address_of(init: StateInit) -> str:
+    """The raw base workchain address that commits to this code and data."""
+    return f"0:{init.serialize().hash.hex()}"
+
+
+def internal_message(
+    to: str,
+    amount: int,
+    body: Cell | None = None,
+    *,
+    state_init: StateInit | None = None,
+    bounce: bool = True,
+) -> Cell:
+    """A message of `amount` nano, as a wallet sends it."""
+    header = begin_cell().store_bit(0).store_bit(1).store_bit(int(bounce)).store_bit(0)
+    header.store_address(None).store_address(Address(to)).store_coins(amount).store_bit(0)
+    header.store_coins(0).store_coins(0).store_uint(0, 64).store_uint(0, 32)
+    return _finish(header, state_init, body)
+
+
+def external_message(to: str, body: Cell, state_init: StateInit | None = None) -> Cell:
+    """A message from outside the chain to an account."""
+    header = begin_cell().store_uint(0b10, 2).store_address(None).store_address(Address(to))
+    return _finish(header.store_coins(0), state_init, body)
+
+
+def _finish(header, state_init: StateInit | None, body: Cell | None) -> Cell:
+    if state_init is None:
+        header.store_bit(0)
+    else:
+        header.store_uint(0b11, 2).store_ref(state_init.serialize())
+    return header.store_maybe_ref(body).end_cell()
+
+
+def _wallet_init(public_key: bytes) -> StateInit:
+    code = Cell.one_from_boc(WalletV4ContractR2(public_key=public_key, private_key=b"", wc=0).code)
+    data = begin_cell().store_uint(0, 32).store_uint(WALLET_ID, 32).store_bytes(public_key)
+    return StateInit(code=code, data=data.store_bit(0).end_cell())
