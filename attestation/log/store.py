@@ -253,7 +253,10 @@ class Store:
             row = self._writer.execute(
                 "SELECT hashes FROM tile WHERE level = ? AND number = ?", (len(edge), size >> 8)
             ).fetchone()
-            edge.append(row[0][: size % tiles.WIDTH * HASH_BYTES] if row else b"")
+            width = size % tiles.WIDTH * HASH_BYTES
+            edge.append(row[0][:width] if row else b"")
+            if len(edge[-1]) != width:
+                raise LogError(f"log store: the last tile of level {len(edge) - 1} is missing")
             size >>= tiles.HEIGHT
         return tuple(edge)
 
