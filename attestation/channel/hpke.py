@@ -1,0 +1,110 @@
+"""HPKE base mode (RFC 9180): our own key schedule, because chunked Oblivious HTTP needs
+contexts, additional data and the exporter, which the library keeps to itself.
+
+A context numbers its messages; sealing or opening out of turn fails. Secrets stay out
+of every repr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+
+from attestation.channel import kdf, kem
+from attestation.errors import ChannelError
+
+HKDF_SHA256_ID = 0x0001
+AES_128_GCM_ID, AES_256_GCM_ID, CHACHA20_POLY1305_ID = 0x0001, 0x0002, 0x0003
+KEY_BYTES = {AES_128_GCM_ID: 16, AES_256_GCM_ID: 32, CHACHA20_POLY1305_ID: 32}
+NONCE_BYTES = 12
+TAG_BYTES = 16
+MAX_MESSAGES = 2**32
+"""Far below what AES-GCM bears under one key, far above any answer."""
+
+
+def cipher(aead_id: int, key: bytes) -> AESGCM | ChaCha20Poly1305:
+    """The AEAD over `key`. Raises ChannelError for an unknown one."""
+    if aead_id not in KEY_BYTES:
+        raise ChannelError(f"AEAD 0x{aead_id:04x} is not supported")
+    return ChaCha20Poly1305(key) if aead_id == CHACHA20_POLY1305_ID else AESGCM(key)
+
+
+@dataclass
+class Sequence:
+    """An AEAD whose nonce counts: base nonce XOR number (RFC 9180 §5.2)."""
+
+    aead: AESGCM | ChaCha20Poly1305 = field(repr=False)
+    base_nonce: bytes = field(repr=False)
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        self._base = int.from_bytes(self.base_nonce, "big")
+
+    def _nonce(self) -> bytes:
+        if self.number >= MAX_MESSAGES:
+            raise ChannelError("this exchange has sealed as many messages as it may")
+        return (self._base ^ self.number).to_bytes(NONCE_BYTES, "big")
+
+    def seal(self, plaintext: bytes, aad: bytes = b"") -> bytes:
+        sealed = self.aead.encrypt(self._nonce(), plaintext, aad)
+        self.number += 1
+        return sealed
+
+    def open(self, ciphertext: bytes, aad: bytes = b"") -> bytes:
+        """Raises ChannelError for anything but the next message under `aad`."""
+        try:
+            opened = self.aead.decrypt(self._nonce(), ciphertext, aad)
+        except InvalidTag:
+            raise ChannelError(
+                "not authentic: changed, out of turn, or under another key"
+            ) from None
+        self.number += 1
+        return opened
+
+
+@dataclass
+class Context:
+    """One direction's messages, and the exporter both ends share."""
+
+    messages: Sequence
+    suite: bytes
+    exporter_secret: bytes = field(repr=False)
+
+    def seal(self, plaintext: bytes, aad: bytes = b"") -> bytes:
+        return self.messages.seal(plaintext, aad)
+
+    def open(self, ciphertext: bytes, aad: bytes = b"") -> bytes:
+        return self.messages.open(ciphertext, aad)
+
+    def export(self, label: bytes, length: int) -> bytes:
+        """`length` bytes that only both ends of this exchange know (RFC 9180 §5.3)."""
+        return kdf.labeled_expand(self.suite, self.exporter_secret, b"sec", label, length)
+
+
+def setup_sender(
+    *, kem_id: int, aead_id: int, public: bytes, info: bytes, ephemeral: bytes | None = None
+) -> tuple[bytes, Context]:
+    """(enc, context). `ephemeral` is for vectors alone. Raises ChannelError."""
+    secret, enc = kem.encapsulate(kem_id, public, ephemeral=ephemeral)
+    return enc, _schedule(kem_id, aead_id, secret, info)
+
+
+def setup_receiver(key: kem.PrivateKey, *, aead_id: int, enc: bytes, info: bytes) -> Context:
+    """The context of what was sealed to `key`. Raises ChannelError."""
+    return _schedule(key.kem_id, aead_id, key.decapsulate(enc), info)
+
+
+def _schedule(kem_id: int, aead_id: int, secret: bytes, info: bytes) -> Context:
+    if aead_id not in KEY_BYTES:
+        raise ChannelError(f"AEAD 0x{aead_id:04x} is not supported")
+    ids = (kem_id, HKDF_SHA256_ID, aead_id)
+    suite = b"HPKE" + b"".join(number.to_bytes(2, "big") for number in ids)
+    psk_id = kdf.labeled_extract(suite, b"", b"psk_id_hash", b"")
+    context = b"\0" + psk_id + kdf.labeled_extract(suite, b"", b"info_hash", info)
+    root = kdf.labeled_extract(suite, secret, b"secret", b"")
+    key = kdf.labeled_expand(suite, root, b"key", context, KEY_BYTES[aead_id])
+    nonce = kdf.labeled_expand(suite, root, b"base_nonce", context, NONCE_BYTES)
+    exporter = kdf.labeled_expand(suite, root, b"exp", context, kdf.HASH_BYTES)
+    return Context(Sequence(cipher(aead_id, key), nonce), suite, exporter)

@@ -1,0 +1,50 @@
+"""Constants of the channel: media types, labels, algorithm numbers, limits.
+
+RFC 9180 (HPKE), RFC 9292 (binary HTTP), RFC 9458 (Oblivious HTTP),
+draft-ietf-ohai-chunked-ohttp-08, draft-connolly-cfrg-xwing-kem.
+"""
+
+from __future__ import annotations
+
+MEDIA_KEYS = "application/ohttp-keys"
+MEDIA_REQUEST = "message/ohttp-req"
+MEDIA_RESPONSE = "message/ohttp-res"
+MEDIA_CHUNKED_REQUEST = "message/ohttp-chunked-req"
+MEDIA_CHUNKED_RESPONSE = "message/ohttp-chunked-res"
+
+LABEL_REQUEST = b"message/bhttp request"
+LABEL_RESPONSE = b"message/bhttp response"
+LABEL_CHUNKED_REQUEST = b"message/bhttp chunked request"
+LABEL_CHUNKED_RESPONSE = b"message/bhttp chunked response"
+FINAL_AAD = b"final"
+
+KEM_X25519 = 0x0020
+KEM_XWING = 0x647A
+KDF_HKDF_SHA256 = 0x0001
+AEAD_AES_128_GCM = 0x0001
+AEAD_AES_256_GCM = 0x0002
+AEAD_CHACHA20_POLY1305 = 0x0003
+
+TAG_BYTES = 16
+NONCE_BYTES = 12
+HASH_BYTES = 32
+
+PREFERENCES = tuple(
+    (kem, aead)
+    for kem in (KEM_XWING, KEM_X25519)
+    for aead in (AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_AES_128_GCM)
+)
+"""(KEM, AEAD) as clients choose, best first; the KDF is always HKDF-SHA256."""
+
+POST_QUANTUM_KEMS = frozenset({KEM_XWING})
+
+MAX_CHUNK_BYTES = 16 * 1024
+"""Plaintext of one chunk: what every implementation of the draft must accept."""
+
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+"""Inner request, padding included: long prompts and a few images."""
+
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+"""Inner response: 100,000 tokens as padded SSE events stay below it."""
+
+MAX_KEY_CONFIGS = 64
