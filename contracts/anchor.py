@@ -15,22 +15,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import requests
-
 from attestation.anchor import Anchor
-from attestation.errors import LogError, ParseError, Unavailable, UmayError
+from attestation.errors import LogError, ParseError, UmayError, Unavailable
 from attestation.log import checkpoint
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.merkle import verify_consistency
 from attestation.log.note import Note
 from contracts.chain import Chain
 from contracts.codec import MAX_PROOF, AnchorMessage
-from contracts.reader import read_anchor
+from contracts.reader import fetch, fetch_checkpoint, read_anchor
 from contracts.wallet import POLL_SECONDS, Wallet
 
 ATTACHED = 100_000_000  # nano; the contract returns what it does not need
-MAX_ANSWER = 64 * 1024  # bytes from the log
-HTTP_SECONDS = 10
 READ_BACK_SECONDS = 90
 LOG_POLL_SECONDS = 1.0
 MAX_BACKOFF = 300.0
@@ -66,12 +62,13 @@ class AnchorLoop:
     value: int = ATTACHED
     on_anchor: Callable[[Anchor], None] = lambda anchor: None
 
-    def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set. An error is logged and tried again, ever more slowly.
+    def run(self, stop: threading.Event | None = None) -> None:
+        """For ever, or until `stop` is set. An error is logged and tried again, ever more slowly.
 
         Raises LogError: a log that contradicts itself is nothing to repeat.
         """
-        pause = LOG_POLL_SECONDS
+        stop = stop or threading.Event()
+        pause = 0.0
         while not stop.wait(pause):
             try:
                 anchored = self.step()
@@ -104,7 +101,7 @@ class AnchorLoop:
         return read_anchor(self.chain, network="", address=self.address)
 
     def _pending(self, anchor: Anchor) -> Pending | None:
-        note = fetch(f"{self.log_url}/checkpoint")
+        note = fetch_checkpoint(self.log_url)
         head = checkpoint.verify(note, origin=anchor.origin, log_key=anchor.log_key)
         if head.size < anchor.size:
             raise LogError(f"log: expected at least {anchor.size} leaves, got {head.size}")
@@ -152,15 +149,3 @@ def fetch_consistency(log_url: str, *, old: int, new: int) -> tuple[bytes, ...]:
     if len(hashes) > MAX_PROOF or any(len(item) != 32 for item in hashes):
         raise ParseError(f"consistency: expected at most {MAX_PROOF} hashes of 32 bytes")
     return hashes
-
-
-def fetch(url: str) -> bytes:
-    """One small answer of the log. Raises Unavailable."""
-    try:
-        with requests.get(url, timeout=HTTP_SECONDS, stream=True, allow_redirects=False) as answer:
-            body = next(answer.iter_content(MAX_ANSWER + 1), b"")
-    except requests.RequestException as error:
-        raise Unavailable(f"{url}: {type(error).__name__}") from error
-    if answer.status_code != 200 or len(body) > MAX_ANSWER:
-        raise Unavailable(f"{url}: HTTP {answer.status_code}, {len(body)} bytes")
-    return body

@@ -1,4 +1,4 @@
-"""From an account on the chain to an Anchor.
+"""From an account on the chain to an Anchor, and a log's small answers.
 
 Invariant: the Anchor holds what the account's data says, decoded strictly, under the hash
 of the account's own code; whether that contract is the right one is the policy's matter.
@@ -6,10 +6,15 @@ of the account's own code; whether that contract is the right one is the policy'
 
 from __future__ import annotations
 
+import requests
+
 from attestation.anchor import Anchor
 from attestation.errors import ParseError, Unavailable
 from contracts.chain import AccountState, Chain
 from contracts.codec import LogState, cell_from_boc
+
+MAX_ANSWER = 64 * 1024  # bytes from a log
+HTTP_SECONDS = 10
 
 
 def read_anchor(chain: Chain, *, network: str, address: str) -> Anchor:
@@ -44,3 +49,29 @@ def decode(account: AccountState) -> tuple[LogState, bytes]:
         raise ParseError(f"{account.address}: expected code and data, got none")
     code_hash: bytes = cell_from_boc(account.code).hash
     return LogState.from_boc(account.data), code_hash
+
+
+def fetch_checkpoint(log_url: str) -> bytes:
+    """A log's present checkpoint, unverified. Raises Unavailable."""
+    return fetch(f"{log_url.rstrip('/')}/checkpoint")
+
+
+def fetch(url: str) -> bytes:
+    """One small answer of a log. Raises Unavailable."""
+    try:
+        with requests.get(url, timeout=HTTP_SECONDS, stream=True, allow_redirects=False) as answer:
+            body = _bounded(answer)
+    except requests.RequestException as error:
+        raise Unavailable(f"{url}: {type(error).__name__}") from error
+    if answer.status_code != 200:
+        raise Unavailable(f"{url}: expected HTTP 200, got {answer.status_code}")
+    return body
+
+
+def _bounded(answer: requests.Response) -> bytes:
+    body = bytearray()
+    for part in answer.iter_content(MAX_ANSWER):
+        body += part
+        if len(body) > MAX_ANSWER:
+            raise Unavailable(f"{answer.url}: expected at most {MAX_ANSWER} bytes, got more")
+    return bytes(body)

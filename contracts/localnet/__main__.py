@@ -31,7 +31,7 @@ def main() -> None:
     except UmayError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    os.execv(vector[0], vector)
+    os.execv(vector[0], vector)  # noqa: S606 - the chain takes this process over
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class LocalChain:
 
 def faucet(url: str, address: str, amount: int) -> None:
     """Ask the embedded chain at `url` for `amount` nano."""
-    _local(url, "faucet", {"address": raw_address(address), "amount": str(amount)})
+    _local(url.rstrip("/"), "faucet", {"address": raw_address(address), "amount": str(amount)})
 
 
 def _local(url: str, what: str, body: dict[str, object]) -> dict[str, object]:
