@@ -43,7 +43,7 @@ class LocalChain:
         except (ValueError, KeyError) as error:
             process.kill()
             tail = process.stderr.read()[-400:].decode(errors="replace") if process.stderr else ""
-            raise Unavailable(f"embedded chain: did not start: {tail.strip()}") from error
+            raise Unavailable(tail.strip() or "embedded chain: ended at once") from error
 
     def client(self) -> ToncenterV2:
         return ToncenterV2(self.url)

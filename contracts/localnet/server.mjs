@@ -31,7 +31,17 @@ if (!options.dir) {
   process.exit(2);
 }
 
-const chain = await Chain.open(Ledger.open(options.dir));
+function giveUp(error) {
+  console.error(`embedded chain: ${error.message}`);
+  process.exit(5);
+}
+
+let chain;
+try {
+  chain = await Chain.open(Ledger.open(options.dir));
+} catch (error) {
+  giveUp(error);
+}
 const api = new Toncenter(chain);
 
 async function readBody(request) {
@@ -134,6 +144,10 @@ if (options['parent-watch']) {
 }
 
 const [, host, port] = options.listen.match(/^\[?(.*?)\]?:(\d+)$/) ?? [null, '127.0.0.1', options.listen];
+server.on('error', (error) => {
+  chain.ledger.close();
+  giveUp(error);
+});
 server.listen(Number(port), host, () => {
   const bound = server.address();
   const name = bound.family === 'IPv6' ? `[${bound.address}]` : bound.address;
