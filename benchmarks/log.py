@@ -30,21 +30,24 @@ def run() -> Iterator[dict[str, Any]]:
     key = Ed25519PrivateKey.generate()
     seeded = random.Random(1)
     leaves = [seeded.randbytes(LEAF_BYTES) for _ in range(ENTRIES)]
-    rates, peers = [], []
+    rates, whole, peers = [], [], []
     with tempfile.TemporaryDirectory() as directory:
         for number in range(RUNS):
             store = Store(Path(directory, str(number)), origin=ORIGIN, key=key)
-            rates.append(ENTRIES / _seconds(lambda log=store: _append(log, leaves)))
+            rates.append(ENTRIES / _seconds(lambda log=store: _append(log, leaves, BATCH)))
+            with Store(Path(directory, f"whole{number}"), origin=ORIGIN, key=key) as once:
+                whole.append(ENTRIES / _seconds(lambda log=once: _append(log, leaves, ENTRIES)))
             peer = pymerkle.SqliteTree(os.path.join(directory, f"{number}.db"))
             peers.append(ENTRIES / _seconds(lambda tree=peer: tree.append_entries(leaves)))
-        yield _beside("log-append", median(rates), "entries/s", median(peers), RUNS)
+        yield {"bench": "log-append", "value": round(median(rates)), "unit": "entries/s", "n": RUNS}
+        yield _beside("log-append-one-batch", median(whole), "entries/s", median(peers), RUNS)
         yield from _proofs(store, peer, leaves, key.public_key().public_bytes_raw())
         yield from _single(store, peer)
 
 
-def _append(store: Store, leaves: list[bytes]) -> None:
-    for start in range(0, ENTRIES, BATCH):
-        batch = leaves[start : start + BATCH]
+def _append(store: Store, leaves: list[bytes], size: int) -> None:
+    for start in range(0, ENTRIES, size):
+        batch = leaves[start : start + size]
         store.append([Entry(leaf[:32], leaf) for leaf in batch])
 
 

@@ -43,6 +43,9 @@ _TILE_BYTES = tiles.WIDTH * HASH_BYTES
 _LOOKUP = 500
 """Keys per query; SQLite's oldest limit is 999 parameters."""
 
+_WAL_PAGES = 16_384
+"""64 MiB of log before it is copied into the database: keys scatter over many pages."""
+
 _SCHEMA = """
 CREATE TABLE entry (position INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, leaf BLOB NOT NULL);
 CREATE TABLE tile (level INTEGER, number INTEGER, hashes BLOB NOT NULL,
@@ -192,7 +195,7 @@ class Store:
         number, offset = divmod(index << height, tiles.WIDTH)
         head = self._head
         if number == head.size >> tiles.HEIGHT * (row + 1):
-            return tiles.subtree(head.edge[row], height, offset)
+            return _edge_rows(head.edge[row])[height][offset >> height]
         return self._pyramid(row, number)[height][offset >> height]
 
     def _open(self) -> _Head:
@@ -359,10 +362,14 @@ def _edge_reader(edge: tuple[bytes, ...]) -> Callable[[int, int], bytes]:
     return get
 
 
+_edge_rows = lru_cache(4 * tiles.MAX_LEVEL)(tiles.pyramid)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
+    database.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
     return database
 
 

@@ -113,7 +113,7 @@ def subtree(tile: bytes, level: int, offset: int) -> bytes:
 
 
 def pyramid(tile: bytes) -> tuple[tuple[bytes, ...], ...]:
-    """Every inner row of a full tile, from its 256 hashes up to its root."""
+    """A tile's hashes, and above them every row of complete parents."""
     row = split_hashes(tile)
     rows = [tuple(row)]
     while len(row) > 1:
@@ -123,8 +123,8 @@ def pyramid(tile: bytes) -> tuple[tuple[bytes, ...], ...]:
 
 
 def fold(row: Sequence[bytes]) -> list[bytes]:
-    """The row above: parents of neighbours."""
-    return [node_hash(row[at], row[at + 1]) for at in range(0, len(row), 2)]
+    """The row above: parents of neighbours. A last one without neighbour has none."""
+    return [node_hash(row[at], row[at + 1]) for at in range(0, len(row) - 1, 2)]
 
 
 def _index(text: str) -> int:
