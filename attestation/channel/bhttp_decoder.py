@@ -24,6 +24,7 @@ from attestation.channel.messages import (
     Trailers,
     check_control,
     check_field,
+    check_fields,
     check_final,
     check_informational,
 )
@@ -31,6 +32,8 @@ from attestation.errors import ParseError, Truncated, UsageError
 
 KNOWN_REQUEST, KNOWN_RESPONSE, INDETERMINATE_REQUEST, INDETERMINATE_RESPONSE = range(4)
 MAX_INFORMATIONAL = 8
+MAX_SECTION_BYTES = MAX_FIELD_BYTES + 8 * MAX_FIELDS
+"""A known-length section: its fields, and at most four bytes before each name and value."""
 
 Steps = Generator[None, None, None]
 Reads = Generator[None, None, bytes]
@@ -128,7 +131,7 @@ class Decoder:
 
     def _known_section(self) -> Sections:
         length = yield from self._varint()
-        section = yield from self._read(length, MAX_FIELD_BYTES, "field section")
+        section = yield from self._read(length, MAX_SECTION_BYTES, "field section")
         return _fields(section)
 
     def _open_section(self) -> Sections:
@@ -209,9 +212,9 @@ def _fields(section: bytes) -> Fields:
     while offset < len(section):
         name, offset = _string(section, offset)
         value, offset = _string(section, offset)
-        check_field(name, value)
         fields.append((name, value))
         _check_count(fields)
+    check_fields(tuple(fields))
     return tuple(fields)
 
 

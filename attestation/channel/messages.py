@@ -19,6 +19,7 @@ MAX_FIELD_BYTES = 64 * 1024
 """Names and values of one section together; a receipt trailer needs about 6 kB."""
 
 MAX_CONTROL_BYTES = 8 * 1024
+"""Each of method, scheme, authority and path."""
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
@@ -117,10 +118,16 @@ def check_fields(fields: Fields) -> None:
         raise ParseError(f"field section: expected at most {MAX_FIELDS} fields, got {len(fields)}")
     for name, value in fields:
         check_field(name, value)
+    size = sum(len(name) + len(value) for name, value in fields)
+    if size > MAX_FIELD_BYTES:
+        raise ParseError(f"field section: expected at most {MAX_FIELD_BYTES} bytes, got {size}")
 
 
 def check_control(method: bytes, scheme: bytes, authority: bytes, path: bytes) -> None:
     """Raises ParseError unless these four may begin a request (RFC 9292 §3.4)."""
+    longest = max(len(part) for part in (method, scheme, authority, path))
+    if longest > MAX_CONTROL_BYTES:
+        raise ParseError(f"control data: expected at most {MAX_CONTROL_BYTES} bytes, got {longest}")
     if not _TOKEN.match(method):
         raise ParseError("method: expected a token")
     if not _SCHEME.match(scheme):

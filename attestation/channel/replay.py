@@ -1,0 +1,49 @@
+"""One table per epoch of the requests already seen, so that none is answered twice.
+
+An entry is made only for a request that has authenticated, so strangers cannot fill the
+table. It forgets nothing until its epoch's keys are gone: when full it refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+from attestation.errors import ChannelError, Replayed, UsageError
+
+ENTRY_BYTES = 16
+DEFAULT_CAPACITY = 1 << 19
+"""100 requests a second for an epoch and its overlap, 70 minutes; about 60 MB when full."""
+
+
+class ReplayGuard:
+    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
+        if capacity < 1:
+            raise UsageError(f"replay table: expected room for at least 1 entry, got {capacity}")
+        self._capacity = capacity
+        self._seen: set[bytes] = set()
+        self._lock = threading.Lock()
+
+    def reserve(self, enc: bytes) -> None:
+        """Enter a request by its encapsulated key, atomically.
+
+        Raises Replayed when it is there already, ChannelError when the table is full.
+        """
+        entry = hashlib.sha256(enc).digest()[:ENTRY_BYTES]
+        with self._lock:
+            if entry in self._seen:
+                raise Replayed("request: seen before in this epoch")
+            if len(self._seen) >= self._capacity:
+                raise ChannelError("replay table: full, a new epoch must begin")
+            self._seen.add(entry)
+
+    @property
+    def wants_rotation(self) -> bool:
+        """True from 80 % on: time for the next epoch."""
+        return len(self._seen) * 5 >= self._capacity * 4
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def __repr__(self) -> str:
+        return f"<ReplayGuard {len(self._seen)} of {self._capacity}>"

@@ -1,0 +1,47 @@
+"""A choice of algorithms, by their registered numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attestation.channel import kem
+from attestation.channel.hpke import KEY_BYTES
+from attestation.channel.protocol import KDF_HKDF_SHA256, POST_QUANTUM_KEMS
+from attestation.errors import UsageError
+
+KEMS = (kem.X_WING_ID, kem.X25519_ID)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A KEM and an AEAD of ours, over HKDF-SHA256. Raises UsageError for any other."""
+
+    kem_id: int
+    aead_id: int
+    kdf_id: int = KDF_HKDF_SHA256
+
+    def __post_init__(self) -> None:
+        known = self.kem_id in KEMS and self.aead_id in KEY_BYTES
+        if not known or self.kdf_id != KDF_HKDF_SHA256:
+            raise UsageError(
+                f"HPKE suite: not one of ours: KEM {self.kem_id:#06x}, "
+                f"KDF {self.kdf_id:#06x}, AEAD {self.aead_id:#06x}"
+            )
+
+    @property
+    def key_bytes(self) -> int:
+        """Of the AEAD key."""
+        return KEY_BYTES[self.aead_id]
+
+    @property
+    def enc_bytes(self) -> int:
+        """Of the encapsulated key."""
+        return kem.enc_bytes(self.kem_id)
+
+    @property
+    def post_quantum(self) -> bool:
+        return self.kem_id in POST_QUANTUM_KEMS
+
+    def numbers(self) -> bytes:
+        """KEM, KDF and AEAD numbers, six bytes, as a request's header carries them."""
+        return b"".join(n.to_bytes(2, "big") for n in (self.kem_id, self.kdf_id, self.aead_id))
