@@ -1,8 +1,8 @@
 """The enclave's end: keys by epoch, requests opened, responses sealed.
 
 A request enters its epoch's replay table as soon as its first chunk has authenticated,
-before any of it is released. Retired keys are gone: nothing else holds them, and the
-library clears them with the last reference.
+before any of it is released. Retiring an epoch drops the only references to its private
+keys; an exchange under way keeps its own derived secrets until it ends.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from attestation.errors import ParseError
 MIN_REQUEST_BYTES = 1024
 PADME_FROM_BYTES = 64 * 1024
 RESPONSE_BUCKET_BYTES = 512
+SHORTEST_COMMENT = b":\n\n"
 
 
 def request_bucket(length: int) -> int:
@@ -32,13 +33,13 @@ def pad_request(message: bytes, *, limit: int) -> bytes:
 
 
 def sse_comment(length: int, *, bucket: int = RESPONSE_BUCKET_BYTES) -> bytes:
-    """An SSE comment line that, after `length` bytes of whole events, fills the bucket."""
+    """An SSE comment event that, after `length` bytes of whole events, fills the bucket."""
     missing = -length % bucket
     if missing == 0:
         return b""
-    if missing == 1:  # the shortest comment line is ":\n"
+    if missing < len(SHORTEST_COMMENT):
         missing += bucket
-    return b":" + b" " * (missing - 2) + b"\n"
+    return b":" + b" " * (missing - len(SHORTEST_COMMENT)) + b"\n\n"
 
 
 def _padme(length: int) -> int:

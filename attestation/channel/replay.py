@@ -1,7 +1,8 @@
 """One table per epoch of the requests already seen, so that none is answered twice.
 
-An entry is made only for a request that has authenticated, so strangers cannot fill the
-table. It forgets nothing until its epoch's keys are gone: when full it refuses.
+An entry is made only for a request that has authenticated, so noise takes no room; whoever
+knows the public keys can still fill the table with real requests. It forgets nothing until
+its epoch's keys are gone: when full it refuses.
 """
 
 from __future__ import annotations
