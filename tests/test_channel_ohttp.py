@@ -330,6 +330,14 @@ def test_chunk_of_one_byte_too_many() -> None:
     refuses(head + bytes.fromhex("8000") + len(sealed).to_bytes(2, "big") + sealed, ChannelError)
 
 
+def test_final_chunk_of_one_byte_too_many() -> None:
+    request = client()
+    head = request.writer()._head
+    sealed = request._exchange.context.seal(bytes(MAX_CHUNK_BYTES + 1), b"final")
+    with pytest.raises(ChannelError, match="final chunk"):
+        RING.request(chunked=True).push(head + b"\0" + sealed)
+
+
 def test_request_longer_than_the_limit() -> None:
     for chunked in FORMS:
         at_limit, above = (client(chunked=chunked).seal(bytes(n)) for n in (1000, 1001))
