@@ -1,0 +1,272 @@
+"""The one executable `umay`: loads a group of commands only when it is called.
+
+Imports no room: groups come as entry points. Every error ends with its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from attestation.errors import UmayError, Unavailable, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from attestation.verdict import Report
+    from client_sdk.client import Client
+    from client_sdk.presented import Place
+
+ENTRY_POINTS = "umay.commands"
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+HELP = {
+    "client": "Verify an enclave, talk to it, or serve a local OpenAI endpoint.",
+    "audit": "Follow a contract to every enclave, trusting no server.",
+    "host": "Stand before a guest: agent and relay.",
+    "log": "Run a transparency log and anchor it on the chain.",
+    "net": "A chain on this machine, wallets, and the log's contract.",
+}
+"""So that listing the groups loads none of them."""
+
+
+class Root(click.Group):
+    """Own commands, and groups by entry point."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *sorted(_groups())]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        own = super().get_command(ctx, name)
+        if own is not None or name not in _groups():
+            return own
+        loaded = _groups()[name].load()
+        return loaded if isinstance(loaded, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        own = {name: command.get_short_help_str(70) for name, command in self.commands.items()}
+        rows = [(name, own.get(name) or HELP.get(name, "")) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _groups() -> dict[str, object]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+@click.group(cls=Root)
+@click.version_option(package_name="umay")
+def umay() -> None:
+    """The confidential AI network: machines prove what they run, prompts are sealed to them."""
+
+
+@umay.command()
+@click.option("--dir", "directory", type=DIRECTORY, default="~/.umay", show_default=True)
+def up(directory: Path) -> None:
+    """Run a whole network on this machine, in the foreground."""
+    from client_sdk import up as foreground
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    foreground.run(directory, say=click.echo)
+
+
+@umay.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a show.")
+def demo(as_json: bool) -> None:
+    """Start a network, talk to it privately, audit it, attack it."""
+    import tempfile
+
+    from client_sdk.demo import Demo
+    from client_sdk.demo_view import ConsoleStage
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    with tempfile.TemporaryDirectory(prefix="umay-demo-") as directory:
+        stage = None if as_json else ConsoleStage(_console())
+        outcome = Demo(Path(directory), stage=stage).run()
+    if as_json:
+        click.echo(json.dumps(outcome.to_json(), ensure_ascii=False))
+    else:
+        verdict = "everything held" if outcome.ok else "NOT everything held"
+        click.echo(f"\n{verdict}, in {outcome.seconds:.0f} s")
+    sys.exit(0 if outcome.ok else 1)
+
+
+@click.group()
+def client() -> None:
+    """Verify an enclave, talk to it, or serve a local OpenAI endpoint."""
+
+
+def _where(command: click.Command) -> click.Command:
+    """Options that say where; what is not given comes from ~/.umay/umay.toml."""
+    for option in (
+        click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust."),
+        click.option("--policy", type=FILE, help="What you accept."),
+        click.option("--url", help="A relay, an agent, or one guest (…/umay/<boot id>)."),
+    ):
+        command = option(command)
+    return command
+
+
+@client.command()
+@_where
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def verify(url: str | None, policy: Path | None, chain: str | None, as_json: bool) -> None:
+    """Verify what stands at a URL, step by step.
+
+    Exit code 0: good; 3: not authentic; 4: refused by the policy; 5: unavailable;
+    6: something could not be checked.
+    """
+    from client_sdk.report_view import show_report
+
+    opened = _client(url, policy, chain)
+    worst = 0
+    reports = []
+    for place in opened.places():
+        report, code = _verified(opened, place)
+        worst = worst or code
+        reports.append({"boot": place.boot, **report.to_json()})
+        if not as_json:
+            show_report(_console(), report, title=f"boot {place.boot}")
+    if as_json:
+        click.echo(json.dumps({"ok": not worst and bool(reports), "enclaves": reports}))
+    if not reports:
+        raise Unavailable(f"{opened.url}: lists no enclave")
+    sys.exit(worst)
+
+
+@client.command()
+@_where
+@click.option("--model", default="umay-demo", show_default=True)
+@click.option("--max-tokens", default=256, show_default=True)
+@click.argument("prompt")
+def chat(
+    url: str | None,
+    policy: Path | None,
+    chain: str | None,
+    model: str,
+    max_tokens: int,
+    prompt: str,
+) -> None:
+    """Ask one question, sealed to the cheapest enclave that verifies."""
+    from client_sdk import sse
+
+    opened = _client(url, policy, chain)
+    if opened.policy.roots.simulated:
+        click.echo("SIMULATED: these machines prove nothing.", err=True)
+    messages = [{"role": "user", "content": prompt}]
+    body = {"model": model, "messages": messages, "max_tokens": max_tokens, "stream": True}
+    answer = opened.chat(body)
+    if answer.status != 200:
+        raise UsageError(f"the enclave answers {answer.status}: {answer.read().decode()[:400]}")
+    for text in sse.deltas(answer):
+        click.echo(text, nl=False)
+    click.echo()
+    if answer.receipt is not None:
+        tokens = answer.receipt.receipt.tokens
+        click.echo(f"receipt checked: {tokens[0]} + {tokens[2]} tokens", err=True)
+
+
+@client.command()
+@_where
+@click.option("--listen", default="127.0.0.1:8321", show_default=True, metavar="HOST:PORT")
+@click.option("--token-file", type=FILE, required=True, help="Holds the API key to ask for.")
+def proxy(
+    url: str | None, policy: Path | None, chain: str | None, listen: str, token_file: Path
+) -> None:
+    """Serve an OpenAI endpoint on loopback; every request is sealed to a verified enclave."""
+    from client_sdk.proxy import create_app, serve
+
+    token = token_file.read_text().strip()
+    if len(token) < 16:
+        raise UsageError(f"{token_file}: expected a token of at least 16 characters")
+    app = create_app(_client(url, policy, chain), token=token)
+    serve(app, listen=listen, ready=lambda url: click.echo(json.dumps({"listening": url})))
+
+
+@click.group()
+def audit() -> None:
+    """Follow a contract to every enclave, trusting no server."""
+
+
+@audit.command("run")
+@click.option("--contract", required=True, help="Address of the AttestationLog.")
+@click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust.")
+@click.option("--policy", type=FILE, help="What you accept.")
+@click.option("--json", "as_json", is_flag=True, help="The audit as JSON.")
+def run_audit(contract: str, chain: str | None, policy: Path | None, as_json: bool) -> None:
+    """Verify every entry of a log again, from its contract's address.
+
+    Exit code 0: no violation; 1: a violation; 6: something could not be checked.
+    """
+    from client_sdk import config
+    from client_sdk.audit import Auditor
+    from client_sdk.report_view import show_audit
+    from contracts.chain import ToncenterV2
+
+    where = config.load(url="-", chain=chain, policy=policy)
+    accepted = config.read_policy(where.policy)
+    done = Auditor(policy=accepted, chain=ToncenterV2(where.chain)).run(contract)
+    if as_json:
+        click.echo(json.dumps(done.to_json()))
+    else:
+        show_audit(_console(), done)
+    sys.exit(done.exit_code)
+
+
+def _verified(opened: Client, place: Place) -> tuple[Report, int]:
+    """The full report of one guest, and the exit code that its first failure means."""
+    try:
+        return opened.verify(place).report, 0
+    except VerificationError as error:
+        code = 6 if error.code == "not-checked" else error.exit_code
+    return opened.examine(place), code
+
+
+def _client(url: str | None, policy: Path | None, chain: str | None) -> Client:
+    from client_sdk import config
+    from client_sdk.client import Client
+    from contracts.chain import ToncenterV2
+
+    where = config.load(url=url, chain=chain, policy=policy)
+    accepted = config.read_policy(where.policy)
+    return Client(where.url, policy=accepted, chain=ToncenterV2(where.chain))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    plain = not sys.stdout.isatty()
+    return Console(width=100 if plain else None, highlight=False)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Runs a command; whatever Umay raises becomes one line and its exit code."""
+    try:
+        umay(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except UmayError as error:
+        click.echo(f"umay: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on
+        sys.exit(0)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

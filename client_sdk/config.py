@@ -1,0 +1,62 @@
+"""`umay.toml`: where this user's policy, chain and relay are. Written by `umay up`.
+
+It holds no secret. Options on the command line win over it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from attestation.errors import UsageError
+from attestation.policy import Policy
+
+DEFAULT_DIR = Path("~/.umay")
+NAME = "umay.toml"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Addresses as URLs; `policy` is the policy file's path."""
+
+    url: str
+    chain: str
+    policy: Path
+
+    def to_toml(self) -> str:
+        return (
+            "# Written by `umay up`; read by `umay client` and `umay audit`.\n"
+            f'url = "{self.url}"\nchain = "{self.chain}"\npolicy = "{self.policy}"\n'
+        )
+
+
+def load(
+    *, url: str | None, chain: str | None, policy: Path | None, directory: Path = DEFAULT_DIR
+) -> Config:
+    """What was given, the rest from DIRECTORY/umay.toml. Raises UsageError for what lacks."""
+    given = {"url": url, "chain": chain, "policy": policy}
+    saved = _saved(directory.expanduser() / NAME)
+    found = {key: value or saved.get(key) for key, value in given.items()}
+    for key, value in found.items():
+        if not value:
+            raise UsageError(f"no {key}: give --{key}, or start a network with `umay up`")
+    return Config(str(found["url"]), str(found["chain"]), Path(str(found["policy"])))
+
+
+def read_policy(path: Path) -> Policy:
+    """Raises UsageError where there is no such file, ParseError for a bad one."""
+    try:
+        return Policy.from_toml(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"policy: {path}: {error.strerror}") from None
+
+
+def _saved(path: Path) -> dict[str, str]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    return {key: value for key, value in values.items() if isinstance(value, str)}

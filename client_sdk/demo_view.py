@@ -1,0 +1,80 @@
+"""The demo for people: tables and colour on a terminal, plain text elsewhere."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from attestation.errors import UmayError
+from attestation.verdict import Report
+from client_sdk.audit import Audit
+from client_sdk.client import Chosen
+from client_sdk.demo import Stage
+from client_sdk.drills import Attack
+from client_sdk.report_view import show_attacks, show_audit, show_parts, show_report
+from client_sdk.session import CheckedReceipt
+
+
+class ConsoleStage(Stage):
+    """Prints each act when it is done, and the answer token by token."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def starting(self, part: str) -> None:
+        self._console.print(f"starting {part} …", style="dim", markup=False)
+
+    def parts(self, parts: list[tuple[str, str, str]]) -> None:
+        self._heading("1. The network is up")
+        show_parts(self._console, parts)
+
+    def report(self, chosen: Chosen, report: Report) -> None:
+        self._heading("2. The cheapest enclave, verified before anything is sent")
+        show_report(self._console, report, title=f"boot {chosen.place.boot}")
+
+    def question(self, text: str) -> None:
+        self._heading("3. A private conversation")
+        self._console.print(f"you      {text}", markup=False, highlight=False)
+        self._write("enclave  ")
+
+    def token(self, text: str) -> None:
+        self._write(text)
+
+    def relay(self, sizes: dict[str, int], plaintext: bool) -> None:
+        self._write("\n")
+        self._heading("4. What the relay saw")
+        for what, size in sizes.items():
+            self._console.print(f"{what}: {size}", markup=False)
+        found = "FOUND" if plaintext else "not found"
+        self._console.print(f"question and answer, plain, JSON, hex, base64: {found}")
+
+    def receipt(self, receipt: CheckedReceipt) -> None:
+        self._heading("5. The receipt, checked")
+        inner = receipt.receipt
+        prompt, cached, completion, _ = inner.tokens
+        lines = (
+            f"signed by the key in the verified bundle; evidence {inner.evidence_digest.hex()}",
+            f"tokens: {prompt} prompt ({cached} cached), {completion} completion; "
+            f"finished: {inner.finish_reason}; amount: {inner.amount} nano",
+            "request and response hashes match what was sealed and opened here",
+        )
+        for line in lines:
+            self._console.print(line, markup=False, highlight=False)
+
+    def audit(self, audit: Audit) -> None:
+        self._heading("6. The audit, from the contract's address")
+        show_audit(self._console, audit)
+
+    def attacks(self, attacks: list[Attack]) -> None:
+        self._heading("7. Six attacks, each refused by the check meant for it")
+        show_attacks(self._console, attacks)
+
+    def failed(self, step: str, error: UmayError) -> None:
+        self._console.print(f"\n{step} failed: {error}", style="bold red", markup=False)
+
+    def _heading(self, text: str) -> None:
+        self._console.print()
+        self._console.rule(text, align="left")
+
+    def _write(self, text: str) -> None:
+        self._console.file.write(text)
+        self._console.file.flush()

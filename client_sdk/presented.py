@@ -1,0 +1,93 @@
+"""What hosts hand over, fetched and not yet believed: listings, evidence, configs, proofs."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from attestation import cbor
+from attestation.collateral import Collateral
+from attestation.errors import ParseError, Unavailable
+from attestation.evidence import MAX_EVIDENCE_BYTES
+from attestation.steps import MAX_CONFIG_BYTES
+from attestation.verifier import Challenge, Presented
+from client_sdk.transport import Transport, check_url
+
+MAX_LISTING_BYTES = 1 << 20
+MAX_PROOF_BYTES = 64 * 1024
+MAX_CHALLENGE_BYTES = 256 * 1024
+MAX_PLACES = 256
+_BOOT = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one guest's boot is reached: `base` is a URL that ends in a slash."""
+
+    boot: str
+    base: str
+    state: str
+
+
+def fetch_places(transport: Transport, url: str) -> tuple[Place, ...]:
+    """The guests that a relay's or agent's /umay/ lists, in its order.
+
+    A URL that names one guest, …/umay/<boot id>, lists just that. Raises Unavailable or
+    ParseError.
+    """
+    root, _, tail = check_url(url).partition("/umay")
+    boot = tail.strip("/")
+    if _BOOT.fullmatch(boot):
+        return (Place(boot, f"{root}/umay/{boot}/", "unknown"),)
+    listing = transport.get(f"{root}/umay/", limit=MAX_LISTING_BYTES)
+    try:
+        boots = json.loads(listing)["boots"]
+        places = tuple(Place(item["boot"], "", str(item["state"])) for item in boots[:MAX_PLACES])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ParseError('listing: expected JSON {"boots": [{"boot", "state", …}]}') from None
+    if not all(isinstance(place.boot, str) and _BOOT.fullmatch(place.boot) for place in places):
+        raise ParseError("listing: expected boot ids of 32 hex digits")
+    # The base is made here: a listing must not send the client anywhere else.
+    return tuple(Place(p.boot, f"{root}/umay/{p.boot}/", p.state) for p in places)
+
+
+def fetch_presented(
+    transport: Transport, place: Place, *, size: int, nonce: bytes | None = None
+) -> Presented:
+    """All that a verification needs of this guest; the proof to the anchored `size`.
+
+    `nonce` (32 bytes) asks for a challenge too. Raises Unavailable or ParseError.
+    """
+    base = place.base
+    return Presented(
+        evidence=transport.get(f"{base}evidence", limit=MAX_EVIDENCE_BYTES),
+        engine_config=transport.get(f"{base}config/engine", limit=MAX_CONFIG_BYTES),
+        price_table=transport.get(f"{base}config/price", limit=MAX_CONFIG_BYTES),
+        host_config=transport.get(f"{base}config/host", limit=MAX_CONFIG_BYTES),
+        collateral=Collateral.from_bytes(transport.get(f"{base}collateral")),
+        proof=_proof(transport, base, size),
+        challenge=_challenge(transport, base, nonce) if nonce is not None else None,
+    )
+
+
+def _proof(transport: Transport, base: str, size: int) -> bytes | None:
+    """None where the host has no proof to this size: the verifier decides what that means."""
+    try:
+        return transport.get(f"{base}proof?size={size}", limit=MAX_PROOF_BYTES)
+    except Unavailable:
+        return None
+
+
+def _challenge(transport: Transport, base: str, nonce: bytes) -> Challenge:
+    body = transport.post(f"{base}challenge", nonce, limit=MAX_CHALLENGE_BYTES)
+    answer = cbor.decode_map(body, required=frozenset({0}), limit=MAX_CHALLENGE_BYTES)
+    if type(answer[0]) is not bytes:
+        raise ParseError("challenge: expected a quote as bytes")
+    return Challenge(answer[0], nonce)
+
+
+def host_of(url: str) -> str:
+    """host:port, for people."""
+    return urlsplit(url).netloc

@@ -1,0 +1,33 @@
+"""What an exchange costs by a price table, for comparing offers. Nano coins per token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+TYPICAL_PROMPT, TYPICAL_COMPLETION = 1, 3
+"""Weights for one figure per offer: answers are longer than what a cache leaves to read."""
+
+UNKNOWN = float("inf")
+
+
+def offer(table: Mapping[str, Any]) -> float:
+    """One figure to order offers by; a table without both prices comes last."""
+    prompt, completion = table.get("prompt"), table.get("completion")
+    if not _is_price(prompt) or not _is_price(completion):
+        return UNKNOWN
+    return float(TYPICAL_PROMPT * prompt + TYPICAL_COMPLETION * completion)
+
+
+def claimed_offer(price_table: bytes) -> float:
+    """The same from bytes that nobody has verified yet: only the order of trying."""
+    try:
+        table = json.loads(price_table)
+    except (ValueError, RecursionError):
+        return UNKNOWN
+    return offer(table) if isinstance(table, dict) else UNKNOWN
+
+
+def _is_price(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

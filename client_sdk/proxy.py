@@ -1,0 +1,175 @@
+"""A local OpenAI endpoint: any OpenAI client here, sealed requests beyond this machine.
+
+Loopback only, with a bearer token of its own, and no browser page gets in: requests with
+an Origin, or with a Host that is not loopback, are refused. The proxy keeps nothing and
+logs nothing of what passes. An answer that was cut ends in an error that says so: an SSE
+event for streams, HTTP 502 otherwise; never in silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from attestation.channel.protocol import MAX_REQUEST_BYTES
+from attestation.errors import (
+    ParseError,
+    UmayError,
+    Unavailable,
+    UsageError,
+    VerificationError,
+)
+from client_sdk.answer import Answer
+from client_sdk.client import Client
+from client_sdk.transport import is_loopback
+
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
+SSE = "text/event-stream"
+HIDDEN_HEADERS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"trailer"})
+
+
+class _Refusal(Exception):
+    """An HTTP answer of the proxy itself, in OpenAI's form."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.response = JSONResponse(error_body(code, message), status)
+
+
+class Proxy:
+    """The endpoints; `client` does the verifying and sealing."""
+
+    def __init__(self, client: Client, *, token: str) -> None:
+        self._client, self._token = client, token.encode()
+
+    async def forward(self, request: Request) -> Response:
+        try:
+            self._admit(request)
+            content = await _body(request)
+            answer = await run_in_threadpool(
+                self._client.request, request.method, request.url.path, content
+            )
+            return await _response(answer)
+        except _Refusal as refusal:
+            return refusal.response
+        except UmayError as error:
+            return failure(error)
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"ok": True})
+
+    def _admit(self, request: Request) -> None:
+        """Raises _Refusal unless the caller is a program of this machine with the token."""
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        if not is_loopback(host):
+            raise _Refusal(403, "wrong-host", "this proxy serves this machine only")
+        if "origin" in request.headers:
+            raise _Refusal(403, "browser", "this proxy does not serve browser pages")
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token):
+            raise _Refusal(401, "invalid_api_key", "expected the proxy's bearer token as API key")
+
+
+def create_app(client: Client, *, token: str) -> Starlette:
+    """The ASGI application. `token` is the API key that callers must bring."""
+    proxy = Proxy(client, token=token)
+    routes = [Route(path, proxy.forward, methods=["GET", "POST"]) for path in PATHS]
+    return Starlette(routes=[*routes, Route("/healthz", proxy.health)])
+
+
+def serve(app: Starlette, *, listen: str, ready: Callable[[str], None]) -> None:
+    """Runs until SIGTERM; `ready` gets the URL. Raises UsageError beyond loopback."""
+    host, _, port = listen.rpartition(":")
+    if not is_loopback(host.strip("[]")) or not port.isdecimal():
+        raise UsageError(f"listen: expected a loopback HOST:PORT, got {listen}")
+    try:
+        bound = socket.create_server((host, int(port)))
+    except OSError as error:
+        raise Unavailable(f"{listen}: {error.strerror}") from None
+    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False)
+    server = _Server(config)
+    server.when_ready = lambda: ready(f"http://{host}:{bound.getsockname()[1]}")
+    server.run(sockets=[bound])
+
+
+class _Server(uvicorn.Server):
+    when_ready: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self.when_ready()
+
+
+def error_body(code: str, message: str) -> dict[str, object]:
+    return {"error": {"message": message, "type": "umay_error", "code": code, "param": None}}
+
+
+def failure(error: UmayError) -> JSONResponse:
+    """HTTP 502 for what failed beyond this proxy, 4xx for what the caller asked wrongly."""
+    status = 400 if isinstance(error, UsageError | ParseError) else 502
+    return JSONResponse(error_body(code_of(error), str(error)), status)
+
+
+def code_of(error: UmayError) -> str:
+    """A stable word: the failed step of a verification, else the kind of error."""
+    if isinstance(error, VerificationError):
+        return f"{error.step}/{error.code}"
+    return type(error).__name__.lower()
+
+
+async def _response(answer: Answer) -> Response:
+    headers = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in answer.headers
+        if name not in HIDDEN_HEADERS
+    }
+    media_type = headers.get("content-type", "").partition(";")[0].strip()
+    if media_type == SSE:
+        return StreamingResponse(_events(answer), answer.status, headers)
+    try:
+        content = await run_in_threadpool(answer.read)
+    except UmayError as error:
+        return failure(error)
+    return Response(content, answer.status, headers)
+
+
+async def _events(answer: Answer) -> AsyncIterator[bytes]:
+    """The inner SSE as it comes; when cut, one last event that names the truncation."""
+    try:
+        async for piece in iterate_in_threadpool(_until_cut(answer)):
+            yield piece
+    finally:
+        # The caller may have gone: the enclave must not go on for nobody.
+        await asyncio.shield(run_in_threadpool(answer.close))
+
+
+def _until_cut(answer: Answer) -> Iterator[bytes]:
+    try:
+        yield from answer
+    except UmayError as error:
+        body = error_body(code_of(error), str(error))
+        yield b"\n\ndata: " + json.dumps(body).encode() + b"\n\n"
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_REQUEST_BYTES:
+            raise _Refusal(413, "too_large", f"expected at most {MAX_REQUEST_BYTES} bytes")
+    return bytes(body)
+
+
+__all__ = ["Proxy", "create_app", "serve"]

@@ -1,0 +1,86 @@
+"""How reports look to people: one line per step of the plan, plain text beyond a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from attestation.verdict import Report, StepResult
+from client_sdk.audit import Audit, EntryVerdict
+from client_sdk.drills import Attack
+
+MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not checked": ("–", "yellow")}
+SIMULATED = "SIMULATED: these machines prove nothing. Their roots are this machine's own."
+
+
+def show_report(console: Console, report: Report, *, title: str) -> None:
+    """The whole report: every step, findings, and what no check can show."""
+    table = Table(title=title, title_justify="left", show_lines=False)
+    table.add_column("#", justify="right")
+    table.add_column("step", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    table.add_column("what was found", overflow="fold")
+    for step in report.steps:
+        table.add_row(str(step.number), step.name, _mark(step), _detail(step))
+    console.print(table)
+    if report.simulated:
+        console.print(Panel(Text(SIMULATED, style="bold yellow"), expand=False))
+    for finding in report.findings:
+        console.print(f"finding: {finding.text} [{finding.step}/{finding.code}]", markup=False)
+    for caveat in report.caveats:
+        console.print(f"note: {caveat}", style="dim", markup=False)
+
+
+def show_parts(console: Console, parts: list[tuple[str, str, str]]) -> None:
+    """What runs: (name, address, remark)."""
+    table = Table(title="The network", title_justify="left")
+    for heading in ("part", "address", ""):
+        table.add_column(heading, overflow="fold")
+    for name, address, remark in parts:
+        table.add_row(name, address, remark)
+    console.print(table)
+
+
+def show_audit(console: Console, audit: Audit) -> None:
+    """From the contract's address down to the verdict."""
+    console.print(f"contract   {audit.contract}", markup=False)
+    console.print(f"anchored   {audit.size} entries, root {audit.root[:16]}…", markup=False)
+    console.print(f"log        {audit.log_url}", markup=False)
+    table = Table(title="Every entry", title_justify="left")
+    for heading in ("#", "what", "enclave", "release, model", "verdict"):
+        table.add_column(heading, overflow="fold")
+    for entry in audit.entries:
+        table.add_row(str(entry.index), entry.kind, entry.boot[:16], entry.runs, _verdict(entry))
+    console.print(table)
+    for problem in audit.problems:
+        console.print(f"{problem.severity}: {problem.text}", style="red", markup=False)
+    if audit.simulated:
+        console.print(Text(SIMULATED, style="bold yellow"))
+    style = "bold green" if audit.ok else "bold red"
+    console.print(f"verdict: {audit.verdict}", style=style, markup=False)
+
+
+def show_attacks(console: Console, attacks: list[Attack]) -> None:
+    table = Table(title="Attacks", title_justify="left")
+    for heading in ("attack", "meant for", "refused by", "why"):
+        table.add_column(heading, overflow="fold")
+    for attack in attacks:
+        mark = Text("✓ " if attack.refused else "✗ ", style="green" if attack.refused else "red")
+        table.add_row(attack.name, attack.check, mark + ", ".join(attack.by), attack.why)
+    console.print(table)
+
+
+def _mark(step: StepResult) -> Text:
+    sign, style = MARKS[step.status]
+    return Text(f"{sign} {step.status}", style=style)
+
+
+def _detail(step: StepResult) -> Text:
+    return Text(f"[{step.code}] {step.detail}" if step.code else step.detail)
+
+
+def _verdict(entry: EntryVerdict) -> Text:
+    style = {"verified": "green", "refused": "red"}.get(entry.verdict, "yellow")
+    return Text(f"{entry.verdict} {entry.detail}".strip(), style=style)

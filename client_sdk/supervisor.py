@@ -1,0 +1,154 @@
+"""Child processes of one network: started in order, watched, stopped in reverse.
+
+Every child ends with this process, however that ends. A child that dies is named. Children
+are started from the main thread only: the kernel ties their lives to the starting thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from attestation.errors import Unavailable
+
+READY_SECONDS = 90.0
+STOP_SECONDS = 8.0
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+@dataclass
+class Child:
+    """A running part. `errors` is the file with what it wrote to standard error."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    errors: Path
+    _lines: queue.Queue[bytes] = field(default_factory=queue.Queue)
+
+    def ready(self, seconds: float = READY_SECONDS) -> dict[str, Any]:
+        """The JSON line with which it says that it serves. Raises Unavailable."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                return self._parse(self._lines.get(timeout=0.1))
+            except queue.Empty:
+                self.check()
+        raise Unavailable(f"{self.name}: not ready within {seconds:.0f} s")
+
+    def check(self) -> None:
+        """Raises Unavailable with its last words when it has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise Unavailable(f"{self.name} ended with exit code {code}{self._last_words()}")
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise Unavailable(f"{self.name}: expected a JSON line when ready, got something else")
+        return value
+
+    def _last_words(self) -> str:
+        lines = self.errors.read_text(errors="replace").strip().splitlines()
+        return f": {lines[-1][:400]}" if lines else ""
+
+    def read(self) -> None:
+        """Drains its standard output, so that it never blocks on it."""
+        for line in self.process.stdout or ():
+            self._lines.put(line)
+
+
+class Supervisor:
+    """Starts and stops children; standard errors go to files under `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, name: str, arguments: Sequence[str]) -> Child:
+        """A child of this Python: `arguments` follow the interpreter."""
+        errors = self._directory / f"{name}.err"
+        with errors.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,  # Ctrl-C is for this process, which then stops them
+                preexec_fn=_end_with_parent(),  # noqa: PLW1509
+            )
+        child = Child(name, process, errors)
+        threading.Thread(target=child.read, daemon=True, name=f"read-{name}").start()
+        self._children.append(child)
+        return child
+
+    def kill(self, name: str) -> None:
+        """End one part at once and no longer expect it: for drills."""
+        child = next(child for child in self._children if child.name == name)
+        self._children.remove(child)
+        child.process.kill()
+        child.process.wait(STOP_SECONDS)
+
+    def check(self) -> None:
+        """Raises Unavailable naming the first child that has ended."""
+        for child in self._children:
+            child.check()
+
+    def stop(self) -> None:
+        """Ends all of them, the last started first."""
+        children, self._children = self._children[::-1], []
+        for child in children:
+            if child.process.poll() is None:
+                child.process.terminate()
+        until = time.monotonic() + STOP_SECONDS
+        for child in children:
+            _wait(child.process, until)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return {child.name: child.process.pid for child in self._children}
+
+
+def _wait(process: subprocess.Popen[bytes], until: float) -> None:
+    try:
+        process.wait(max(0.1, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout:
+        process.stdout.close()
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """Linux: SIGTERM to the child when this process dies, even by SIGKILL."""
+    libc, parent = _LIBC, os.getpid()
+    if libc is None:
+        return None
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask

@@ -1,0 +1,45 @@
+"""`umay up`: a network in the foreground until Ctrl-C, or until one of its parts dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from client_sdk.devnet import Network
+
+WATCH_SECONDS = 0.5
+
+
+def run(directory: Path, *, say: Callable[[str], None]) -> None:
+    """Returns on Ctrl-C. Raises Unavailable naming a part that died; stops all of them."""
+    with Network(directory, tell=lambda part: say(f"starting {part} …")) as network:
+        try:
+            network.start()
+            base = network.start_proxy()
+            for line in welcome(network, base):
+                say(line)
+            while True:
+                network.supervisor.check()
+                time.sleep(WATCH_SECONDS)
+        except KeyboardInterrupt:
+            say("stopping …")
+
+
+def welcome(network: Network, base: str) -> list[str]:
+    """What somebody needs to use this network."""
+    parts = [f"  {name:<12} {address}  ({remark})" for name, address, remark in network.parts]
+    return [
+        "",
+        "SIMULATED: these machines prove nothing. Their roots are this machine's own.",
+        *parts,
+        "",
+        f"OPENAI_BASE_URL={base}",
+        f"OPENAI_API_KEY={network.files.api_token()}",
+        "",
+        "umay client verify                  every step of the verification",
+        "umay client chat 'Good morning.'    one question, sealed",
+        f"umay audit run --contract {network.contract}",
+        "",
+        "Ctrl-C stops everything; the next start resumes chain, log and keys.",
+    ]
