@@ -160,10 +160,12 @@ class Client:
                 offer = Offer(place, self.present(place, anchor))
             except (Unavailable, ParseError):
                 continue
-            rests = self._resting.get(place.boot, 0.0) > time.monotonic()
-            (late if rests else offers).append(offer)
+            (late if self._rests(place) else offers).append(offer)
         # Ordered by what hosts claim; the claim is bound by the quote and verified after.
         return [*_by_price(offers), *_by_price(late)]
+
+    def _rests(self, place: Place) -> bool:
+        return self._resting.get(place.boot, 0.0) > time.monotonic()
 
     def _verify(self, offer: Offer, anchor: Anchor) -> VerifiedEnclave:
         beacon = self._reader.beacon(_bundle(offer.presented).beacon[0])
@@ -201,7 +203,7 @@ class Client:
         """Forget a choice that failed, and prefer others for a while."""
         with self._lock:
             self._resting[chosen.place.boot] = time.monotonic() + REST_SECONDS
-            if self._current is chosen:
+            if self._current is not None and self._current.place == chosen.place:
                 self._current = None
 
     def _send(self, chosen: Chosen, request: bhttp.Request) -> Answer:

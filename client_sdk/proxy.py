@@ -30,6 +30,7 @@ from attestation.errors import (
     UsageError,
     VerificationError,
 )
+from client_sdk import sse
 from client_sdk.answer import Answer
 from client_sdk.client import Client
 from client_sdk.transport import is_loopback
@@ -157,7 +158,7 @@ async def _events(answer: Answer) -> AsyncIterator[bytes]:
 
 def _until_cut(answer: Answer) -> Iterator[bytes]:
     try:
-        yield from answer
+        yield from sse.done_last(answer)
     except UmayError as error:
         body = error_body(code_of(error), str(error))
         yield b"\n\ndata: " + json.dumps(body).encode() + b"\n\n"
