@@ -23,21 +23,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from attestation.channel.protocol import MAX_REQUEST_BYTES
-from attestation.errors import (
-    ParseError,
-    UmayError,
-    Unavailable,
-    UsageError,
-    VerificationError,
-)
+from attestation.errors import UmayError, Unavailable, UsageError
 from client_sdk import sse
 from client_sdk.answer import Answer
 from client_sdk.client import Client
+from client_sdk.failures import HIDDEN_HEADERS, SSE, error_body, error_json, status_of
 from client_sdk.transport import is_loopback
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
-SSE = "text/event-stream"
-HIDDEN_HEADERS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"trailer"})
 
 
 class _Refusal(Exception):
@@ -113,21 +106,9 @@ class _Server(uvicorn.Server):
             self.when_ready()
 
 
-def error_body(code: str, message: str) -> dict[str, object]:
-    return {"error": {"message": message, "type": "umay_error", "code": code, "param": None}}
-
-
 def failure(error: UmayError) -> JSONResponse:
-    """HTTP 502 for what failed beyond this proxy, 4xx for what the caller asked wrongly."""
-    status = 400 if isinstance(error, UsageError | ParseError) else 502
-    return JSONResponse(error_body(code_of(error), str(error)), status)
-
-
-def code_of(error: UmayError) -> str:
-    """A stable word: the failed step of a verification, else the kind of error."""
-    if isinstance(error, VerificationError):
-        return f"{error.step}/{error.code}"
-    return type(error).__name__.lower()
+    status, headers = status_of(error)
+    return JSONResponse(error_json(error), status, headers)
 
 
 async def _response(answer: Answer) -> Response:
@@ -160,8 +141,7 @@ def _until_cut(answer: Answer) -> Iterator[bytes]:
     try:
         yield from sse.done_last(answer)
     except UmayError as error:
-        body = error_body(code_of(error), str(error))
-        yield b"\n\ndata: " + json.dumps(body).encode() + b"\n\n"
+        yield b"\n\ndata: " + json.dumps(error_json(error)).encode() + b"\n\n"
 
 
 async def _body(request: Request) -> bytes:

@@ -9,7 +9,9 @@ import httpx
 import openai
 import pytest
 
+from attestation.errors import Truncated
 from client_sdk import proxy
+from client_sdk.openai_transport import SealedTransport
 from tests.fake_enclave import PIECES, FakeClient, FakeEnclave
 
 TOKEN = "test-token-0123456789"
@@ -52,7 +54,13 @@ def fresh_script(enclave: FakeEnclave) -> None:
 
 
 def openai_client(address: str, token: str = TOKEN) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{address}/v1", api_key=token, max_retries=0)
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=token)
+
+
+def sealing_client(enclave: FakeEnclave) -> openai.OpenAI:
+    """The package without a proxy: sealed in this process."""
+    http = httpx.Client(transport=SealedTransport(FakeClient([enclave])))
+    return openai.OpenAI(base_url="https://umay.invalid/v1", api_key="unused", http_client=http)
 
 
 def test_the_openai_package_streams(address: str) -> None:
@@ -86,6 +94,28 @@ def test_a_cut_answer_is_a_502_that_says_truncated(address: str, enclave: FakeEn
     with pytest.raises(openai.InternalServerError, match="truncated") as caught:
         openai_client(address).chat.completions.create(model="demo", messages=MESSAGES)
     assert caught.value.status_code == 502
+    assert len(enclave.script.seen) == 1  # and the package did not ask again
+
+
+def test_without_a_proxy_the_openai_package_streams(enclave: FakeEnclave) -> None:
+    stream = sealing_client(enclave).chat.completions.create(
+        model="demo", messages=MESSAGES, stream=True
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "0 1 2 3 4 5 6 7 "
+    assert b"unused" not in repr(enclave.script.seen).encode()
+
+
+def test_without_a_proxy_a_cut_answer_is_an_error_and_asked_once(enclave: FakeEnclave) -> None:
+    enclave.script.fault = "final chunk missing"
+    with pytest.raises(Truncated):
+        for _ in sealing_client(enclave).chat.completions.create(
+            model="demo", messages=MESSAGES, stream=True
+        ):
+            pass
+    enclave.script.media_type = "application/json"
+    with pytest.raises(openai.InternalServerError, match="truncated"):
+        sealing_client(enclave).chat.completions.create(model="demo", messages=MESSAGES)
+    assert len(enclave.script.seen) == 2
 
 
 def test_a_forged_receipt_spoils_a_stream(address: str, enclave: FakeEnclave) -> None:

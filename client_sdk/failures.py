@@ -1,0 +1,37 @@
+"""Umay's errors as OpenAI clients read them: a status, a body, and whether to try again.
+
+Only what was never sent may be tried again unseen: a cut answer must not be asked for twice.
+"""
+
+from __future__ import annotations
+
+from attestation.errors import ParseError, UmayError, Unavailable, UsageError, VerificationError
+
+SSE = "text/event-stream"
+HIDDEN_HEADERS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"trailer"})
+"""Of the inner answer: they describe a framing that ends here."""
+
+RETRY_HEADER = "x-should-retry"
+
+
+def status_of(error: UmayError) -> tuple[int, dict[str, str]]:
+    """HTTP status and headers: 502 for what failed beyond, 400 for what was asked wrongly."""
+    status = 400 if isinstance(error, UsageError | ParseError) else 502
+    retry = "true" if isinstance(error, Unavailable) else "false"
+    return status, {RETRY_HEADER: retry}
+
+
+def error_json(error: UmayError) -> dict[str, object]:
+    """The body of an OpenAI error; its code names the failed check or the kind of error."""
+    return error_body(code_of(error), str(error))
+
+
+def error_body(code: str, message: str) -> dict[str, object]:
+    return {"error": {"message": message, "type": "umay_error", "code": code, "param": None}}
+
+
+def code_of(error: UmayError) -> str:
+    """A stable word: step and code of a verification, else the kind of error."""
+    if isinstance(error, VerificationError):
+        return f"{error.step}/{error.code}"
+    return type(error).__name__.lower()
