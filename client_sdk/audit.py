@@ -198,10 +198,10 @@ class Auditor:
             _violation(audit, "malformed-leaf", f"entry {index}: {error}", index)
             return EntryVerdict(index, "unknown", "", "", "refused", "malformed")
         kind = KINDS[leaf.kind]
-        if leaf.kind not in (BOOT, RENEW):
-            return self._document(audit, index, kind, leaf)
         try:
-            return self._machine(audit, anchor, index, leaf, data)
+            if leaf.kind in (BOOT, RENEW):
+                return self._machine(audit, anchor, index, leaf)
+            return self._document(audit, index, leaf)
         except Unavailable as error:
             problem = Problem("incomplete", "unavailable", f"entry {index}: {error}", index)
             audit.problems.append(problem)
@@ -210,20 +210,14 @@ class Auditor:
             _violation(audit, "bad-entry", f"entry {index}: {error}", index)
             return EntryVerdict(index, kind, "", "", "refused", str(error))
 
-    def _document(self, audit: Audit, index: int, kind: str, leaf: Leaf) -> EntryVerdict:
+    def _document(self, audit: Audit, index: int, leaf: Leaf) -> EntryVerdict:
         """A release and its like: its bytes must be there; what it allows is the policy's."""
         if leaf.kind == RELEASE:
-            try:
-                self._blob(audit, leaf.evidence_digest)
-            except UmayError as error:
-                problem = Problem("incomplete", "unavailable", f"entry {index}: {error}", index)
-                audit.problems.append(problem)
-                return EntryVerdict(index, kind, "", "", "not checked", str(error))
-        return EntryVerdict(index, kind, "", leaf.evidence_digest.hex()[:16], "on record")
+            self._blob(audit, leaf.evidence_digest)
+        digest = leaf.evidence_digest.hex()[:16]
+        return EntryVerdict(index, KINDS[leaf.kind], "", digest, "on record")
 
-    def _machine(
-        self, audit: Audit, anchor: Anchor, index: int, leaf: Leaf, data: bytes
-    ) -> EntryVerdict:
+    def _machine(self, audit: Audit, anchor: Anchor, index: int, leaf: Leaf) -> EntryVerdict:
         presented = self._presented(audit, index, leaf, anchor.size)
         bundle = KeyBundle.from_bytes(Evidence.from_bytes(presented.evidence).bundle)
         beacon = self._chain.block(bundle.beacon[0])
