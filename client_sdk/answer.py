@@ -16,6 +16,7 @@ from client_sdk.transport import Stream
 class Answer:
     """The inner HTTP response of one exchange. Use it once, or `close` it.
 
+    `sealed_request` and `sealed_pieces` are the bytes that relays see of it.
     `receipt` is None until the content has ended; an answer with status 200 always has
     one then, an error has one only where the enclave gave it.
     """
@@ -35,6 +36,8 @@ class Answer:
             )
         self.enclave = exchange.enclave
         self.receipt: CheckedReceipt | None = None
+        self.sealed_request = len(exchange.body)
+        self.sealed_pieces: list[int] = []
         self._exchange, self._stream, self._on_broken = exchange, stream, on_broken
         self._events = self._read()
         self.status, self.headers = self._head()
@@ -65,6 +68,7 @@ class Answer:
     def _read(self) -> Iterator[bhttp.Event]:
         try:
             for piece in self._stream:
+                self.sealed_pieces.append(len(piece))
                 yield from self._exchange.push(piece)
             yield from self._exchange.finish()
             self.receipt = self._receipt()

@@ -22,6 +22,7 @@ from attestation.log.store import load_or_create_key
 from attestation.verdict import Report
 from attestation.verifier import Verifier
 from client_sdk import sse
+from client_sdk.answer import Answer
 from client_sdk.audit import Audit, Auditor
 from client_sdk.client import Chosen, Client
 from client_sdk.config import read_policy
@@ -36,6 +37,16 @@ MAX_TOKENS = 96
 CHAT = "/v1/chat/completions"
 
 
+@dataclass(frozen=True)
+class RelaySaw:
+    """Bytes: the sealed request, each piece of the sealed answer, all that it handled."""
+
+    request: int
+    pieces: tuple[int, ...]
+    handled: int
+    plaintext: bool
+
+
 class Stage:
     """What an audience sees. This one shows nothing; `demo_view` has one for people."""
 
@@ -44,7 +55,7 @@ class Stage:
     def report(self, chosen: Chosen, report: Report) -> None: ...
     def question(self, text: str) -> None: ...
     def token(self, text: str) -> None: ...
-    def relay(self, sizes: dict[str, int], plaintext: bool) -> None: ...
+    def relay(self, sizes: RelaySaw) -> None: ...
     def receipt(self, receipt: CheckedReceipt) -> None: ...
     def audit(self, audit: Audit) -> None: ...
     def attacks(self, attacks: list[Attack]) -> None: ...
@@ -125,18 +136,17 @@ class Demo:
             self.outcome.report = chosen.enclave.report
             self.stage.report(chosen, chosen.enclave.report)
         with self._step("chat"):
-            receipt = self._chat(client)
+            answer = self._chat(client)
         with self._step("relay"):
-            self._relay()
+            self._relay(answer)
         with self._step("receipt"):
-            self.outcome.receipt_ok = True
-            self.stage.receipt(receipt)
+            self._receipt(answer)
         with self._step("audit"):
             self._audit(client)
         with self._step("attacks"):
             self._attacks(client, chosen)
 
-    def _chat(self, client: Client) -> CheckedReceipt:
+    def _chat(self, client: Client) -> Answer:
         self.stage.question(QUESTION)
         answer = client.chat({**_body(), "stream": True})
         if answer.status != 200:
@@ -144,15 +154,22 @@ class Demo:
         for text in sse.deltas(answer):
             self.outcome.answer += text
             self.stage.token(text)
-        if answer.receipt is None:
-            raise ParseError("chat: expected a checked receipt")
-        return answer.receipt
+        return answer
 
-    def _relay(self) -> None:
+    def _relay(self, answer: Answer) -> None:
         record = self.network.files.record.read_bytes()
+        if len(record) < answer.sealed_request + sum(answer.sealed_pieces):
+            raise ParseError("relay: expected a record of all that it handled, got less")
         seen = saw(record, (QUESTION, self.outcome.answer))
         self.outcome.relay_saw_plaintext = seen
-        self.stage.relay({"bytes handled": len(record)}, seen)
+        pieces = tuple(answer.sealed_pieces)
+        self.stage.relay(RelaySaw(answer.sealed_request, pieces, len(record), seen))
+
+    def _receipt(self, answer: Answer) -> None:
+        if answer.receipt is None:
+            raise ParseError("receipt: expected one that was checked, got none")
+        self.outcome.receipt_ok = True
+        self.stage.receipt(answer.receipt)
 
     def _audit(self, client: Client) -> None:
         auditor = Auditor(policy=client.policy, chain=self.network.chain())

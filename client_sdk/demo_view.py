@@ -8,7 +8,7 @@ from attestation.errors import UmayError
 from attestation.verdict import Report
 from client_sdk.audit import Audit
 from client_sdk.client import Chosen
-from client_sdk.demo import Stage
+from client_sdk.demo import RelaySaw, Stage
 from client_sdk.drills import Attack
 from client_sdk.report_view import show_attacks, show_audit, show_parts, show_report
 from client_sdk.session import CheckedReceipt
@@ -33,19 +33,24 @@ class ConsoleStage(Stage):
 
     def question(self, text: str) -> None:
         self._heading("3. A private conversation")
-        self._console.print(f"you      {text}", markup=False, highlight=False)
+        self._line(f"you      {text}")
         self._write("enclave  ")
 
     def token(self, text: str) -> None:
         self._write(text)
 
-    def relay(self, sizes: dict[str, int], plaintext: bool) -> None:
+    def relay(self, saw: RelaySaw) -> None:
         self._write("\n")
-        self._heading("4. What the relay saw")
-        for what, size in sizes.items():
-            self._console.print(f"{what}: {size}", markup=False)
-        found = "FOUND" if plaintext else "not found"
-        self._console.print(f"question and answer, plain, JSON, hex, base64: {found}")
+        self._heading("4. What the relay saw of it")
+        sizes = " ".join(str(size) for size in saw.pieces[:12])
+        more = f" … {len(saw.pieces)} in all" if len(saw.pieces) > 12 else ""
+        self._line(f"question: {saw.request} bytes of ciphertext")
+        self._line(f"answer:   pieces of {sizes}{more}")
+        found = "FOUND" if saw.plaintext else "nowhere"
+        self._line(
+            f"searched all {saw.handled} bytes that it handled for question and answer, "
+            f"plain, JSON, hex, base64: {found}"
+        )
 
     def receipt(self, receipt: CheckedReceipt) -> None:
         self._heading("5. The receipt, checked")
@@ -58,7 +63,7 @@ class ConsoleStage(Stage):
             "request and response hashes match what was sealed and opened here",
         )
         for line in lines:
-            self._console.print(line, markup=False, highlight=False)
+            self._line(line)
 
     def audit(self, audit: Audit) -> None:
         self._heading("6. The audit, from the contract's address")
@@ -74,6 +79,9 @@ class ConsoleStage(Stage):
     def _heading(self, text: str) -> None:
         self._console.print()
         self._console.rule(text, align="left")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _write(self, text: str) -> None:
         self._console.file.write(text)

@@ -141,6 +141,14 @@ class Network:
         self.parts.append(("proxy", base, "OpenAI endpoint for this machine"))
         return base
 
+    def add_guest(self, guest: GuestSpec) -> str:
+        """One more guest, not behind the relay; its agent's URL. It may never be admitted."""
+        self.guests = (*self.guests, guest)
+        new = tuple(name for name in self._names() if name not in self._ports)
+        self._ports.update(self.files.new_ports(new))
+        self._start_guest(guest)
+        return self.url(f"agent-{guest.name}")
+
     def wait_ready(self, count: int) -> tuple[Place, ...]:
         """The relay's listing, once it holds `count` guests that are anchored."""
         until = time.monotonic() + READY_SECONDS

@@ -104,10 +104,13 @@ class Files:
         for name in names:
             if name in ports:
                 _check_free(name, ports[name])
-        for name, port in zip([n for n in names if n not in ports], _free_ports(), strict=False):
-            ports[name] = port
+        ports |= self.new_ports(tuple(name for name in names if name not in ports))
         self.write_json("ports.json", ports)
         return ports
+
+    def new_ports(self, names: tuple[str, ...]) -> dict[str, int]:
+        """Ports that nobody holds now, for a part that is not kept."""
+        return dict(zip(names, _free_ports(len(names)), strict=True))
 
     def read_json(self, name: str) -> dict[str, object]:
         try:
@@ -224,7 +227,7 @@ def _check_free(name: str, port: int) -> None:
             ) from None
 
 
-def _free_ports(count: int = 32) -> list[int]:
+def _free_ports(count: int) -> list[int]:
     """Ports that nobody holds now. All are held at once, so that none comes twice."""
     held = [socket.create_server((HOST, 0)) for _ in range(count)]
     ports = [server.getsockname()[1] for server in held]

@@ -39,7 +39,7 @@ def show_parts(console: Console, parts: list[tuple[str, str, str]]) -> None:
     for heading in ("part", "address", ""):
         table.add_column(heading, overflow="fold")
     for name, address, remark in parts:
-        table.add_row(name, address, remark)
+        table.add_row(name, Text(address), Text(remark))
     console.print(table)
 
 
@@ -52,7 +52,8 @@ def show_audit(console: Console, audit: Audit) -> None:
     for heading in ("#", "what", "enclave", "release, model", "verdict"):
         table.add_column(heading, overflow="fold")
     for entry in audit.entries:
-        table.add_row(str(entry.index), entry.kind, entry.boot[:16], entry.runs, _verdict(entry))
+        runs = Text(entry.runs)
+        table.add_row(str(entry.index), entry.kind, entry.boot[:16], runs, _verdict(entry))
     console.print(table)
     for problem in audit.problems:
         console.print(f"{problem.severity}: {problem.text}", style="red", markup=False)
@@ -68,7 +69,7 @@ def show_attacks(console: Console, attacks: list[Attack]) -> None:
         table.add_column(heading, overflow="fold")
     for attack in attacks:
         mark = Text("✓ " if attack.refused else "✗ ", style="green" if attack.refused else "red")
-        table.add_row(attack.name, attack.check, mark + ", ".join(attack.by), attack.why)
+        table.add_row(attack.name, attack.check, mark + ", ".join(attack.by), Text(attack.why))
     console.print(table)
 
 

@@ -108,10 +108,11 @@ class Transport:
     def _request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
     ) -> requests.Response:
+        check_url(url)
         try:
             return self._session.request(
                 method,
-                check_url(url),
+                url,
                 data=body,
                 headers=dict(headers),
                 timeout=self._timeout,

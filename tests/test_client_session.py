@@ -123,3 +123,31 @@ def test_plain_http_is_for_loopback_only(url: str) -> None:
 def test_what_is_no_200_is_unavailable(ada: FakeEnclave) -> None:
     with pytest.raises(Unavailable, match="HTTP 200"):
         Transport().post(f"{ada.chosen.place.base}ohttp", b"x", limit=4)
+
+
+def test_urls_are_asked_for_as_they_are() -> None:
+    """A listing ends in a slash; without it servers redirect, which is not followed."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    paths = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(307 if len(paths) > 1 else 200)
+            self.send_header("location", "/elsewhere")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/umay/"
+        assert Transport().get(url) == b""
+        with pytest.raises(Unavailable, match="307"):
+            Transport().get(url)
+        server.shutdown()
+    assert paths == ["/umay/", "/umay/"]
