@@ -13,9 +13,11 @@ import hmac
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import uvicorn
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
@@ -31,6 +33,10 @@ from client_sdk.failures import HIDDEN_HEADERS, SSE, error_body, error_json, sta
 from client_sdk.transport import is_loopback
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
+
+
+MAX_STREAMS = 256
+"""Each stream that waits for its next piece holds a thread."""
 
 
 class _Refusal(Exception):
@@ -79,7 +85,13 @@ def create_app(client: Client, *, token: str) -> Starlette:
     """The ASGI application. `token` is the API key that callers must bring."""
     proxy = Proxy(client, token=token)
     routes = [Route(path, proxy.forward, methods=["GET", "POST"]) for path in PATHS]
-    return Starlette(routes=[*routes, Route("/healthz", proxy.health)])
+    return Starlette(routes=[*routes, Route("/healthz", proxy.health)], lifespan=_lifespan)
+
+
+@asynccontextmanager
+async def _lifespan(_: Starlette) -> AsyncIterator[None]:
+    to_thread.current_default_thread_limiter().total_tokens = MAX_STREAMS
+    yield
 
 
 def serve(app: Starlette, *, listen: str, ready: Callable[[str], None]) -> None:

@@ -38,12 +38,15 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass
 class Script:
-    """How the next answers go: `fault` names what goes wrong."""
+    """How the next answers go: `fault` names what goes wrong, `pause` seconds between pieces;
+    `left` is set when the client goes away."""
 
     pieces: list[bytes] = field(default_factory=lambda: [*PIECES, DONE])
     status: int = 200
     media_type: str = "text/event-stream"
     fault: str = ""
+    pause: float = 0.0
+    left: threading.Event = field(default_factory=threading.Event)
     seen: list[bhttp.Request] = field(default_factory=list)
 
 
@@ -90,9 +93,16 @@ class FakeEnclave:
         handler.send_header("content-type", request.response_media_type)
         handler.send_header("transfer-encoding", "chunked")
         handler.end_headers()
+        script = self.script
         for part in self.sealed(request, bhttp.encode_request(inner)):
-            handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
-            handler.wfile.flush()
+            try:
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+                handler.wfile.flush()
+            except OSError:
+                script.left.set()
+                handler.close_connection = True
+                return None
+            time.sleep(script.pause)
         if self.script.fault == "connection cut":
             handler.close_connection = True
             handler.connection.close()

@@ -155,3 +155,13 @@ def test_it_listens_on_loopback_only() -> None:
 
     with pytest.raises(UsageError, match="loopback"):
         proxy.serve(None, listen="0.0.0.0:0", ready=print)
+
+
+def test_when_the_caller_leaves_the_enclave_is_left_too(address: str, enclave: FakeEnclave) -> None:
+    script = enclave.script
+    script.pieces, script.pause = PIECES * 100, 0.05
+    with openai_client(address).chat.completions.create(
+        model="demo", messages=MESSAGES, stream=True
+    ) as stream:
+        next(iter(stream))
+    assert script.left.wait(5)
