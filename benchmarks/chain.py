@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nacl.signing import SigningKey
 from pytoniq_core import Cell, Transaction
 
 from attestation.log.merkle import Tree
+from contracts.chain import ToncenterV2
 from contracts.codec import AnchorMessage, LogState, note_body
 from contracts.deploy import deploy
 from contracts.localnet.process import LocalChain
@@ -21,6 +23,7 @@ from contracts.wallet import Wallet, internal_message
 
 MESSAGES = 100
 ROUNDS = 5
+SENDERS = 8
 SOMEBODY = "0:" + "11" * 32
 ORIGIN = "bench.example/log"
 
@@ -33,6 +36,12 @@ def run() -> Iterator[dict[str, Any]]:
         local.faucet(wallet.address, 10**15)
         wallet.transfer(SOMEBODY, 1, bounce=False)
         yield figure("chain.transfers", "messages/s", lambda: transfers(wallet, chain.send_boc))
+        wallets = [_rich(local, chain) for _ in range(SENDERS)]
+        yield figure(
+            "chain.transfers_concurrent",
+            "messages/s",
+            lambda: concurrent(wallets, chain.url),
+        )
         address, gas = anchored(chain, wallet, key)
         yield figure(
             "chain.read_anchor",
@@ -54,6 +63,21 @@ def transfers(wallet: Wallet, send: Callable[[bytes], bytes]) -> float:
     message = internal_message(SOMEBODY, 1000, bounce=False)
     bocs = [wallet.signed(first + n, message).to_boc() for n in range(MESSAGES)]
     return rate(lambda: [send(boc) for boc in bocs])
+
+
+def concurrent(wallets: list[Wallet], url: str) -> float:
+    """The same from several wallets at once: blocks take what has queued up."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor(len(wallets)) as pool:
+        list(pool.map(lambda wallet: transfers(wallet, ToncenterV2(url).send_boc), wallets))
+    return len(wallets) * MESSAGES / (time.perf_counter() - start)
+
+
+def _rich(local: LocalChain, chain: ToncenterV2) -> Wallet:
+    wallet = Wallet(chain, SigningKey.generate())
+    local.faucet(wallet.address, 10**15)
+    wallet.transfer(SOMEBODY, 1, bounce=False)
+    return wallet
 
 
 def repeat(read: Callable[[], object]) -> float:

@@ -8,8 +8,10 @@ Layouts: docs/spec/contracts.md.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeVar
 
 from pytoniq_core import Builder, Cell, Slice, StateInit, begin_cell
 
@@ -206,6 +208,10 @@ def state_init(code: Cell, data: Cell) -> StateInit:
     return StateInit(code=code, data=data)
 
 
+T = TypeVar("T")
+M = TypeVar("M", AnchorMessage, ForkMessage)
+
+
 def _claim(op: int, query_id: int, size: int, root: bytes, signature: bytes) -> Builder:
     if len(root) != 32 or len(signature) != 64:
         raise ParseError(f"checkpoint: expected 32 and 64 bytes, got {len(root)}, {len(signature)}")
@@ -220,7 +226,7 @@ def _load_claim(body: Slice, op: int) -> tuple[int, int, bytes, bytes]:
     return body.load_uint(64), body.load_uint(64), body.load_bytes(32), body.load_bytes(64)
 
 
-def _decode(read, boc: bytes, what: str):
+def _decode(read: Callable[[Slice], M], boc: bytes, what: str) -> M:
     cell = cell_from_boc(boc)
     value = _strict(read, cell, what)
     if value.to_cell().hash != cell.hash:
@@ -228,7 +234,7 @@ def _decode(read, boc: bytes, what: str):
     return value
 
 
-def _strict(read, cell: Cell, what: str):
+def _strict(read: Callable[[Slice], T], cell: Cell, what: str) -> T:
     try:
         return read(cell.begin_parse())
     except ParseError:

@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 
 from nacl.signing import SigningKey
-from pytoniq_core import Address, Cell, StateInit, begin_cell
+from pytoniq_core import Address, Builder, Cell, StateInit, begin_cell
 from tonsdk.contract.wallet import WalletV4ContractR2
 from tonsdk.crypto import mnemonic_is_valid, mnemonic_to_wallet_key
 
 from attestation.errors import ParseError, Unavailable, UsageError
 from contracts.chain import Chain
+from contracts.codec import cell_from_boc
 
 WALLET_ID = 698983191  # of the base workchain, by convention
 VALID_SECONDS = 60
@@ -84,7 +85,10 @@ class Wallet:
         account = self._chain.account(self.address)
         if account.state != "active":
             return 0
-        return Cell.one_from_boc(account.data).begin_parse().load_uint(32)
+        data = cell_from_boc(account.data).begin_parse()
+        if len(data.bits) < 32:
+            raise ParseError(f"wallet {self.address}: expected a sequence number, got none")
+        return int(data.load_uint(32))
 
     def transfer(
         self,
@@ -159,7 +163,7 @@ def external_message(to: str, body: Cell, state_init: StateInit | None = None) -
     return _finish(header.store_coins(0), state_init, body)
 
 
-def _finish(header, state_init: StateInit | None, body: Cell | None) -> Cell:
+def _finish(header: Builder, state_init: StateInit | None, body: Cell | None) -> Cell:
     if state_init is None:
         header.store_bit(0)
     else:
