@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import openai
@@ -204,13 +204,37 @@ def test_killing_the_chosen_guest_mid_stream_is_named_and_the_other_serves(
     assert client_of(network).choose().enclave.price_table["prompt"] > cheapest.prompt_price
 
 
-def test_up_resumes_and_a_crashed_part_stops_the_rest(tmp_path: Path) -> None:
-    first = up(tmp_path)
+Up = Callable[[], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """Starts `umay up` in tmp_path; whatever a test does, none stays behind."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [*UMAY, "up", "--dir", str(tmp_path)]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+        started.append(process)
+        for line in process.stdout:
+            if line.startswith("OPENAI_API_KEY="):
+                return process
+        raise AssertionError(process.stderr.read())
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_up_resumes_and_a_crashed_part_stops_the_rest(tmp_path: Path, up: Up) -> None:
+    first = up()
     contract = json.loads((tmp_path / "network.json").read_text())["contract"]
     first.send_signal(signal.SIGINT)
     assert first.wait(30) == 0
     assert not children(tmp_path)
-    second = up(tmp_path)
+    second = up()
     assert json.loads((tmp_path / "network.json").read_text())["contract"] == contract
     audit = [*UMAY, "audit", "run", "--json", "--contract", contract]
     config = (tmp_path / "umay.toml").read_text()
@@ -226,19 +250,6 @@ def test_up_resumes_and_a_crashed_part_stops_the_rest(tmp_path: Path) -> None:
     assert second.wait(30) == 5
     assert "relay ended" in second.stderr.read()
     assert not children(tmp_path)
-
-
-def up(directory: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [*UMAY, "up", "--dir", str(directory)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith("OPENAI_API_KEY="):
-            return process
-    raise AssertionError(process.stderr.read())
 
 
 def children(directory: Path) -> dict[str, int]:
