@@ -1,0 +1,27 @@
+"""NVIDIA: a GPU's signed report, the chain it hangs from, and the firmware published for it."""
+
+from __future__ import annotations
+
+from attestation.nvidia.check import (
+    CheckedDevice,
+    check_device,
+    check_driver,
+    check_measurements,
+    check_revocation,
+    check_set,
+)
+from attestation.nvidia.report import GpuReport, parse_report
+from attestation.nvidia.rim import Rim, read_rim
+
+__all__ = [
+    "CheckedDevice",
+    "GpuReport",
+    "Rim",
+    "check_device",
+    "check_driver",
+    "check_measurements",
+    "check_revocation",
+    "check_set",
+    "parse_report",
+    "read_rim",
+]

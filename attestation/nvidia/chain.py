@@ -1,0 +1,115 @@
+"""Certificate chains of NVIDIA: a device's five certificates, and those inside RIMs.
+
+All of P-384 with SHA-384. A chain comes with the evidence; only its root is pinned.
+"""
+
+from __future__ import annotations
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from attestation.digests import sha256
+from attestation.errors import NotAuthentic
+
+STEP = "gpu"
+SCALAR_BYTES = 48
+
+
+def load(chain: tuple[bytes, ...], *, length: int | None = None) -> tuple[x509.Certificate, ...]:
+    """DER, leaf first. Raises NotAuthentic("gpu", "bad-certificate")."""
+    if length is not None and len(chain) != length:
+        raise broken("bad-chain", f"expected {length} certificates, got {len(chain)}")
+    try:
+        certificates = tuple(x509.load_der_x509_certificate(der) for der in chain)
+        for certificate in certificates:  # the library reads these only when asked
+            _ = certificate.extensions, certificate.subject, certificate.issuer
+            certificate.public_key()
+    except Exception as error:  # the library lets several kinds through
+        raise broken("bad-certificate", f"malformed ({type(error).__name__})") from None
+    return certificates
+
+
+def check(chain: tuple[x509.Certificate, ...], *, pinned: frozenset[bytes], now: int) -> None:
+    """Every link, date and role, up to a root whose SPKI SHA-256 is pinned.
+
+    `now` is Unix seconds. Raises NotAuthentic("gpu", ...).
+    """
+    _check_root(chain[-1], pinned)
+    issuers = (*chain[1:], chain[-1])
+    for depth, (certificate, issuer) in enumerate(zip(chain, issuers, strict=True)):
+        _check_dates(certificate, now)
+        _check_role(certificate, depth)
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            raise broken("bad-chain", f"{name(certificate)!r} is not issued by the next") from None
+
+
+def verify(certificate: x509.Certificate, signature: bytes, message: bytes, what: str) -> None:
+    """A raw P-384/SHA-384 signature, r ‖ s of 96 bytes. Raises NotAuthentic."""
+    key = public_key(certificate)
+    r, s = (int.from_bytes(half, "big") for half in (signature[:48], signature[48:]))
+    try:
+        key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA384()))
+    except (InvalidSignature, ValueError):
+        raise broken("bad-signature", f"the signature of {what} does not hold") from None
+
+
+def public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise broken("wrong-curve", f"expected a P-384 key in {name(certificate)!r}")
+    return key
+
+
+def name(certificate: x509.Certificate) -> str:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else ""
+
+
+def spki_digest(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of the SubjectPublicKeyInfo: what `Roots` pins."""
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return sha256(spki)
+
+
+def broken(code: str, message: str) -> NotAuthentic:
+    return NotAuthentic(STEP, code, message)
+
+
+def _check_root(root: x509.Certificate, pinned: frozenset[bytes]) -> None:
+    got = spki_digest(root)
+    if got in pinned:
+        return
+    if "SIMULATED" in name(root):
+        text = "this is a simulated device; this policy accepts vendor roots only"
+        raise broken("simulated-root", text)
+    expected = ", ".join(sorted(digest.hex() for digest in pinned)) or "none"
+    raise broken("wrong-root", f"expected root key {expected}, got {got.hex()}")
+
+
+def _check_dates(certificate: x509.Certificate, now: int) -> None:
+    start = certificate.not_valid_before_utc.timestamp()
+    end = certificate.not_valid_after_utc.timestamp()
+    if not start <= now <= end:
+        window = f"{int(start)}..{int(end)}"
+        raise broken("certificate-expired", f"{name(certificate)!r}: {window} is not now, {now}")
+
+
+def _check_role(certificate: x509.Certificate, depth: int) -> None:
+    public_key(certificate)
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        authority, path = False, None
+    else:
+        authority, path = constraints.ca, constraints.path_length
+    if authority != (depth > 0):
+        raise broken("bad-chain", f"{name(certificate)!r}: authority and leaf are mixed up")
+    if path is not None and depth - 1 > path:
+        raise broken("bad-chain", f"{name(certificate)!r}: the chain below is too long")

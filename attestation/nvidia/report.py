@@ -1,0 +1,120 @@
+"""A GPU's or switch's answer to GET_MEASUREMENTS (DMTF DSP0274, SPDM 1.1).
+
+request 37 bytes ‖ response: header 8, measurement record, nonce 32, opaque data,
+signature 96 over everything before it. Every byte is accounted for.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from attestation.errors import ParseError
+
+MAX_REPORT_BYTES = 16 * 1024
+REQUEST_BYTES, SIGNATURE_BYTES, NONCE_BYTES, DIGEST_BYTES = 37, 96, 32, 48
+_REQUEST = bytes.fromhex("11e001ff")
+_RESPONSE = bytes.fromhex("1160")
+_BLOCK = struct.Struct("<BBHBH")
+_BLOCK_BYTES = _BLOCK.size + DIGEST_BYTES
+DMTF_MEASUREMENT = 1
+BLOCKS = (31, 64)
+"""LS10 switches answer 31 blocks, Hopper and Blackwell GPUs 64."""
+
+DRIVER, VBIOS, CHIP_SKU, PROJECT, PROJECT_SKU, FWID, NVDEC0 = 3, 6, 15, 17, 18, 20, 11
+NVDEC0_DISABLED = b"\xaa"
+
+
+@dataclass(frozen=True)
+class GpuReport:
+    """`measurements[i]` is block i + 1 (48 bytes, SHA-384); `opaque` maps NVIDIA's field
+    types to their bytes; `signed_region` is what the 96-byte signature (r ‖ s) covers."""
+
+    nonce: bytes
+    measurements: tuple[bytes, ...]
+    opaque: Mapping[int, bytes]
+    signature: bytes
+    signed_region: bytes = field(repr=False)
+
+    @property
+    def driver_version(self) -> str:
+        return _text(self.opaque, DRIVER)
+
+    @property
+    def vbios_version(self) -> str:
+        """As NVIDIA writes it, e.g. 96.00.9F.00.01."""
+        raw = self.opaque.get(VBIOS, b"")
+        if len(raw) != 8 or raw[5:] != b"\0\0\0":
+            raise ParseError("GPU report: expected a VBIOS version of 8 bytes")
+        return ".".join(f"{byte:02X}" for byte in (raw[3], raw[2], raw[1], raw[0], raw[4]))
+
+    @property
+    def board(self) -> str:
+        """Project, project SKU and chip SKU, as in the name of a VBIOS RIM."""
+        return "_".join(_text(self.opaque, kind) for kind in (PROJECT, PROJECT_SKU, CHIP_SKU))
+
+    @property
+    def nvdec0_disabled(self) -> bool:
+        return self.opaque.get(NVDEC0) == NVDEC0_DISABLED
+
+
+def parse_report(data: bytes) -> GpuReport:
+    """Raises ParseError for anything that is not exactly one request and its response."""
+    if len(data) > MAX_REPORT_BYTES:
+        raise ParseError(f"GPU report: expected at most {MAX_REPORT_BYTES} bytes")
+    cursor = _Cursor(data)
+    _expect(cursor.take(4) == _REQUEST, "an SPDM 1.1 GET_MEASUREMENTS request")
+    nonce = cursor.take(NONCE_BYTES)
+    cursor.take(1)  # slot
+    _expect(cursor.take(2) == _RESPONSE, "an SPDM 1.1 MEASUREMENTS response")
+    cursor.take(2)
+    count, size = cursor.take(1)[0], int.from_bytes(cursor.take(3), "little")
+    _expect(count in BLOCKS and size == count * _BLOCK_BYTES, "31 or 64 measurement blocks")
+    measurements = tuple(_block(cursor, index) for index in range(1, count + 1))
+    cursor.take(NONCE_BYTES)  # the responder's own
+    opaque = _opaque(cursor.take(int.from_bytes(cursor.take(2), "little")))
+    signature = cursor.take(SIGNATURE_BYTES)
+    _expect(cursor.at == len(data), "nothing after the signature")
+    return GpuReport(nonce, measurements, opaque, signature, data[:-SIGNATURE_BYTES])
+
+
+class _Cursor:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> bytes:
+        if count > len(self.data) - self.at:
+            raise ParseError(f"GPU report: ends {count - len(self.data) + self.at} bytes early")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+
+def _block(cursor: _Cursor, expected: int) -> bytes:
+    index, specification, size, kind, length = _BLOCK.unpack(cursor.take(_BLOCK.size))
+    _expect(index == expected, f"block {expected} in its place")
+    _expect(specification == DMTF_MEASUREMENT, "DMTF measurements")
+    _expect(size == DIGEST_BYTES + 3 and length == DIGEST_BYTES, "digests of 48 bytes")
+    _expect(not kind & 0x80, "digests, not raw measurements")
+    return cursor.take(DIGEST_BYTES)
+
+
+def _opaque(data: bytes) -> dict[int, bytes]:
+    cursor, fields = _Cursor(data), dict[int, bytes]()
+    while cursor.at < len(data):
+        kind, size = struct.unpack("<HH", cursor.take(4))
+        _expect(kind not in fields, f"opaque field {kind} once")
+        fields[kind] = cursor.take(size)
+    return fields
+
+
+def _text(opaque: Mapping[int, bytes], kind: int) -> str:
+    raw = opaque.get(kind, b"").rstrip(b"\0")
+    allowed = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz."
+    _expect(0 < len(raw) <= 32 and all(byte in allowed for byte in raw), f"opaque field {kind}")
+    return raw.decode()
+
+
+def _expect(good: bool, expected: str) -> None:
+    if not good:
+        raise ParseError(f"GPU report: expected {expected}")
