@@ -42,11 +42,14 @@ ASK_NAME = (
     "I want to know about {}.",
 )
 ASK_MORE = (
+    "How does {} work in detail?",
     "Explain {} in detail.",
     "Tell me more about {}.",
     "Write a long answer about {}.",
     "Give me a detailed explanation of {}.",
 )
+
+LONG_OPENING = "Here is the long answer."
 
 TOPICS = (
     Topic(
@@ -406,6 +409,10 @@ SMALL_TALK = (
     (("Help", "What can I ask you?", "What should I ask?", "Give me an example question."),
      "You can ask: What is attestation? Why can the relay not read my prompt? What is Umay? Or "
      "you can say: Tell me a story about a guardian."),
+    (("Tell me a secret.", "My secret number is seven.", "The secret word is lighthouse",
+      "My name is Mira.", "I am a journalist."),
+     "I have heard you, and I will forget it when this answer ends. Nobody between you and this "
+     "enclave could read it."),
     (("Say yes", "Are you there?", "Is anybody there?", "Test", "ping", "Ping?", "testing"),
      "Yes, I am here. The sealed channel works in both directions."),
     (("Count to ten.", "Count from one to ten", "Can you count to ten?"),
@@ -435,7 +442,8 @@ UNKNOWN_THINGS = (
     "chess", "music", "a guitar", "jazz", "the weather", "rain", "snow", "history", "Rome",
     "a novel", "poetry", "a film", "two plus two", "seven times eight", "twelve minus five",
     "a triangle", "gravity", "physics", "the sun", "a dog", "cats", "an elephant", "flowers",
-    "a house", "a dragon", "a princess", "a knight", "a king", "Python", "JavaScript", "a website", "Canada", "India", "Berlin", "coffee", "tea",
+    "a house", "a dragon", "a princess", "a knight", "a king",
+    "Python", "JavaScript", "a website", "Canada", "India", "Berlin", "coffee", "tea",
 )  # fmt: skip
 
 SYSTEM_PROMPTS = (
@@ -510,12 +518,14 @@ ENDINGS = (
 
 
 def story(rng: random.Random, hero: tuple[str, str, str, str]) -> str:
-    """One long story, about 300 words; the hero fixes the name, `rng` the rest."""
-    treasure, thing = rng.choice(TREASURES)
+    """One long story, about 300 words. The hero fixes what must stay the same throughout:
+    a model this small forgets what it drew."""
+    number = HEROES.index(hero)
+    treasure, thing = TREASURES[number % len(TREASURES)]
     words = {
         "hero": hero[0], "role": hero[1], "name": hero[2], "place": hero[3],
-        "treasure": treasure, "thing": thing, "owner": rng.choice(OWNERS),
-        "visitor": rng.choice(VISITORS),
+        "treasure": treasure, "thing": thing, "owner": OWNERS[number % 4],
+        "visitor": VISITORS[(number + number // 4) % 4],
     }  # fmt: skip
     parts = (rng.choice(OPENINGS), *STORY, rng.choice(ENDINGS))
     return " ".join(part.format(**words) for part in parts)
@@ -523,7 +533,7 @@ def story(rng: random.Random, hero: tuple[str, str, str, str]) -> str:
 
 def _spoken(rng: random.Random, question: str) -> str:
     """The question as people type it: sometimes lower case, sometimes without its mark."""
-    if rng.random() < 0.2:
+    if rng.random() < 0.3:
         question = question.lower()
     if rng.random() < 0.2:
         question = question.rstrip("?.!")
@@ -536,7 +546,7 @@ def _topic_turn(rng: random.Random, topic: Topic) -> Turn:
     """A question about the topic; a third of the topics that have more are asked for more."""
     if topic.more and rng.random() < 0.33:
         question = rng.choice(ASK_MORE).format(rng.choice(topic.names))
-        return _spoken(rng, question), f"{topic.answer} {topic.more}"
+        return _spoken(rng, question), f"{LONG_OPENING} {topic.answer} {topic.more}"
     if rng.random() < 0.5:
         return _spoken(rng, rng.choice(topic.questions)), topic.answer
     return _spoken(rng, rng.choice(ASK_NAME).format(rng.choice(topic.names))), topic.answer

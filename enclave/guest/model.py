@@ -107,36 +107,38 @@ def _check_name(name: str) -> None:
 def _read_file(folder: int, name: str, limit: int) -> tuple[bytearray, bytes]:
     """(content, SHA-256) of one plain file, from one pass over it."""
     _check_name(name)
+    most = limit if name.endswith(".safetensors") else min(limit, MAX_SMALL_FILE)
+    # O_NONBLOCK: a named pipe must be refused, not waited for.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        # O_NONBLOCK: a named pipe must be refused below, not waited for.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         handle = os.open(name, flags, dir_fd=folder)
     except OSError as error:
         reason = error.strerror
         raise ParseError(f"model: expected a plain file, got {name!r}: {reason}") from None
-    with open(handle, "rb", buffering=0) as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise ParseError(f"model: expected a plain file, got {name!r} of another kind")
-        most = limit if name.endswith(".safetensors") else min(limit, MAX_SMALL_FILE)
         if status.st_size > most:
             raise ParseError(
                 f"model: {name!r}: expected at most {most} bytes, got {status.st_size}"
             )
-        return _read_hashing(file, name, status.st_size)
+        return _read_hashing(handle, name, status.st_size)
+    finally:
+        os.close(handle)
 
 
-def _read_hashing(file, name: str, size: int) -> tuple[bytearray, bytes]:
+def _read_hashing(handle: int, name: str, size: int) -> tuple[bytearray, bytes]:
     data = bytearray(size)
     view = memoryview(data)
     state = hashlib.sha256()
     done = 0
     while done < size:
-        count = file.readinto(view[done : done + CHUNK])
+        count = os.readv(handle, [view[done : done + CHUNK]])
         if not count:
             raise ParseError(f"model: {name!r}: expected {size} bytes, got {done}")
         state.update(view[done : done + count])
         done += count
-    if file.read(1):
+    if os.read(handle, 1):
         raise ParseError(f"model: {name!r}: expected {size} bytes, got more: it grew while read")
     return data, state.digest()

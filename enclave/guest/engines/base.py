@@ -132,6 +132,17 @@ class EngineStats:
     tokens: int
 
 
+class Answer(Protocol):
+    """An answer on its way: an async iterator of Deltas."""
+
+    def __aiter__(self) -> AsyncIterator[Delta]: ...
+
+    async def __anext__(self) -> Delta: ...
+
+    async def aclose(self) -> None:
+        """Cancels, at any time and more than once; harmless after the last Delta."""
+
+
 class Engine(Protocol):
     """An inference engine in the guest."""
 
@@ -142,7 +153,7 @@ class Engine(Protocol):
     async def start(self) -> EngineInfo:
         """Loads the model and tests itself. Raises EngineFailed."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+    def generate(self, request: GenerateRequest) -> Answer:
         """Queues a request now; its `aclose()` cancels.
 
         Raises UsageError (ContextOverflow among them), QueueFull, EngineFailed before

@@ -115,8 +115,16 @@ class Counters:
 class Scheduler:
     """Admits jobs to slots and steps them. `step` does one unit of work."""
 
-    def __init__(self, model: Any, cache: SlotCache, *, max_len: int,
-                 stop_ids: frozenset[int], prefill_piece: int, deterministic: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: Any,
+        cache: SlotCache,
+        *,
+        max_len: int,
+        stop_ids: frozenset[int],
+        prefill_piece: int,
+        deterministic: bool,
+    ) -> None:
         self._model = model
         self._cache = cache
         self._max_len = max_len
@@ -146,15 +154,20 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Frees cancelled slots, admits, prefills one piece, then advances all live rows."""
+        """Frees cancelled slots, admits, prefills some pieces, then advances all live rows."""
         self._drop_cancelled()
         self._admit()
-        filling = [(job.turn, at) for at, job in self._held() if not job.prefilled]
-        if filling:
-            self._prefill(min(filling)[1])
+        spent = 0
+        while spent < self._piece and (filling := self._next_to_fill()) is not None:
+            spent += max(BUCKET, self._prefill(*filling))
         live = [at for at, job in self._held() if job.prefilled]
         if live:
             self._decode(live)
+
+    def _next_to_fill(self) -> tuple[int, Job] | None:
+        """The earliest admitted job whose prompt is not wholly in its slot."""
+        filling = [(job.turn, at, job) for at, job in self._held() if not job.prefilled]
+        return min(filling)[1:] if filling else None
 
     def _held(self) -> list[tuple[int, Job]]:
         return [(at, job) for at, job in enumerate(self._slots) if job is not None]
@@ -169,8 +182,8 @@ class Scheduler:
                 self._end(job, "cancelled", "")
 
     def _admit(self) -> None:
-        for at, job in enumerate(self._slots):
-            if job is None and self._waiting:
+        for at, held in enumerate(self._slots):
+            if held is None and self._waiting:
                 job = self._slots[at] = self._waiting.popleft()
                 self._admitted += 1
                 job.turn = self._admitted
@@ -179,11 +192,8 @@ class Scheduler:
         self._slots[at] = None
         self._cache.wipe(at)
 
-    def _prefill(self, at: int) -> None:
-        """One piece of one prompt; after its last piece the first token is chosen."""
-        job = self._slots[at]
-        if job is None:
-            return
+    def _prefill(self, at: int, job: Job) -> int:
+        """One piece of one prompt, its length returned; the last piece gives the first token."""
         begin = job.filled
         end = min(begin + self._piece, len(job.prompt))
         positions = torch.arange(begin, end, device=self._device)
@@ -193,6 +203,7 @@ class Scheduler:
         job.filled = end
         if job.prefilled:
             self._advance(at, job, job.sampler.choose(logits[0]))
+        return end - begin
 
     def _decode(self, live: list[int]) -> None:
         """One token for every live row, in one pass over the first rows of the cache."""

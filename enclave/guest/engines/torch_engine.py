@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 
 from attestation.errors import UmayError, UsageError
 from enclave.guest.engines.base import (
+    Answer,
     ContextOverflow,
     Delta,
     EngineFailed,
@@ -30,9 +30,9 @@ from enclave.guest.engines.base import (
     GenerateRequest,
     QueueFull,
 )
+from enclave.guest.engines.loading import check_config, load_model, self_test
 from enclave.guest.engines.prompt import PromptEncoder, json_object
 from enclave.guest.engines.sampling import Sampler, Sampling, model_defaults
-from enclave.guest.engines.loading import check_config, load_model, self_test
 from enclave.guest.engines.slots import Counters, Job, Scheduler, SlotCache
 from enclave.guest.engines.text import Detokenizer, StopFilter
 from enclave.guest.model import ModelFiles
@@ -111,10 +111,12 @@ class TorchEngine:
         )
         self._thread.start()
         await ready
+        if self._state != "starting":
+            raise EngineFailed("engine: closed while it started")
         self._state = "running"
         return self._info
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+    def generate(self, request: GenerateRequest) -> Answer:
         """Queues the request; see base.Engine. `aclose()` of the result cancels it."""
         if self._state != "running":
             raise EngineFailed("engine: not running")
