@@ -23,6 +23,7 @@ MAX_INDEX, MAX_ALTERNATIVES = 64, 16
 _SWID = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
 _HASH = "{http://www.w3.org/2001/04/xmlenc#sha384}Hash"
 _DS = "{http://www.w3.org/2000/09/xmldsig#}"
+_XML = "{http://www.w3.org/XML/1998/namespace}"
 _C14N11 = "http://www.w3.org/2006/12/xml-c14n11"
 _SHAPE = (
     (f"{_DS}CanonicalizationMethod", _C14N11),
@@ -112,7 +113,7 @@ def _reference(info: etree._Element) -> bytes:
     """The digest of the one reference, if SignedInfo has just the shape NVIDIA's have."""
     children = list(info)
     shape = tuple((child.tag, child.get("Algorithm")) for child in children)
-    if shape != _SHAPE or dict(children[2].attrib) != {"URI": ""}:
+    if shape != _SHAPE or children[2].attrib.items() != [("URI", "")]:
         raise ParseError("RIM: expected one enveloped signature over the whole document")
     transforms, method, value = _exactly(children[2], "Transforms", "DigestMethod", "DigestValue")
     if tuple(item.get("Algorithm") for item in transforms) != _TRANSFORMS:
@@ -148,9 +149,7 @@ def _without(root: etree._Element, signature: etree._Element) -> bytes:
 
 def _canonical(element: etree._Element) -> bytes:
     """C14N 1.1. lxml has 1.0, which differs only for xml:id and xml:base in subsets."""
-    if any(
-        "{http://www.w3.org/XML/1998/namespace}" in key for e in element.iter() for key in e.attrib
-    ):
+    if any(str(key).startswith(_XML) for item in element.iter() for key in item.attrib):
         raise ParseError("RIM: expected no xml: attributes")
     return etree.tostring(element, method="c14n", exclusive=False, with_comments=False)
 

@@ -60,8 +60,7 @@ class SimulatedIntel:
     """
 
     def __init__(self, state_dir: Path, now: int, *, label: str = "SIMULATED") -> None:
-        if not pki.NOT_BEFORE.timestamp() <= now <= pki.NOT_AFTER.timestamp():
-            raise UsageError(f"the simulated PKI does not reach to the time {now}")
+        pki.check_reach(now)
         keys = {
             name: pki.load_or_make_key(state_dir, f"intel-{name}")
             for name in ("root", "platform", "pck", "tcb", "attestation")
@@ -89,7 +88,7 @@ class SimulatedIntel:
 
     def quote(self, **body: bytes) -> bytes:
         """A signed TDX v4 quote: a production TD, with these body fields on top."""
-        fields = {name: bytes(size) for name, size in BODY_FIELDS.items()}
+        fields: dict[str, Any] = {name: bytes(size) for name, size in BODY_FIELDS.items()}
         quote = TdQuote(
             header_reserved=bytes(4),
             qe_vendor_id=QE_VENDOR_INTEL,
@@ -109,7 +108,8 @@ class SimulatedIntel:
         for name, value in body.items():
             if BODY_FIELDS.get(name) != len(value):
                 raise UsageError(f"{name}: expected {BODY_FIELDS.get(name)} bytes, got another")
-        altered: TdQuote = replace(quote, **body)
+        changes: dict[str, Any] = {**body}
+        altered = replace(quote, **changes)
         key = pki.raw_point(self._keys["attestation"])
         qe_report = self.qe_report(key, altered.qe_auth_data)
         chain = (self._pck, self._platform, self._root)

@@ -16,6 +16,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -29,6 +30,12 @@ from attestation.errors import UsageError
 
 NOT_BEFORE = datetime(2024, 1, 1, tzinfo=UTC)
 NOT_AFTER = datetime(2044, 1, 1, tzinfo=UTC)
+
+
+def check_reach(now: int) -> None:
+    """Raises UsageError where the PKI is not valid at `now` (Unix seconds)."""
+    if not NOT_BEFORE.timestamp() <= now <= NOT_AFTER.timestamp():
+        raise UsageError(f"the simulated PKI does not reach to the time {now}")
 
 
 def load_or_make_key(
@@ -89,7 +96,7 @@ def certify(
     )
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    return builder.sign(signer, hashes.SHA256(), ecdsa_deterministic=True)
+    return builder.sign(signer, hash_of(signer), ecdsa_deterministic=True)
 
 
 def revocation_list(
@@ -119,12 +126,18 @@ def der(certificate: x509.Certificate) -> bytes:
 
 
 def sign_raw(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
-    """64-byte r‖s over SHA-256 of `data`, big-endian: the form Intel's quotes carry."""
-    from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+    """r‖s, big-endian, over the hash of the key's curve: the form both vendors' reports carry.
 
-    signature = key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
-    r, s = decode_dss_signature(signature)
-    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    64 bytes for P-256, 96 for P-384.
+    """
+    signature = key.sign(data, ec.ECDSA(hash_of(key), deterministic_signing=True))
+    size = (key.key_size + 7) // 8
+    return b"".join(part.to_bytes(size, "big") for part in decode_dss_signature(signature))
+
+
+def hash_of(key: ec.EllipticCurvePrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    """SHA-256 for P-256, SHA-384 for P-384."""
+    return hashes.SHA384() if isinstance(key.curve, ec.SECP384R1) else hashes.SHA256()
 
 
 def raw_point(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -18,7 +18,7 @@ from attestation.tdx.eventlog import DIGEST_BYTES, extend
 from attestation.tdx.quote import BODY_FIELDS, parse_quote
 from enclave.simulator.ccel import SOURCE_ROOT, Launch, launch
 from enclave.simulator.intel import SimulatedIntel
-from enclave.simulator.nvidia import SimulatedNvidia
+from enclave.simulator.nvidia import FLEET, SimulatedNvidia
 
 MAX_VMS = 64
 MAX_GPUS = 8
@@ -63,6 +63,7 @@ class Simulator:
         self.intel = SimulatedIntel(state_dir, clock())
         self.nvidia = SimulatedNvidia(state_dir, clock())
         self._vms: dict[str, Vm] = {}
+        self._next_gpu = 0
         self._lock = threading.Lock()
         self._operations: dict[str, Callable[[dict[int, Any]], dict[int, Any]]] = {
             "roots": self._roots,
@@ -101,7 +102,7 @@ class Simulator:
 
     def _collateral(self, _request: dict[int, Any]) -> dict[int, Any]:
         now = self._clock()
-        return {1: {**self.intel.collateral(now), **self.nvidia.collateral(now)}}
+        return {1: {**self.intel.collateral(now), **self.nvidia.collateral(now, self._next_gpu)}}
 
     def _launch(self, request: dict[int, Any]) -> dict[int, Any]:
         name, gpus = _text(request, 1), request.get(2, 1)
@@ -109,9 +110,16 @@ class Simulator:
             raise UsageError(f"launch: expected 0..{MAX_GPUS} GPUs")
         if name not in self._vms and len(self._vms) == MAX_VMS:
             raise UsageError(f"launch: expected at most {MAX_VMS} VMs")
-        place = list(self._vms).index(name) if name in self._vms else len(self._vms)
-        self._vms[name] = Vm(launch(self._source_root), place * MAX_GPUS, gpus)
+        self._vms[name] = Vm(launch(self._source_root), self._first_gpu(name, gpus), gpus)
         return {}
+
+    def _first_gpu(self, name: str, gpus: int) -> int:
+        """The GPUs it had before its reboot, new ones where it now has another number."""
+        before = self._vms.get(name)
+        if before is not None and before.gpus == gpus:
+            return before.first_gpu
+        first, self._next_gpu = self._next_gpu, self._next_gpu + gpus
+        return first
 
     def _extend(self, request: dict[int, Any]) -> dict[int, Any]:
         vm, digest = self._vm(request), _sized(request, 2, DIGEST_BYTES)
@@ -148,7 +156,7 @@ class Simulator:
 
     def _forge_gpu(self, request: dict[int, Any]) -> dict[int, Any]:
         index = request.get(1)
-        if type(index) is not int or not 0 <= index < MAX_VMS * MAX_GPUS:
+        if type(index) is not int or not 0 <= index < max(self._next_gpu, FLEET):
             raise UsageError("forge.gpu: expected a GPU index")
         return self._report(index, _sized(request, 2, NONCE_BYTES))
 

@@ -1,0 +1,241 @@
+"""A simulated NVIDIA: device authority, a fleet of Hopper GPUs, their RIMs and OCSP answers.
+
+Formats are NVIDIA's own; only the roots differ, and every name in the PKI starts with
+SIMULATED. All GPUs run one firmware; each has a key of its own, derived from one secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from cryptography.x509 import ocsp
+
+from attestation.nvidia import ocsp as answers
+from attestation.nvidia.chain import spki_digest
+from attestation.nvidia.report import (
+    CHIP_SKU,
+    DRIVER,
+    FWID,
+    NVDEC0,
+    PROJECT,
+    PROJECT_SKU,
+    VBIOS,
+)
+from enclave.simulator import pki, rim
+
+CHIP = "GH100"
+DRIVER_VERSION = "550.90.07"
+VBIOS_VERSION = "96.00.9F.00.01"
+BOARD = ("1010", "0200", "882")
+BLOCKS = 64
+FLEET = 16
+"""GPUs for which there is collateral before any VM has them."""
+
+MEASUREMENTS = tuple(
+    hashlib.sha384(f"SIMULATED GH100 measurement {index}".encode()).digest()
+    for index in range(BLOCKS)
+)
+DRIVER_INDICES, VBIOS_INDICES = range(32, BLOCKS), range(32)
+FIRMWARE = hashlib.sha384(b"SIMULATED GSP firmware").digest()
+OPAQUE: Mapping[int, bytes] = {
+    VBIOS: bytes.fromhex("009f009601000000"),
+    CHIP_SKU: b"882\0\0\0\0\0",
+    PROJECT: b"1010\0",
+    PROJECT_SKU: b"0200\0",
+    DRIVER: DRIVER_VERSION.encode() + b"\0",
+    NVDEC0: b"\x55",
+    FWID: FIRMWARE,
+}
+OCSP_LIFE = timedelta(days=60)
+"""Longer than Intel's collateral lives, so that a drill can let one expire alone."""
+_FWID_OID = x509.ObjectIdentifier("2.23.133.5.4.1")
+_P384_ORDER = int(
+    "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+    16,
+)
+
+
+class SimulatedNvidia:
+    """The vendor and its GPUs; keys live in `state_dir`.
+
+    `now` is Unix seconds and must lie in the PKI's life. `label` begins every name.
+    """
+
+    def __init__(self, state_dir: Path, now: int, *, label: str = "SIMULATED") -> None:
+        pki.check_reach(now)
+        names = ("root", "identity", "provisioner", "fleet", "rim-root", "rim-ca", "rim")
+        self.keys = {
+            name: pki.load_or_make_key(state_dir, f"nvidia-{name}", ec.SECP384R1())
+            for name in names
+        }
+        self._label = f"{label} NVIDIA"
+        root = self._certify("Device Identity CA", "root", "root", None, 3)
+        identity = self._certify(f"{CHIP} Identity", "identity", "root", root, 2)
+        provisioner = self._certify(
+            f"{CHIP} Provisioner ICA 1", "provisioner", "identity", identity, 1
+        )
+        self._issuers = (provisioner, identity, root)
+        rim_root = self._certify("Reference Value Root", "rim-root", "rim-root", None, 1)
+        rim_ca = self._certify("Reference Value CA", "rim-ca", "rim-root", rim_root, 0)
+        signer = self._certify("Reference Value Signing", "rim", "rim-ca", rim_ca, None)
+        self.rim_chain = (signer, rim_ca, rim_root)
+        self.gpu = lru_cache(self._gpu)
+        self._collateral = lru_cache(maxsize=2)(self._make_collateral)
+
+    @property
+    def root_spki(self) -> bytes:
+        """SHA-256 of the device root's SubjectPublicKeyInfo."""
+        return spki_digest(self._issuers[-1])
+
+    @property
+    def rim_root_spki(self) -> bytes:
+        """SHA-256 of the RIM root's SubjectPublicKeyInfo."""
+        return spki_digest(self.rim_chain[-1])
+
+    def report(
+        self,
+        index: int,
+        nonce: bytes,
+        *,
+        measurements: Sequence[bytes] = MEASUREMENTS,
+        opaque: Mapping[int, bytes] = OPAQUE,
+    ) -> tuple[bytes, tuple[bytes, ...]]:
+        """What GPU `index` answers to a nonce of 32 bytes, and its chain as DER, leaf first.
+
+        Another content than a GPU would measure is signed all the same, for drills.
+        """
+        key, chain = self.gpu(index)
+        unsigned = _report(nonce, measurements, opaque)
+        return unsigned + pki.sign_raw(key, unsigned), tuple(pki.der(item) for item in chain)
+
+    def collateral(self, now: int, gpus: int = 0) -> dict[str, bytes]:
+        """RIMs, and OCSP answers for the first max(`gpus`, FLEET) GPUs, by part name."""
+        day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return dict(self._collateral(day, max(gpus, FLEET)))
+
+    def rim(self, version: str, golden: Mapping[int, Sequence[bytes]]) -> bytes:
+        return rim.make(CHIP, version, golden, key=self.keys["rim"], chain=self.rim_chain)
+
+    def ocsp_answer(
+        self,
+        certificate: x509.Certificate,
+        issuer: x509.Certificate,
+        *,
+        at: datetime,
+        status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD,
+        reason: x509.ReasonFlags | None = None,
+    ) -> bytes:
+        """A DER answer, signed by the issuer itself, valid from `at` for OCSP_LIFE."""
+        revoked = at if status is ocsp.OCSPCertStatus.REVOKED else None
+        builder = ocsp.OCSPResponseBuilder().add_response(
+            certificate, issuer, hashes.SHA384(), status, at, at + OCSP_LIFE, revoked, reason
+        )
+        builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, issuer)
+        signed = builder.sign(self._key_of(issuer), hashes.SHA384())
+        return signed.public_bytes(Encoding.DER)
+
+    def _make_collateral(self, day: datetime, gpus: int) -> dict[str, bytes]:
+        parts = {
+            f"nvidia/rim/NV_GPU_DRIVER_{CHIP}_{DRIVER_VERSION}": self.rim(
+                DRIVER_VERSION, {index: (MEASUREMENTS[index],) for index in DRIVER_INDICES}
+            ),
+            f"nvidia/rim/NV_GPU_VBIOS_{'_'.join(BOARD)}_{VBIOS_VERSION.replace('.', '')}": self.rim(
+                VBIOS_VERSION, {index: (MEASUREMENTS[index],) for index in VBIOS_INDICES}
+            ),
+        }
+        provisioner, identity, root = self._issuers
+        pairs = [(identity, root), (provisioner, identity)]
+        pairs += [(self.gpu(index)[1][1], provisioner) for index in range(gpus)]
+        for certificate, issuer in pairs:
+            parts[answers.part_name(certificate)] = self.ocsp_answer(certificate, issuer, at=day)
+        return parts
+
+    def _gpu(self, index: int) -> tuple[ec.EllipticCurvePrivateKey, tuple[x509.Certificate, ...]]:
+        device, leaf = (self._derive(f"{index}/{role}") for role in ("device", "leaf"))
+        provisioner = self._issuers[0]
+        identity = pki.certify(
+            f"{self._label} {CHIP} A01 GSP BROM {index}",
+            device.public_key(),
+            issuer=provisioner,
+            signer=self.keys["provisioner"],
+            path_length=0,
+        )
+        certificate = pki.certify(
+            f"{self._label} {CHIP} A01 GSP FMC LF {index}",
+            leaf.public_key(),
+            issuer=identity,
+            signer=device,
+            extensions=[x509.UnrecognizedExtension(_FWID_OID, _fwid(leaf.public_key()))],
+        )
+        return leaf, (certificate, identity, *self._issuers)
+
+    def _derive(self, label: str) -> ec.EllipticCurvePrivateKey:
+        fleet = self.keys["fleet"].private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        wide = hashlib.shake_256(fleet + label.encode()).digest(64)
+        scalar = int.from_bytes(wide, "big") % (_P384_ORDER - 1) + 1
+        return ec.derive_private_key(scalar, ec.SECP384R1())
+
+    def _certify(
+        self,
+        name: str,
+        key: str,
+        signer: str,
+        issuer: x509.Certificate | None,
+        path_length: int | None,
+    ) -> x509.Certificate:
+        return pki.certify(
+            f"{self._label} {name}",
+            self.keys[key].public_key(),
+            issuer=issuer,
+            signer=self.keys[signer],
+            path_length=path_length,
+        )
+
+    def _key_of(self, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey:
+        wanted = spki_digest(certificate)
+        return next(key for key in self.keys.values() if _spki(key) == wanted)
+
+
+def _report(nonce: bytes, measurements: Sequence[bytes], opaque: Mapping[int, bytes]) -> bytes:
+    record = b"".join(
+        struct.pack("<BBHBH", index, 1, 51, 1, 48) + digest
+        for index, digest in enumerate(measurements, 1)
+    )
+    fields = b"".join(struct.pack("<HH", kind, len(raw)) + raw for kind, raw in opaque.items())
+    return b"".join(
+        (
+            bytes.fromhex("11e001ff") + nonce + b"\0",
+            bytes.fromhex("11600000") + bytes([len(measurements)]),
+            len(record).to_bytes(3, "little") + record,
+            hashlib.sha256(b"SIMULATED responder nonce" + nonce).digest(),
+            len(fields).to_bytes(2, "little") + fields,
+        )
+    )
+
+
+def _fwid(key: ec.EllipticCurvePublicKey) -> bytes:
+    """TCG DICE: SEQUENCE {1, SubjectPublicKeyInfo, SEQUENCE {sha384, digest}}."""
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    algorithm = bytes.fromhex("0609608648016503040202")
+    firmware = b"\x30" + bytes([len(algorithm) + 50]) + algorithm + b"\x04\x30" + FIRMWARE
+    content = b"\x02\x01\x01" + spki + firmware
+    return b"\x30\x81" + bytes([len(content)]) + content
+
+
+def _spki(key: ec.EllipticCurvePrivateKey) -> bytes:
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(public).digest()
