@@ -7,7 +7,7 @@ show. Only `Verifier.verify` makes a VerifiedEnclave; sealing accepts nothing el
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 from typing import Any, Literal
 
 from attestation.keys import KeyBundle
@@ -88,10 +88,11 @@ class VerifiedEnclave:
     price_table: Mapping[str, Any]
     valid_until: int
     report: Report
-    minted_by: object = field(repr=False, compare=False)
+    minted_by: InitVar[object]
+    """Never stored, so that `dataclasses.replace` cannot carry it over to other content."""
 
-    def __post_init__(self) -> None:
-        if self.minted_by is not _MINT:
+    def __post_init__(self, minted_by: object) -> None:
+        if minted_by is not _MINT:
             raise TypeError("only Verifier.verify makes a VerifiedEnclave")
 
     @property

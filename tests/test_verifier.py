@@ -47,7 +47,9 @@ def test_only_the_verifier_mints(world: World) -> None:
     verified = Verifier(world.policy).verify(presented, anchor=anchor, beacon=world.beacon, now=NOW)
     fields = {f.name: getattr(verified, f.name) for f in dataclasses.fields(VerifiedEnclave)}
     with pytest.raises(TypeError):
-        VerifiedEnclave(**{**fields, "minted_by": None})
+        VerifiedEnclave(**fields, minted_by=None)
+    with pytest.raises(ValueError, match="minted_by"):
+        dataclasses.replace(verified, valid_until=NOW * 2)
 
 
 def test_a_challenge_of_our_own_is_answered(world: World) -> None:

@@ -7,6 +7,7 @@ stays secret while either holds.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
@@ -70,7 +71,7 @@ class XWingKey:
 
     @classmethod
     def generate(cls) -> XWingKey:
-        return cls(X25519PrivateKey.generate().private_bytes_raw())
+        return cls(secrets.token_bytes(SECRET_BYTES))
 
     def decapsulate(self, enc: bytes) -> bytes:
         """The 32-byte shared secret of `enc` (1120 bytes). Raises ChannelError."""
