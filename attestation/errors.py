@@ -40,9 +40,9 @@ class ParseError(UmayError):
 class VerificationError(UmayError):
     """A step of the verification plan failed.
 
-    `step` is the name of a step in verifier.py's plan ("cpu-signature"), or "channel" where no
-    accepted suite is on offer; `code` is a stable
-    word for the reason ("wrong-root"), `report` every step's result.
+    `step` is the name of a step in verifier.py's plan ("cpu-signature"), or "channel"
+    where no accepted suite is on offer; `code` is a stable word for the reason
+    ("wrong-root"), `report` every step's result.
     """
 
     exit_code = 3
