@@ -7,7 +7,9 @@ are hashed with salts from the HPKE exporter that only the two ends know.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -128,6 +130,13 @@ class SignedReceipt:
         return Receipt.from_bytes(self.body)
 
 
+def amount_of(price_table: Mapping[str, Any], tokens: tuple[int, int, int, int]) -> int:
+    """What `tokens` cost by a price table, in nano coins: prompt and completion tokens, each
+    at its price. Raises ParseError for a table without both prices."""
+    prompt, _cached, completion, _reasoning = tokens
+    return prompt * _price(price_table, "prompt") + completion * _price(price_table, "completion")
+
+
 def salted_hash(salt: bytes, content: bytes) -> bytes:
     """H("umay/salted/v1\\0" ‖ salt ‖ content), salt of 32 bytes from the HPKE exporter."""
     if len(salt) != SALT_BYTES:
@@ -142,6 +151,13 @@ def matches(expected: bytes, salt: bytes, content: bytes) -> bool:
 
 def _message(body: bytes) -> bytes:
     return domain_digest("umay/receipt/v1", body)
+
+
+def _price(price_table: Mapping[str, Any], name: str) -> int:
+    price = price_table.get(name)
+    if type(price) is not int or not 0 <= price < 2**63:
+        raise ParseError(f"price table: expected {name} in whole nano per token")
+    return price
 
 
 def _counts(values: object, length: int) -> bool:

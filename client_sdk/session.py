@@ -22,6 +22,7 @@ from attestation.receipt import (
     SALT_BYTES,
     Receipt,
     SignedReceipt,
+    amount_of,
     matches,
 )
 from attestation.verdict import VerifiedEnclave
@@ -111,7 +112,8 @@ class SealedExchange:
 
 
 def check_receipt(receipt: Receipt, enclave: VerifiedEnclave) -> None:
-    """Raises NotAuthentic unless the receipt names this evidence, model and price."""
+    """Raises NotAuthentic unless the receipt names this evidence, model and price, and
+    charges by it."""
     bundle: KeyBundle = enclave.bundle
     named = (
         ("evidence", receipt.evidence_digest, enclave.evidence_digest),
@@ -123,6 +125,10 @@ def check_receipt(receipt: Receipt, enclave: VerifiedEnclave) -> None:
             raise NotAuthentic(
                 "receipt", f"other-{what}", f"expected {what} {expected.hex()}, got {got.hex()}"
             )
+    due = amount_of(enclave.price_table, receipt.tokens)
+    if receipt.amount != due:
+        text = f"expected {due} nano by the price table, got {receipt.amount}"
+        raise NotAuthentic("receipt", "other-amount", text)
 
 
 def _hash(expected: bytes, salt: bytes, content: bytes, what: str) -> None:

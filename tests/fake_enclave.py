@@ -140,7 +140,7 @@ class FakeEnclave:
             finish_reason="stop",
             tokens=(3, 0, 8, 0),
             price_digest=enclave.bundle.price_digest,
-            amount=11,
+            amount=20 if fault == "other amount" else 19,
             time=1_795_000_020,
             sequence=1,
         )

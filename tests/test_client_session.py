@@ -53,6 +53,7 @@ def test_one_verification_serves_many_requests(ada: FakeEnclave) -> None:
         ("other key", NotAuthentic, "bad-signature"),
         ("other evidence", NotAuthentic, "other-evidence"),
         ("other response", NotAuthentic, "other-response"),
+        ("other amount", NotAuthentic, "other-amount"),
         ("connection cut", Truncated, "truncated"),
         ("final chunk missing", Truncated, "truncated"),
     ],
