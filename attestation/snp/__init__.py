@@ -1,0 +1,23 @@
+"""AMD SEV-SNP: attestation reports, chip keys, what they must say."""
+
+from __future__ import annotations
+
+from attestation.snp.chain import ChipKey, check_signature
+from attestation.snp.check import (
+    check_alias_free,
+    check_attributes,
+    check_revocation,
+    check_tcb,
+)
+from attestation.snp.report import SnpReport, parse_report
+
+__all__ = [
+    "ChipKey",
+    "SnpReport",
+    "check_alias_free",
+    "check_attributes",
+    "check_revocation",
+    "check_signature",
+    "check_tcb",
+    "parse_report",
+]
