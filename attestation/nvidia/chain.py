@@ -1,6 +1,7 @@
 """Certificate chains of NVIDIA: a device's five certificates, and those inside RIMs.
 
-All of P-384 with SHA-384. A chain comes with the evidence; only its root is pinned.
+All of P-384 with SHA-384. A chain comes with the evidence; only its root is pinned. A
+critical extension that this module does not judge refuses the certificate (RFC 5280 §4.2).
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
 from attestation.digests import sha256
 from attestation.errors import NotAuthentic
 
 STEP = "gpu"
 SCALAR_BYTES = 48
+_JUDGED = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
 
 
 def load(chain: tuple[bytes, ...], *, length: int | None = None) -> tuple[x509.Certificate, ...]:
@@ -28,6 +30,7 @@ def load(chain: tuple[bytes, ...], *, length: int | None = None) -> tuple[x509.C
         certificates = tuple(x509.load_der_x509_certificate(der) for der in chain)
         for certificate in certificates:  # the library reads these only when asked
             _ = certificate.extensions, certificate.subject, certificate.issuer
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
             certificate.public_key()
     except Exception as error:  # the library lets several kinds through
         raise broken("bad-certificate", f"malformed ({type(error).__name__})") from None
@@ -42,12 +45,19 @@ def check(chain: tuple[x509.Certificate, ...], *, pinned: frozenset[bytes], now:
     _check_root(chain[-1], pinned)
     issuers = (*chain[1:], chain[-1])
     for depth, (certificate, issuer) in enumerate(zip(chain, issuers, strict=True)):
-        _check_dates(certificate, now)
+        check_dates(certificate, now)
         _check_role(certificate, depth)
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
-            raise broken("bad-chain", f"{name(certificate)!r} is not issued by the next") from None
+        if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
+            raise broken("wrong-hash", f"expected ECDSA with SHA-384 on {name(certificate)!r}")
+        check_issuer(certificate, issuer)
+
+
+def check_issuer(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Names and signature. Raises NotAuthentic("gpu", "bad-chain")."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except Exception:  # an algorithm the library lacks is no ValueError
+        raise broken("bad-chain", f"{name(certificate)!r} is not issued by the next") from None
 
 
 def verify(certificate: x509.Certificate, signature: bytes, message: bytes, what: str) -> None:
@@ -93,7 +103,7 @@ def _check_root(root: x509.Certificate, pinned: frozenset[bytes]) -> None:
     raise broken("wrong-root", f"expected root key {expected}, got {got.hex()}")
 
 
-def _check_dates(certificate: x509.Certificate, now: int) -> None:
+def check_dates(certificate: x509.Certificate, now: int) -> None:
     start = certificate.not_valid_before_utc.timestamp()
     end = certificate.not_valid_after_utc.timestamp()
     if not start <= now <= end:
@@ -103,13 +113,35 @@ def _check_dates(certificate: x509.Certificate, now: int) -> None:
 
 def _check_role(certificate: x509.Certificate, depth: int) -> None:
     public_key(certificate)
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        authority, path = False, None
-    else:
-        authority, path = constraints.ca, constraints.path_length
-    if authority != (depth > 0):
+    check_critical(certificate)
+    authority, path = _constraints(certificate)
+    if authority != (depth > 0) or not _may_sign(certificate, authority):
         raise broken("bad-chain", f"{name(certificate)!r}: authority and leaf are mixed up")
     if path is not None and depth - 1 > path:
         raise broken("bad-chain", f"{name(certificate)!r}: the chain below is too long")
+
+
+def check_critical(certificate: x509.Certificate) -> None:
+    """Raises NotAuthentic("gpu", "bad-chain") for a critical extension nobody judges here."""
+    for extension in certificate.extensions:
+        if extension.critical and extension.oid not in _JUDGED:
+            what = extension.oid.dotted_string
+            raise broken("bad-chain", f"{name(certificate)!r}: unknown critical extension {what}")
+
+
+def _constraints(certificate: x509.Certificate) -> tuple[bool, int | None]:
+    """Whether it is an authority, and over how many others."""
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return False, None
+    return constraints.ca, constraints.path_length
+
+
+def _may_sign(certificate: x509.Certificate, authority: bool) -> bool:
+    """By its key usage: certificates if it is an authority, else messages."""
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return False
+    return usage.key_cert_sign if authority else usage.digital_signature

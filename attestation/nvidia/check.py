@@ -13,13 +13,19 @@ from attestation.errors import NotAuthentic, Refused
 from attestation.evidence import GPU, Device
 from attestation.nvidia import chain as chains
 from attestation.nvidia import ocsp
-from attestation.nvidia.report import FWID, GpuReport, parse_report
+from attestation.nvidia.report import FEATURE, FWID, GpuReport, parse_report
 from attestation.nvidia.rim import Rim, read_rim
 from attestation.roots import Roots
 
 CHAIN_LENGTH = 5
 _ARCHITECTURES = {"GH100": "hopper"}
 _FWID_OID = x509.ObjectIdentifier("2.23.133.5.4.1")
+_FWID_DIGEST = bytes.fromhex("06096086480165030402020430")
+"""What stands before the firmware digest in the extension: sha384, OCTET STRING of 48."""
+_FWID_SINCE = (550,)
+"""Reports of drivers before these carry no firmware digest."""
+_MODES = (b"\0\0", b"\1\0")
+"""One GPU, several GPUs; 2 is protected PCIe."""
 FWID_BYTES = 48
 NVDEC0_INDEX = 35
 
@@ -49,6 +55,7 @@ def check_device(device: Device, *, nonce: bytes, roots: Roots, now: int) -> Che
     if device.kind != GPU or chip not in _ARCHITECTURES or len(report.measurements) != 64:
         raise Refused("gpu", "unsupported-device", f"{chip}: only Hopper GPUs are supported yet")
     _check_fwid(certificates[0], report)
+    _check_mode(report)
     return CheckedDevice(report, _ARCHITECTURES[chip], certificates, chip)
 
 
@@ -108,6 +115,8 @@ def _rim(
     if rim.version.upper() != version.upper() or rim.product != device.chip:
         text = f"expected {device.chip} {version}, got {rim.product} {rim.version}"
         raise NotAuthentic("gpu", "rim-other", text)
+    if not rim.golden:
+        raise Refused("gpu", "rim-empty", f"the RIM {name} names no measurement")
     return rim
 
 
@@ -117,8 +126,6 @@ def _compare(report: GpuReport, golden: dict[int, tuple[bytes, ...]]) -> None:
             continue
         if index in golden and measured not in golden[index]:
             raise Refused("gpu", "measurement-mismatch", f"measurement {index} is not published")
-    if not golden:
-        raise Refused("gpu", "rim-empty", "the RIMs name no measurement")
     outside = [index for index in golden if index >= len(report.measurements)]
     if outside:
         raise Refused("gpu", "measurement-mismatch", f"measurement {outside[0]} is missing")
@@ -127,20 +134,35 @@ def _compare(report: GpuReport, golden: dict[int, tuple[bytes, ...]]) -> None:
 def _check_fwid(leaf: x509.Certificate, report: GpuReport) -> None:
     reported = report.opaque.get(FWID)
     if reported is None:
-        return  # drivers up to 545 report none
+        if _version(report.driver_version) >= _FWID_SINCE:
+            raise chains.broken("fwid-missing", "the report names no firmware")
+        return
     try:
         extension = leaf.extensions.get_extension_for_oid(_FWID_OID).value
     except x509.ExtensionNotFound:
         raise chains.broken("fwid-missing", "the certificate names no firmware") from None
     value = extension.value if isinstance(extension, x509.UnrecognizedExtension) else b""
-    if not hmac.compare_digest(value[-FWID_BYTES:], reported):
+    if len(reported) != FWID_BYTES or not value.endswith(_FWID_DIGEST + reported):
         raise chains.broken("fwid-mismatch", "the certificate is for other firmware")
 
 
+def _check_mode(report: GpuReport) -> None:
+    """In protected-PCIe mode NVLink is in the clear, through switches nobody checks yet."""
+    mode = report.opaque.get(FEATURE)
+    if mode is not None and mode not in _MODES:
+        raise Refused("gpu", "unsupported-mode", f"the GPU runs in feature mode {mode.hex()}")
+
+
 def _chip(certificates: tuple[x509.Certificate, ...]) -> str:
-    """The chip family, by the name of the certificate under the root."""
+    """The chip family, by the name under the root; provisioner and device must name it too.
+
+    NVSwitches hang from the Identity certificate of GH100 as well.
+    """
     words = chains.name(certificates[-2]).split()
-    return words[-2] if len(words) >= 2 and words[-1] == "Identity" else "unknown"
+    if len(words) < 2 or words[-1] != "Identity":
+        return "unknown"
+    below = [chains.name(item).split() for item in certificates[1:-2]]
+    return words[-2] if all(words[-2] in names for names in below) else "unknown"
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -13,13 +13,25 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
 
 from attestation.collateral import Collateral
 from attestation.digests import sha256
 from attestation.errors import NotAuthentic, Refused
+from attestation.nvidia import chain as chains
 
 MAX_CLOCK_SKEW_S = 300
+_JUDGED = {
+    ExtensionOID.BASIC_CONSTRAINTS,
+    ExtensionOID.KEY_USAGE,
+    ExtensionOID.EXTENDED_KEY_USAGE,
+    ExtensionOID.OCSP_NO_CHECK,
+}
+_SHA2 = (
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512,
+)
 
 
 def part_name(certificate: x509.Certificate) -> str:
@@ -50,15 +62,26 @@ def _load(data: bytes) -> ocsp.OCSPResponse:
         response = ocsp.load_der_ocsp_response(data)
         if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
             raise Refused("gpu", "revocation-unknown", "the OCSP responder gave no answer")
-        _ = response.tbs_response_bytes, response.certificates, response.extensions
-    except ValueError:
+        _ = response.tbs_response_bytes, response.signature_hash_algorithm
+        chains.load(tuple(item.public_bytes(Encoding.DER) for item in response.certificates))
+        singles = list(response.responses)
+        for single in singles:
+            _ = single.hash_algorithm, single.next_update_utc, single.this_update_utc
+        extensions = [*response.extensions]
+        if len(singles) == 1:  # the library reads them of a lone answer only
+            extensions += response.single_extensions
+    except Refused:
+        raise
+    except Exception:  # the library lets several kinds through
         raise NotAuthentic("gpu", "ocsp-malformed", "not an OCSP response") from None
+    if any(extension.critical for extension in extensions):
+        raise NotAuthentic("gpu", "ocsp-malformed", "an unknown critical extension")
     return response
 
 
 def _check_signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: int) -> None:
     signer = issuer
-    if response.certificates:
+    if response.certificates and response.certificates[0] != issuer:
         signer = response.certificates[0]
         _check_delegate(signer, issuer, now)
     key, algorithm = signer.public_key(), response.signature_hash_algorithm
@@ -74,18 +97,26 @@ def _check_signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: in
 
 def _check_delegate(signer: x509.Certificate, issuer: x509.Certificate, now: int) -> None:
     try:
-        signer.verify_directly_issued_by(issuer)
+        chains.check_issuer(signer, issuer)
+        chains.check_dates(signer, now)
         usage = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
-        raise NotAuthentic("gpu", "ocsp-responder", "not a responder of this issuer") from None
-    start, end = signer.not_valid_before_utc.timestamp(), signer.not_valid_after_utc.timestamp()
-    if ExtendedKeyUsageOID.OCSP_SIGNING not in usage or not start <= now <= end:
-        raise NotAuthentic("gpu", "ocsp-responder", "the responder may not sign OCSP answers now")
+    except (NotAuthentic, x509.ExtensionNotFound):
+        text = "not a responder of this issuer at this time"
+        raise NotAuthentic("gpu", "ocsp-responder", text) from None
+    if ExtendedKeyUsageOID.OCSP_SIGNING not in usage or _strange(signer):
+        raise NotAuthentic("gpu", "ocsp-responder", "the certificate may not sign OCSP answers")
+
+
+def _strange(signer: x509.Certificate) -> bool:
+    """Signed with less than SHA-2, or held to a critical extension nobody judges here."""
+    critical = {extension.oid for extension in signer.extensions if extension.critical}
+    return signer.signature_algorithm_oid not in _SHA2 or not critical <= _JUDGED
 
 
 def _single(
     response: ocsp.OCSPResponse, certificate: x509.Certificate, issuer: x509.Certificate
 ) -> ocsp.OCSPSingleResponse:
+    found = []
     for single in response.responses:
         builder = ocsp.OCSPRequestBuilder()
         request = builder.add_certificate(certificate, issuer, single.hash_algorithm).build()
@@ -94,8 +125,11 @@ def _single(
             request.issuer_key_hash,
             request.issuer_name_hash,
         ):
-            return single
-    raise NotAuthentic("gpu", "ocsp-other", "the OCSP answer is about another certificate")
+            found.append(single)
+    if len(found) != 1:  # two answers could contradict each other
+        text = f"expected one OCSP answer about the certificate, got {len(found)}"
+        raise NotAuthentic("gpu", "ocsp-other", text)
+    return found[0]
 
 
 def _check_status(single: ocsp.OCSPSingleResponse) -> None:

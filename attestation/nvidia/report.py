@@ -23,6 +23,7 @@ BLOCKS = (31, 64)
 """LS10 switches answer 31 blocks, Hopper and Blackwell GPUs 64."""
 
 DRIVER, VBIOS, CHIP_SKU, PROJECT, PROJECT_SKU, FWID, NVDEC0 = 3, 6, 15, 17, 18, 20, 11
+FEATURE = 36
 NVDEC0_DISABLED = b"\xaa"
 
 

@@ -2,6 +2,9 @@
 
 Nothing is read from a document before the signature over just that document held: one
 enveloped signature, directly under the root, its one reference the whole document.
+What a RIM does not need (DTD, comments, processing instructions, other encodings,
+unknown elements) is refused, and its size bounded before any canonicalisation: libxml2
+takes minutes over a hundred kilobytes of namespace declarations.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,7 +22,8 @@ from lxml import etree
 from attestation.errors import NotAuthentic, ParseError, Refused
 from attestation.nvidia import chain as chains
 
-MAX_RIM_BYTES = 2 * 1024 * 1024
+MAX_RIM_BYTES = 256 * 1024
+MAX_NAMESPACES, MAX_ATTRIBUTES = 32, 32
 MAX_INDEX, MAX_ALTERNATIVES = 64, 16
 _SWID = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
 _HASH = "{http://www.w3.org/2001/04/xmlenc#sha384}Hash"
@@ -31,6 +36,11 @@ _SHAPE = (
     (f"{_DS}Reference", None),
 )
 _TRANSFORMS = (_DS[1:-1] + "enveloped-signature", _C14N11)
+_DECLARATION = re.compile(rb"""<\?xml version=["']1\.0["']( encoding=["'](?i:UTF-8)["'])?\s*\?>""")
+_BANNED = (b"<!", b"<?", b"\0")
+_LEAVES = (f"{_SWID}Entity", f"{_SWID}Link", f"{_SWID}Meta")
+_BRANCHES = (f"{_SWID}Payload", f"{_DS}Signature")
+_SHA384_HEX = re.compile("[0-9a-fA-F]{96}")
 _DIGEST = "http://www.w3.org/2001/04/xmldsig-more#sha384"
 
 
@@ -52,11 +62,15 @@ def read_rim(data: bytes, *, pinned: frozenset[bytes], now: int) -> Rim:
     Raises ParseError, NotAuthentic("gpu", "rim-…") or Refused("gpu", "rim-expired").
     """
     root = _parse(data)
+    _check_form(root)
     signature = _one(root, f"{_DS}Signature")
-    certificates = _certificates(signature)
+    info, value, keys = _exactly(signature, "SignedInfo", "SignatureValue", "KeyInfo")
+    certificates = _certificates(keys)
     _check_chain(certificates, pinned, now)
-    _check_signature(root, signature, certificates[0])
-    root.remove(signature)
+    digest = _signed_digest(info, value, certificates[0])
+    _take_out(root, signature)
+    if not hmac.compare_digest(hashlib.sha384(_canonical(root)).digest(), digest):
+        raise NotAuthentic("gpu", "rim-bad-digest", "the RIM is not the document that was signed")
     meta, payload = _one(root, f"{_SWID}Meta"), _one(root, f"{_SWID}Payload")
     expires = min(int(item.not_valid_after_utc.timestamp()) for item in certificates)
     return Rim(
@@ -71,18 +85,32 @@ def read_rim(data: bytes, *, pinned: frozenset[bytes], now: int) -> Rim:
 def _parse(data: bytes) -> etree._Element:
     if len(data) > MAX_RIM_BYTES:
         raise ParseError(f"RIM: expected at most {MAX_RIM_BYTES} bytes")
-    if b"<!" in data.replace(b"<!--", b""):
-        raise ParseError("RIM: expected no DTD, entity or CDATA section")
+    declaration = _DECLARATION.match(data)
+    body = data[declaration.end() :] if declaration else data
+    if any(mark in body for mark in _BANNED) or body.count(b"xmlns") > MAX_NAMESPACES:
+        raise ParseError("RIM: expected no DTD, CDATA, comment, instruction or namespace flood")
     parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
+        encoding="UTF-8", resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
     )
     try:
-        root = etree.fromstring(data, parser)
+        root = etree.fromstring(body, parser)
     except (etree.XMLSyntaxError, ValueError):
         raise ParseError("RIM: not well-formed XML") from None
     if root.tag != f"{_SWID}SoftwareIdentity" or root.getroottree().docinfo.internalDTD is not None:
         raise ParseError("RIM: expected a SoftwareIdentity document")
     return root
+
+
+def _check_form(root: etree._Element) -> None:
+    """Known elements in their places, so that no second reading of the document exists."""
+    for child in root:
+        if child.tag not in _LEAVES + _BRANCHES or (child.tag in _LEAVES and len(child)):
+            raise ParseError(f"RIM: unexpected element in {child.tag}")
+    for element in root.iter():
+        if len(element.attrib) > MAX_ATTRIBUTES:
+            raise ParseError(f"RIM: expected at most {MAX_ATTRIBUTES} attributes")
+        if any(str(key).startswith(_XML) for key in element.attrib):
+            raise ParseError("RIM: expected no xml: attributes")
 
 
 def _check_chain(chain: tuple[x509.Certificate, ...], pinned: frozenset[bytes], now: int) -> None:
@@ -94,19 +122,15 @@ def _check_chain(chain: tuple[x509.Certificate, ...], pinned: frozenset[bytes], 
         raise NotAuthentic("gpu", "rim-" + error.code, error.message) from None
 
 
-def _check_signature(
-    root: etree._Element, signature: etree._Element, leaf: x509.Certificate
-) -> None:
-    info = _one(signature, f"{_DS}SignedInfo")
+def _signed_digest(info: etree._Element, value: etree._Element, leaf: x509.Certificate) -> bytes:
+    """The document's digest in SignedInfo, once the signature over SignedInfo held."""
     digest = _reference(info)
-    signed = _canonical(info)
-    value = _base64(_one(signature, f"{_DS}SignatureValue"), chains.SCALAR_BYTES * 2)
+    signature = _base64(value, chains.SCALAR_BYTES * 2)
     try:
-        chains.verify(leaf, value, signed, "the RIM")
+        chains.verify(leaf, signature, _canonical(info), "the RIM")
     except NotAuthentic as error:
         raise NotAuthentic("gpu", "rim-" + error.code, error.message) from None
-    if not hmac.compare_digest(hashlib.sha384(_without(root, signature)).digest(), digest):
-        raise NotAuthentic("gpu", "rim-bad-digest", "the RIM is not the document that was signed")
+    return digest
 
 
 def _reference(info: etree._Element) -> bytes:
@@ -116,9 +140,11 @@ def _reference(info: etree._Element) -> bytes:
     if shape != _SHAPE or children[2].attrib.items() != [("URI", "")]:
         raise ParseError("RIM: expected one enveloped signature over the whole document")
     transforms, method, value = _exactly(children[2], "Transforms", "DigestMethod", "DigestValue")
-    if tuple(item.get("Algorithm") for item in transforms) != _TRANSFORMS:
+    both = _exactly(transforms, "Transform", "Transform")
+    if tuple(item.get("Algorithm") for item in both) != _TRANSFORMS:
         raise ParseError("RIM: expected the enveloped and C14N 1.1 transforms")
-    if any(len(item) for item in transforms) or method.get("Algorithm") != _DIGEST:
+    plain = not any(len(item) for item in (*children[:2], *both, method))
+    if not plain or method.get("Algorithm") != _DIGEST:
         raise ParseError("RIM: expected a SHA-384 digest and plain transforms")
     return _base64(value, 48)
 
@@ -130,32 +156,26 @@ def _exactly(parent: etree._Element, *names: str) -> list[etree._Element]:
     return children
 
 
-def _without(root: etree._Element, signature: etree._Element) -> bytes:
-    """The document's C14N with the signature taken out, its tail text kept."""
-    at, tail = root.index(signature), signature.tail
-    root.remove(signature)
-    previous = root[at - 1] if at else None
-    if tail and previous is not None:
-        before = previous.tail
-        previous.tail = (before or "") + tail
-        canonical = _canonical(root)
-        previous.tail = before
+def _take_out(root: etree._Element, signature: etree._Element) -> None:
+    """Remove the signature but keep the text after it, which lxml would remove too."""
+    before, tail = signature.getprevious(), signature.tail or ""
+    if before is None:
+        root.text = (root.text or "") + tail
     else:
-        canonical = _canonical(root)
-    signature.tail = tail
-    root.insert(at, signature)
-    return canonical
+        before.tail = (before.tail or "") + tail
+    root.remove(signature)
 
 
 def _canonical(element: etree._Element) -> bytes:
-    """C14N 1.1. lxml has 1.0, which differs only for xml:id and xml:base in subsets."""
-    if any(str(key).startswith(_XML) for item in element.iter() for key in item.attrib):
-        raise ParseError("RIM: expected no xml: attributes")
-    return etree.tostring(element, method="c14n", exclusive=False, with_comments=False)
+    """C14N 1.1. lxml has 1.0, which differs only for xml: attributes; there are none."""
+    try:
+        return etree.tostring(element, method="c14n", exclusive=False, with_comments=False)
+    except etree.C14NError:
+        raise ParseError("RIM: has no canonical form") from None
 
 
-def _certificates(signature: etree._Element) -> tuple[x509.Certificate, ...]:
-    data = _one(_one(signature, f"{_DS}KeyInfo"), f"{_DS}X509Data")
+def _certificates(keys: etree._Element) -> tuple[x509.Certificate, ...]:
+    (data,) = _exactly(keys, "X509Data")
     if not 2 <= len(data) <= 6 or any(child.tag != f"{_DS}X509Certificate" for child in data):
         raise ParseError("RIM: expected a chain of X.509 certificates")
     ders = tuple(_base64(child, None) for child in data)
@@ -171,6 +191,8 @@ def _golden(payload: etree._Element) -> dict[int, tuple[bytes, ...]]:
     for resource in payload:
         if resource.tag != f"{_SWID}Resource" or resource.get("type") != "Measurement":
             raise ParseError("RIM: expected measurement resources only")
+        if len(resource) or resource.get("active") not in ("True", "False"):
+            raise ParseError("RIM: expected a plain resource, active True or False")
         index = _number(resource, "index", MAX_INDEX - 1)
         if index in seen:
             raise ParseError(f"RIM: measurement {index} stands twice")
@@ -184,15 +206,12 @@ def _digests(resource: etree._Element) -> tuple[bytes, ...]:
     count = _number(resource, "alternatives", MAX_ALTERNATIVES)
     if _number(resource, "size", 64) != 48 or count < 1:
         raise ParseError("RIM: expected at least one digest of 48 bytes")
-    try:
-        digests = tuple(
-            bytes.fromhex(_attribute(resource, f"{_HASH}{number}")) for number in range(count)
-        )
-    except ValueError:
-        raise ParseError("RIM: expected digests in hex") from None
-    if any(len(digest) != 48 for digest in digests):
-        raise ParseError("RIM: expected digests of 48 bytes")
-    return digests
+    written = [_attribute(resource, f"{_HASH}{number}") for number in range(count)]
+    if sum(str(key).startswith(_HASH) for key in resource.attrib) != count:
+        raise ParseError("RIM: expected as many digests as alternatives")
+    if not all(_SHA384_HEX.fullmatch(text) for text in written):
+        raise ParseError("RIM: expected digests of 48 bytes in hex")
+    return tuple(bytes.fromhex(text) for text in written)
 
 
 def _one(parent: etree._Element, tag: str) -> etree._Element:
