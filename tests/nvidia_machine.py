@@ -34,8 +34,15 @@ def vendor(label: str = "SIMULATED") -> SimulatedNvidia:
     return SimulatedNvidia(Path(tempfile.mkdtemp()), NOW, label=label)
 
 
+def fresh_key(
+    curve: type[ec.EllipticCurve] = ec.SECP384R1, number: int = 0
+) -> ec.EllipticCurvePrivateKey:
+    """A key of nobody's; the same at each call, and another for each number."""
+    return _fresh_key(curve, number)
+
+
 @functools.cache
-def fresh_key(curve: type[ec.EllipticCurve] = ec.SECP384R1, number: int = 0):
+def _fresh_key(curve: type[ec.EllipticCurve], number: int) -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(curve())
 
 
@@ -152,6 +159,11 @@ def rebuilt(position: int, index: int = 0, **changes: object) -> Device:
     }
     new = issue(**{**options, **changes})
     return with_chain((*old[:position], new, *old[position + 1 :]), index)
+
+
+def public(curve: type[ec.EllipticCurve] = ec.SECP384R1) -> ec.EllipticCurvePublicKey:
+    """The public half of `fresh_key`."""
+    return fresh_key(curve).public_key()
 
 
 def fwid(leaf: x509.Certificate) -> x509.UnrecognizedExtension:
