@@ -78,7 +78,7 @@ class _Service:
 
     async def epochs(self, _: Request) -> Response:
         states = [_described(epoch, state) for epoch, state in self._guest.epochs.living]
-        return JSONResponse(states)
+        return JSONResponse({"epochs": states})
 
     async def keys(self, _: Request) -> Response:
         current = self._guest.epochs.current
