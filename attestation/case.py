@@ -5,22 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from attestation import tdx
 from attestation.anchor import Anchor, BlockRef
 from attestation.collateral import Collateral
-from attestation.errors import UmayError
+from attestation.cpu import NotChecked
 from attestation.evidence import Evidence, statement
 from attestation.keys import KeyBundle, bundle_digest
 from attestation.log.leaf import Leaf
 from attestation.policy import Policy, Release
+from attestation.snp.cpu import SnpCpu
+from attestation.tdx.cpu import TdxCpu
 from attestation.verdict import Finding
 
 PLATFORM_CODES = {"tdx": 1, "snp": 2}
 WITH_GPUS = 16
-
-
-class NotChecked(UmayError):
-    """A step that cannot run because an earlier one left nothing to run on."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,7 @@ class Case:
     evidence: Evidence = field(init=False)
     evidence_digest: bytes = field(init=False)
     bundle: KeyBundle = field(init=False)
-    quote: tdx.TdQuote = field(init=False)
-    pck: tdx.Pck = field(init=False)
+    cpu: TdxCpu | SnpCpu = field(init=False)
     measurement_digest: bytes = field(init=False)
     release: Release = field(init=False)
     model_name: str = field(init=False)
@@ -79,5 +75,5 @@ class Case:
             collateral_digest=self.collateral.manifest_digest(),
             beacon=self.bundle.beacon,
             previous=previous,
-            statement=statement(self.quote.signed_region),
+            statement=statement(self.cpu.signed_region),
         )

@@ -21,6 +21,9 @@ MAX_EVIDENCE_BYTES = 1024 * 1024
 MAX_DEVICES = 64
 PLATFORMS = ("tdx", "snp")
 GPU, SWITCH = 0, 1
+INIT_DONE = b"umay/init-done/v1\0"
+"""Its SHA-384 closes RTMR3: nothing is extended after it."""
+
 RTMR_BYTES = 48
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
-from attestation.errors import ParseError
+from attestation.errors import ParseError, Refused
 from attestation.roots import PRODUCTION, Roots
 
 MAX_POLICY_BYTES = 256 * 1024
@@ -32,6 +33,9 @@ TCB_STATUSES = frozenset(
         "TDRelaunchAdvisedConfigurationNeeded",
     }
 )
+SNP_SIGNERS = frozenset({"VCEK", "VLEK"})
+SNP_TCB_PARTS = ("bootloader", "tee", "snp", "microcode")
+"""Of every family; Turin's FMC is not among them."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,9 @@ class Policy:
     max_collateral_age_s: int
     families: frozenset[str] | None
     instances: frozenset[str] | None
+    snp_signers: frozenset[str]
+    snp_min_tcb: Mapping[str, int] | None
+    snp_alias_check: bool
     gpu_count: int | None
     gpu_architectures: frozenset[str] | None
     gpu_min_driver: str | None
@@ -91,6 +98,12 @@ class Policy:
         policy = _read(top)
         top.finish()
         return policy
+
+
+def accept(step: str, what: str, got: str, accepted: frozenset[str] | None) -> None:
+    """Raises Refused(step, "<what>-not-accepted") unless listed; None stands for "any"."""
+    if accepted is not None and got not in accepted:
+        raise Refused(step, f"{what}-not-accepted", f"{what} {got} is not in the policy")
 
 
 class _Section:
@@ -141,6 +154,15 @@ class _Section:
             return None
         return read(key)
 
+    def floor(self, key: str) -> Mapping[str, int]:
+        """The least SVN, 0 to 255, of each part of an SNP TCB."""
+        section = _Section(f"{self.name}.{key}", self.take(key))
+        floor = {part: section.number(part) for part in SNP_TCB_PARTS}
+        section.finish()
+        if max(floor.values()) > 255:
+            raise ParseError(f"policy: [{section.name}]: expected SVNs from 0 to 255")
+        return MappingProxyType(floor)
+
     def finish(self) -> None:
         if self.values:
             raise ParseError(f"policy: [{self.name}] {min(self.values)}: unknown key")
@@ -151,6 +173,7 @@ def _read(top: _Section) -> Policy:
         raise ParseError("policy: expected version 1")
     names = ("network", "freshness", "cpu", "gpu", "channel")
     network, fresh, cpu, gpu, channel = parts = [_Section(name, top.take(name)) for name in names]
+    snp = _Section("cpu.snp", cpu.take("snp"))
     policy = Policy(
         network=network.text("id"),
         log_contract=network.text("log_contract"),
@@ -168,6 +191,9 @@ def _read(top: _Section) -> Policy:
         max_collateral_age_s=cpu.number("max_collateral_age_s"),
         families=cpu.unless_any("families", cpu.words),
         instances=cpu.unless_any("instances", cpu.words),
+        snp_signers=snp.words("signers", SNP_SIGNERS),
+        snp_min_tcb=snp.unless_any("min_tcb", snp.floor),
+        snp_alias_check=snp.text("alias_check", "required", ANY) == "required",
         gpu_count=gpu.unless_any("count", gpu.number),
         gpu_architectures=gpu.unless_any("architectures", gpu.words),
         gpu_min_driver=gpu.unless_any("min_driver", gpu.text),
@@ -177,7 +203,7 @@ def _read(top: _Section) -> Policy:
         pq=channel.text("pq", "required", "preferred"),
         simulated_roots=_unsafe(top),
     )
-    for part in parts:
+    for part in (*parts, snp):
         part.finish()
     return policy
 

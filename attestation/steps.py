@@ -7,14 +7,13 @@ leaves what it established.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 from typing import Any
 
-from attestation import tdx
 from attestation.anchor import Anchor, BlockRef, reaches
-from attestation.case import Case, NotChecked
+from attestation.case import Case
+from attestation.cpu import NotChecked
 from attestation.digests import engine_digest, host_config_digest, price_digest
 from attestation.errors import NotAuthentic, ParseError, Refused
 from attestation.evidence import (
@@ -31,9 +30,11 @@ from attestation.keys import KeyBundle, bundle_digest
 from attestation.log import proof as log_proof
 from attestation.log.leaf import Leaf
 from attestation.measurement import measurement_digest
+from attestation.policy import accept
+from attestation.snp.cpu import SnpCpu
+from attestation.tdx.cpu import TdxCpu
 from attestation.verdict import Finding
 
-INIT_DONE = b"umay/init-done/v1\0"
 MAX_CLOCK_SKEW_S = 60
 MAX_BUNDLE_LIFE_S = 7200
 MAX_CONFIG_BYTES = 64 * 1024
@@ -49,71 +50,50 @@ def parse(case: Case) -> str:
             "wrong-network",
             f"expected network {case.policy.network}, got {case.bundle.network}",
         )
-    if case.evidence.platform != "tdx":
-        raise Refused("parse", "unsupported-platform", "SEV-SNP evidence is not supported yet")
-    case.quote = tdx.parse_quote(case.evidence.quote)
-    if case.evidence.cpu_certificates:
-        raise ParseError("Evidence: a TDX quote brings its own certificates; expected none beside")
+    case.cpu = _parse_cpu(case.evidence)
     size = len(case.evidence_bytes)
     return f"{case.evidence.platform.upper()}, {len(case.evidence.devices)} device(s), {size} bytes"
 
 
+def _parse_cpu(evidence: Evidence) -> TdxCpu | SnpCpu:
+    return (TdxCpu if evidence.platform == "tdx" else SnpCpu).parse(evidence)
+
+
 def cpu_signature(case: Case) -> str:
     case.needs("parse")
-    case.pck = tdx.check_signature(case.quote, roots=case.policy.roots, now=case.now)
-    return f"quote signed; chain ends at a pinned root; FMSPC {case.pck.fmspc.hex()}"
+    return case.cpu.check_signature(roots=case.policy.roots, now=case.now)
 
 
 def cpu_attributes(case: Case) -> str:
     case.needs("parse")
-    _accept("cpu-attributes", "platform", case.evidence.platform, case.policy.platforms)
-    tdx.check_attributes(case.quote)
-    _accept("cpu-attributes", "family", case.evidence.platform, case.policy.families)
-    if case.policy.instances is not None:
-        case.needs("cpu-signature")
-        _accept("cpu-attributes", "instance", case.pck.ppid.hex(), case.policy.instances)
-    return "debug off; no migration; no service TD; configuration fields zero"
+    accept("cpu-attributes", "platform", case.evidence.platform, case.policy.platforms)
+    return case.cpu.check_attributes(case.policy)
 
 
 def cpu_tcb(case: Case) -> str:
     # dcap-qvl refuses a TD by its attributes before it judges the TCB.
     case.needs("cpu-signature", "cpu-attributes")
-    result = tdx.check_tcb(
-        case.evidence.quote, case.collateral, root_der=case.pck.root_der, now=case.now
-    )
-    tdx.check_status(
-        result,
-        accepted=case.policy.tcb_status,
-        refused_advisories=case.policy.refuse_advisories,
-        min_evaluation_number=case.policy.min_tcb_evaluation_number,
-    )
-    age = case.now - result.issued
-    if age > case.policy.max_collateral_age_s:
-        raise Refused(
-            "cpu-tcb",
-            "collateral-too-old",
-            f"expected collateral of at most {case.policy.max_collateral_age_s} s, got {age} s",
-        )
-    case.expiries.append(result.expires)
-    return f"TCB {result.status}, evaluation number {result.tcb_evaluation_number}"
+    standing = case.cpu.check_tcb(case.collateral, case.policy, now=case.now)
+    age, most = case.now - standing.issued, case.policy.max_collateral_age_s
+    if age > most:
+        text = f"expected collateral of at most {most} s, got {age} s"
+        raise Refused("cpu-tcb", "collateral-too-old", text)
+    case.expiries.append(standing.expires)
+    return standing.text
 
 
 def measurement(case: Case) -> str:
     case.needs("parse")
-    quote, evidence = case.quote, case.evidence
-    replayed = tdx.replay(evidence.ccel, evidence.rtmr3_events)
-    quoted = (quote.rt_mr0, quote.rt_mr1, quote.rt_mr2, quote.rt_mr3)
-    for index, (got, expected) in enumerate(zip(replayed, quoted, strict=True)):
-        if not hmac.compare_digest(got, expected):
-            raise NotAuthentic(
-                "measurement", "log-mismatch", f"the event log does not replay to RTMR{index}"
-            )
-    _host_config(case)
-    case.measurement_digest = measurement_digest("tdx", (quote.mr_td, *quoted[:3]))
+    booted = case.cpu.check_boot(case.evidence, case.host_bytes)
+    if host_config_digest(case.host_bytes) != case.bundle.host_config_digest:
+        raise NotAuthentic(
+            "measurement", "host-config-mismatch", "host config served is not the one in B[14]"
+        )
+    case.measurement_digest = measurement_digest(case.evidence.platform, case.cpu.registers)
     for release in case.policy.releases:
         if case.measurement_digest in release.measurements:
             case.release = release
-            return f"release {release.name}; event log replays to RTMR0-3"
+            return f"release {release.name}; {booted}"
     raise Refused(
         "measurement",
         "unknown-measurement",
@@ -121,24 +101,10 @@ def measurement(case: Case) -> str:
     )
 
 
-def _host_config(case: Case) -> None:
-    events = tuple(hashlib.sha384(part).digest() for part in (case.host_bytes, INIT_DONE))
-    if case.evidence.rtmr3_events != events:
-        raise NotAuthentic(
-            "measurement",
-            "host-config-mismatch",
-            "RTMR3 is not the served host config followed by init-done",
-        )
-    if host_config_digest(case.host_bytes) != case.bundle.host_config_digest:
-        raise NotAuthentic(
-            "measurement", "host-config-mismatch", "host config served is not the one in B[14]"
-        )
-
-
 def binding(case: Case) -> str:
     case.needs("parse")
     expected = _binding(case)
-    if not hmac.compare_digest(case.quote.report_data[:32], expected):
+    if not hmac.compare_digest(case.cpu.report_data[:32], expected):
         raise NotAuthentic(
             "binding", "wrong-report-data", "REPORT_DATA[0:32] does not name these keys and devices"
         )
@@ -155,7 +121,7 @@ def freshness(case: Case) -> str:
     beacon, bundle = case.beacon, case.bundle
     if beacon is None:
         raise NotChecked("no beacon block was read")
-    if not hmac.compare_digest(case.quote.report_data[32:], fresh_published(bundle.beacon[1])):
+    if not hmac.compare_digest(case.cpu.report_data[32:], fresh_published(bundle.beacon[1])):
         raise NotAuthentic(
             "freshness", "wrong-report-data", "REPORT_DATA[32:64] does not name the beacon"
         )
@@ -197,16 +163,16 @@ def _challenge(case: Case) -> str:
         if case.policy.challenge == "required":
             raise Refused("freshness", "no-challenge", "the policy demands a challenge of our own")
         return ""
-    case.needs("cpu-signature")
-    quote = tdx.parse_quote(case.challenge.quote)
-    tdx.check_attributes(quote)
-    pck = tdx.check_signature(quote, roots=case.policy.roots, now=case.now)
-    if pck != case.pck or quote.identity != case.quote.identity:
+    case.needs("cpu-signature", "cpu-attributes")
+    answer: Any = case.cpu.answer(case.challenge.quote)
+    answer.check_signature(roots=case.policy.roots, now=case.now)
+    answer.check_attributes(case.policy)
+    if not case.cpu.same_machine(answer):
         raise NotAuthentic(
-            "freshness", "other-machine", "the challenge was answered by another machine or TD"
+            "freshness", "other-machine", "the challenge was answered by another machine or guest"
         )
-    expected = case.quote.report_data[:32] + fresh_challenged(case.challenge.nonce)
-    if not hmac.compare_digest(quote.report_data, expected):
+    expected = case.cpu.report_data[:32] + fresh_challenged(case.challenge.nonce)
+    if not hmac.compare_digest(answer.report_data, expected):
         raise NotAuthentic("freshness", "wrong-challenge", "the answer is to another challenge")
     return "; challenge answered"
 
@@ -228,7 +194,7 @@ def gpu(case: Case) -> str:
     ]
     nvidia.check_set(checked)
     for device in checked:
-        _accept("gpu", "architecture", device.architecture, policy.gpu_architectures)
+        accept("gpu", "architecture", device.architecture, policy.gpu_architectures)
         nvidia.check_driver(device, minimum=policy.gpu_min_driver)
         expiry = nvidia.check_measurements(device, case.collateral, roots=roots, now=case.now)
         case.expiries.append(expiry)
@@ -328,8 +294,7 @@ def _leaf(case: Case, data: bytes) -> None:
     leaf = Leaf.from_bytes(data)
     case.needs("parse")
     if "measurement" not in case.passed:
-        registers = (case.quote.mr_td, case.quote.rt_mr0, case.quote.rt_mr1, case.quote.rt_mr2)
-        case.measurement_digest = measurement_digest("tdx", registers)
+        case.measurement_digest = measurement_digest(case.evidence.platform, case.cpu.registers)
     expected = case.leaf(kind=leaf.kind, release=leaf.release, previous=leaf.previous)
     for name in (
         "platform",
@@ -351,11 +316,6 @@ def validity(case: Case) -> str:
     if case.valid_until <= case.now:
         raise Refused("mint", "expired", "something it rests on has expired")
     return f"valid for {case.valid_until - case.now} s"
-
-
-def _accept(step: str, what: str, got: str, accepted: frozenset[str] | None) -> None:
-    if accepted is not None and got not in accepted:
-        raise Refused(step, f"{what}-not-accepted", f"{what} {got} is not in the policy")
 
 
 def _json(what: str, data: bytes) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 
 from attestation import steps
 from attestation.anchor import Anchor, BlockRef
-from attestation.case import Case, Challenge, NotChecked
+from attestation.case import Case, Challenge
 from attestation.collateral import Collateral
+from attestation.cpu import NotChecked
 from attestation.errors import NotAuthentic, ParseError, VerificationError
 from attestation.log.leaf import Leaf
 from attestation.policy import Policy

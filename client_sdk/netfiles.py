@@ -186,6 +186,11 @@ max_collateral_age_s = 2592000
 families = "any"
 instances = "any"
 
+[cpu.snp]
+signers = ["VCEK"]
+min_tcb = "any"
+alias_check = "required"
+
 [gpu]
 count = 1
 architectures = ["hopper"]

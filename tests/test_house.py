@@ -27,6 +27,8 @@ MAY_IMPORT = {
 SERVERS = {
     "enclave.guest.server",
     "enclave.host.agent",
+    "enclave.host.forward",
+    "enclave.host.serving",
     "enclave.host.relay",
     "attestation.log.server",
     "client_sdk.proxy",

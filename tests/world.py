@@ -18,6 +18,7 @@ from attestation.anchor import Anchor, BlockRef
 from attestation.collateral import Collateral
 from attestation.digests import engine_digest, host_config_digest, price_digest
 from attestation.evidence import (
+    INIT_DONE,
     Device,
     Evidence,
     fresh_challenged,
@@ -34,7 +35,6 @@ from attestation.log.proof import Proof
 from attestation.measurement import measurement_digest
 from attestation.policy import Policy
 from attestation.roots import Roots
-from attestation.steps import INIT_DONE
 from attestation.verifier import Challenge, Presented, Verifier
 from enclave.simulator.service import Simulator
 from tests.test_policy import GOOD
@@ -151,9 +151,7 @@ class World:
         from attestation import steps
 
         steps.parse(case)
-        quote = case.quote
-        registers = (quote.mr_td, quote.rt_mr0, quote.rt_mr1, quote.rt_mr2)
-        case.measurement_digest = measurement_digest("tdx", registers)
+        case.measurement_digest = measurement_digest(case.evidence.platform, case.cpu.registers)
         return case.leaf(kind=1, release=0, previous=None)
 
     def anchor(self, size: int, root: bytes) -> Anchor:

@@ -173,6 +173,12 @@ class ServerRequest:
         return self._established().export(label, length)
 
     @property
+    def key_id(self) -> int:
+        """Of the key that opened it. Raises UsageError before `finish`."""
+        self._established()
+        return self._head[0]
+
+    @property
     def suite(self) -> Suite:
         """The algorithms that the client chose. Raises UsageError before `finish`."""
         return self._established().suite

@@ -48,3 +48,10 @@ MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 """Inner response: 100,000 tokens as padded SSE events stay below it."""
 
 MAX_KEY_CONFIGS = 64
+
+MEDIA_PROBLEM = "application/problem+json"
+REFUSED = b'{"title":"not a request to this enclave"}'
+"""The one answer (HTTP 400) to whatever fails before a request is open and authentic."""
+
+REPLAYED = b'{"title":"replay"}'
+"""The answer (HTTP 400) to an authentic request that was seen before."""

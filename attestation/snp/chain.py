@@ -44,6 +44,10 @@ class ChipKey:
     ask: x509.Certificate
     ark: x509.Certificate
 
+    @property
+    def signer_name(self) -> str:
+        return "VLEK" if self.signer == VLEK else "VCEK"
+
 
 def check_signature(
     report: SnpReport, certificates: tuple[bytes, ...], *, roots: Roots, now: int

@@ -57,10 +57,11 @@ def check_tcb(report: SnpReport, key: ChipKey, *, floor: Mapping[str, int] | Non
     return ", ".join(f"{name} {value}" for name, value in committed.items())
 
 
-def check_revocation(key: ChipKey, collateral: Collateral, *, now: int) -> int:
+def check_revocation(key: ChipKey, collateral: Collateral, *, now: int) -> tuple[int, int]:
     """The ARK's CRL, current at `now`, names neither the ASK nor the chip key.
 
-    Returns when it expires (Unix seconds). Raises NotAuthentic or Refused("cpu-tcb", …).
+    Returns when it was issued and when it expires (Unix seconds). Raises NotAuthentic or
+    Refused("cpu-tcb", …).
     """
     data = collateral.parts.get(f"amd/crl/{key.family}")
     if data is None:
@@ -73,7 +74,7 @@ def check_revocation(key: ChipKey, collateral: Collateral, *, now: int) -> int:
         raise Refused("cpu-tcb", "crl-expired", f"the CRL of {key.family} is not current")
     if crl.get_revoked_certificate_by_serial_number(key.ask.serial_number) is not None:
         raise NotAuthentic("cpu-tcb", "revoked", "AMD revoked the key that certifies the chip")
-    return int(end.timestamp())
+    return int(crl.last_update_utc.timestamp()), int(end.timestamp())
 
 
 def check_alias_free(report: SnpReport) -> None:

@@ -1,0 +1,65 @@
+"""The CPU's half of Evidence, one face for every platform.
+
+Each platform parses its own quote or report and answers the plan's CPU steps. Steps keep
+their names and order; only what a step looks at differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from attestation.collateral import Collateral
+from attestation.errors import UmayError
+from attestation.evidence import Evidence
+from attestation.policy import Policy
+from attestation.roots import Roots
+
+
+class NotChecked(UmayError):
+    """A step that cannot run because an earlier one left nothing to run on."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A TCB in words, and the window of what says so: Unix seconds."""
+
+    text: str
+    issued: int
+    expires: int
+
+
+class Cpu(Protocol):
+    """One parsed quote or report. Methods raise for the step they serve."""
+
+    platform: str
+
+    @property
+    def report_data(self) -> bytes:
+        """64 bytes."""
+
+    @property
+    def registers(self) -> tuple[bytes, ...]:
+        """What `measurement_digest` covers, 48 bytes each."""
+
+    @property
+    def signed_region(self) -> bytes:
+        """What the hardware signed: the statement's content."""
+
+    def check_signature(self, *, roots: Roots, now: int) -> str:
+        """cpu-signature: by whom, up to a pinned root."""
+
+    def check_attributes(self, policy: Policy) -> str:
+        """cpu-attributes: how the guest was started, and which machines are accepted."""
+
+    def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> Standing:
+        """cpu-tcb. Needs check_signature to have passed."""
+
+    def check_boot(self, evidence: Evidence, host_config: bytes) -> str:
+        """measurement: logs replay and the host config is the one that was measured."""
+
+    def answer(self, quote: bytes) -> Self:
+        """Another quote for the same machine, parsed: the answer to a challenge."""
+
+    def same_machine(self, other: Self) -> bool:
+        """Whether two checked quotes are of one guest on one machine."""

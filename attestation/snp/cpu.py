@@ -1,0 +1,89 @@
+"""AMD SEV-SNP behind the face of `attestation.cpu`."""
+
+from __future__ import annotations
+
+import hmac
+
+from attestation.collateral import Collateral
+from attestation.cpu import NotChecked, Standing
+from attestation.digests import sha256
+from attestation.errors import NotAuthentic, ParseError
+from attestation.evidence import Evidence
+from attestation.policy import Policy, accept
+from attestation.roots import Roots
+from attestation.snp.chain import ChipKey, check_signature
+from attestation.snp.check import (
+    check_alias_free,
+    check_attributes,
+    check_revocation,
+    check_tcb,
+)
+from attestation.snp.report import parse_report
+
+
+class SnpCpu:
+    """A report, and the certificates that come beside it: chip key, ASK, ARK."""
+
+    platform = "snp"
+
+    def __init__(self, report: bytes, certificates: tuple[bytes, ...]) -> None:
+        self.report = parse_report(report)
+        self.certificates = certificates
+        self._key: ChipKey | None = None
+
+    @classmethod
+    def parse(cls, evidence: Evidence) -> SnpCpu:
+        if evidence.ccel or evidence.rtmr3_events:
+            raise ParseError("Evidence: SNP has no RTMRs; expected no event logs")
+        return cls(evidence.quote, evidence.cpu_certificates)
+
+    @property
+    def report_data(self) -> bytes:
+        return self.report.report_data
+
+    @property
+    def registers(self) -> tuple[bytes, ...]:
+        return (self.report.measurement,)
+
+    @property
+    def signed_region(self) -> bytes:
+        return self.report.signed_region
+
+    @property
+    def key(self) -> ChipKey:
+        """Raises NotChecked before check_signature has passed."""
+        if self._key is None:
+            raise NotChecked("the report's signature did not pass")
+        return self._key
+
+    def check_signature(self, *, roots: Roots, now: int) -> str:
+        self._key = check_signature(self.report, self.certificates, roots=roots, now=now)
+        return f"report signed by a {self._key.signer_name} of {self._key.family}"
+
+    def check_attributes(self, policy: Policy) -> str:
+        check_attributes(self.report)
+        accept("cpu-attributes", "family", self.key.family, policy.families)
+        accept("cpu-attributes", "signer", self.key.signer_name, policy.snp_signers)
+        if policy.instances is not None:
+            accept("cpu-attributes", "instance", self.report.chip_id.hex(), policy.instances)
+        return f"debug off; no migration; VMPL 0; no ID block; {self.key.family}"
+
+    def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> Standing:
+        text = check_tcb(self.report, self.key, floor=policy.snp_min_tcb)
+        if policy.snp_alias_check:
+            check_alias_free(self.report)
+        issued, expires = check_revocation(self.key, collateral, now=now)
+        return Standing(f"committed TCB: {text}; not revoked", issued, expires)
+
+    def check_boot(self, evidence: Evidence, host_config: bytes) -> str:
+        if not hmac.compare_digest(self.report.host_data, sha256(host_config)):
+            text = "HOST_DATA is not the hash of the served host config"
+            raise NotAuthentic("measurement", "host-config-mismatch", text)
+        return "HOST_DATA names the host config"
+
+    def answer(self, quote: bytes) -> SnpCpu:
+        return SnpCpu(quote, self.certificates)
+
+    def same_machine(self, other: SnpCpu) -> bool:
+        same = self.key.certificate == other.key.certificate
+        return same and self.report.identity == other.report.identity

@@ -1,0 +1,109 @@
+"""`python -m enclave.guest`: boot, then serve until SIGTERM.
+
+Standard output says once where it listens. Standard error says why it could not boot, and
+never anything about a request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+
+from attestation.errors import UmayError, UsageError
+from enclave.guest.boot import Machine, boot, keep_memory_private
+from enclave.guest.engines.base import Engine
+from enclave.guest.epochs import keep
+from enclave.guest.feed import Feed
+from enclave.guest.gpu import NvmlGpus
+from enclave.guest.model import ModelFiles
+from enclave.guest.platform import TsmPlatform
+from enclave.guest.server import serve
+from enclave.guest.simulated import SimulatedMachine
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    logging.disable(logging.CRITICAL)
+    try:
+        keep_memory_private()
+        asyncio.run(_run(options))
+    except UmayError as error:
+        _tell(str(error))
+        return error.exit_code
+    return 0
+
+
+async def _run(options: argparse.Namespace) -> None:
+    host, port = _address(options.listen)
+    guest = await boot(
+        _machine(options),
+        host_config=options.host_config,
+        model=options.model,
+        feed=Feed(options.agent),
+        make_engine=lambda files: _engine(files, options.threads),
+        model_name=options.model_name,
+    )
+    stopped = threading.Event()
+    arguments = {"clock": time.monotonic, "tell": _tell}
+    keeper = threading.Thread(target=keep, args=(guest.epochs, stopped), kwargs=arguments)
+    keeper.daemon = True
+    keeper.start()
+    try:
+        await serve(guest, host=host, port=port, ready=_ready)
+    finally:
+        stopped.set()
+        await guest.engine.close()
+
+
+def _machine(options: argparse.Namespace) -> Machine:
+    if options.simulator is None:
+        return Machine(TsmPlatform(), NvmlGpus())
+    simulated = SimulatedMachine(options.simulator, options.vm)
+    return Machine(simulated, simulated)
+
+
+def _engine(files: ModelFiles, threads: int | None) -> Engine:
+    from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+
+    return TorchEngine(files, settings=TorchSettings(threads=threads))
+
+
+def _address(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"listen: expected HOST:PORT, got {listen}")
+    return host.strip("[]"), int(port)
+
+
+def _ready(url: str) -> None:
+    sys.stdout.write(json.dumps({"listening": url}) + "\n")
+    sys.stdout.flush()
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"guest: {text}\n")
+    sys.stderr.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m enclave.guest", description="One guest.")
+    add = parser.add_argument
+    add("--listen", required=True, metavar="HOST:PORT", help="where the agent reaches this guest")
+    add("--host-config", required=True, type=Path, metavar="FILE", help="measured, then read")
+    add("--model", required=True, type=Path, metavar="DIR", help="a folder of model files")
+    add("--model-name", default="umay-demo", metavar="NAME", help="as /v1/models shows it")
+    add("--agent", required=True, metavar="URL", help="the host agent's feed")
+    add("--simulator", type=Path, metavar="SOCKET", help="simulated hardware in place of the real")
+    add("--vm", default="guest", metavar="ID", help="which simulated VM this is")
+    add("--threads", type=int, metavar="N", help="of the engine; 1 unless said")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""OpenAI's HTTP API as it stands inside the channel: what is asked, and how it is answered.
+
+Bodies and events are OpenAI's, unmodified. Errors name fields, never values.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from attestation.channel import bhttp
+from attestation.errors import UmayError, UsageError
+from enclave.guest.engines.base import (
+    Answer,
+    ContextOverflow,
+    Delta,
+    EngineFailed,
+    QueueFull,
+    Usage,
+)
+from enclave.guest.engines.openai_request import from_openai
+from enclave.guest.guest import Guest
+
+JSON, SSE = b"application/json", b"text/event-stream"
+PACING_HEADER = b"umay-pacing"
+PACINGS = ("none", "clock", "strict")
+Kind = Literal["chat", "completion"]
+KINDS: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
+MODELS = "/v1/models"
+
+
+@dataclass
+class Account:
+    """What an answer came to, for its receipt; there once its last piece has gone out."""
+
+    finish_reason: str = "error"
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An inner answer. `pieces` are whole SSE events, or one JSON body."""
+
+    status: int
+    media_type: bytes
+    pieces: AsyncIterator[bytes]
+    pacing: str = "none"
+    account: Account | None = None
+
+
+class ApiError(UmayError):
+    """An answer in OpenAI's error form."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+    def reply(self) -> Reply:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        error = {"message": str(self), "type": kind, "param": None, "code": self.code}
+        return Reply(self.status, JSON, _once({"error": error}))
+
+
+async def respond(guest: Guest, request: bhttp.Request) -> Reply:
+    """The answer to one inner request; every failure before the first token is a Reply too."""
+    try:
+        return await _respond(guest, request)
+    except ApiError as error:
+        return error.reply()
+    except ContextOverflow as error:
+        return ApiError(400, "context_length_exceeded", str(error)).reply()
+    except UsageError as error:
+        return ApiError(400, "invalid_value", str(error)).reply()
+    except QueueFull as error:
+        return ApiError(429, "queue_full", str(error)).reply()
+    except EngineFailed:
+        return ApiError(503, "engine_failed", "the engine stopped").reply()
+
+
+async def _respond(guest: Guest, request: bhttp.Request) -> Reply:
+    path = request.path.partition("?")[0]
+    if path == MODELS or path.startswith(MODELS + "/"):
+        _expect_method(request, "GET")
+        return _models(guest, path.removeprefix(MODELS).removeprefix("/"))
+    if path not in KINDS:
+        raise ApiError(404, "not_found", "expected /v1/chat/completions, /completions or /models")
+    _expect_method(request, "POST")
+    return await _generate(guest, KINDS[path], request)
+
+
+async def _generate(guest: Guest, kind: Kind, request: bhttp.Request) -> Reply:
+    pacing = (request.header(PACING_HEADER) or b"clock").decode("latin-1")
+    if pacing not in PACINGS:
+        raise ApiError(400, "invalid_value", f"umay-pacing: expected {', '.join(PACINGS)}")
+    body = _body(request.content)
+    if body.get("model") != guest.model_name:
+        raise ApiError(404, "model_not_found", f"expected the model {guest.model_name}")
+    shape = _Shape(kind, guest.model_name, guest.receipt_time())
+    streamed, counted = _stream_options(body)
+    answer = guest.engine.generate(from_openai(body, kind=kind, request_id=shape.id))
+    account = Account()
+    if streamed:
+        pieces = _events(answer, shape, account, counted=counted)
+        return Reply(200, SSE, pieces, pacing, account)
+    return Reply(200, JSON, _whole(answer, shape, account), pacing, account)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """How OpenAI writes the objects of one answer."""
+
+    kind: Kind
+    model: str
+    created: int
+    id: str = field(default_factory=lambda: "umay-" + secrets.token_hex(12))
+
+    def chunk(self, text: str, reason: str | None, *, first: bool) -> dict[str, Any]:
+        if self.kind == "completion":
+            return self._object("text_completion", self._choice({"text": text}, reason))
+        delta = {"content": text} | ({"role": "assistant"} if first else {})
+        return self._object("chat.completion.chunk", self._choice({"delta": delta}, reason))
+
+    def whole(self, text: str, reason: str, usage: Usage) -> dict[str, Any]:
+        name = "text_completion" if self.kind == "completion" else "chat.completion"
+        content: dict[str, Any] = {"text": text}
+        if self.kind == "chat":
+            content = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        return {**self._object(name, self._choice(content, reason)), "usage": _usage(usage)}
+
+    def counted(self, usage: Usage) -> dict[str, Any]:
+        name = "text_completion" if self.kind == "completion" else "chat.completion.chunk"
+        return {**self._object(name), "usage": _usage(usage)}
+
+    def _object(self, name: str, *choices: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": name,
+            "created": self.created,
+            "model": self.model,
+            "choices": list(choices),
+        }
+
+    def _choice(self, content: dict[str, Any], reason: str | None) -> dict[str, Any]:
+        return {"index": 0, **content, "logprobs": None, "finish_reason": reason}
+
+
+async def _events(
+    answer: Answer, shape: _Shape, account: Account, *, counted: bool
+) -> AsyncIterator[bytes]:
+    first = True
+    async for delta in _deltas(answer, account):
+        if delta.text or delta.finish_reason or first:
+            yield _event(shape.chunk(delta.text, delta.finish_reason, first=first))
+            first = False
+    if counted and account.usage is not None:
+        yield _event(shape.counted(account.usage))
+    yield b"data: [DONE]\n\n"
+
+
+async def _whole(answer: Answer, shape: _Shape, account: Account) -> AsyncIterator[bytes]:
+    text = "".join([delta.text async for delta in _deltas(answer, account)])
+    if account.usage is None:
+        raise EngineFailed("engine: an answer ended without its counts")
+    yield _json(shape.whole(text, account.finish_reason, account.usage))
+
+
+async def _deltas(answer: Answer, account: Account) -> AsyncIterator[Delta]:
+    """Closing this, at any time, cancels the answer."""
+    async with aclosing(answer):
+        async for delta in answer:
+            if delta.finish_reason is not None:
+                account.finish_reason, account.usage = delta.finish_reason, delta.usage
+            yield delta
+
+
+def _models(guest: Guest, name: str) -> Reply:
+    model = {"id": guest.model_name, "object": "model", "created": 0, "owned_by": "umay"}
+    if not name:
+        return Reply(200, JSON, _once({"object": "list", "data": [model]}))
+    if name != guest.model_name:
+        raise ApiError(404, "model_not_found", f"expected the model {guest.model_name}")
+    return Reply(200, JSON, _once(model))
+
+
+def _expect_method(request: bhttp.Request, method: str) -> None:
+    if request.method != method:
+        raise ApiError(405, "method_not_allowed", f"expected {method}")
+
+
+def _body(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "invalid_json", "expected a JSON body") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "invalid_json", "expected a JSON object")
+    return body
+
+
+def _stream_options(body: dict[str, Any]) -> tuple[bool, bool]:
+    """(streamed, with a last chunk of counts)."""
+    streamed, options = body.get("stream") or False, body.get("stream_options") or {}
+    if type(streamed) is not bool or not isinstance(options, dict):
+        raise UsageError("stream, stream_options: expected true or false, and an object")
+    counted = options.get("include_usage", False)
+    if type(counted) is not bool or not options.keys() <= {"include_usage"}:
+        raise UsageError("stream_options: expected include_usage, true or false")
+    return streamed, counted
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + _json(value) + b"\n\n"
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+async def _once(value: dict[str, Any]) -> AsyncIterator[bytes]:
+    yield _json(value)
+
+
+__all__ = ["Account", "ApiError", "Reply", "respond"]

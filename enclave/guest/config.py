@@ -1,0 +1,117 @@
+"""The host config: what the host may choose, measured before it is read (DESIGN §8).
+
+TOML. It names no secret and loosens nothing that a client checks; every key is known or
+the guest does not boot.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+from attestation.errors import ParseError
+
+MAX_CONFIG_BYTES = 64 * 1024
+MAX_PRICE = 10**15
+MAX_BUNDLE_LIFE_S = 7200
+"""From the beacon to not_after; clients refuse more."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Seconds. An epoch's keys open requests for `length + overlap`; the next epoch is made
+    `lead` before its use."""
+
+    length: int = 3600
+    overlap: int = 600
+    lead: int = 1800
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """Prices in nano per token; `gpus` is how many the VM must have."""
+
+    network: str
+    prompt_price: int
+    completion_price: int
+    payee: str | None
+    gpus: int
+    schedule: Schedule
+
+    @classmethod
+    def from_toml(cls, data: bytes) -> HostConfig:
+        """Raises ParseError naming the key that is absent, unknown or out of range."""
+        document = _load(data)
+        network, price = _table(document, "network"), _table(document, "price")
+        epoch, gpu = _table(document, "epoch", {}), _table(document, "gpu", {})
+        config = cls(
+            network=_text(network, "id"),
+            prompt_price=_number(price, "prompt", 0, MAX_PRICE),
+            completion_price=_number(price, "completion", 0, MAX_PRICE),
+            payee=_text(price, "payee") if "payee" in price else None,
+            gpus=_number(gpu, "count", 0, 64, 1),
+            schedule=_schedule(epoch),
+        )
+        for name, rest in (("network", network), ("price", price), ("epoch", epoch), ("gpu", gpu)):
+            _finish(name, rest)
+        _finish("", document)
+        return config
+
+    @property
+    def price_table(self) -> bytes:
+        """Canonical JSON, hashed as `umay/price/v1`."""
+        table = {"prompt": self.prompt_price, "completion": self.completion_price}
+        return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ParseError(f"host config: expected at most {MAX_CONFIG_BYTES} bytes")
+    try:
+        return tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ParseError(f"host config: not TOML ({error})") from None
+
+
+def _schedule(epoch: dict[str, Any]) -> Schedule:
+    default = Schedule()
+    schedule = Schedule(
+        length=_number(epoch, "length_s", 2, default.length, default.length),
+        overlap=_number(epoch, "overlap_s", 1, default.overlap, default.overlap),
+        lead=_number(epoch, "lead_s", 1, default.length, default.lead),
+    )
+    if schedule.lead >= schedule.length:
+        raise ParseError("host config: [epoch] lead_s: expected less than length_s")
+    if schedule.length + schedule.overlap + schedule.lead > MAX_BUNDLE_LIFE_S:
+        raise ParseError(f"host config: [epoch]: expected at most {MAX_BUNDLE_LIFE_S} s in all")
+    return schedule
+
+
+def _table(document: dict[str, Any], name: str, default: object = None) -> dict[str, Any]:
+    value = document.pop(name, default)
+    if not isinstance(value, dict):
+        raise ParseError(f"host config: expected a table [{name}]")
+    return dict(value)
+
+
+def _text(table: dict[str, Any], key: str) -> str:
+    value = table.pop(key, None)
+    if not isinstance(value, str) or not 0 < len(value) <= 128 or not value.isprintable():
+        raise ParseError(f"host config: {key}: expected 1 to 128 printable characters")
+    return value
+
+
+def _number(
+    table: dict[str, Any], key: str, least: int, most: int, default: int | None = None
+) -> int:
+    value = table.pop(key, default)
+    if type(value) is not int or not least <= value <= most:
+        raise ParseError(f"host config: {key}: expected a whole number from {least} to {most}")
+    return value
+
+
+def _finish(name: str, rest: dict[str, Any]) -> None:
+    if rest:
+        raise ParseError(f"host config: [{name}] {min(rest)}: unknown key")

@@ -1,0 +1,178 @@
+"""Epochs: when keys are made, used and forgotten (DESIGN §5).
+
+pending: made, not anchored yet · ready: anchored, its time has not come · current: what
+clients are given · retired: still opens requests until its end, then its keys are gone.
+
+Time is the monotonic clock and the beacon; the wall clock is the host's. A next epoch is
+made `lead` before its use. Where it is not anchored in time, the current one stays until
+its own not_after, and then nothing is served rather than something unproven.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from attestation.channel.ohttp import Epoch as ChannelKeys
+from attestation.channel.ohttp import KeyRing
+from attestation.errors import UmayError, Unavailable
+from attestation.evidence import evidence_digest
+from attestation.keys import KeyBundle
+from enclave.guest.config import Schedule
+from enclave.guest.feed import Beacon, Feed
+from enclave.guest.keys import Prover
+
+BOOT, RENEW = 1, 2
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """`begins` and `ends` are monotonic seconds; `previous` the evidence before this one."""
+
+    keys: ChannelKeys
+    bundle: KeyBundle
+    evidence: bytes
+    evidence_digest: bytes
+    quote: bytes
+    kind: int
+    previous: bytes | None
+    begins: float
+    ends: float
+
+    @property
+    def key_ids(self) -> frozenset[int]:
+        return frozenset(config.key_id for config in self.keys.configs)
+
+
+class Epochs:
+    """All living epochs of one boot. `step` is the only thing that changes them."""
+
+    def __init__(self, prover: Prover, feed: Feed, ring: KeyRing, schedule: Schedule) -> None:
+        self.ring = ring
+        self._prover, self._feed, self._schedule = prover, feed, schedule
+        self._lock = threading.Lock()
+        self._living: tuple[Epoch, ...] = ()
+        self._anchored: frozenset[bytes] = frozenset()
+        self._current: Epoch | None = None
+        self._last: bytes | None = None
+        self._beacon: Beacon | None = None
+
+    @property
+    def living(self) -> tuple[tuple[Epoch, str], ...]:
+        """Every epoch and its state, oldest first."""
+        with self._lock:
+            return tuple((epoch, self._state(epoch)) for epoch in self._living)
+
+    @property
+    def current(self) -> Epoch | None:
+        return self._current
+
+    def of_key(self, key_id: int) -> Epoch | None:
+        """The living epoch that a request's key id belongs to."""
+        return next((epoch for epoch, _ in self.living if key_id in epoch.key_ids), None)
+
+    def utime(self, now: float) -> int:
+        """Unix seconds by the last beacon and the monotonic clock."""
+        return self._beacon.utime_at(now) if self._beacon is not None else 0
+
+    def first(self, now: float) -> None:
+        """The epoch of the boot. Raises what the feed and the prover raise."""
+        self._add(self._make(now, now))
+
+    def step(self, now: float) -> None:
+        """Whatever is due at `now` (monotonic seconds). Raises what feed and prover raise."""
+        self._retire(now)
+        if any(self._state(epoch) == "pending" for epoch in self._living):
+            self._anchored |= self._feed.anchored()
+        self._switch(now)
+        if self._due(now):
+            begins = self._next_begin(now)
+            self._add(self._make(now, begins))
+
+    def _make(self, now: float, begins: float) -> Epoch:
+        beacon = self._beacon = self._feed.beacon()
+        keys = self.ring.open_epoch()
+        ends = begins + self._schedule.length + self._schedule.overlap
+        try:
+            bundle = self._prover.bundle(
+                keys, beacon, not_before=beacon.utime_at(begins), not_after=beacon.utime_at(ends)
+            )
+            proof = self._prover.prove(bundle, now=beacon.utime_at(now))
+        except BaseException:
+            self.ring.retire(keys)
+            raise
+        evidence = proof.to_bytes()
+        return Epoch(
+            keys=keys,
+            bundle=bundle,
+            evidence=evidence,
+            evidence_digest=evidence_digest(evidence),
+            quote=proof.quote,
+            kind=BOOT if self._last is None else RENEW,
+            previous=self._last,
+            begins=begins,
+            ends=ends,
+        )
+
+    def _add(self, epoch: Epoch) -> None:
+        with self._lock:
+            self._living = (*self._living, epoch)
+
+    def _retire(self, now: float) -> None:
+        with self._lock:
+            over = [epoch for epoch in self._living if now >= epoch.ends]
+            self._living = tuple(epoch for epoch in self._living if now < epoch.ends)
+            if self._current in over:
+                self._current = None
+        for epoch in over:
+            self.ring.retire(epoch.keys)
+
+    def _switch(self, now: float) -> None:
+        with self._lock:
+            for epoch in self._living:
+                if self._state(epoch) == "ready" and (now >= epoch.begins or self._current is None):
+                    self._current, self._last = epoch, epoch.evidence_digest
+
+    def _due(self, now: float) -> bool:
+        """Whether the next epoch must be made: none is, and its time has come."""
+        waiting = [e for e in self._living if self._state(e) in ("pending", "ready")]
+        if waiting:
+            return False
+        current = self._current
+        if current is None or current.keys.guard.wants_rotation:
+            return True
+        return now >= current.begins + self._schedule.length - self._schedule.lead
+
+    def _next_begin(self, now: float) -> float:
+        current = self._current
+        if current is None or current.keys.guard.wants_rotation:
+            return now
+        return max(now, current.begins + self._schedule.length)
+
+    def _state(self, epoch: Epoch) -> str:
+        if epoch is self._current:
+            return "current"
+        later = self._current is not None and epoch.begins < self._current.begins
+        if later:
+            return "retired"
+        return "ready" if epoch.evidence_digest in self._anchored else "pending"
+
+
+def keep(
+    epochs: Epochs,
+    stopped: threading.Event,
+    *,
+    clock: Callable[[], float],
+    tell: Callable[[str], None],
+    every: float = 1.0,
+) -> None:
+    """Steps until `stopped`. What fails is told once per kind and tried again."""
+    told = ""
+    while not stopped.wait(every):
+        try:
+            epochs.step(clock())
+            told = ""
+        except UmayError as error:
+            if told != (told := str(error)):
+                tell(f"epoch: {error}" if not isinstance(error, Unavailable) else str(error))

@@ -1,0 +1,69 @@
+"""What the agent tells the guest: a fresh beacon, and which evidence is anchored.
+
+Believed for nothing: the beacon is written into the KeyBundle, where clients compare it
+with the chain; "anchored" only decides when an epoch begins, and clients check that too.
+"""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from attestation import cbor
+from attestation.errors import ParseError, Unavailable, UsageError
+
+TIMEOUT_S = 10.0
+MAX_ANSWER = 64 * 1024
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Beacon:
+    """A masterchain block as the agent named it. `read` is monotonic seconds."""
+
+    seqno: int
+    root_hash: bytes
+    utime: int
+    read: float
+
+    def utime_at(self, now: float) -> int:
+        """Unix seconds at the monotonic time `now`, if the agent named the newest block."""
+        return self.utime + int(now - self.read)
+
+
+class Feed:
+    """The agent's feed at `url` (plain http: nothing in it is secret or trusted)."""
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        if urlsplit(url).scheme != "http":
+            raise UsageError(f"agent: expected an http URL, got {url}")
+        self._url, self._clock = url.rstrip("/"), clock
+
+    def beacon(self) -> Beacon:
+        """Raises Unavailable or ParseError."""
+        data = self._get("beacon")
+        value = cbor.decode_map(data, required=frozenset({0, 1, 2}), limit=MAX_ANSWER)
+        if [type(value[key]) for key in (0, 1, 2)] != [int, bytes, int] or len(value[1]) != 32:
+            raise ParseError("beacon: expected {0: seqno, 1: root hash, 2: utime}")
+        return Beacon(value[0], value[1], value[2], self._clock())
+
+    def anchored(self) -> frozenset[bytes]:
+        """Evidence digests. Raises Unavailable or ParseError."""
+        value = cbor.decode(self._get("anchored"), limit=MAX_ANSWER)
+        if not isinstance(value, list) or not all(type(item) is bytes for item in value):
+            raise ParseError("anchored: expected a list of digests")
+        return frozenset(value)
+
+    def _get(self, name: str) -> bytes:
+        try:
+            with _OPENER.open(f"{self._url}/{name}", timeout=TIMEOUT_S) as answer:
+                data: bytes = answer.read(MAX_ANSWER + 1)
+        except (OSError, urllib.error.URLError, ValueError) as error:
+            raise Unavailable(f"agent: {type(error).__name__}") from None
+        if len(data) > MAX_ANSWER:
+            raise Unavailable(f"agent: expected at most {MAX_ANSWER} bytes")
+        return data

@@ -1,0 +1,62 @@
+"""The booted guest, as its server sees it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from attestation import cbor
+from attestation.errors import Unavailable, UsageError
+from attestation.evidence import fresh_challenged
+from attestation.receipt import TIME_GRAIN_S
+from attestation.tdx import parse_quote
+from enclave.guest.engines.base import Engine
+from enclave.guest.epochs import Epochs
+from enclave.guest.keys import BootKeys, Configs
+from enclave.guest.platform import Platform
+
+NONCE_BYTES = 32
+MAX_CHALLENGES = 2
+"""At once: a quote takes the machine tens of milliseconds."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """Everything a request may touch. `model_name` is what /v1/models shows."""
+
+    boot: BootKeys
+    epochs: Epochs
+    engine: Engine
+    configs: Configs
+    platform: Platform
+    model_name: str
+    prices: dict[str, int]
+    clock: Callable[[], float] = time.monotonic
+    _challenges: threading.Semaphore = field(
+        default_factory=lambda: threading.Semaphore(MAX_CHALLENGES), repr=False
+    )
+
+    def challenge(self, nonce: bytes) -> bytes:
+        """A new quote for a client's nonce of 32 bytes: CBOR {0: quote}.
+
+        Its first half names the current epoch's keys and GPU reports, as the logged quote
+        does. Raises UsageError for another size, Unavailable without a current epoch.
+        """
+        if len(nonce) != NONCE_BYTES:
+            raise UsageError(f"challenge: expected {NONCE_BYTES} bytes, got {len(nonce)}")
+        current = self.epochs.current
+        if current is None:
+            raise Unavailable("challenge: no epoch is anchored yet")
+        half = parse_quote(current.quote).report_data[:32]
+        if not self._challenges.acquire(timeout=5):
+            raise Unavailable("challenge: too many at once")
+        try:
+            return cbor.encode({0: self.platform.quote(half + fresh_challenged(nonce)).quote})
+        finally:
+            self._challenges.release()
+
+    def receipt_time(self) -> int:
+        """Unix seconds by beacon and monotonic clock, in whole minutes."""
+        return self.epochs.utime(self.clock()) // TIME_GRAIN_S * TIME_GRAIN_S

@@ -1,0 +1,122 @@
+"""One sealed exchange: nothing runs before the whole request is open, authentic and new.
+
+The inner status and every length stand inside the ciphertext. An answer that cannot be
+finished ends without its final chunk, so that the client knows.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from attestation.channel import bhttp
+from attestation.channel.ohttp import ServerRequest
+from attestation.channel.padding import RESPONSE_BUCKET_BYTES
+from attestation.errors import NotForUs, ParseError, UmayError
+from attestation.receipt import (
+    REQUEST_SALT_LABEL,
+    RESPONSE_SALT_LABEL,
+    SALT_BYTES,
+    Receipt,
+    amount_of,
+    salted_hash,
+)
+from enclave.guest.api import SSE, Account, ApiError, Reply, respond
+from enclave.guest.epochs import Epoch
+from enclave.guest.guest import Guest
+from enclave.guest.pacing import paced_events, padded_body
+
+RECEIPT_TRAILER = b"umay-receipt"
+
+
+async def open_request(guest: Guest, body: AsyncIterator[bytes], *, chunked: bool) -> SealedAnswer:
+    """Raises Replayed, or another UmayError for whatever is no whole request to us."""
+    incoming = guest.epochs.ring.request(chunked=chunked)
+    message = bytearray()
+    async for part in body:
+        for plaintext in incoming.push(part):
+            message += plaintext
+    message += incoming.finish()
+    epoch = guest.epochs.of_key(incoming.key_id)
+    if epoch is None:
+        raise NotForUs("request: its epoch has ended")
+    return SealedAnswer(guest, epoch, incoming, bytes(message))
+
+
+class SealedAnswer:
+    """The answer to one open request, as bytes on the wire."""
+
+    def __init__(self, guest: Guest, epoch: Epoch, incoming: ServerRequest, message: bytes) -> None:
+        self.media_type = incoming.response_media_type
+        self._guest, self._epoch, self._incoming = guest, epoch, incoming
+        self._message = message
+        self._hashed = bytearray()
+
+    async def stream(self) -> AsyncGenerator[bytes]:
+        """Never raises but to be cancelled: a broken answer just ends early."""
+        with contextlib.suppress(UmayError):
+            writer, encoder = self._incoming.response(), bhttp.ResponseEncoder()
+            request, reply = await self._reply()
+            headers = ((b"content-type", reply.media_type),)
+            if sealed := writer.write(encoder.head(reply.status, headers)):
+                yield sealed
+            async with contextlib.aclosing(_paced(reply)) as pieces:
+                async for piece in pieces:
+                    self._hashed += piece
+                    if sealed := writer.write(encoder.content(piece)):
+                        yield sealed
+            yield writer.write(_filled(encoder.finish(self._trailers(request, reply.account))))
+            yield writer.finish()
+
+    async def _reply(self) -> tuple[bytes, Reply]:
+        """The request as the client hashed it, without padding, and what to answer."""
+        try:
+            request = bhttp.decode_request(self._message)
+        except ParseError as error:
+            return b"", ApiError(400, "bad_message", str(error)).reply()
+        finally:
+            self._message = b""
+        try:
+            return bhttp.encode_request(request), await respond(self._guest, request)
+        except Exception:  # whatever it is, its text could hold the prompt
+            return b"", ApiError(500, "internal", "the request could not be answered").reply()
+
+    def _trailers(self, request: bytes, account: Account | None) -> bhttp.Fields:
+        if account is None or account.usage is None:
+            return ()
+        signed = self._guest.boot.sign(self._receipt(request, account))
+        return ((RECEIPT_TRAILER, base64.b64encode(signed.to_bytes())),)
+
+    def _receipt(self, request: bytes, account: Account) -> Receipt:
+        request_salt, response_salt = (
+            self._incoming.export(label, SALT_BYTES)
+            for label in (REQUEST_SALT_LABEL, RESPONSE_SALT_LABEL)
+        )
+        usage, bundle = account.usage, self._epoch.bundle
+        if usage is None:
+            raise ParseError("receipt: expected counts")
+        tokens = (usage.prompt, usage.cached, usage.completion, usage.reasoning)
+        return Receipt(
+            evidence_digest=self._epoch.evidence_digest,
+            model_digest=bundle.model_digest,
+            request_hash=salted_hash(request_salt, request),
+            response_hash=salted_hash(response_salt, bytes(self._hashed)),
+            finish_reason=account.finish_reason,
+            tokens=tokens,
+            price_digest=bundle.price_digest,
+            amount=amount_of(self._guest.prices, tokens),
+            time=self._guest.receipt_time(),
+            sequence=self._guest.boot.next_sequence(),
+        )
+
+
+def _paced(reply: Reply) -> AsyncGenerator[bytes]:
+    if reply.media_type == SSE:
+        return paced_events(reply.pieces, reply.pacing)
+    return padded_body(reply.pieces)
+
+
+def _filled(last: bytes) -> bytes:
+    """Zeros after the message (RFC 9292 §3.8), so that a receipt's length tells nothing."""
+    return last + bytes(-len(last) % RESPONSE_BUCKET_BYTES)

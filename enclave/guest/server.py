@@ -1,0 +1,216 @@
+"""The guest's HTTP server: sealed requests, and what anyone may know about this boot.
+
+No access log, no trace on the console: what goes wrong gives a constant answer. Bodies
+are bounded, and so is the number of requests at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+
+from attestation.channel import protocol
+from attestation.channel.ohttp import encode_key_list
+from attestation.errors import Replayed, UmayError, Unavailable, UsageError
+from enclave.guest.epochs import Epoch
+from enclave.guest.guest import NONCE_BYTES, Guest
+from enclave.guest.sealed import open_request
+
+MAX_AT_ONCE = 256
+MAX_BODY_SECONDS = 60.0
+SHUTDOWN_S = 2
+SEALED = {protocol.MEDIA_CHUNKED_REQUEST: True, protocol.MEDIA_REQUEST: False}
+_SEALED_HEADERS = {"incremental": "?1", "cache-control": "no-store"}
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass
+class Counts:
+    """What the host may know of the traffic: no tenant, no length, no text."""
+
+    answered: int = 0
+    refused: int = 0
+    open: int = 0
+
+
+class _Service:
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._counts = Counts()
+
+    def routes(self) -> list[Route | Mount]:
+        boot = self._guest.boot.boot_id.hex()
+        inner = [
+            Route("/evidence", self.evidence),
+            Route("/evidence/{digest}", self.evidence),
+            Route("/epochs", self.epochs),
+            Route("/ohttp-keys", self.keys),
+            Route("/config/{name}", self.config),
+            Route("/challenge", self.challenge, methods=["POST"]),
+            Route("/ohttp", self.sealed, methods=["POST"]),
+            Route("/healthz", self.health),
+            Route("/metrics", self.metrics),
+        ]
+        return [Route("/umay/", self.boots), Mount(f"/umay/{boot}", routes=inner)]
+
+    async def boots(self, _: Request) -> Response:
+        return JSONResponse({"boots": [self._guest.boot.boot_id.hex()]})
+
+    async def evidence(self, request: Request) -> Response:
+        """The current epoch's, or where none is yet the pending one: the agent must see it."""
+        living = [epoch for epoch, _ in self._guest.epochs.living]
+        wanted = request.path_params.get("digest")
+        current = self._guest.epochs.current
+        if wanted is None:
+            found = current or next(iter(living), None)
+        else:
+            found = next((e for e in living if e.evidence_digest.hex() == wanted), None)
+        return _bytes(found.evidence, "application/cbor") if found else _plain(404)
+
+    async def epochs(self, _: Request) -> Response:
+        states = [_described(epoch, state) for epoch, state in self._guest.epochs.living]
+        return JSONResponse({"epochs": states})
+
+    async def keys(self, _: Request) -> Response:
+        current = self._guest.epochs.current
+        if current is None:
+            return _plain(503)
+        return _bytes(encode_key_list(current.keys.configs), protocol.MEDIA_KEYS)
+
+    async def config(self, request: Request) -> Response:
+        configs = self._guest.configs
+        served = {
+            "engine": (configs.engine, "application/json"),
+            "price": (configs.price, "application/json"),
+            "host": (configs.host, "application/toml"),
+        }.get(request.path_params["name"])
+        return _bytes(*served) if served else _plain(404)
+
+    async def challenge(self, request: Request) -> Response:
+        nonce = await _bounded(request, NONCE_BYTES)
+        try:
+            answer = await asyncio.to_thread(self._guest.challenge, nonce)
+        except UsageError:
+            return _plain(400)
+        return _bytes(answer, "application/cbor")
+
+    async def health(self, _: Request) -> Response:
+        ready = self._guest.epochs.current is not None
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def metrics(self, _: Request) -> Response:
+        stats, counts = self._guest.engine.stats(), self._counts
+        values = {
+            "umay_requests_answered_total": counts.answered,
+            "umay_requests_refused_total": counts.refused,
+            "umay_requests_open": counts.open,
+            "umay_engine_slots": stats.slots,
+            "umay_engine_running": stats.running,
+            "umay_engine_waiting": stats.waiting,
+        }
+        return PlainTextResponse("".join(f"{name} {value}\n" for name, value in values.items()))
+
+    async def sealed(self, request: Request) -> Response:
+        chunked = SEALED.get(request.headers.get("content-type", ""))
+        if chunked is None:
+            return self._refuse(protocol.REFUSED)
+        if self._counts.open >= MAX_AT_ONCE or self._guest.epochs.current is None:
+            return _plain(503)
+        self._counts.open += 1
+        try:
+            async with asyncio.timeout(MAX_BODY_SECONDS):
+                answer = await open_request(self._guest, request.stream(), chunked=chunked)
+        except Replayed:
+            return self._done(self._refuse(protocol.REPLAYED))
+        except (UmayError, ClientDisconnect, TimeoutError):
+            return self._done(self._refuse(protocol.REFUSED))
+        self._counts.answered += 1
+        stream = self._counted(answer.stream())
+        return StreamingResponse(stream, 200, _SEALED_HEADERS, answer.media_type)
+
+    async def _counted(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        try:
+            async with aclosing(stream) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    yield piece
+        finally:
+            self._counts.open -= 1
+
+    def _refuse(self, body: bytes) -> Response:
+        self._counts.refused += 1
+        return Response(body, 400, _SEALED_HEADERS, protocol.MEDIA_PROBLEM)
+
+    def _done(self, response: Response) -> Response:
+        self._counts.open -= 1
+        return response
+
+
+def create_app(guest: Guest) -> Starlette:
+    """The ASGI application of one boot."""
+    return Starlette(
+        routes=_Service(guest).routes(),
+        exception_handlers={Unavailable: _unavailable, Exception: _failed},
+    )
+
+
+async def serve(guest: Guest, *, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT; `ready` gets the URL.
+
+    Raises Unavailable where the address is taken.
+    """
+    try:
+        bound = socket.create_server((host, port))
+    except OSError as error:
+        raise Unavailable(f"{host}:{port}: {error.strerror}") from None
+    config = uvicorn.Config(
+        create_app(guest),
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+    ready(f"http://{host}:{bound.getsockname()[1]}")
+    await uvicorn.Server(config).serve(sockets=[bound])
+
+
+def _described(epoch: Epoch, state: str) -> dict[str, str | int | None]:
+    return {
+        "evidence": epoch.evidence_digest.hex(),
+        "state": state,
+        "kind": epoch.kind,
+        "previous": epoch.previous.hex() if epoch.previous else None,
+    }
+
+
+async def _bounded(request: Request, limit: int) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            break
+    return bytes(body)
+
+
+def _bytes(content: bytes, media_type: str) -> Response:
+    return Response(content, 200, {"cache-control": "no-cache"}, media_type)
+
+
+def _plain(status: int) -> Response:
+    return Response(b"", status)
+
+
+async def _unavailable(_: Request, __: Exception) -> Response:
+    return _plain(503)
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    return _plain(500)
