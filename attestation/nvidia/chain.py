@@ -28,10 +28,13 @@ def load(chain: tuple[bytes, ...], *, length: int | None = None) -> tuple[x509.C
         raise broken("bad-chain", f"expected {length} certificates, got {len(chain)}")
     try:
         certificates = tuple(x509.load_der_x509_certificate(der) for der in chain)
-        for certificate in certificates:  # the library reads these only when asked
+        for certificate, der in zip(certificates, chain, strict=True):
+            # The library reads these only when asked.
             _ = certificate.extensions, certificate.subject, certificate.issuer
             _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
             certificate.public_key()
+            if not der.endswith(b"\0" + certificate.signature):  # a BIT STRING of whole bytes
+                raise ValueError
     except Exception as error:  # the library lets several kinds through
         raise broken("bad-certificate", f"malformed ({type(error).__name__})") from None
     return certificates
