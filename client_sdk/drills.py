@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestation import cbor
 from attestation.anchor import Anchor, BlockRef
 from attestation.channel import bhttp
+from attestation.channel.protocol import REPLAYED
 from attestation.errors import NotForUs, Unavailable
 from attestation.evidence import (
     Device,
@@ -195,8 +196,9 @@ def replay(
 def _replayed(exchange: SealedExchange, statuses: list[tuple[int, bool, bytes]]) -> Attack:
     first, second = statuses
     status = _inner_status(exchange, first)
-    refused = status == 200 and not (second[0] == 200 and second[1])
+    refused = status == 200 and second == (400, False, REPLAYED)
     why = f"first answered ({status}), the same bytes again: HTTP {second[0]}"
+    why += ", named a replay" if refused else ""
     return Attack("a replayed request", "replay", ("replay",) if refused else (), why)
 
 
