@@ -32,7 +32,7 @@ from client_sdk.session import CheckedReceipt
 from client_sdk.spying import saw
 from client_sdk.transport import Transport
 
-QUESTION = "Good evening. Why does the moon change its shape?"
+QUESTION = "Why can the relay not read my prompt?"
 MAX_TOKENS = 96
 CHAT = "/v1/chat/completions"
 

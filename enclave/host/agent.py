@@ -1,6 +1,7 @@
 """The agent before one guest: the guest's public address, its feed, its way to the log.
 
-Untrusted by everyone. It sees ciphertext and who asks; it keeps neither.
+Untrusted by everyone. It sees ciphertext and who asks; it keeps neither. Evidence and
+proof are always of one and the same epoch: the one that the registrar calls current.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from starlette.routing import Route
 
 from attestation import cbor
 from attestation.errors import UmayError
+from attestation.evidence import evidence_digest
 from contracts.chain import Chain
-from enclave.host.forward import Forwarder, allowed
-from enclave.host.registrar import Registrar
+from enclave.host.forward import Asked, Forwarder, asked
+from enclave.host.registrar import Entry, Registrar
 
 MAX_PROOF_BYTES = 64 * 1024
 MAX_PROOFS_KEPT = 256
-MAX_SIZE_DIGITS = 19
+MAX_PROOFS_ASKED = 8
+METHODS = ["GET", "POST"]
+NO_CACHE = {"cache-control": "no-cache"}
 
 
 class Agent:
@@ -33,88 +37,110 @@ class Agent:
         self._guest, self._log = guest.rstrip("/"), log.rstrip("/")
         self._forwarder = Forwarder()
         self._proofs: dict[tuple[int, int], bytes] = {}
+        self._asking = asyncio.Semaphore(MAX_PROOFS_ASKED)
 
     async def listing(self, _: Request) -> Response:
+        """One boot while its guest answers, otherwise none."""
         standing = self._registrar.standing
-        if standing.boot is None:
-            return JSONResponse({"boots": []})
+        if standing.boot is None or not standing.answering:
+            return JSONResponse({"boots": []}, headers=NO_CACHE)
         state = "ready" if standing.ready else "pending"
-        base = f"/umay/{standing.boot}/"
-        return JSONResponse({"boots": [{"boot": standing.boot, "state": state, "base": base}]})
+        listed = {"boot": standing.boot, "state": state, "base": f"/umay/{standing.boot}/"}
+        return JSONResponse({"boots": [listed]}, headers=NO_CACHE)
 
     async def below(self, request: Request) -> Response:
         """Everything under /umay/<boot>/."""
-        boot, path = request.path_params["boot"], request.path_params["path"]
-        if boot != self._registrar.standing.boot:
+        wanted = asked(request)
+        if wanted is None or wanted.boot != self._registrar.standing.boot:
             return Response(b"", 404)
-        own = {"collateral": self._collateral, "proof": self._proof, "evidence": self._evidence}
-        if request.method == "GET" and path in own:
-            return await own[path](request)
-        if not allowed(request.method, path):
-            return Response(b"", 404)
-        return await self._forwarder.forward(request, f"{self._guest}/umay/{boot}/{path}")
+        if wanted.path == "collateral":
+            return await self.collateral(request)
+        if wanted.path == "proof":
+            return await self._proof(int(wanted.query.removeprefix("size=")))
+        if wanted.path.partition("/")[0] == "evidence":
+            return await self._evidence(request, wanted)
+        return await self._forward(request, wanted)
 
-    async def _collateral(self, _: Request) -> Response:
-        return _bytes(self._registrar.standing.collateral, "application/cbor")
+    async def collateral(self, _: Request) -> Response:
+        collateral = self._registrar.standing.collateral
+        return _cbor(collateral) if collateral else Response(b"", 503)
 
-    async def _evidence(self, request: Request) -> Response:
+    async def _forward(self, request: Request, wanted: Asked) -> Response:
+        url = wanted.below(self._guest)
+        return await self._forwarder.forward(request, url, limit=wanted.limit)
+
+    async def _evidence(self, request: Request, wanted: Asked) -> Response:
         """The log's copy where the log holds other bytes of the same statement."""
         standing = self._registrar.standing
-        entry = standing.entries.get(standing.current or b"")
-        if entry is not None and entry.served is not None:
-            return _bytes(entry.served, "application/cbor")
-        url = f"{self._guest}/umay/{standing.boot}/evidence"
-        return await self._forwarder.forward(request, url)
+        digest = bytes.fromhex(wanted.path.partition("/")[2])
+        copies = (entry.served for entry in standing.entries.values() if entry.served)
+        if not digest:
+            current = standing.entry
+            copies = iter([current.served] if current and current.served else [])
+        for copy in copies:
+            if not digest or evidence_digest(copy) == digest:
+                return _cbor(copy)
+        if not digest and standing.current:
+            path = f"evidence/{standing.current.hex()}"
+            wanted = Asked(wanted.boot, path, "", wanted.limit)
+        return await self._forward(request, wanted)
 
-    async def _proof(self, request: Request) -> Response:
+    async def _proof(self, size: int) -> Response:
         """Of the current evidence, to the size that the client read itself."""
-        standing = self._registrar.standing
-        entry = standing.entries.get(standing.current or b"")
-        text = request.query_params.get("size", "")
-        if not text.isascii() or not text.isdecimal() or len(text) > MAX_SIZE_DIGITS:
-            return Response(b"", 400)
-        if entry is None or int(text) <= entry.index:
+        entry = self._registrar.standing.entry
+        if entry is None or size <= entry.index:
             return Response(b"", 404)
-        proof = await self._fetch_proof(entry.index, int(text))
-        return _bytes(proof, "text/plain") if proof else Response(b"", 502)
+        proof = await self._proof_of(entry, size)
+        return Response(proof, 200, NO_CACHE, "text/plain") if proof else Response(b"", 502)
 
-    async def _fetch_proof(self, index: int, size: int) -> bytes | None:
-        found = self._proofs.get((index, size))
-        if found is None:
-            url = f"{self._log}/proof?index={index}&size={size}"
-            found = await self._forwarder.get(url, limit=MAX_PROOF_BYTES)
-            if found is not None:
-                while len(self._proofs) >= MAX_PROOFS_KEPT:
-                    del self._proofs[next(iter(self._proofs))]
-                self._proofs[index, size] = found
-        return found
+    async def _proof_of(self, entry: Entry, size: int) -> bytes | None:
+        key = (entry.index, size)
+        if key not in self._proofs:
+            url = f"{self._log}/proof?index={entry.index}&size={size}"
+            async with self._asking:
+                proof = await self._forwarder.get(url, limit=MAX_PROOF_BYTES)
+            if proof is None:
+                return None
+            while len(self._proofs) >= MAX_PROOFS_KEPT:
+                del self._proofs[next(iter(self._proofs))]
+            self._proofs[key] = proof
+        return self._proofs.get(key)
 
-    # The feed, on a listener of its own that only the guest reaches
+    # The feed, on a listener of its own that only the guest and its host reach
 
     async def beacon(self, _: Request) -> Response:
         try:
             head = await asyncio.to_thread(self._chain.head)
         except UmayError:
             return Response(b"", 503)
-        value = cbor.encode({0: head.seqno, 1: head.root_hash, 2: head.utime})
-        return _bytes(value, "application/cbor")
+        return _cbor(cbor.encode({0: head.seqno, 1: head.root_hash, 2: head.utime}))
 
     async def anchored(self, _: Request) -> Response:
         entries = self._registrar.standing.entries
-        digests = sorted(digest for digest, entry in entries.items() if entry.anchored)
-        return _bytes(cbor.encode(digests), "application/cbor")
+        return _cbor(cbor.encode(sorted(d for d, entry in entries.items() if entry.anchored)))
+
+    async def status(self, _: Request) -> Response:
+        """For the host: what became of each evidence. Nothing of clients."""
+        standing = self._registrar.standing
+        logged = {
+            digest.hex(): {"index": entry.index, "anchored": entry.anchored}
+            for digest, entry in standing.entries.items()
+        }
+        refused = {digest.hex(): reason for digest, reason in standing.refused.items()}
+        known = {"boot": standing.boot, "answering": standing.answering, "ready": standing.ready}
+        return JSONResponse({**known, "logged": logged, "refused": refused})
 
     def public(self) -> Starlette:
-        below = Route("/umay/{boot}/{path:path}", self.below, methods=["GET", "POST"])
-        return Starlette(routes=[Route("/umay/", self.listing), below])
+        below = Route("/umay/{rest:path}", self.below, methods=METHODS)
+        return _app(Route("/umay/", self.listing), below)
 
     def feed(self) -> Starlette:
-        routes = [
+        return _app(
             Route("/beacon", self.beacon),
             Route("/anchored", self.anchored),
-            Route("/collateral", self._collateral),
-        ]
-        return Starlette(routes=routes)
+            Route("/collateral", self.collateral),
+            Route("/status", self.status),
+        )
 
 
 def described(urls: Sequence[str]) -> str:
@@ -122,5 +148,11 @@ def described(urls: Sequence[str]) -> str:
     return json.dumps({"listening": urls[0], "feed": urls[1]})
 
 
-def _bytes(content: bytes, media_type: str) -> Response:
-    return Response(content, 200, {"cache-control": "no-cache"}, media_type)
+def _app(*routes: Route) -> Starlette:
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False  # a redirect would name whatever Host was sent
+    return app
+
+
+def _cbor(content: bytes) -> Response:
+    return Response(content, 200, NO_CACHE, "application/cbor")

@@ -77,11 +77,11 @@ def agent(
 @click.option("--record", type=FILE, help="Write every byte handled to this file.")
 def relay(listen: str, upstream: tuple[str, ...], record: Path | None) -> None:
     """One address for many agents, routed by boot id. Sees ciphertext only."""
-    from enclave.host.relay import Relay
+    from enclave.host.relay import Relay, recorded
     from enclave.host.serving import serve
 
-    app = Relay(upstream, record=record).app()
-    serve([(app, listen)], ready=_ready)
+    app = Relay(upstream).app()
+    serve([(recorded(app, record) if record else app, listen)], ready=_ready)
 
 
 def _ready(urls: Sequence[str]) -> None:

@@ -1,34 +1,51 @@
 """Takes a guest's evidence to the log and tells when the chain has it.
 
-One thread runs `step` again and again; servers read `standing`. Evidence bytes are
-malleable while their statement is not: where the log holds other bytes of the same
-statement, the log's are served, since those are what its leaf names.
+One thread runs `step` again and again; servers read `standing`, which is replaced, never
+changed. What fails delays only itself. Evidence bytes are malleable while their statement
+is not: where the log holds other bytes of the same keys, the log's are served, since
+those are what its leaf names.
 """
 
 from __future__ import annotations
 
-import json
+import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import requests
-
 from attestation.collateral import Collateral
-from attestation.errors import ParseError, UmayError, Unavailable
-from attestation.evidence import MAX_EVIDENCE_BYTES, evidence_digest
+from attestation.errors import LogError, ParseError, Refused, UmayError, Unavailable
+from attestation.evidence import MAX_EVIDENCE_BYTES, Evidence, evidence_digest
+from attestation.keys import bundle_digest
 from attestation.log.admission import Logged, Submission
-from attestation.log.leaf import BOOT, Leaf
+from attestation.log.leaf import BOOT, RENEW, Leaf
 from contracts.chain import Chain
 from contracts.reader import read_anchor
+from enclave.host.peer import Peer
+from enclave.host.retry import Retries
 
-TIMEOUT_S = 15.0
 MAX_CONFIG_BYTES = 64 * 1024
-MAX_ANSWER = 256 * 1024
+MAX_EPOCHS = 16
+MAX_ENTRIES = 64
+"""Of one boot; the oldest go. A guest names at most a few."""
+
 COLLATERAL_SECONDS = 3600.0
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.3, 30.0
+LOOK_S, QUIET_S = 0.3, 1.0
+"""Between two looks at the guest: while it waits for the log or chain, and afterwards."""
+
+CHAIN_S = 1.0
+"""Between two reads of the contract: what a public endpoint grants without a key."""
+
+GUEST_PAUSES = {"first": 0.3, "longest": 3.0}
+PAUSES = {"first": 1.0, "longest": 30.0}
+REFUSED_PAUSES = {"first": 30.0, "longest": 600.0}
+"""A refusal may end when the log's policy changes."""
+
+_BOOT = re.compile(r"[0-9a-f]{32}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -43,17 +60,36 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standing:
-    """What is known of the guest now; digests are of the guest's own evidence bytes."""
+    """What is known of the guest now; digests are of the guest's own evidence bytes.
+
+    `refused` holds the log's reason as step/code.
+    """
 
     boot: str | None = None
+    answering: bool = False
     current: bytes | None = None
     entries: dict[bytes, Entry] = field(default_factory=dict)
+    refused: dict[bytes, str] = field(default_factory=dict)
     collateral: bytes = b""
 
     @property
+    def entry(self) -> Entry | None:
+        """The current evidence's."""
+        return self.entries.get(self.current) if self.current is not None else None
+
+    @property
     def ready(self) -> bool:
-        entry = self.entries.get(self.current or b"")
-        return entry is not None and entry.anchored
+        return self.entry is not None and self.entry.anchored
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One epoch as the guest lists it."""
+
+    evidence: bytes
+    state: str
+    kind: int
+    previous: bytes | None
 
 
 class Registrar:
@@ -69,143 +105,180 @@ class Registrar:
         collateral: Callable[[], Collateral],
         release: int | None = None,
         tell: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.standing = Standing()
         self._guest, self._log = guest.rstrip("/"), log.rstrip("/")
         self._chain, self._contract, self._release = chain, contract, release
-        self._collateral, self._tell = collateral, tell
-        self._collateral_read = float("-inf")
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._collateral, self._tell, self._clock = collateral, tell, clock
+        self._collateral_read = self._chain_read = float("-inf")
+        self._peer, self._retries = Peer(), Retries(clock=clock)
+        self._told: dict[str, str] = {}
 
     def run(self, stopped: threading.Event) -> None:
-        """Steps until `stopped`; what fails is told once and tried again, ever more slowly."""
-        wait, told = FIRST_WAIT_S, ""
-        while not stopped.wait(wait):
-            try:
-                self.step()
-                wait, told = FIRST_WAIT_S, ""
-            except UmayError as error:
-                if told != (told := str(error)):
-                    self._tell(told)
-                wait = min(wait * 1.5, LONGEST_WAIT_S)
+        """Steps until `stopped`."""
+        while not stopped.wait(QUIET_S if self.standing.ready else LOOK_S):
+            self.step()
 
     def step(self) -> None:
-        """One look at everything. Raises Unavailable, ParseError or Refused."""
-        self._refresh_collateral()
-        boot = self._boot()
-        if boot != self.standing.boot:
-            self.standing = Standing(boot=boot, collateral=self.standing.collateral)
-        for epoch in self._epochs(boot):
-            self._register(boot, epoch)
-        self._look_at_chain()
+        """One look at everything that is due. What fails is told, not raised."""
+        self._attempt("collateral", self._refresh_collateral, PAUSES)
+        if not self._attempt("guest", self._look_at_guest, GUEST_PAUSES):
+            self._change(answering=False)
+        self._attempt("chain", self._look_at_chain, PAUSES)
+
+    def _attempt(self, key: str, work: Callable[[], None], pauses: dict[str, float]) -> bool:
+        """Whether it is well. Told once for each new reason, and when it works again."""
+        if not self._retries.due(key):
+            return False
+        try:
+            work()
+        except UmayError as error:
+            refused = isinstance(error, Refused)
+            self._retries.failed(key, **(REFUSED_PAUSES if refused else pauses))
+            self._say(key, f"refused: {error}" if refused else str(error))
+            return False
+        if key in self._told:
+            self._say(key, "works again")
+            del self._told[key]
+        self._retries.done(key)
+        return True
+
+    def _say(self, key: str, text: str) -> None:
+        if self._told.get(key) != text:
+            self._told[key] = text
+            self._tell(f"{key}: {text}")
+
+    def _change(self, **fields: Any) -> None:
+        self.standing = replace(self.standing, **fields)
 
     def _refresh_collateral(self) -> None:
-        if time.monotonic() - self._collateral_read > COLLATERAL_SECONDS:
-            parts = self._collateral().to_bytes()
-            self.standing = replace(self.standing, collateral=parts)
-            self._collateral_read = time.monotonic()
+        if self._clock() - self._collateral_read > COLLATERAL_SECONDS:
+            self._change(collateral=self._collateral().to_bytes())
+            self._collateral_read = self._clock()
+
+    # The guest
+
+    def _look_at_guest(self) -> None:
+        boot = self._boot()
+        if boot != self.standing.boot:
+            self._start(boot)
+        epochs = self._epochs(boot)
+        known = self.standing.current
+        current = next((epoch.evidence for epoch in epochs if epoch.state == "current"), known)
+        self._change(answering=True, current=current)
+        for epoch in epochs:
+            if epoch.evidence not in self.standing.entries:
+                key = f"evidence {epoch.evidence.hex()[:16]}"
+                self._attempt(key, partial(self._register, boot, epoch), PAUSES)
+
+    def _start(self, boot: str) -> None:
+        """A guest that was not there before: everything anew, collateral for its GPUs too."""
+        self._tell(f"guest: boot {boot}")
+        self.standing = Standing(boot=boot, collateral=self.standing.collateral)
+        self._retries.forget("evidence ")
+        self._told = {key: text for key, text in self._told.items() if key[:9] != "evidence "}
+        self._collateral_read = float("-inf")
+        self._attempt("collateral", self._refresh_collateral, PAUSES)
 
     def _boot(self) -> str:
-        boots = self._json(f"{self._guest}/umay/").get("boots")
-        if not isinstance(boots, list) or len(boots) != 1 or not isinstance(boots[0], str):
-            raise ParseError("guest: expected one boot")
-        return boots[0]
+        boots = self._peer.json(f"{self._guest}/umay/").get("boots")
+        if not isinstance(boots, list) or len(boots) != 1 or not _is(boots[0], _BOOT):
+            raise ParseError("guest: expected one boot id of 32 hex digits")
+        return str(boots[0])
 
-    def _epochs(self, boot: str) -> list[dict[str, Any]]:
-        epochs = self._json(f"{self._guest}/umay/{boot}/epochs").get("epochs")
-        if not isinstance(epochs, list) or not all(isinstance(item, dict) for item in epochs):
-            raise ParseError("guest: expected a list of epochs")
-        return epochs
+    def _epochs(self, boot: str) -> list[Listed]:
+        epochs = self._peer.json(f"{self._guest}/umay/{boot}/epochs").get("epochs")
+        if not isinstance(epochs, list) or len(epochs) > MAX_EPOCHS:
+            raise ParseError(f"guest: expected a list of at most {MAX_EPOCHS} epochs")
+        return [_listed(item) for item in epochs]
 
-    def _register(self, boot: str, epoch: dict[str, Any]) -> None:
-        digest = _digest(epoch.get("evidence"))
-        if epoch.get("state") == "current":
-            self.standing = replace(self.standing, current=digest)
-        if digest in self.standing.entries:
-            return
-        previous = epoch.get("previous")
-        before = None if previous is None else self.standing.entries.get(_digest(previous))
-        if previous is not None and before is None:
-            raise ParseError("guest: a renewal of evidence that was never logged")
-        entry = self._submit(boot, digest, epoch.get("kind"), before)
-        self._set(digest, entry)
+    # The log
 
-    def _submit(self, boot: str, digest: bytes, kind: object, before: Entry | None) -> Entry:
-        base = f"{self._guest}/umay/{boot}"
-        evidence = self._get(f"{base}/evidence/{digest.hex()}", MAX_EVIDENCE_BYTES)
-        if evidence_digest(evidence) != digest:
+    def _register(self, boot: str, epoch: Listed) -> None:
+        try:
+            entry = self._submit(boot, epoch)
+        except Refused as error:
+            refused = {**self.standing.refused, epoch.evidence: f"{error.step}/{error.code}"}
+            self._change(refused=dict(list(refused.items())[-MAX_ENTRIES:]))
+            raise
+        self._tell(f"evidence {epoch.evidence.hex()[:16]}: entry {entry.index} of the log")
+        self.standing.refused.pop(epoch.evidence, None)
+        self._set(epoch.evidence, entry)
+
+    def _submit(self, boot: str, epoch: Listed) -> Entry:
+        submission = self._submission(f"{self._guest}/umay/{boot}", epoch)
+        logged = Logged.from_bytes(self._peer.submit(f"{self._log}/submit", submission.to_bytes()))
+        leaf = Leaf.from_bytes(logged.leaf)
+        if leaf.bundle_digest != bundle_digest(Evidence.from_bytes(submission.evidence).bundle):
+            raise LogError("log: answered with the leaf of other keys")
+        named = leaf.evidence_digest
+        return Entry(
+            logged.index, served=None if named == epoch.evidence else self._logs_copy(named)
+        )
+
+    def _submission(self, base: str, epoch: Listed) -> Submission:
+        """A renewal whose predecessor this agent never logged goes in as a boot: where the
+        log has it already, it answers with the leaf that is there."""
+        if not self.standing.collateral:
+            raise Unavailable("no collateral yet")
+        before = self.standing.entries.get(epoch.previous) if epoch.previous is not None else None
+        evidence = self._peer.get(
+            f"{base}/evidence/{epoch.evidence.hex()}", limit=MAX_EVIDENCE_BYTES
+        )
+        if evidence_digest(evidence) != epoch.evidence:
             raise ParseError("guest: served other evidence than it listed")
-        submission = Submission(
-            kind=kind if type(kind) is int else BOOT,
-            evidence=evidence,
-            engine_config=self._get(f"{base}/config/engine", MAX_CONFIG_BYTES),
-            price_table=self._get(f"{base}/config/price", MAX_CONFIG_BYTES),
-            host_config=self._get(f"{base}/config/host", MAX_CONFIG_BYTES),
+        configs = (
+            self._peer.get(f"{base}/config/{name}", limit=MAX_CONFIG_BYTES)
+            for name in ("engine", "price", "host")
+        )
+        return Submission(
+            RENEW if before else BOOT,
+            evidence,
+            *configs,
             collateral=self.standing.collateral,
             previous=before.index if before else None,
             release=self._release,
         )
-        logged = Logged.from_bytes(self._post(f"{self._log}/submit", submission.to_bytes()))
-        named = Leaf.from_bytes(logged.leaf).evidence_digest
-        self._tell(f"evidence {digest.hex()[:16]} is entry {logged.index} of the log")
-        return Entry(logged.index, served=None if named == digest else self._logs_copy(named))
 
     def _logs_copy(self, named: bytes) -> bytes:
-        evidence = self._get(f"{self._log}/evidence/sha256/{named.hex()}", MAX_EVIDENCE_BYTES)
+        url = f"{self._log}/evidence/sha256/{named.hex()}"
+        evidence = self._peer.get(url, limit=MAX_EVIDENCE_BYTES)
         if evidence_digest(evidence) != named:
-            raise ParseError("log: served other evidence than its leaf names")
+            raise LogError("log: served other evidence than its leaf names")
         return evidence
+
+    # The chain
 
     def _look_at_chain(self) -> None:
         waiting = {d: e for d, e in self.standing.entries.items() if not e.anchored}
-        if not waiting:
+        if not waiting or self._clock() - self._chain_read < CHAIN_S:
             return
+        self._chain_read = self._clock()
         size = read_anchor(self._chain, network="", address=self._contract).size
         for digest, entry in waiting.items():
             if entry.index < size:
+                self._tell(f"evidence {digest.hex()[:16]}: anchored")
                 self._set(digest, replace(entry, anchored=True))
 
     def _set(self, digest: bytes, entry: Entry) -> None:
-        self.standing = replace(self.standing, entries={**self.standing.entries, digest: entry})
-
-    def _json(self, url: str) -> dict[str, Any]:
-        data = self._get(url, MAX_ANSWER)
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
-            raise ParseError(f"{url}: expected JSON") from None
-        if not isinstance(value, dict):
-            raise ParseError(f"{url}: expected a JSON object")
-        return value
-
-    def _get(self, url: str, limit: int) -> bytes:
-        return self._fetch("GET", url, None, limit)
-
-    def _post(self, url: str, body: bytes) -> bytes:
-        return self._fetch("POST", url, body, MAX_ANSWER)
-
-    def _fetch(self, method: str, url: str, body: bytes | None, limit: int) -> bytes:
-        try:
-            with self._session.request(
-                method, url, data=body, timeout=TIMEOUT_S, stream=True, allow_redirects=False
-            ) as answer:
-                data = answer.raw.read(limit + 1, decode_content=True)
-        except requests.RequestException as error:
-            raise Unavailable(f"{url}: {type(error).__name__}") from None
-        if answer.status_code != 200:
-            reason = data[:300].decode(errors="replace")
-            raise Unavailable(f"{url}: expected HTTP 200, got {answer.status_code} {reason}")
-        if len(data) > limit:
-            raise ParseError(f"{url}: expected at most {limit} bytes")
-        return bytes(data)
+        entries = {**self.standing.entries, digest: entry}
+        self._change(entries=dict(list(entries.items())[-MAX_ENTRIES:]))
 
 
-def _digest(value: object) -> bytes:
-    try:
-        digest = bytes.fromhex(value) if isinstance(value, str) else b""
-    except ValueError:
-        digest = b""
-    if len(digest) != 32:
-        raise ParseError("guest: expected an evidence digest of 64 hex digits")
-    return digest
+def _listed(item: object) -> Listed:
+    if not isinstance(item, dict) or not _is(item.get("evidence"), _DIGEST):
+        raise ParseError("guest: expected an epoch with its evidence's digest")
+    previous = item.get("previous")
+    if previous is not None and not _is(previous, _DIGEST):
+        raise ParseError("guest: expected the digest of the previous evidence, or null")
+    return Listed(
+        bytes.fromhex(item["evidence"]),
+        str(item.get("state")),
+        RENEW if item.get("kind") == RENEW else BOOT,
+        bytes.fromhex(previous) if previous else None,
+    )
+
+
+def _is(value: object, form: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and form.fullmatch(value) is not None

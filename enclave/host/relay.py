@@ -1,7 +1,7 @@
 """A relay before many agents: one address, routed by boot id. Any reverse proxy will do.
 
-It sees what every relay sees: ciphertext, sizes, times, addresses. With `record` it writes
-down every byte that it handles, so that one can look.
+It sees what every relay sees: ciphertext, sizes, times, addresses. Nothing outside
+/umay/ goes on. With `record` it writes down every byte that passes, so that one can look.
 """
 
 from __future__ import annotations
@@ -10,46 +10,60 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from enclave.host.forward import BOOT, Forwarder, Witness
+from attestation.errors import Unavailable
+from enclave.host.forward import BOOT, Forwarder, asked
 
 MAX_LISTING_BYTES = 1 << 20
-MAX_BOOTS = 1024
+MAX_BOOTS = 256
+"""Of one agent."""
+
 LISTING_SECONDS = 1.0
+STATES = ("pending", "ready")
 
 
 class Relay:
-    def __init__(self, upstreams: tuple[str, ...], *, record: Path | None = None) -> None:
+    """Where two agents list one boot, the one that was named first has it."""
+
+    def __init__(self, upstreams: tuple[str, ...]) -> None:
         self._upstreams = tuple(url.rstrip("/") for url in upstreams)
-        self._forwarder = Forwarder(_recorder(record) if record else lambda data: None)
-        self._boots: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._forwarder = Forwarder()
+        self._boots: dict[str, tuple[str, str]] = {}
         self._read = float("-inf")
         self._reading = asyncio.Lock()
 
     async def listing(self, _: Request) -> Response:
         await self._refresh()
-        return JSONResponse({"boots": [item for _, item in self._boots.values()]})
+        boots = [
+            {"boot": boot, "state": state, "base": f"/umay/{boot}/"}
+            for boot, (_, state) in self._boots.items()
+        ]
+        return JSONResponse({"boots": boots}, headers={"cache-control": "no-cache"})
 
     async def below(self, request: Request) -> Response:
-        boot, path = request.path_params["boot"], request.path_params["path"]
-        if boot not in self._boots:
-            await self._refresh()
-        found = self._boots.get(boot)
-        if found is None or ".." in path or "//" in path:
+        wanted = asked(request)
+        if wanted is None:
             return Response(b"", 404)
-        query = f"?{request.url.query}" if request.url.query else ""
-        return await self._forwarder.forward(request, f"{found[0]}/umay/{boot}/{path}{query}")
+        if wanted.boot not in self._boots:
+            await self._refresh()
+        if wanted.boot not in self._boots:
+            return Response(b"", 404)
+        url = wanted.below(self._boots[wanted.boot][0])
+        return await self._forwarder.forward(request, url, limit=wanted.limit)
 
     def app(self) -> Starlette:
-        below = Route("/umay/{boot}/{path:path}", self.below, methods=["GET", "POST"])
-        return Starlette(routes=[Route("/umay/", self.listing), below])
+        below = Route("/umay/{rest:path}", self.below, methods=["GET", "POST"])
+        app = Starlette(routes=[Route("/umay/", self.listing), below])
+        app.router.redirect_slashes = False  # a redirect would name whatever Host was sent
+        return app
 
     async def _refresh(self) -> None:
         """The agents' listings, asked for once a second at most."""
@@ -57,28 +71,68 @@ class Relay:
             if time.monotonic() - self._read < LISTING_SECONDS:
                 return
             found = await asyncio.gather(*(self._list(url) for url in self._upstreams))
-            self._boots = {boot: at for listing in found for boot, at in listing.items()}
-            self._read = time.monotonic()
+            boots: dict[str, tuple[str, str]] = {}
+            for upstream, listed in zip(self._upstreams, found, strict=True):
+                for boot, state in listed.items():
+                    boots.setdefault(boot, (upstream, state))
+            self._boots, self._read = boots, time.monotonic()
 
-    async def _list(self, upstream: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    async def _list(self, upstream: str) -> dict[str, str]:
+        """State by boot id; empty where an agent does not answer properly."""
         data = await self._forwarder.get(f"{upstream}/umay/", limit=MAX_LISTING_BYTES)
         try:
-            boots = json.loads(data or b"{}").get("boots", [])[:MAX_BOOTS]
-            ids = [(item["boot"], str(item["state"])) for item in boots]
+            items = json.loads(data or b"{}").get("boots", [])[:MAX_BOOTS]
+            listed = {item["boot"]: item["state"] for item in items}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
-        return {
-            boot: (upstream, {"boot": boot, "state": state, "base": f"/umay/{boot}/"})
-            for boot, state in ids
-            if isinstance(boot, str) and BOOT.fullmatch(boot)
-        }
+        good = all(
+            isinstance(b, str) and BOOT.fullmatch(b) and s in STATES for b, s in listed.items()
+        )
+        return listed if good else {}
 
 
-def _recorder(path: Path) -> Witness:
-    """Appends to a file of mode 0600."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def recorded(app: ASGIApp, path: Path) -> ASGIApp:
+    """`app`, with everything that it receives and sends appended to a file of mode 0600.
 
-    def record(data: bytes) -> None:
-        os.write(handle, data)
+    Raises Unavailable where that file cannot be written.
+    """
+    write = _appender(path)
+
+    async def record(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await app(scope, receive, send)
+        line = [scope["method"].encode(), scope["raw_path"], scope["query_string"]]
+        write(b" ".join(line) + b"\n" + _lines(scope["headers"]))
+
+        async def receiving() -> Message:
+            message = await receive()
+            write(message.get("body", b""))
+            return message
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                write(b"%d\n" % message["status"] + _lines(message["headers"]))
+            write(message.get("body", b""))
+            await send(message)
+
+        return await app(scope, receiving, sending)
 
     return record
+
+
+def _appender(path: Path) -> Callable[[bytes], None]:
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.fchmod(number, 0o600)
+    except OSError as error:
+        raise Unavailable(f"record: {path}: {error.strerror}") from None
+    file = os.fdopen(number, "ab", buffering=0)
+
+    def write(data: bytes) -> None:
+        file.write(data)
+
+    return write
+
+
+def _lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(name + b": " + value + b"\n" for name, value in headers)

@@ -8,14 +8,17 @@ import socket
 from collections.abc import Callable, Sequence
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from attestation.errors import Unavailable, UsageError
 
-SHUTDOWN_S = 2
+SHUTDOWN_S = 1
+"""Then open streams are cut."""
+
+MAX_CONNECTIONS = 2048
 
 
-def serve(apps: Sequence[tuple[Starlette, str]], *, ready: Callable[[Sequence[str]], None]) -> None:
+def serve(apps: Sequence[tuple[ASGIApp, str]], *, ready: Callable[[Sequence[str]], None]) -> None:
     """Each app on its HOST:PORT; `ready` gets the URLs. Raises UsageError or Unavailable."""
     logging.disable(logging.CRITICAL)
     bound = [_bind(listen) for _, listen in apps]
@@ -34,12 +37,14 @@ async def _run(servers: Sequence[uvicorn.Server], bound: Sequence[socket.socket]
     await asyncio.gather(*tasks)
 
 
-def _config(app: Starlette) -> uvicorn.Config:
+def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         access_log=False,
         log_config=None,
         server_header=False,
+        http="h11",  # whose way of cutting an unfinished answer the forwarder relies on
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
 
