@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,7 +18,6 @@ from starlette.routing import Route
 
 from attestation import cbor
 from attestation.errors import UmayError
-from attestation.evidence import evidence_digest
 from contracts.chain import Chain
 from enclave.host.forward import Asked, Forwarder, asked
 from enclave.host.registrar import Entry, Registrar
@@ -71,19 +71,14 @@ class Agent:
 
     async def _evidence(self, request: Request, wanted: Asked) -> Response:
         """The log's copy where the log holds other bytes of the same statement."""
-        standing = self._registrar.standing
-        digest = bytes.fromhex(wanted.path.partition("/")[2])
-        copies = (entry.served for entry in standing.entries.values() if entry.served)
-        if not digest:
-            current = standing.entry
-            copies = iter([current.served] if current and current.served else [])
-        for copy in copies:
-            if not digest or evidence_digest(copy) == digest:
-                return _cbor(copy)
-        if not digest and standing.current:
-            path = f"evidence/{standing.current.hex()}"
-            wanted = Asked(wanted.boot, path, "", wanted.limit)
-        return await self._forward(request, wanted)
+        standing, named = self._registrar.standing, wanted.path.partition("/")[2]
+        if named:
+            copy = standing.copy_of(bytes.fromhex(named))
+        else:
+            copy = standing.entry.served if standing.entry else None
+            if standing.current is not None:
+                wanted = replace(wanted, path=f"evidence/{standing.current.hex()}")
+        return _cbor(copy) if copy else await self._forward(request, wanted)
 
     async def _proof(self, size: int) -> Response:
         """Of the current evidence, to the size that the client read itself."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -113,7 +113,7 @@ class Forwarder:
     async def forward(self, request: Request, url: str, *, limit: int) -> Response:
         """The upstream's answer as it comes; 502 where there is none, 413 for a body over
         `limit` bytes, 408 for one that does not arrive."""
-        headers = {name: request.headers[name] for name in REQUEST_HEADERS & request.headers.keys()}
+        headers = _only(REQUEST_HEADERS, request.headers)
         body = _Body(request.receive, limit)
         content = body.parts() if request.method == "POST" else None
         if content is None:
@@ -165,10 +165,8 @@ class _Passing(Response):
 
     def __init__(self, answer: httpx.Response) -> None:
         self._answer = answer
-        kept = {name: answer.headers[name] for name in RESPONSE_HEADERS if name in answer.headers}
         self.status_code, self.background = answer.status_code, None
-        self.init_headers(kept)
-        del self.headers["content-length"]  # chunked, so that a cut answer shows as cut
+        self.init_headers(_only(RESPONSE_HEADERS, answer.headers))  # no length: chunked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -190,6 +188,10 @@ class _Passing(Response):
         except httpx.HTTPError:
             return  # without the last message: the server then cuts the connection
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _only(names: tuple[str, ...], headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: headers[name] for name in names if name in headers}
 
 
 async def _unless_gone(

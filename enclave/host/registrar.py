@@ -77,6 +77,11 @@ class Standing:
         """The current evidence's."""
         return self.entries.get(self.current) if self.current is not None else None
 
+    def copy_of(self, digest: bytes) -> bytes | None:
+        """The log's evidence with this digest, where the guest has other bytes."""
+        copies = (entry.served for entry in self.entries.values() if entry.served)
+        return next((copy for copy in copies if evidence_digest(copy) == digest), None)
+
     @property
     def ready(self) -> bool:
         return self.entry is not None and self.entry.anchored
@@ -88,7 +93,6 @@ class Listed:
 
     evidence: bytes
     state: str
-    kind: int
     previous: bytes | None
 
 
@@ -203,7 +207,8 @@ class Registrar:
             self._change(refused=dict(list(refused.items())[-MAX_ENTRIES:]))
             raise
         self._tell(f"evidence {epoch.evidence.hex()[:16]}: entry {entry.index} of the log")
-        self.standing.refused.pop(epoch.evidence, None)
+        refused = {d: why for d, why in self.standing.refused.items() if d != epoch.evidence}
+        self._change(refused=refused)
         self._set(epoch.evidence, entry)
 
     def _submit(self, boot: str, epoch: Listed) -> Entry:
@@ -228,18 +233,19 @@ class Registrar:
         )
         if evidence_digest(evidence) != epoch.evidence:
             raise ParseError("guest: served other evidence than it listed")
-        configs = (
-            self._peer.get(f"{base}/config/{name}", limit=MAX_CONFIG_BYTES)
-            for name in ("engine", "price", "host")
-        )
         return Submission(
-            RENEW if before else BOOT,
-            evidence,
-            *configs,
+            kind=RENEW if before else BOOT,
+            evidence=evidence,
+            engine_config=self._config(base, "engine"),
+            price_table=self._config(base, "price"),
+            host_config=self._config(base, "host"),
             collateral=self.standing.collateral,
             previous=before.index if before else None,
             release=self._release,
         )
+
+    def _config(self, base: str, name: str) -> bytes:
+        return self._peer.get(f"{base}/config/{name}", limit=MAX_CONFIG_BYTES)
 
     def _logs_copy(self, named: bytes) -> bytes:
         url = f"{self._log}/evidence/sha256/{named.hex()}"
@@ -273,10 +279,9 @@ def _listed(item: object) -> Listed:
     if previous is not None and not _is(previous, _DIGEST):
         raise ParseError("guest: expected the digest of the previous evidence, or null")
     return Listed(
-        bytes.fromhex(item["evidence"]),
-        str(item.get("state")),
-        RENEW if item.get("kind") == RENEW else BOOT,
-        bytes.fromhex(previous) if previous else None,
+        evidence=bytes.fromhex(item["evidence"]),
+        state=str(item.get("state")),
+        previous=bytes.fromhex(previous) if previous else None,
     )
 
 
