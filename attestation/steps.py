@@ -11,6 +11,7 @@ import hmac
 import json
 from typing import Any
 
+from attestation import nvidia
 from attestation.anchor import Anchor, BlockRef, reaches
 from attestation.case import Case
 from attestation.cpu import NotChecked
@@ -30,6 +31,7 @@ from attestation.keys import KeyBundle, bundle_digest
 from attestation.log import proof as log_proof
 from attestation.log.leaf import Leaf
 from attestation.measurement import measurement_digest
+from attestation.nvidia import CheckedDevice
 from attestation.policy import accept
 from attestation.snp.cpu import SnpCpu
 from attestation.tdx.cpu import TdxCpu
@@ -179,8 +181,6 @@ def _challenge(case: Case) -> str:
 
 def gpu(case: Case) -> str:
     case.needs("parse")
-    from attestation import nvidia
-
     policy, roots = case.policy, case.policy.roots
     devices = case.evidence.devices
     count = sum(device.kind == GPU for device in devices)
@@ -194,24 +194,21 @@ def gpu(case: Case) -> str:
     ]
     nvidia.check_set(checked)
     for device in checked:
-        accept("gpu", "architecture", device.architecture, policy.gpu_architectures)
-        nvidia.check_driver(device, minimum=policy.gpu_min_driver)
-        expiry = nvidia.check_measurements(device, case.collateral, roots=roots, now=case.now)
-        case.expiries.append(expiry)
-    _revocation(case, checked)
+        _gpu(case, device)
+    if checked and policy.gpu_revocation != "required":
+        text = "policy leaves GPU revocation unchecked"
+        case.findings.append(Finding("gpu", "revocation-unchecked", text))
     return f"{count} GPU(s): signed, right nonce, firmware as published"
 
 
-def _revocation(case: Case, checked: list[Any]) -> None:
-    from attestation import nvidia
-
-    if case.policy.gpu_revocation == "required":
-        for device in checked:
-            case.expiries.append(nvidia.check_revocation(device, case.collateral, now=case.now))
-    elif checked:
-        case.findings.append(
-            Finding("gpu", "revocation-unchecked", "policy leaves GPU revocation unchecked")
-        )
+def _gpu(case: Case, device: CheckedDevice) -> None:
+    policy, collateral, now = case.policy, case.collateral, case.now
+    accept("gpu", "architecture", device.architecture, policy.gpu_architectures)
+    nvidia.check_driver(device, minimum=policy.gpu_min_driver)
+    firmware = nvidia.check_measurements(device, collateral, roots=policy.roots, now=now)
+    case.expiries.append(firmware.expires)
+    if policy.gpu_revocation == "required":
+        case.expiries.append(nvidia.check_revocation(device, firmware, collateral, now=now))
 
 
 def model(case: Case) -> str:

@@ -64,8 +64,9 @@ def test_good_device_passes_every_check() -> None:
     check_set([gpu, checked(device(1))])
     check_driver(gpu, minimum=DRIVER_VERSION)
     signer_ends = int(pki.NOT_AFTER.timestamp())
-    assert check_measurements(gpu, collateral(), roots=roots(), now=NOW) == signer_ends
-    assert check_revocation(gpu, collateral(), now=NOW) > NOW
+    firmware = check_measurements(gpu, collateral(), roots=roots(), now=NOW)
+    assert firmware.expires == signer_ends
+    assert check_revocation(gpu, firmware, collateral(), now=NOW) > NOW
 
 
 # The chain

@@ -19,6 +19,7 @@ from attestation.errors import NotAuthentic, ParseError, Refused
 from attestation.evidence import GPU, SWITCH, Device
 from attestation.nvidia import (
     CheckedDevice,
+    Firmware,
     check_device,
     check_driver,
     check_measurements,
@@ -118,7 +119,7 @@ def test_real_gpu(entry: dict) -> None:
     with refuses("driver-too-old", Refused):
         check_driver(gpu, minimum="999")
     with refuses("revocation-unknown", Refused):
-        check_revocation(gpu, Collateral({}), now=NOW)
+        check_revocation(gpu, Firmware(NOW, ()), Collateral({}), now=NOW)
 
 
 @pytest.mark.parametrize("entry", SWITCHES)
@@ -193,7 +194,7 @@ def measured(driver: str, vbios: str, now: int = AT_MATCH) -> int:
         "nvidia/rim/NV_GPU_VBIOS_1010_0200_882_96005E0001": rim_file(vbios),
     }
     gpu = check(named("hopper-gonvtrust-545.00"))
-    return check_measurements(gpu, Collateral(parts), roots=PRODUCTION, now=now)
+    return check_measurements(gpu, Collateral(parts), roots=PRODUCTION, now=now).expires
 
 
 OWN_DRIVER, OWN_VBIOS = "Driver_RIM_test_no_gpu", "1010_0200_882_96005E0001_test_no_gpu"

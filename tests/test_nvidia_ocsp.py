@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from attestation.collateral import Collateral
 from attestation.errors import NotAuthentic, Refused, UmayError
-from attestation.nvidia import check_revocation
+from attestation.nvidia import Firmware, check_measurements, check_revocation
 from attestation.nvidia import ocsp as answers
 from tests.nvidia_machine import (
     DAY,
@@ -30,6 +30,7 @@ from tests.nvidia_machine import (
     issue,
     public,
     refuses,
+    roots,
     vendor,
 )
 
@@ -74,7 +75,23 @@ def answer(
 def revocation(data: bytes | None, position: int = DEVICE, now: int = NOW) -> int:
     certificate, _ = certificates(position)
     part = answers.part_name(certificate)
-    return check_revocation(checked(), collateral(**{part: data}), now=now)
+    return check_revocation(checked(), firmware(), collateral(**{part: data}), now=now)
+
+
+def firmware() -> Firmware:
+    return check_measurements(checked(), collateral(), roots=roots(), now=NOW)
+
+
+@pytest.mark.parametrize("position", [0, 1], ids=["signer", "authority"])
+def test_signers_of_rims_are_asked_about_too(position: int) -> None:
+    certificate, issuer = vendor().rim_chain[position : position + 2]
+    revoked = vendor().ocsp_answer(
+        certificate, issuer, at=TODAY - DAY, status=ocsp.OCSPCertStatus.REVOKED
+    )
+    for data, code, kind in ((None, "revocation-unknown", Refused), (revoked, "revoked", None)):
+        part = {answers.part_name(certificate): data}
+        with refuses(code, kind or NotAuthentic):
+            check_revocation(checked(), firmware(), collateral(**part), now=NOW)
 
 
 def responder(**changes: object) -> x509.Certificate:
@@ -255,7 +272,7 @@ def test_answer_filed_under_another_certificate() -> None:
     mine, other = (answers.part_name(chain(index)[1]) for index in (0, 1))
     parts[mine] = parts[other]
     with refuses("ocsp-other", NotAuthentic):
-        check_revocation(checked(), Collateral(parts), now=NOW)
+        check_revocation(checked(), firmware(), Collateral(parts), now=NOW)
 
 
 @given(st.binary(max_size=200))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attestation.nvidia.check import (
     CheckedDevice,
+    Firmware,
     check_device,
     check_driver,
     check_measurements,
@@ -15,6 +16,7 @@ from attestation.nvidia.rim import Rim, read_rim
 
 __all__ = [
     "CheckedDevice",
+    "Firmware",
     "GpuReport",
     "Rim",
     "check_device",

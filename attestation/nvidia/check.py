@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,15 @@ _MODES = (b"\0\0", b"\1\0")
 """One GPU, several GPUs; 2 is protected PCIe."""
 FWID_BYTES = 48
 NVDEC0_INDEX = 35
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """Published firmware that a device runs: when the first RIM expires (Unix seconds), and
+    the chains that signed them, leaf first."""
+
+    expires: int
+    chains: tuple[tuple[x509.Certificate, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,10 @@ def check_driver(device: CheckedDevice, *, minimum: str | None) -> None:
 
 def check_measurements(
     device: CheckedDevice, collateral: Collateral, *, roots: Roots, now: int
-) -> int:
+) -> Firmware:
     """Every measurement against the RIMs of this driver and VBIOS.
 
-    Returns when the first of both expires (Unix seconds). Raises ParseError, NotAuthentic
+    Raises ParseError, NotAuthentic
     or Refused("gpu", "rim-…" / "measurement-mismatch").
     """
     report = device.report
@@ -92,17 +102,24 @@ def check_measurements(
         text = f"driver and VBIOS RIM both name measurement {min(overlap)}"
         raise NotAuthentic("gpu", "rim-overlap", text)
     _compare(report, {**driver_rim.golden, **vbios_rim.golden})
-    return min(driver_rim.expires, vbios_rim.expires)
+    expires = min(driver_rim.expires, vbios_rim.expires)
+    return Firmware(expires, (driver_rim.certificates, vbios_rim.certificates))
 
 
-def check_revocation(device: CheckedDevice, collateral: Collateral, *, now: int) -> int:
-    """OCSP of every certificate between the device's own key and the root.
+def check_revocation(
+    device: CheckedDevice, firmware: Firmware, collateral: Collateral, *, now: int
+) -> int:
+    """OCSP of every certificate below a root: the device's own chain and its RIMs' signers.
 
     Returns when the first answer expires (Unix seconds). The leaf below the device's
     identity is made by the device itself at each boot and has no responder.
     """
-    pairs = zip(device.certificates[1:-1], device.certificates[2:], strict=True)
-    return min(ocsp.check(item, issuer, collateral, now=now) for item, issuer in pairs)
+    chains = dict.fromkeys((device.certificates[1:], *firmware.chains))
+    return min(
+        ocsp.check(item, issuer, collateral, now=now)
+        for chain in chains
+        for item, issuer in itertools.pairwise(chain)
+    )
 
 
 def _rim(

@@ -159,6 +159,8 @@ class SimulatedNvidia:
         }
         provisioner, identity, root = self._issuers
         pairs = [(identity, root), (provisioner, identity)]
+        signer, rim_ca, rim_root = self.rim_chain
+        pairs += [(rim_ca, rim_root), (signer, rim_ca)]
         pairs += [(self.gpu(index)[1][1], provisioner) for index in range(gpus)]
         for certificate, issuer in pairs:
             parts[answers.part_name(certificate)] = self.ocsp_answer(certificate, issuer, at=day)
