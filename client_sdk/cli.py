@@ -253,7 +253,7 @@ def _interrupt(*_: object) -> NoReturn:
 def main() -> NoReturn:
     """Runs a command; whatever Umay raises becomes one line and its exit code."""
     try:
-        umay(standalone_mode=False)
+        umay(prog_name="umay", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
