@@ -16,23 +16,12 @@ from typing import Any, TypeVar
 
 from attestation.errors import ParseError, Refused
 from attestation.roots import PRODUCTION, Roots
+from attestation.tdx.tcb import STATUSES
 
 MAX_POLICY_BYTES = 256 * 1024
 ANY = "any"
 T = TypeVar("T")
 _HEX32 = re.compile(r"[0-9a-f]{64}")
-TCB_STATUSES = frozenset(
-    {
-        "UpToDate",
-        "SWHardeningNeeded",
-        "ConfigurationNeeded",
-        "ConfigurationAndSWHardeningNeeded",
-        "OutOfDate",
-        "OutOfDateConfigurationNeeded",
-        "TDRelaunchAdvised",
-        "TDRelaunchAdvisedConfigurationNeeded",
-    }
-)
 SNP_SIGNERS = frozenset({"VCEK", "VLEK"})
 SNP_TCB_PARTS = ("bootloader", "tee", "snp", "microcode")
 """Of every family; Turin's FMC is not among them."""
@@ -185,7 +174,7 @@ def _read(top: _Section) -> Policy:
         max_beacon_age_s=fresh.number("max_beacon_age_s"),
         challenge=fresh.text("challenge", "required", "optional"),
         platforms=cpu.words("platforms", frozenset({"tdx", "snp"})),
-        tcb_status=cpu.words("tcb_status", TCB_STATUSES),
+        tcb_status=cpu.words("tcb_status", STATUSES),
         refuse_advisories=cpu.words("refuse_advisories"),
         min_tcb_evaluation_number=cpu.number("min_tcb_evaluation_number"),
         max_collateral_age_s=cpu.number("max_collateral_age_s"),
