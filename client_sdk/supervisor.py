@@ -49,9 +49,16 @@ class Child:
 
     def check(self) -> None:
         """Raises Unavailable with its last words when it has ended."""
+        if self.ended:
+            raise Unavailable(self.ended)
+
+    @property
+    def ended(self) -> str:
+        """How it ended, with its last words; empty while it runs."""
         code = self.process.poll()
-        if code is not None:
-            raise Unavailable(f"{self.name} ended with exit code {code}{self._last_words()}")
+        return (
+            "" if code is None else f"{self.name} ended with exit code {code}{self._last_words()}"
+        )
 
     def _parse(self, line: bytes) -> dict[str, Any]:
         try:
@@ -114,6 +121,12 @@ class Supervisor:
         """Raises Unavailable naming the first child that has ended."""
         for child in self._children:
             child.check()
+
+    def fallen(self, prefix: str) -> list[str]:
+        """What became of children named so that have ended; they are no longer expected."""
+        ended = [c for c in self._children if c.name.startswith(prefix) and c.ended]
+        self._children = [child for child in self._children if child not in ended]
+        return [child.ended for child in ended]
 
     def stop(self) -> None:
         """Ends all of them, the last started first."""

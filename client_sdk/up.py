@@ -1,4 +1,4 @@
-"""`umay up`: a network in the foreground until Ctrl-C, or until one of its parts dies."""
+"""`umay up`: a network in the foreground until Ctrl-C, or until a part dies that it needs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from attestation.errors import Unavailable
 from client_sdk.devnet import Network
 
 WATCH_SECONDS = 0.5
 
 
 def run(directory: Path, *, say: Callable[[str], None]) -> None:
-    """Returns on Ctrl-C. Raises Unavailable naming a part that died; stops all of them."""
+    """Returns on Ctrl-C. Raises Unavailable naming a part that died; all of them are stopped."""
     with Network(directory, tell=lambda part: say(f"starting {part} …")) as network:
         try:
             network.start()
@@ -20,10 +21,19 @@ def run(directory: Path, *, say: Callable[[str], None]) -> None:
             for line in welcome(network, base):
                 say(line)
             while True:
-                network.supervisor.check()
+                _watch(network, say)
                 time.sleep(WATCH_SECONDS)
         except KeyboardInterrupt:
             say("stopping …")
+
+
+def _watch(network: Network, say: Callable[[str], None]) -> None:
+    """Guests stand in for each other: one that dies is named, the last one ends the network."""
+    for ended in network.supervisor.fallen("guest-"):
+        say(f"{ended}; requests go to the others")
+    if not any(name.startswith("guest-") for name in network.supervisor.pids):
+        raise Unavailable("every guest has ended")
+    network.supervisor.check()
 
 
 def welcome(network: Network, base: str) -> list[str]:

@@ -234,7 +234,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
         process.communicate(timeout=30)
 
 
-def test_up_resumes_and_a_crashed_part_stops_the_rest(tmp_path: Path, up: Up) -> None:
+def test_up_resumes_and_only_a_guest_may_crash(tmp_path: Path, up: Up) -> None:
     first = up()
     contract = json.loads((tmp_path / "network.json").read_text())["contract"]
     first.send_signal(signal.SIGINT)
@@ -252,6 +252,9 @@ def test_up_resumes_and_a_crashed_part_stops_the_rest(tmp_path: Path, up: Up) ->
     assert done.returncode == 0, done.stdout
     boots = {entry["boot"] for entry in json.loads(done.stdout)["entries"]} - {""}
     assert len(boots) == 4  # two guests, started twice, with new keys
+    os.kill(children(tmp_path)["guest-ada"], signal.SIGKILL)
+    assert any("guest-ada ended" in line for line in iter(second.stdout.readline, ""))
+    assert second.poll() is None and "guest-bela" in children(tmp_path)
     os.kill(children(tmp_path)["relay"], signal.SIGKILL)
     assert second.wait(30) == 5
     assert "relay ended" in second.stderr.read()
