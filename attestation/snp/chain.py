@@ -31,7 +31,8 @@ _HWID = x509.ObjectIdentifier(_ARC + ".4")
 _TCB_PARTS = {"bootloader": "3.1", "tee": "3.2", "snp": "3.3", "microcode": "3.8", "fmc": "3.9"}
 _TCB_BYTES = {"bootloader": 0, "tee": 1, "snp": 6, "microcode": 7}
 _TCB_BYTES_TURIN = {"fmc": 0, "bootloader": 1, "tee": 2, "snp": 3, "microcode": 7}
-_CPUID = {"Milan": (0x19, 0x0), "Genoa": (0x19, 0x1), "Turin": (0x1A, 0x0)}
+_CPUID = {"Milan": (0x19, {0x0}), "Genoa": (0x19, {0x1, 0xA}), "Turin": (0x1A, {0x0, 0x1})}
+"""CPUID family, and the upper half of the model: Genoa's chain serves Bergamo and Siena too."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,8 @@ def _verify(report: SnpReport, leaf: x509.Certificate) -> None:
 def _check_chip(report: SnpReport, key: ChipKey) -> None:
     """A VCEK's certificate names its chip; a VLEK's names none, and its reports need not."""
     if report.cpuid is not None:
-        cpu, (wanted_family, wanted_model) = report.cpuid, _CPUID[key.family]
-        if (cpu[0], cpu[1] >> 4) != (wanted_family, wanted_model):
+        cpu, (family, models) = report.cpuid, _CPUID[key.family]
+        if cpu[0] != family or cpu[1] >> 4 not in models:
             raise _broken("family-mismatch", f"the report's CPUID {cpu} is not of {key.family}")
     if key.signer == VLEK:
         return
