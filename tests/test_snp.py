@@ -142,7 +142,7 @@ CHAINS: dict[str, tuple[str, Callable[[], tuple[bytes, ...]]]] = {
     "ASK of another family": ("bad-chain", lambda: certificates(ask=machine("Genoa").ask)),
     "chip key of another ASK": ("bad-chain", lambda: certificates(leaf=machine("Genoa").leaf)),
     "ARK of another family": ("simulated-root", lambda: certificates(ark=machine("Genoa").ark)),
-    "ASVK in place of ASK": ("wrong-signer", lambda: under_asvk()),
+    "ASVK in place of ASK": ("wrong-signer", under_asvk),
     "a stranger's root": ("wrong-root", lambda: SimulatedAmd(label="").certificates),
     "expired chip key": (
         "certificate-expired",
