@@ -220,6 +220,42 @@ def run_audit(contract: str, chain: str | None, policy: Path | None, as_json: bo
     sys.exit(done.exit_code)
 
 
+@audit.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--collateral", multiple=True, type=FILE, help="Serves the checks; repeat.")
+@click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")
+@click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+def inspect(
+    files: tuple[Path, ...],
+    collateral: tuple[Path, ...],
+    moment: str | None,
+    policy: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what files are, what each field means, and whether it holds.
+
+    Quotes, reports, event logs, certificates, RIMs, collateral and Umay's own formats; raw,
+    hex or base64. Files given together serve each other. Exit code 0: all holds; 3: not
+    authentic; 4: refused; 6: something could not be checked.
+    """
+    from attestation.roots import PRODUCTION
+    from client_sdk import config
+    from client_sdk.inspecting import inspect_files, offered
+    from client_sdk.inspection import Given, at, exit_code
+    from client_sdk.report_view import show_inspection
+
+    roots = config.read_policy(policy).roots if policy else PRODUCTION
+    given = offered(collateral, Given(at(moment), roots))
+    found = inspect_files(files, given)
+    if as_json:
+        click.echo(json.dumps({"at": given.now, "found": [item.to_json() for item in found]}))
+    else:
+        for item in found:
+            show_inspection(_console(), item)
+    sys.exit(exit_code(found))
+
+
 def _verified(opened: Client, place: Place) -> tuple[Report, int]:
     """The full report of one guest, and the exit code that its first failure means."""
     try:

@@ -10,6 +10,7 @@ from rich.text import Text
 from attestation.verdict import Report, StepResult
 from client_sdk.audit import Audit, EntryVerdict
 from client_sdk.drills import Attack
+from client_sdk.inspection import Inspected
 
 MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not checked": ("–", "yellow")}
 SIMULATED = "SIMULATED: these machines prove nothing. Their roots are this machine's own."
@@ -31,6 +32,23 @@ def show_report(console: Console, report: Report, *, title: str) -> None:
         console.print(f"finding: {finding.text} [{finding.step}/{finding.code}]", markup=False)
     for caveat in report.caveats:
         console.print(f"note: {caveat}", style="dim", markup=False)
+
+
+def show_inspection(console: Console, found: Inspected) -> None:
+    """What a file is, field by field, then every check of it."""
+    console.print(f"{found.file}: {found.kind} ({found.encoding})", style="bold", markup=False)
+    if found.fields:
+        table = Table(show_lines=False)
+        for heading in ("field", "value", "meaning"):
+            table.add_column(heading, overflow="fold")
+        for item in found.fields:
+            table.add_row(Text(item.name), Text(item.value), Text(item.meaning))
+        console.print(table)
+    for check in found.checks:
+        mark, colour = MARKS[check.status]
+        code = f" [{check.code}]" if check.code else ""
+        line = f"{mark} {check.name}: {check.status}; {check.text}{code}"
+        console.print(line, style=colour, markup=False)
 
 
 def show_parts(console: Console, parts: list[tuple[str, str, str]]) -> None:

@@ -10,6 +10,7 @@ from attestation.nvidia.check import (
     check_measurements,
     check_revocation,
     check_set,
+    rim_names,
 )
 from attestation.nvidia.report import GpuReport, parse_report
 from attestation.nvidia.rim import Rim, read_rim
@@ -26,4 +27,5 @@ __all__ = [
     "check_set",
     "parse_report",
     "read_rim",
+    "rim_names",
 ]

@@ -83,6 +83,14 @@ def check_driver(device: CheckedDevice, *, minimum: str | None) -> None:
         raise Refused("gpu", "driver-too-old", f"expected driver {minimum} or newer, got {got}")
 
 
+def rim_names(device: CheckedDevice) -> tuple[str, str]:
+    """The ids of the driver's and the VBIOS's RIM, as NVIDIA's service names them."""
+    report = device.report
+    vbios = report.vbios_version.replace(".", "")
+    driver = f"NV_GPU_DRIVER_{device.chip}_{report.driver_version}"
+    return driver, f"NV_GPU_VBIOS_{report.board}_{vbios}"
+
+
 def check_measurements(
     device: CheckedDevice, collateral: Collateral, *, roots: Roots, now: int
 ) -> Firmware:
@@ -92,11 +100,9 @@ def check_measurements(
     or Refused("gpu", "rim-…" / "measurement-mismatch").
     """
     report = device.report
-    vbios = report.vbios_version
-    driver_id = f"NV_GPU_DRIVER_{device.chip}_{report.driver_version}"
-    vbios_id = f"NV_GPU_VBIOS_{report.board}_{vbios.replace('.', '')}"
+    driver_id, vbios_id = rim_names(device)
     driver_rim = _rim(driver_id, report.driver_version, device, collateral, roots, now)
-    vbios_rim = _rim(vbios_id, vbios, device, collateral, roots, now)
+    vbios_rim = _rim(vbios_id, report.vbios_version, device, collateral, roots, now)
     overlap = driver_rim.golden.keys() & vbios_rim.golden.keys()
     if overlap:
         text = f"driver and VBIOS RIM both name measurement {min(overlap)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attestation.snp.chain import ChipKey, check_signature
+from attestation.snp.chain import ChipKey, check_signature, find_chain
 from attestation.snp.check import (
     check_alias_free,
     check_attributes,
@@ -19,5 +19,6 @@ __all__ = [
     "check_revocation",
     "check_signature",
     "check_tcb",
+    "find_chain",
     "parse_report",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -66,6 +67,33 @@ def check_signature(
     return key
 
 
+def find_chain(report: SnpReport, certificates: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
+    """Of DER certificates in any order, those that `check_signature` wants for this report.
+
+    None where they are not all there. Nothing is verified by being found.
+    """
+    loaded = {der: found for der in certificates if (found := _load_any(der)) is not None}
+    for der, leaf in loaded.items():
+        if not _signed(report, leaf):
+            continue
+        ask = _by_subject(loaded, leaf.issuer)
+        ark = _by_subject(loaded, loaded[ask].issuer) if ask else None
+        if ask and ark:
+            return der, ask, ark
+    return None
+
+
+def _load_any(der: bytes) -> x509.Certificate | None:
+    try:
+        return load_certificate(der)
+    except Exception:  # the library lets several kinds through
+        return None
+
+
+def _by_subject(loaded: Mapping[bytes, x509.Certificate], name: x509.Name) -> bytes | None:
+    return next((der for der, found in loaded.items() if found.subject == name), None)
+
+
 def tcb_parts(tcb: bytes, family: str) -> dict[str, int]:
     """A TCB version's parts by name; 8 bytes, laid out as the family lays them out."""
     places = _TCB_BYTES_TURIN if family == "Turin" else _TCB_BYTES
@@ -97,15 +125,20 @@ def _load(certificates: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
     if len(certificates) != 3:
         raise _broken("bad-chain", f"expected chip key, ASK and ARK, got {len(certificates)}")
     try:
-        with warnings.catch_warnings():
-            # AMD gives every chip key the serial number 0, which the library warns of.
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            loaded = tuple(x509.load_der_x509_certificate(der) for der in certificates)
-            for certificate in loaded:  # read now what the library reads only when asked
-                _ = certificate.extensions, certificate.subject, certificate.public_key()
+        return tuple(load_certificate(der) for der in certificates)
     except Exception as error:  # the library lets several kinds through
         raise _broken("bad-certificate", f"malformed ({type(error).__name__})") from None
-    return loaded
+
+
+def load_certificate(der: bytes) -> x509.Certificate:
+    """One of AMD's, whatever its serial number. Raises what the library raises."""
+    with warnings.catch_warnings():
+        # AMD gives every chip key the serial number 0, which the library warns of.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        certificate = x509.load_der_x509_certificate(der)
+        # The library reads these only when asked; what is malformed must fail here.
+        _ = certificate.extensions, certificate.subject, certificate.public_key()
+    return certificate
 
 
 def _check_chain(
@@ -170,12 +203,21 @@ def _verify(report: SnpReport, leaf: x509.Certificate) -> None:
     key = leaf.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise _broken("wrong-curve", "expected a P-384 chip key")
+    if not _signed(report, leaf):
+        raise _broken("bad-signature", "the signature of the SNP report does not hold")
+
+
+def _signed(report: SnpReport, leaf: x509.Certificate) -> bool:
+    key = leaf.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
     r, s = report.signature[:SCALAR_BYTES], report.signature[SCALAR_BYTES:]
     encoded = encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
     try:
         key.verify(encoded, report.signed_region, ec.ECDSA(hashes.SHA384()))
     except InvalidSignature:
-        raise _broken("bad-signature", "the signature of the SNP report does not hold") from None
+        return False
+    return True
 
 
 def _check_chip(report: SnpReport, key: ChipKey) -> None:

@@ -1,0 +1,153 @@
+"""Inspection of what NVIDIA signs: GPU and switch reports, RIMs, OCSP answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from cryptography import x509
+
+from attestation import nvidia
+from attestation.collateral import Collateral
+from attestation.cpu import NotChecked
+from attestation.errors import NotAuthentic, ParseError, UmayError
+from attestation.evidence import GPU, Device
+from attestation.nvidia import chain as chains
+from client_sdk.inspection import Explained, Given, Inspected
+
+SWITCH_BLOCKS = 31
+
+
+def report(file: str, data: bytes, given: Given) -> Inspected:
+    """A report alone answers an unknown nonce: that it is fresh is for its asker to check."""
+    parsed = nvidia.parse_report(data)
+    kind = "NVSwitch report" if len(parsed.measurements) == SWITCH_BLOCKS else "GPU report"
+    found = Inspected(file, f"NVIDIA {kind}")
+    add = found.fields.append
+    add(Explained("nonce", parsed.nonce.hex(), "32 bytes chosen by whoever asked"))
+    for name in ("driver_version", "vbios_version", "board"):
+        add(Explained(name, _value(parsed, name), "as the device reports it"))
+    count = str(len(parsed.measurements))
+    add(Explained("measurements", count, "48-byte digests of firmware and configuration"))
+    _judge(found, data, parsed, given)
+    return found
+
+
+def _judge(found: Inspected, data: bytes, parsed: nvidia.GpuReport, given: Given) -> None:
+    checked: list[nvidia.CheckedDevice] = []
+
+    def device() -> str:
+        chain = _chain(parsed, given.certificates)
+        item = Device(GPU, data, chain)
+        checked.append(
+            nvidia.check_device(item, nonce=parsed.nonce, roots=given.roots, now=given.now)
+        )
+        return f"signed by a {checked[0].architecture} device under a pinned root"
+
+    def firmware() -> str:
+        if not checked:
+            raise NotChecked("needs the report's signature to hold")
+        collateral = _with_rims(checked[0], given)
+        if not any(name.startswith("nvidia/rim/") for name in collateral.parts):
+            raise NotChecked("no RIM for this driver and VBIOS was given")
+        nvidia.check_measurements(checked[0], collateral, roots=given.roots, now=given.now)
+        return "every published measurement matches"
+
+    found.check("gpu", device)
+    found.check("gpu-firmware", firmware)
+
+
+def _chain(parsed: nvidia.GpuReport, certificates: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The five certificates from the one that signed this report upwards."""
+    loaded = {der: chains.load((der,))[0] for der in certificates}
+    by_subject = {item.subject: der for der, item in loaded.items()}
+    for der, item in loaded.items():
+        if not _signed(parsed, item):
+            continue
+        chain = [der]
+        while len(chain) < 5 and loaded[chain[-1]].issuer in by_subject:
+            chain.append(by_subject[loaded[chain[-1]].issuer])
+        return tuple(chain)
+    if not certificates:
+        raise NotChecked("no certificate chain was given")
+    return tuple(certificates[:5])  # signed by none of them: let the check say so
+
+
+def _signed(parsed: nvidia.GpuReport, leaf: x509.Certificate) -> bool:
+    try:
+        chains.verify(leaf, parsed.signature, parsed.signed_region, "the report")
+    except NotAuthentic:
+        return False
+    return True
+
+
+def _with_rims(device: nvidia.CheckedDevice, given: Given) -> Collateral:
+    """RIM files have no name that says what they are for; their content does."""
+    parts = dict(given.collateral.parts) if given.collateral else {}
+    for data in given.rims:
+        version = _version(data, given)
+        for name in nvidia.rim_names(device):
+            if version and name.replace(".", "").endswith(version):
+                parts.setdefault(f"nvidia/rim/{name}", data)
+    return Collateral(parts)
+
+
+def _version(data: bytes, given: Given) -> str:
+    """Empty where the RIM does not hold: its own inspection says why."""
+    try:
+        found = nvidia.read_rim(data, pinned=given.roots.nvidia_rim, now=given.now)
+    except UmayError:
+        return ""
+    return found.version.replace(".", "")
+
+
+def rim(file: str, data: bytes, given: Given) -> Inspected:
+    found = Inspected(file, "NVIDIA RIM")
+    read: list[nvidia.Rim] = []
+
+    def signature() -> str:
+        read.append(nvidia.read_rim(data, pinned=given.roots.nvidia_rim, now=given.now))
+        return f"signed under a pinned root; holds until {read[0].expires}"
+
+    if found.check("rim", signature):
+        found.fields.append(Explained("product", read[0].product, "chip"))
+        found.fields.append(Explained("version", read[0].version, "of driver or VBIOS"))
+        count = str(len(read[0].golden))
+        found.fields.append(Explained("measurements", count, "indices with published digests"))
+    return found
+
+
+def sdk_evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
+    """NVIDIA's own JSON: a list of {certificate, evidence, nonce}, both in base64."""
+    try:
+        items = json.loads(data)
+        pairs = [
+            (base64.b64decode(item["certificate"]), base64.b64decode(item["evidence"]))
+            for item in items
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ParseError("not NVIDIA's evidence JSON") from None
+    found = []
+    for number, (pem, data_) in enumerate(pairs):
+        own = Given(given.now, given.roots, given.collateral, pem_certificates(pem), given.rims)
+        found.append(report(f"{file}[{number}]", data_, own))
+    return found
+
+
+def pem_certificates(pem: bytes) -> tuple[bytes, ...]:
+    """DER of every certificate in a PEM text. Raises ParseError."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        loaded = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise ParseError("not PEM certificates") from None
+    return tuple(item.public_bytes(Encoding.DER) for item in loaded)
+
+
+def _value(parsed: Any, name: str) -> str:
+    try:
+        return str(getattr(parsed, name))
+    except ParseError:
+        return "unknown"
