@@ -36,6 +36,9 @@ def main() -> int:
     except UmayError as error:
         _tell(str(error))
         return error.exit_code
+    except Exception as error:  # a traceback would show what memory holds
+        _tell(f"stopped by {type(error).__name__}")
+        return 1
     return 0
 
 
@@ -50,10 +53,9 @@ async def _run(options: argparse.Namespace) -> None:
         model_name=options.model_name,
     )
     stopped = threading.Event()
-    arguments = {"clock": time.monotonic, "tell": _tell}
-    keeper = threading.Thread(target=keep, args=(guest.epochs, stopped), kwargs=arguments)
-    keeper.daemon = True
-    keeper.start()
+    for action in (guest.epochs.step, guest.epochs.retire):
+        arguments = {"clock": time.monotonic, "tell": _tell}
+        threading.Thread(target=keep, args=(action, stopped), kwargs=arguments, daemon=True).start()
     try:
         await serve(guest, host=host, port=port, ready=_ready)
     finally:
@@ -64,7 +66,7 @@ async def _run(options: argparse.Namespace) -> None:
 def _machine(options: argparse.Namespace) -> Machine:
     if options.simulator is None:
         return Machine(TsmPlatform(), NvmlGpus())
-    simulated = SimulatedMachine(options.simulator, options.vm)
+    simulated = SimulatedMachine(options.simulator, options.vm, options.gpus)
     return Machine(simulated, simulated)
 
 
@@ -101,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--agent", required=True, metavar="URL", help="the host agent's feed")
     add("--simulator", type=Path, metavar="SOCKET", help="simulated hardware in place of the real")
     add("--vm", default="guest", metavar="ID", help="which simulated VM this is")
+    add("--gpus", type=int, default=1, metavar="N", help="how many the simulated VM has")
     add("--threads", type=int, metavar="N", help="of the engine; 1 unless said")
     return parser
 

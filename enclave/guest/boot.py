@@ -1,8 +1,10 @@
 """The boot, in the order that makes its proof true (DESIGN §8).
 
 1 host config: hash into RTMR3, only then read · 2 model: read once, hashing the very bytes
-that will be loaded · 3 keys · 4 engine config · 5 init done: RTMR3 closes · 6 engine loads
-and tests itself · 7 first epoch: bundle, GPU reports checked here, quote · 8 GPUs ready.
+that will be loaded · 3 engine config · 4 init done: RTMR3 closes · 5 GPUs: their reports
+checked here over a nonce of ours, then set ready, for an engine cannot load before · 6 engine
+loads and tests itself · 7 keys and first epoch: bundle, GPU reports over it, quote. The
+beacon is read last, because loading a large model takes longer than a beacon stays fresh.
 What clients get is served once the agent says that the evidence is anchored.
 """
 
@@ -11,26 +13,30 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import resource
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from attestation.channel.ohttp import KeyRing
-from attestation.errors import UmayError, Unavailable, UsageError
+from attestation.errors import Unavailable, UsageError
 from attestation.evidence import INIT_DONE
 from enclave.guest.config import MAX_CONFIG_BYTES, HostConfig
 from enclave.guest.engines.base import Engine, engine_config
 from enclave.guest.epochs import Epochs
 from enclave.guest.feed import Feed
-from enclave.guest.gpu import Gpus
+from enclave.guest.gpu import Gpus, attest
 from enclave.guest.guest import Guest
 from enclave.guest.keys import BootKeys, Configs, Prover
 from enclave.guest.model import ModelFiles, read_model
 from enclave.guest.platform import Platform
 
 AGENT_SECONDS = 120.0
+PAUSE_S = 0.2
 _PR_SET_DUMPABLE = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,16 @@ async def boot(
     engine = make_engine(files)
     configs = Configs(engine_config(engine.info), config.price_table, raw)
     machine.platform.extend(hashlib.sha384(INIT_DONE).digest())
-    await engine.start()
+    _ready_gpus(machine, config, now=_patiently(feed.beacon).utime)
     keys = BootKeys()
     prover = Prover(machine.platform, machine.gpus, keys, config, configs, files.digest)
     epochs = Epochs(prover, feed, KeyRing(), config.schedule)
-    _first(epochs)
-    machine.gpus.set_ready()
+    try:
+        await engine.start()
+        _patiently(lambda: epochs.first(time.monotonic()))
+    except BaseException:
+        await engine.close()
+        raise
     prices = {"prompt": config.prompt_price, "completion": config.completion_price}
     return Guest(keys, epochs, engine, configs, machine.platform, model_name, prices)
 
@@ -75,16 +85,22 @@ def keep_memory_private() -> None:
         raise UsageError("the kernel refused to make this process undumpable")
 
 
-def _first(epochs: Epochs) -> None:
+def _ready_gpus(machine: Machine, config: HostConfig, *, now: int) -> None:
+    roots, nonce = machine.platform.roots, secrets.token_bytes(32)
+    if attest(machine.gpus, nonce=nonce, count=config.gpus, roots=roots, now=now):
+        machine.gpus.set_ready()
+
+
+def _patiently(action: Callable[[], T]) -> T:
     """The agent may start after the guest: it is asked again for a while."""
     until = time.monotonic() + AGENT_SECONDS
     while True:
         try:
-            return epochs.first(time.monotonic())
+            return action()
         except Unavailable:
             if time.monotonic() > until:
                 raise
-            time.sleep(0.2)
+            time.sleep(PAUSE_S)
 
 
 def _read(path: Path) -> bytes:
@@ -98,4 +114,4 @@ def _read(path: Path) -> bytes:
     return data
 
 
-__all__ = ["Machine", "UmayError", "boot", "keep_memory_private"]
+__all__ = ["Machine", "boot", "keep_memory_private"]

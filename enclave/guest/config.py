@@ -71,7 +71,8 @@ def _load(data: bytes) -> dict[str, Any]:
         raise ParseError(f"host config: expected at most {MAX_CONFIG_BYTES} bytes")
     try:
         return tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # ValueError: not UTF-8, not TOML, or a number longer than Python converts.
         raise ParseError(f"host config: not TOML ({error})") from None
 
 

@@ -82,16 +82,39 @@ class Epochs:
 
     def step(self, now: float) -> None:
         """Whatever is due at `now` (monotonic seconds). Raises what feed and prover raise."""
-        self._retire(now)
-        if any(self._state(epoch) == "pending" for epoch in self._living):
-            self._anchored |= self._feed.anchored()
+        self.retire(now)
+        self._learn()
         self._switch(now)
         if self._due(now):
             begins = self._next_begin(now)
             self._add(self._make(now, begins))
 
+    def retire(self, now: float) -> None:
+        """Forget the keys of epochs that ended. Asks nobody, so nobody can delay it."""
+        with self._lock:
+            over = [epoch for epoch in self._living if now >= epoch.ends]
+            self._living = tuple(epoch for epoch in self._living if now < epoch.ends)
+            if self._current in over:
+                self._current = None
+        for epoch in over:
+            self.ring.retire(epoch.keys)
+
+    def _learn(self) -> None:
+        """Which of the living are anchored; what else the feed names is forgotten."""
+        if any(state == "pending" for _, state in self.living):
+            named = self._anchored | self._feed.anchored()
+            self._anchored = named & {epoch.evidence_digest for epoch, _ in self.living}
+
+    def _read_beacon(self) -> Beacon:
+        """The newest block by the feed; within one boot it never goes back."""
+        beacon, before = self._feed.beacon(), self._beacon
+        if before is not None and (beacon.seqno < before.seqno or beacon.utime < before.utime):
+            raise Unavailable(f"beacon: expected block {before.seqno} or later, got {beacon.seqno}")
+        self._beacon = beacon
+        return beacon
+
     def _make(self, now: float, begins: float) -> Epoch:
-        beacon = self._beacon = self._feed.beacon()
+        beacon = self._read_beacon()
         keys = self.ring.open_epoch()
         ends = begins + self._schedule.length + self._schedule.overlap
         try:
@@ -119,15 +142,6 @@ class Epochs:
         with self._lock:
             self._living = (*self._living, epoch)
 
-    def _retire(self, now: float) -> None:
-        with self._lock:
-            over = [epoch for epoch in self._living if now >= epoch.ends]
-            self._living = tuple(epoch for epoch in self._living if now < epoch.ends)
-            if self._current in over:
-                self._current = None
-        for epoch in over:
-            self.ring.retire(epoch.keys)
-
     def _switch(self, now: float) -> None:
         with self._lock:
             for epoch in self._living:
@@ -135,14 +149,17 @@ class Epochs:
                     self._current, self._last = epoch, epoch.evidence_digest
 
     def _due(self, now: float) -> bool:
-        """Whether the next epoch must be made: none is, and its time has come."""
-        waiting = [e for e in self._living if self._state(e) in ("pending", "ready")]
+        """Whether an epoch must be made: its time has come, and none waits to begin then."""
+        waiting = [epoch for epoch, state in self.living if state in ("pending", "ready")]
+        current = self._current
+        if current is not None and current.keys.guard.wants_rotation:
+            # One that begins later is of no use now: clients refuse it until then.
+            return not any(epoch.begins <= now for epoch in waiting)
         if waiting:
             return False
-        current = self._current
-        if current is None or current.keys.guard.wants_rotation:
-            return True
-        return now >= current.begins + self._schedule.length - self._schedule.lead
+        return (
+            current is None or now >= current.begins + self._schedule.length - self._schedule.lead
+        )
 
     def _next_begin(self, now: float) -> float:
         current = self._current
@@ -160,19 +177,23 @@ class Epochs:
 
 
 def keep(
-    epochs: Epochs,
+    action: Callable[[float], None],
     stopped: threading.Event,
     *,
     clock: Callable[[], float],
     tell: Callable[[str], None],
     every: float = 1.0,
 ) -> None:
-    """Steps until `stopped`. What fails is told once per kind and tried again."""
+    """Calls `action` until `stopped`. What fails is told once per kind and tried again."""
     told = ""
     while not stopped.wait(every):
         try:
-            epochs.step(clock())
-            told = ""
+            action(clock())
+            text = ""
         except UmayError as error:
-            if told != (told := str(error)):
-                tell(f"epoch: {error}" if not isinstance(error, Unavailable) else str(error))
+            text = str(error)
+        except Exception as error:  # a thread that ends would leave the guest without epochs
+            text = f"stopped by {type(error).__name__}"
+        if text and text != told:
+            tell(f"epoch: {text}")
+        told = text

@@ -1,6 +1,8 @@
 """The guest's GPUs: their reports over one nonce, checked here before anyone else does.
 
-`NvmlGpus` speaks to NVIDIA's driver. It has not run on confidential hardware yet.
+A GPU in confidential mode takes no work until it is set ready, and it is set ready only
+after its report was checked. `NvmlGpus` speaks to NVIDIA's driver. It has not run on
+confidential hardware yet.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ class Gpus(Protocol):
 def attest(gpus: Gpus, *, nonce: bytes, count: int, roots: Roots, now: int) -> tuple[Device, ...]:
     """`count` devices whose reports hold at `now` (Unix seconds), in the driver's order.
 
-    Raises NotAuthentic("gpu", …), Refused or Unavailable.
+    A guest of no GPUs needs no driver. Raises NotAuthentic("gpu", …), Refused or
+    Unavailable.
     """
+    if not count:
+        return ()
     devices = gpus.reports(nonce)
     if len(devices) != count:
         raise NotAuthentic("gpu", "wrong-count", f"expected {count} GPUs, got {len(devices)}")
@@ -37,17 +42,17 @@ def attest(gpus: Gpus, *, nonce: bytes, count: int, roots: Roots, now: int) -> t
 class NvmlGpus:
     """All GPUs of this machine, through NVML in confidential mode."""
 
-    def __init__(self) -> None:
-        import pynvml
+    def __init__(self, nvml: Any = None) -> None:
+        """`nvml` is the module pynvml, or what stands in for it."""
+        if nvml is None:
+            import pynvml
 
-        self._nvml: Any = pynvml
-        try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
-            raise Unavailable(f"NVML: {error}") from None
+            nvml = pynvml
+        self._nvml = nvml
 
     def reports(self, nonce: bytes) -> tuple[Device, ...]:
         try:
+            self._nvml.nvmlInit()
             count = self._nvml.nvmlDeviceGetCount()
             return tuple(self._report(index, nonce) for index in range(count))
         except self._nvml.NVMLError as error:

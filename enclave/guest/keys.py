@@ -23,6 +23,8 @@ from attestation.evidence import (
 )
 from attestation.keys import KeyBundle, bundle_digest
 from attestation.receipt import Receipt, SignedReceipt
+from attestation.tdx import parse_quote
+from attestation.tdx.eventlog import check_replay
 from enclave.guest.config import HostConfig
 from enclave.guest.feed import Beacon
 from enclave.guest.gpu import Gpus, attest
@@ -90,7 +92,11 @@ class Prover:
         )
 
     def prove(self, bundle: KeyBundle, *, now: int) -> Evidence:
-        """`now` is Unix seconds, for the GPUs' certificates. Raises what `attest` raises."""
+        """`now` is Unix seconds, for the GPUs' certificates.
+
+        Raises what `attest` raises; NotAuthentic("measurement", …) where the quote is not
+        explained by our own logs, as when something else extended RTMR3.
+        """
         b = bundle_digest(bundle.to_bytes())
         devices = attest(
             self.gpus,
@@ -101,6 +107,7 @@ class Prover:
         )
         half = report_data_binding(b, gpu_evidence_digest(devices))
         quoted = self.platform.quote(half + fresh_published(bundle.beacon[1]))
+        check_replay(parse_quote(quoted.quote), quoted.ccel, quoted.rtmr3_events)
         return Evidence(
             platform="tdx",
             bundle=bundle.to_bytes(),

@@ -8,19 +8,27 @@ through sysfs, 6.16). It has not run on hardware yet. The simulator's counterpar
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from attestation.errors import Unavailable
 from attestation.roots import PRODUCTION, Roots
+from attestation.tdx.eventlog import cut_fill
 
 REPORT_DATA_BYTES = 64
 REPORTS = Path("/sys/kernel/config/tsm/report")
 RTMR3 = Path("/sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384")
 CCEL = Path("/sys/firmware/acpi/tables/data/CCEL")
+PROVIDER = "tdx_guest"
+TRIES = 5
+PAUSE_S = 0.2
+_AGAIN = frozenset({errno.EBUSY, errno.EINTR, errno.EWOULDBLOCK})
+"""A quote for somebody else is under way, or the kernel was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +72,33 @@ class TsmPlatform:
         self._events.append(digest)
 
     def quote(self, report_data: bytes) -> Quoted:
-        entry = self._reports / f"umay-{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            entry.mkdir()
-            try:
-                quote = _read(entry, report_data)
-            finally:
-                with contextlib.suppress(OSError):
-                    entry.rmdir()
-            return Quoted(quote, self._ccel.read_bytes(), tuple(self._events))
+            quote = self._ask(report_data)
+            ccel = cut_fill(self._ccel.read_bytes())
         except OSError as error:
             raise Unavailable(f"quote: {error.strerror}") from None
+        except ValueError:
+            raise Unavailable("quote: expected a number in generation") from None
+        return Quoted(quote, ccel, tuple(self._events))
+
+    def _ask(self, report_data: bytes) -> bytes:
+        for _ in range(TRIES - 1):
+            try:
+                return self._ask_once(report_data)
+            except OSError as error:
+                if error.errno not in _AGAIN:
+                    raise
+            time.sleep(PAUSE_S)
+        return self._ask_once(report_data)
+
+    def _ask_once(self, report_data: bytes) -> bytes:
+        entry = self._reports / f"umay-{os.getpid()}-{secrets.token_hex(4)}"
+        entry.mkdir()
+        try:
+            return _read(entry, report_data)
+        finally:
+            with contextlib.suppress(OSError):
+                entry.rmdir()
 
 
 def _read(entry: Path, report_data: bytes) -> bytes:
@@ -83,8 +107,11 @@ def _read(entry: Path, report_data: bytes) -> bytes:
     (entry / "inblob").write_bytes(report_data)
     quote = (entry / "outblob").read_bytes()
     provider = (entry / "provider").read_text().strip()
-    if provider != "tdx_guest":
-        raise Unavailable(f"quote: expected the provider tdx_guest, got {provider}")
+    if provider != PROVIDER:
+        raise Unavailable(f"quote: expected the provider {PROVIDER}, got {provider}")
     if int((entry / "generation").read_text()) != before + 1:
         raise Unavailable("quote: another program used this report entry")
+    if not quote:
+        # Some kernels report success although the quoting service failed.
+        raise Unavailable("quote: expected a quote, got nothing")
     return quote
