@@ -15,6 +15,8 @@ from attestation.errors import ParseError
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_PRICE = 10**15
+MAX_NETWORK, MAX_PAYEE = 64, 128
+"""Characters; a KeyBundle holds no more."""
 MAX_BUNDLE_LIFE_S = 7200
 """From the beacon to not_after; clients refuse more."""
 
@@ -47,10 +49,10 @@ class HostConfig:
         network, price = _table(document, "network"), _table(document, "price")
         epoch, gpu = _table(document, "epoch", {}), _table(document, "gpu", {})
         config = cls(
-            network=_text(network, "id"),
+            network=_text(network, "id", MAX_NETWORK),
             prompt_price=_number(price, "prompt", 0, MAX_PRICE),
             completion_price=_number(price, "completion", 0, MAX_PRICE),
-            payee=_text(price, "payee") if "payee" in price else None,
+            payee=_text(price, "payee", MAX_PAYEE) if "payee" in price else None,
             gpus=_number(gpu, "count", 0, 64, 1),
             schedule=_schedule(epoch),
         )
@@ -97,10 +99,10 @@ def _table(document: dict[str, Any], name: str, default: object = None) -> dict[
     return dict(value)
 
 
-def _text(table: dict[str, Any], key: str) -> str:
+def _text(table: dict[str, Any], key: str, most: int) -> str:
     value = table.pop(key, None)
-    if not isinstance(value, str) or not 0 < len(value) <= 128 or not value.isprintable():
-        raise ParseError(f"host config: {key}: expected 1 to 128 printable characters")
+    if not isinstance(value, str) or not 0 < len(value) <= most or not value.isprintable():
+        raise ParseError(f"host config: {key}: expected 1 to {most} printable characters")
     return value
 
 

@@ -45,7 +45,7 @@ class NvmlGpus:
     def __init__(self, nvml: Any = None) -> None:
         """`nvml` is the module pynvml, or what stands in for it."""
         if nvml is None:
-            import pynvml
+            import pynvml  # type: ignore[import-untyped]
 
             nvml = pynvml
         self._nvml = nvml
