@@ -12,7 +12,7 @@ from attestation import nvidia
 from attestation.collateral import Collateral
 from attestation.cpu import NotChecked
 from attestation.errors import NotAuthentic, ParseError, UmayError
-from attestation.evidence import GPU, Device
+from attestation.evidence import GPU, SWITCH, Device
 from attestation.nvidia import chain as chains
 from client_sdk.inspection import Explained, Given, Inspected
 
@@ -22,11 +22,13 @@ SWITCH_BLOCKS = 31
 def report(file: str, data: bytes, given: Given) -> Inspected:
     """A report alone answers an unknown nonce: that it is fresh is for its asker to check."""
     parsed = nvidia.parse_report(data)
-    kind = "NVSwitch report" if len(parsed.measurements) == SWITCH_BLOCKS else "GPU report"
+    is_switch = len(parsed.measurements) == SWITCH_BLOCKS
+    kind = "NVSwitch report" if is_switch else "GPU report"
     found = Inspected(file, f"NVIDIA {kind}")
     add = found.fields.append
     add(Explained("nonce", parsed.nonce.hex(), "32 bytes chosen by whoever asked"))
-    for name in ("driver_version", "vbios_version", "board"):
+    names = ("bios_version",) if is_switch else ("driver_version", "vbios_version", "board")
+    for name in names:
         add(Explained(name, _value(parsed, name), "as the device reports it"))
     count = str(len(parsed.measurements))
     add(Explained("measurements", count, "48-byte digests of firmware and configuration"))
@@ -39,7 +41,8 @@ def _judge(found: Inspected, data: bytes, parsed: nvidia.GpuReport, given: Given
 
     def device() -> str:
         chain = _chain(parsed, given.certificates)
-        item = Device(GPU, data, chain)
+        is_switch = len(parsed.measurements) == SWITCH_BLOCKS
+        item = Device(SWITCH if is_switch else GPU, data, chain)
         checked.append(
             nvidia.check_device(item, nonce=parsed.nonce, roots=given.roots, now=given.now)
         )
@@ -87,8 +90,8 @@ def _with_rims(device: nvidia.CheckedDevice, given: Given) -> Collateral:
     parts = dict(given.collateral.parts) if given.collateral else {}
     for data in given.rims:
         version = _version(data, given)
-        for name in nvidia.rim_names(device):
-            if version and name.replace(".", "").endswith(version):
+        for name, wanted in nvidia.rim_names(device):
+            if version and wanted.replace(".", "").upper() == version.upper():
                 parts.setdefault(f"nvidia/rim/{name}", data)
     return Collateral(parts)
 

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation.collateral import Collateral
 from attestation.errors import VerificationError
-from attestation.evidence import GPU, Device
+from attestation.evidence import GPU, SWITCH, Device
 from attestation.nvidia import CheckedDevice, check_device
+from attestation.nvidia.topology import GPUS
 from attestation.roots import Roots
 from enclave.simulator import pki
 from enclave.simulator.nvidia import MEASUREMENTS, OPAQUE, SimulatedNvidia, _fwid, _report
@@ -87,6 +88,10 @@ def opaque(**changes: bytes | None) -> dict[int, bytes]:
     return {kind: data for kind, data in fields.items() if data is not None}
 
 
+def switch(index: int, gpus: int = GPUS) -> Device:
+    return Device(SWITCH, *vendor().switch_report(index, NONCE, gpus=gpus))
+
+
 def checked(given: Device | None = None, **options: object) -> CheckedDevice:
     settings = {"nonce": NONCE, "roots": roots(), "now": NOW} | options
     return check_device(given or device(), **settings)
@@ -102,7 +107,7 @@ def with_chain(certificates: Sequence[x509.Certificate], index: int = 0) -> Devi
 
 
 def issue(
-    subject: str,
+    subject: str | x509.Name,
     public: ec.EllipticCurvePublicKey,
     *,
     issuer: x509.Certificate | None,
@@ -118,10 +123,11 @@ def issue(
 ) -> x509.Certificate:
     """A certificate of the simulated PKI in which anything may be wrong."""
     is_ca = path_length is not None if authority is None else authority
+    named = pki.name(subject) if isinstance(subject, str) else subject
     builder = (
         x509.CertificateBuilder()
-        .issuer_name(pki.name(subject) if issuer is None else issuer.subject)
-        .subject_name(pki.name(subject))
+        .issuer_name(named if issuer is None else issuer.subject)
+        .subject_name(named)
         .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
@@ -150,7 +156,7 @@ def rebuilt(position: int, index: int = 0, **changes: object) -> Device:
         keys["root"],
     )
     options: dict[str, object] = {
-        "subject": common_name(old[position]),
+        "subject": old[position].subject,
         "public": old[position].public_key(),
         "issuer": old[position + 1] if position < 4 else None,
         "signer": signers[position],

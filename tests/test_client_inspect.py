@@ -173,7 +173,6 @@ REAL = {
     ),
     "wrong RIM chain": ("nvidia_rim", "incorrect_cert_chain", {"rim": "rim-wrong-root"}, ""),
     "debug SNP policy": ("snp_report", "google-attestation", {"cpu-attributes": "debug"}, ""),
-    "switch report": ("nvidia_switch_report", "ls10", {"gpu": "unsupported-device"}, "chain"),
     "SGX quote": ("sgx_quote", "sgx-quote-v3", {"support": "sgx-quote"}, ""),
     "Azure paravisor": ("azure_vtpm", "snp-evidence-v0", {"support": "azure-paravisor"}, ""),
     "Azure TDX": ("azure_vtpm", "tdx-hcl-report", {"support": "azure-paravisor"}, ""),
@@ -205,3 +204,15 @@ def test_real_samples_are_refused_for_their_own_reason(
     assert run.exit_code in (3, 4)
     assert failed == (expected or {"cpu-attributes": failed.get("cpu-attributes")})
     assert "" not in failed.values()
+
+
+@pytest.mark.evidence
+def test_real_switch_is_named_as_one() -> None:
+    if not EVIDENCE.exists():
+        pytest.skip("no hardware evidence here; set UMAY_EVIDENCE")
+    file = EVIDENCE / "nvidia_switch_report" / "switch-nvat-ls10.bin"
+    chain = EVIDENCE / "nvidia_cert_chain" / "switch-nvat-ls10.pem"
+    arguments = ["audit", "inspect", "--json", str(file), "--collateral", str(chain)]
+    found = json.loads(CliRunner().invoke(umay, arguments).output)["found"][0]
+    assert found["kind"] == "NVIDIA NVSwitch report"
+    assert found["checks"][0]["status"] == "passed"

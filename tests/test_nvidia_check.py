@@ -49,6 +49,7 @@ from tests.nvidia_machine import (
     rebuilt,
     refuses,
     roots,
+    switch,
     vendor,
     with_chain,
 )
@@ -59,7 +60,7 @@ OTHER = b"\xab" * 48
 
 def test_good_device_passes_every_check() -> None:
     gpu = checked()
-    assert (gpu.architecture, gpu.chip) == ("hopper", "GH100")
+    assert (gpu.architecture, gpu.chip.product) == ("hopper", "GH100")
     assert gpu.report.nonce == NONCE
     check_set([gpu, checked(device(1))])
     check_driver(gpu, minimum=DRIVER_VERSION)
@@ -281,15 +282,10 @@ GSP, ICA, CA = "GH100 A01 GSP BROM", "NVIDIA GH100 Provisioner ICA 1", "NVIDIA G
 
 
 def test_names_of_a_real_hopper_pass() -> None:
-    assert checked(hung(GSP, ICA, CA)).chip == "GH100"
+    assert checked(hung(GSP, ICA, CA)).chip.product == "GH100"
 
 
 STRANGE_DEVICES: dict[str, Callable[[], Device]] = {
-    "called-a-switch": lambda: device(kind=SWITCH),
-    "answers-31-blocks": lambda: device(measurements=MEASUREMENTS[:31]),
-    "switch-below-the-gpu-authority": lambda: hung(
-        "LS_10 A01 FSP BROM", "NVIDIA LS_10 Provisioner ICA 1", CA
-    ),
     "switch-below-a-gpu-provisioner": lambda: hung("LS_10 A01 FSP BROM", ICA, CA),
     "unknown-architecture": lambda: hung(
         "GX900 A01 GSP BROM", "NVIDIA GX900 Provisioner ICA 1", "NVIDIA GX900 Identity"
@@ -301,14 +297,30 @@ STRANGE_DEVICES: dict[str, Callable[[], Device]] = {
 }
 
 
+OTHER_CLASS: dict[str, Callable[[], Device]] = {
+    "gpu-called-a-switch": lambda: device(kind=SWITCH),
+    "gpu-answers-31-blocks": lambda: device(measurements=MEASUREMENTS[:31]),
+    "switch-called-a-gpu": lambda: dataclasses.replace(switch(0), kind=GPU),
+    "gpu-report-below-switch-certificates": lambda: hung(
+        "LS_10 A01 FSP BROM", "NVIDIA LS_10 Provisioner ICA 1", CA
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CLASS)
+def test_device_of_another_class(name: str) -> None:
+    with refuses("wrong-class", NotAuthentic):
+        checked(OTHER_CLASS[name]())
+
+
 @pytest.mark.parametrize("name", STRANGE_DEVICES)
 def test_device_that_is_no_hopper_gpu(name: str) -> None:
     with refuses("unsupported-device", Refused):
         checked(STRANGE_DEVICES[name]())
 
 
-@pytest.mark.parametrize("mode", [b"\2\0", b"\3\0", b"\0", b"", b"\1\0\0"])
-def test_protected_pcie_and_unknown_modes_are_refused(mode: bytes) -> None:
+@pytest.mark.parametrize("mode", [b"\3\0", b"\0", b"", b"\1\0\0"])
+def test_unknown_modes_are_refused(mode: bytes) -> None:
     with refuses("unsupported-mode", Refused):
         checked(device(opaque=opaque(f36=mode)))
 

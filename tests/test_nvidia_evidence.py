@@ -27,9 +27,11 @@ from attestation.nvidia import (
     check_set,
     parse_report,
     read_rim,
+    rim_names,
 )
 from attestation.nvidia import chain as chains
 from attestation.roots import PRODUCTION
+from client_sdk.inspect_gpu import pem_certificates
 from tests.nvidia_machine import refuses
 
 DEFAULT = Path(__file__).resolve().parents[1] / ".." / "shared" / "evidence"
@@ -107,12 +109,9 @@ def test_real_report_is_signed_up_to_nvidias_root(entry: dict) -> None:
 
 @pytest.mark.parametrize("entry", GPUS)
 def test_real_gpu(entry: dict) -> None:
-    if entry["feature_flag"] == "0200":
-        with refuses("unsupported-mode", Refused):
-            check(entry)
-        return
     gpu = check(entry)
-    assert (gpu.architecture, gpu.chip) == ("hopper", "GH100")
+    assert (gpu.architecture, gpu.chip.product) == ("hopper", "GH100")
+    assert gpu.report.protected_pcie == (entry["feature_flag"] == "0200")
     check_driver(gpu, minimum=entry["driver"])
     with refuses("wrong-nonce", NotAuthentic):
         check(entry, nonce=bytes(32))
@@ -124,10 +123,9 @@ def test_real_gpu(entry: dict) -> None:
 
 @pytest.mark.parametrize("entry", SWITCHES)
 def test_real_switch_is_no_gpu(entry: dict) -> None:
-    with refuses("unsupported-device", Refused):
-        check(entry)
+    assert check(entry).architecture == "ls10"
     as_gpu = dataclasses.replace(device(entry), kind=GPU)
-    with refuses("unsupported-device", Refused):
+    with refuses("wrong-class", NotAuthentic):
         check_device(as_gpu, nonce=bytes.fromhex(entry["nonce"]), roots=PRODUCTION, now=NOW)
 
 
@@ -226,3 +224,42 @@ def test_real_report_with_a_stray_byte_is_refused() -> None:
     data = device(named("hopper-nvtrust-550.90.07")).report
     with pytest.raises(ParseError):
         parse_report(data + b"\n")
+
+
+def real_set() -> list[CheckedDevice]:
+    """NVIDIA's own sample of a whole protected-PCIe machine, from its JSON."""
+    devices = []
+    for kind, name in ((GPU, "hopper-nvtrust-590.12-ppcie"), (SWITCH, "switch-nvtrust-ppcie")):
+        path = EVIDENCE / "nvidia_evidence_json" / f"{name}.json"
+        for item in json.loads(path.read_text()):
+            chain = pem_certificates(base64.b64decode(item["certificate"]))
+            given = Device(kind, base64.b64decode(item["evidence"]), chain)
+            nonce = bytes.fromhex(item["nonce"])
+            devices.append(check_device(given, nonce=nonce, roots=PRODUCTION, now=NOW))
+    return devices
+
+
+def test_real_protected_set_is_exactly_itself() -> None:
+    devices = real_set()
+    check_set(devices)
+    assert len({device.report.nonce for device in devices}) == 1
+    for missing in (0, 7, 8, 11):
+        with refuses("incomplete-set", Refused):
+            check_set(devices[:missing] + devices[missing + 1 :])
+    with refuses("duplicate-device", NotAuthentic):
+        check_set([*devices[:7], devices[0], *devices[8:]])
+
+
+def test_real_switch_matches_its_published_firmware() -> None:
+    switch = check(named("switch-nvat-ls10"))
+    name = rim_names(switch)[0][0]
+    rim = next(
+        path
+        for path in sorted((EVIDENCE / "nvidia_rim").iterdir())
+        if name in path.name and "invalid" not in path.name
+    )
+    collateral = Collateral({f"nvidia/rim/{name}": rim.read_bytes()})
+    found = check_measurements(switch, collateral, roots=PRODUCTION, now=at("2026-06-01"))
+    assert found.expires == 1_825_199_999
+    with refuses("incomplete-set", Refused):
+        check_set([switch])

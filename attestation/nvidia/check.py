@@ -11,24 +11,59 @@ from cryptography import x509
 
 from attestation.collateral import Collateral
 from attestation.errors import NotAuthentic, Refused
-from attestation.evidence import GPU, Device
+from attestation.evidence import GPU, SWITCH, Device
 from attestation.nvidia import chain as chains
 from attestation.nvidia import ocsp
 from attestation.nvidia.report import FEATURE, FWID, GpuReport, parse_report
 from attestation.nvidia.rim import Rim, read_rim
+from attestation.nvidia.topology import check_topology
 from attestation.roots import Roots
 
 CHAIN_LENGTH = 5
-_ARCHITECTURES = {"GH100": "hopper"}
-_FWID_OID = x509.ObjectIdentifier("2.23.133.5.4.1")
+LS10_BOARD = "5612_0002_890"
+"""Project, project SKU and chip SKU: an LS10 does not report its own."""
+
 _FWID_DIGEST = bytes.fromhex("06096086480165030402020430")
 """What stands before the firmware digest in the extension: sha384, OCTET STRING of 48."""
 _FWID_SINCE = (550,)
 """Reports of drivers before these carry no firmware digest."""
-_MODES = (b"\0\0", b"\1\0")
-"""One GPU, several GPUs; 2 is protected PCIe."""
+_MODES = (b"\0\0", b"\1\0", b"\2\0")
+"""One GPU, several GPUs, protected PCIe."""
 FWID_BYTES = 48
 NVDEC0_INDEX = 35
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A family of devices. `mark` stands in the names of its certificates, `family` in that
+    of the Identity CA above; `product` is its name in RIMs; `fwid` the OID under which its
+    leaf names the firmware."""
+
+    mark: str
+    family: str
+    architecture: str
+    kind: int
+    blocks: int
+    product: str
+    fwid: x509.ObjectIdentifier
+
+
+_DICE = x509.ObjectIdentifier("2.23.133.5.4.1")
+_DICE_LIST = x509.ObjectIdentifier("2.23.133.5.4.1.1")
+CHIPS = (
+    Chip("GH100", "GH100", "hopper", GPU, 64, "GH100", _DICE),
+    Chip(
+        "GB100",
+        "GB100",
+        "blackwell",
+        GPU,
+        64,
+        "GB100",
+        x509.ObjectIdentifier(_DICE.dotted_string + ".1"),
+    ),
+    Chip("LS_10", "GH100", "ls10", SWITCH, 31, "LS10", _DICE),
+)
+"""NVSwitches hang from the Identity CA of GH100 as well."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +80,12 @@ class CheckedDevice:
     """A device whose report is signed by its own key under a pinned root."""
 
     report: GpuReport
-    architecture: str
+    chip: Chip
     certificates: tuple[x509.Certificate, ...]
-    chip: str
+
+    @property
+    def architecture(self) -> str:
+        return self.chip.architecture
 
 
 def check_device(device: Device, *, nonce: bytes, roots: Roots, now: int) -> CheckedDevice:
@@ -62,54 +100,71 @@ def check_device(device: Device, *, nonce: bytes, roots: Roots, now: int) -> Che
     if not hmac.compare_digest(report.nonce, nonce):
         raise NotAuthentic("gpu", "wrong-nonce", "the report answers another nonce")
     chip = _chip(certificates)
-    if device.kind != GPU or chip not in _ARCHITECTURES or len(report.measurements) != 64:
-        raise Refused("gpu", "unsupported-device", f"{chip}: only Hopper GPUs are supported yet")
-    _check_fwid(certificates[0], report)
+    if (device.kind, len(report.measurements)) != (chip.kind, chip.blocks):
+        raise NotAuthentic("gpu", "wrong-class", f"{chip.product} is presented as something else")
+    _check_fwid(certificates[0], report, chip)
     _check_mode(report)
-    return CheckedDevice(report, _ARCHITECTURES[chip], certificates, chip)
+    return CheckedDevice(report, chip, certificates)
 
 
 def check_set(devices: Sequence[CheckedDevice]) -> None:
-    """No device counts twice. Raises NotAuthentic("gpu", "duplicate-device")."""
+    """No device counts twice, and those that share a fabric are exactly each other's.
+
+    Raises ParseError, NotAuthentic or Refused("gpu", …).
+    """
     keys = {chains.spki_digest(device.certificates[1]) for device in devices}
     if len(keys) != len(devices):
         raise NotAuthentic("gpu", "duplicate-device", "one device appears more than once")
+    gpus = [device for device in devices if device.chip.kind == GPU]
+    switches = [device for device in devices if device.chip.kind == SWITCH]
+    protected = sum(gpu.report.protected_pcie for gpu in gpus)
+    if not protected and not switches:
+        return
+    if protected != len(gpus):
+        raise Refused("gpu", "mixed-modes", "only some GPUs run under protected PCIe")
+    check_topology(gpus, switches)
 
 
 def check_driver(device: CheckedDevice, *, minimum: str | None) -> None:
-    """Raises Refused("gpu", "driver-too-old")."""
+    """Raises Refused("gpu", "driver-too-old"). A switch has no driver of its own."""
+    if device.chip.kind == SWITCH:
+        return
     got = device.report.driver_version
     if minimum is not None and _version(got) < _version(minimum):
         raise Refused("gpu", "driver-too-old", f"expected driver {minimum} or newer, got {got}")
 
 
-def rim_names(device: CheckedDevice) -> tuple[str, str]:
-    """The ids of the driver's and the VBIOS's RIM, as NVIDIA's service names them."""
+def rim_names(device: CheckedDevice) -> tuple[tuple[str, str], ...]:
+    """(id, version) of each RIM, as NVIDIA's service names them: driver and VBIOS of a GPU,
+    the BIOS of a switch."""
     report = device.report
-    vbios = report.vbios_version.replace(".", "")
-    driver = f"NV_GPU_DRIVER_{device.chip}_{report.driver_version}"
-    return driver, f"NV_GPU_VBIOS_{report.board}_{vbios}"
+    if device.chip.kind == SWITCH:
+        bios = report.bios_version
+        return ((f"NV_SWITCH_BIOS_{LS10_BOARD}_{bios.replace('.', '')}", bios),)
+    driver, vbios = report.driver_version, report.vbios_version
+    return (
+        (f"NV_GPU_DRIVER_{device.chip.product}_{driver}", driver),
+        (f"NV_GPU_VBIOS_{report.board}_{vbios.replace('.', '')}", vbios),
+    )
 
 
 def check_measurements(
     device: CheckedDevice, collateral: Collateral, *, roots: Roots, now: int
 ) -> Firmware:
-    """Every measurement against the RIMs of this driver and VBIOS.
+    """Every measurement against the RIMs of what this device runs.
 
-    Raises ParseError, NotAuthentic
-    or Refused("gpu", "rim-…" / "measurement-mismatch").
+    Raises ParseError, NotAuthentic or Refused("gpu", "rim-…" / "measurement-mismatch").
     """
-    report = device.report
-    driver_id, vbios_id = rim_names(device)
-    driver_rim = _rim(driver_id, report.driver_version, device, collateral, roots, now)
-    vbios_rim = _rim(vbios_id, report.vbios_version, device, collateral, roots, now)
-    overlap = driver_rim.golden.keys() & vbios_rim.golden.keys()
-    if overlap:
-        text = f"driver and VBIOS RIM both name measurement {min(overlap)}"
-        raise NotAuthentic("gpu", "rim-overlap", text)
-    _compare(report, {**driver_rim.golden, **vbios_rim.golden})
-    expires = min(driver_rim.expires, vbios_rim.expires)
-    return Firmware(expires, (driver_rim.certificates, vbios_rim.certificates))
+    rims = [_rim(*name, device, collateral, roots, now) for name in rim_names(device)]
+    golden: dict[int, tuple[bytes, ...]] = {}
+    for rim in rims:
+        overlap = golden.keys() & rim.golden.keys()
+        if overlap:
+            text = f"driver and VBIOS RIM both name measurement {min(overlap)}"
+            raise NotAuthentic("gpu", "rim-overlap", text)
+        golden |= rim.golden
+    _compare(device.report, golden)
+    return Firmware(min(rim.expires for rim in rims), tuple(rim.certificates for rim in rims))
 
 
 def check_revocation(
@@ -135,8 +190,9 @@ def _rim(
     if data is None:
         raise Refused("gpu", "rim-missing", f"the collateral has no RIM {name}")
     rim = read_rim(data, pinned=roots.nvidia_rim, now=now)
-    if rim.version.upper() != version.upper() or rim.product != device.chip:
-        text = f"expected {device.chip} {version}, got {rim.product} {rim.version}"
+    product = device.chip.product
+    if rim.version.upper() != version.upper() or rim.product != product:
+        text = f"expected {product} {version}, got {rim.product} {rim.version}"
         raise NotAuthentic("gpu", "rim-other", text)
     if not rim.golden:
         raise Refused("gpu", "rim-empty", f"the RIM {name} names no measurement")
@@ -154,38 +210,46 @@ def _compare(report: GpuReport, golden: dict[int, tuple[bytes, ...]]) -> None:
         raise Refused("gpu", "measurement-mismatch", f"measurement {outside[0]} is missing")
 
 
-def _check_fwid(leaf: x509.Certificate, report: GpuReport) -> None:
+def _check_fwid(leaf: x509.Certificate, report: GpuReport, chip: Chip) -> None:
+    """The firmware that the report names is that for which the leaf was made."""
     reported = report.opaque.get(FWID)
     if reported is None:
-        if _version(report.driver_version) >= _FWID_SINCE:
+        if chip.kind == GPU and _version(report.driver_version) >= _FWID_SINCE:
             raise chains.broken("fwid-missing", "the report names no firmware")
         return
     try:
-        extension = leaf.extensions.get_extension_for_oid(_FWID_OID).value
+        extension = leaf.extensions.get_extension_for_oid(chip.fwid).value
     except x509.ExtensionNotFound:
         raise chains.broken("fwid-missing", "the certificate names no firmware") from None
     value = extension.value if isinstance(extension, x509.UnrecognizedExtension) else b""
-    if len(reported) != FWID_BYTES or not value.endswith(_FWID_DIGEST + reported):
+    if len(reported) != FWID_BYTES or not _names(value, reported, chip):
         raise chains.broken("fwid-mismatch", "the certificate is for other firmware")
 
 
+def _names(extension: bytes, reported: bytes, chip: Chip) -> bool:
+    """Hopper's digest ends the extension; of Blackwell's several the first is the firmware's."""
+    if chip.fwid == _DICE:
+        return extension.endswith(_FWID_DIGEST + reported)
+    first = extension.find(_FWID_DIGEST) + len(_FWID_DIGEST)
+    return first >= len(_FWID_DIGEST) and extension[first : first + FWID_BYTES] == reported
+
+
 def _check_mode(report: GpuReport) -> None:
-    """In protected-PCIe mode NVLink is in the clear, through switches nobody checks yet."""
     mode = report.opaque.get(FEATURE)
     if mode is not None and mode not in _MODES:
         raise Refused("gpu", "unsupported-mode", f"the GPU runs in feature mode {mode.hex()}")
 
 
-def _chip(certificates: tuple[x509.Certificate, ...]) -> str:
-    """The chip family, by the name under the root; provisioner and device must name it too.
-
-    NVSwitches hang from the Identity certificate of GH100 as well.
-    """
-    words = chains.name(certificates[-2]).split()
-    if len(words) < 2 or words[-1] != "Identity":
-        return "unknown"
+def _chip(certificates: tuple[x509.Certificate, ...]) -> Chip:
+    """By the names of the device, its provisioner and the Identity CA under the root."""
+    identity = chains.name(certificates[-2]).split()
     below = [chains.name(item).split() for item in certificates[1:-2]]
-    return words[-2] if all(words[-2] in names for names in below) else "unknown"
+    for chip in CHIPS:
+        if identity[-2:] == [chip.family, "Identity"] and all(chip.mark in item for item in below):
+            return chip
+    known = ", ".join(chip.product for chip in CHIPS)
+    text = f"expected a device of {known}, got one under {' '.join(identity)!r}"
+    raise Refused("gpu", "unsupported-device", text)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -24,6 +24,10 @@ BLOCKS = (31, 64)
 
 DRIVER, VBIOS, CHIP_SKU, PROJECT, PROJECT_SKU, FWID, NVDEC0 = 3, 6, 15, 17, 18, 20, 11
 FEATURE = 36
+SWITCH_PDIS = DEVICE_PDI = 22
+"""One number for two fields: a GPU's list of its switches, a switch's own identity."""
+
+SWITCH_GPU_PDIS = 26
 NVDEC0_DISABLED = b"\xaa"
 
 
@@ -49,6 +53,16 @@ class GpuReport:
         if len(raw) != 8 or raw[5:] != b"\0\0\0":
             raise ParseError("GPU report: expected a VBIOS version of 8 bytes")
         return ".".join(f"{byte:02X}" for byte in (raw[3], raw[2], raw[1], raw[0], raw[4]))
+
+    @property
+    def bios_version(self) -> str:
+        """A switch's, e.g. 96.10.55.00.01."""
+        return _text(self.opaque, VBIOS)
+
+    @property
+    def protected_pcie(self) -> bool:
+        """Whether this GPU shares its fabric with others under protected PCIe."""
+        return self.opaque.get(FEATURE) == b"\2\0"
 
     @property
     def board(self) -> str:

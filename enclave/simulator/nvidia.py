@@ -26,15 +26,21 @@ from cryptography.x509 import ocsp
 
 from attestation.nvidia import ocsp as answers
 from attestation.nvidia.chain import spki_digest
+from attestation.nvidia.check import LS10_BOARD
 from attestation.nvidia.report import (
     CHIP_SKU,
+    DEVICE_PDI,
     DRIVER,
+    FEATURE,
     FWID,
     NVDEC0,
     PROJECT,
     PROJECT_SKU,
+    SWITCH_GPU_PDIS,
+    SWITCH_PDIS,
     VBIOS,
 )
+from attestation.nvidia.topology import GPUS, LINKS, SWITCHES
 from enclave.simulator import pki, rim
 
 CHIP = "GH100"
@@ -60,6 +66,14 @@ OPAQUE: Mapping[int, bytes] = {
     NVDEC0: b"\x55",
     FWID: FIRMWARE,
 }
+SWITCH_BIOS = "96.10.55.00.01"
+SWITCH_MEASUREMENTS = tuple(
+    hashlib.sha384(f"SIMULATED LS10 measurement {index}".encode()).digest() for index in range(31)
+)
+KEY_NAMES = (
+    "root", "identity", "provisioner", "switches", "fleet", "rim-root", "rim-ca", "rim",
+)  # fmt: skip
+Signer = tuple[ec.EllipticCurvePrivateKey, tuple[x509.Certificate, ...]]
 OCSP_LIFE = timedelta(days=60)
 """Longer than Intel's collateral lives, so that a drill can let one expire alone."""
 _FWID_OID = x509.ObjectIdentifier("2.23.133.5.4.1")
@@ -77,7 +91,16 @@ class SimulatedNvidia:
 
     def __init__(self, state_dir: Path, now: int, *, label: str = "SIMULATED") -> None:
         pki.check_reach(now)
-        names = ("root", "identity", "provisioner", "fleet", "rim-root", "rim-ca", "rim")
+        names = (
+            "root",
+            "identity",
+            "provisioner",
+            "fleet",
+            "switches",
+            "rim-root",
+            "rim-ca",
+            "rim",
+        )
         self.keys = {
             name: pki.load_or_make_key(state_dir, f"nvidia-{name}", ec.SECP384R1())
             for name in names
@@ -89,11 +112,14 @@ class SimulatedNvidia:
             f"{CHIP} Provisioner ICA 1", "provisioner", "identity", identity, 1
         )
         self._issuers = (provisioner, identity, root)
+        switches = self._certify("LS_10 Provisioner ICA 1", "switches", "identity", identity, 1)
+        self._switch_issuers = (switches, identity, root)
         rim_root = self._certify("Reference Value Root", "rim-root", "rim-root", None, 1)
         rim_ca = self._certify("Reference Value CA", "rim-ca", "rim-root", rim_root, 0)
         signer = self._certify("Reference Value Signing", "rim", "rim-ca", rim_ca, None)
         self.rim_chain = (signer, rim_ca, rim_root)
         self.gpu = lru_cache(self._gpu)
+        self.switch = lru_cache(self._switch)
         self._collateral = lru_cache(maxsize=2)(self._make_collateral)
 
     @property
@@ -120,6 +146,20 @@ class SimulatedNvidia:
         """
         key, chain = self.gpu(index)
         unsigned = _report(nonce, measurements, opaque)
+        return unsigned + pki.sign_raw(key, unsigned), tuple(pki.der(item) for item in chain)
+
+    def switch_report(
+        self, index: int, nonce: bytes, *, gpus: int = GPUS
+    ) -> tuple[bytes, tuple[bytes, ...]]:
+        """What NVSwitch `index` answers in a protected-PCIe set with the first `gpus` GPUs."""
+        key, chain = self.switch(index)
+        seen = b"".join(gpu_pdi(number) for number in range(gpus)).ljust(128, b"\xff")
+        opaque = {
+            VBIOS: SWITCH_BIOS.encode(),
+            DEVICE_PDI: switch_pdi(index),
+            SWITCH_GPU_PDIS: seen,
+        }
+        unsigned = _report(nonce, SWITCH_MEASUREMENTS, opaque)
         return unsigned + pki.sign_raw(key, unsigned), tuple(pki.der(item) for item in chain)
 
     def collateral(self, now: int, gpus: int = 0) -> dict[str, bytes]:
@@ -149,7 +189,15 @@ class SimulatedNvidia:
         return signed.public_bytes(Encoding.DER)
 
     def _make_collateral(self, day: datetime, gpus: int) -> dict[str, bytes]:
+        bios = SWITCH_BIOS.replace(".", "")
         parts = {
+            f"nvidia/rim/NV_SWITCH_BIOS_{LS10_BOARD}_{bios}": rim.make(
+                "LS10",
+                SWITCH_BIOS,
+                {index: (digest,) for index, digest in enumerate(SWITCH_MEASUREMENTS)},
+                key=self.keys["rim"],
+                chain=self.rim_chain,
+            ),
             f"nvidia/rim/NV_GPU_DRIVER_{CHIP}_{DRIVER_VERSION}": self.rim(
                 DRIVER_VERSION, {index: (MEASUREMENTS[index],) for index in DRIVER_INDICES}
             ),
@@ -162,28 +210,48 @@ class SimulatedNvidia:
         signer, rim_ca, rim_root = self.rim_chain
         pairs += [(rim_ca, rim_root), (signer, rim_ca)]
         pairs += [(self.gpu(index)[1][1], provisioner) for index in range(gpus)]
+        switches = self._switch_issuers[0]
+        pairs += [(switches, identity)]
+        pairs += [(self.switch(index)[1][1], switches) for index in range(SWITCHES)]
         for certificate, issuer in pairs:
             parts[answers.part_name(certificate)] = self.ocsp_answer(certificate, issuer, at=day)
         return parts
 
-    def _gpu(self, index: int) -> tuple[ec.EllipticCurvePrivateKey, tuple[x509.Certificate, ...]]:
-        device, leaf = (self._derive(f"{index}/{role}") for role in ("device", "leaf"))
-        provisioner = self._issuers[0]
+    def _gpu(self, index: int) -> Signer:
+        names = (f"{CHIP} A01 GSP BROM {index}", f"{CHIP} A01 GSP FMC LF {index}")
+        return self._device(f"{index}", gpu_pdi(index), names, "provisioner", self._issuers)
+
+    def _switch(self, index: int) -> Signer:
+        names = (f"LS_10 A01 FSP BROM {index}", f"LS_10 A01 FSP FMC LF {index}")
+        pdi = switch_pdi(index)
+        return self._device(f"switch {index}", pdi, names, "switches", self._switch_issuers)
+
+    def _device(
+        self,
+        label: str,
+        pdi: bytes,
+        names: tuple[str, str],
+        provisioner: str,
+        issuers: tuple[x509.Certificate, ...],
+    ) -> Signer:
+        """The key that signs a device's reports, and its chain, leaf first."""
+        device, leaf = (self._derive(f"{label}/{role}") for role in ("device", "leaf"))
         identity = pki.certify(
-            f"{self._label} {CHIP} A01 GSP BROM {index}",
+            f"{self._label} {names[0]}",
             device.public_key(),
-            issuer=provisioner,
-            signer=self.keys["provisioner"],
+            issuer=issuers[0],
+            signer=self.keys[provisioner],
             path_length=0,
+            device="41" + pdi.hex().upper(),
         )
         certificate = pki.certify(
-            f"{self._label} {CHIP} A01 GSP FMC LF {index}",
+            f"{self._label} {names[1]}",
             leaf.public_key(),
             issuer=identity,
             signer=device,
             extensions=[x509.UnrecognizedExtension(_FWID_OID, _fwid(leaf.public_key()))],
         )
-        return leaf, (certificate, identity, *self._issuers)
+        return leaf, (certificate, identity, *issuers)
 
     def _derive(self, label: str) -> ec.EllipticCurvePrivateKey:
         fleet = self.keys["fleet"].private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
@@ -210,6 +278,21 @@ class SimulatedNvidia:
     def _key_of(self, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey:
         wanted = spki_digest(certificate)
         return next(key for key in self.keys.values() if _spki(key) == wanted)
+
+
+def gpu_pdi(index: int) -> bytes:
+    """A GPU's own identity, 8 bytes."""
+    return hashlib.sha256(f"SIMULATED GPU {index}".encode()).digest()[:8]
+
+
+def switch_pdi(index: int) -> bytes:
+    return hashlib.sha256(f"SIMULATED switch {index}".encode()).digest()[:8]
+
+
+def protected_opaque() -> dict[int, bytes]:
+    """A GPU's opaque fields under protected PCIe: it names its four switches, bytes reversed."""
+    links = b"".join(switch_pdi(link % SWITCHES)[::-1] for link in range(LINKS))
+    return {**OPAQUE, FEATURE: b"\2\0", SWITCH_PDIS: links}
 
 
 def _report(nonce: bytes, measurements: Sequence[bytes], opaque: Mapping[int, bytes]) -> bytes:

@@ -66,8 +66,10 @@ def _store(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
         scratch.unlink()
 
 
-def name(common_name: str) -> x509.Name:
-    attributes = ((NameOID.COMMON_NAME, common_name), (NameOID.ORGANIZATION_NAME, "Umay simulator"))
+def name(common_name: str, serial: str | None = None) -> x509.Name:
+    attributes = [(NameOID.COMMON_NAME, common_name), (NameOID.ORGANIZATION_NAME, "Umay simulator")]
+    if serial is not None:
+        attributes.append((NameOID.SERIAL_NUMBER, serial))
     return x509.Name([x509.NameAttribute(oid, value) for oid, value in attributes])
 
 
@@ -80,13 +82,18 @@ def certify(
     path_length: int | None = None,
     extensions: Iterable[x509.ExtensionType] = (),
     not_after: datetime = NOT_AFTER,
+    device: str | None = None,
 ) -> x509.Certificate:
-    """A certificate for `key`. A CA where `path_length` is given; self-signed without issuer."""
+    """A certificate for `key`. A CA where `path_length` is given; self-signed without issuer.
+
+    `device` is the serial number of what it names, in hex.
+    """
     is_ca = path_length is not None
-    issuer_name = name(subject) if issuer is None else issuer.subject
+    named = name(subject, device)
+    issuer_name = named if issuer is None else issuer.subject
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     builder = (
-        x509.CertificateBuilder(issuer_name, name(subject), key, _serial(subject, key))
+        x509.CertificateBuilder(issuer_name, named, key, _serial(subject, key))
         .not_valid_before(NOT_BEFORE)
         .not_valid_after(not_after)
         .add_extension(authority, critical=False)
