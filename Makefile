@@ -45,8 +45,9 @@ contracts: dev ## compile the contracts from source
 vectors: dev ## make the test vectors anew
 	$(PY) -m tests.vectors.generate
 
-fuzz: dev ## hypothesis on every parser, MINUTES=2 each
-	FUZZ_MINUTES=$(MINUTES) $(PY) -m pytest -n 2 -k 'fuzz or hypothesis or arbitrary' --hypothesis-profile=fuzz
+fuzz: dev ## coverage-guided fuzzing of every parser, MINUTES=2 each
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
+	$(PY) -m tests.fuzz --minutes $(MINUTES)
 
 bench: dev ## figures as JSON lines; ONLY=name for one
 	@$(PY) -m benchmarks $(ONLY)

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing, one target per parser: `make fuzz`."""

@@ -1,0 +1,153 @@
+"""What is fuzzed, and good inputs to start from.
+
+A target may raise UmayError and nothing else. Where one byte string means one value, what
+was parsed must encode to the very bytes it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attestation import cbor, snp, tdx
+from attestation.channel import bhttp
+from attestation.channel.key_config import parse_key_list
+from attestation.channel.ohttp import KeyRing, encode_key_list
+from attestation.collateral import Collateral
+from attestation.errors import UmayError
+from attestation.evidence import Evidence
+from attestation.keys import KeyBundle
+from attestation.log.admission import Logged, Submission
+from attestation.log.checkpoint import Checkpoint
+from attestation.log.checkpoint import parse as parse_checkpoint
+from attestation.log.leaf import Leaf
+from attestation.log.note import Note
+from attestation.log.proof import Proof
+from attestation.log.tiles import decode_bundle, encode_bundle
+from attestation.nvidia import ocsp, parse_report, read_rim
+from attestation.policy import Policy
+from attestation.receipt import Receipt, SignedReceipt
+from attestation.roots import PRODUCTION
+from client_sdk import sse
+from client_sdk.inspecting import inspect
+from client_sdk.inspection import Given
+from contracts.codec import LogState
+from enclave.guest.config import HostConfig
+from enclave.simulator.amd import SimulatedAmd
+from enclave.simulator.service import Simulator
+from tests.test_policy import GOOD
+from tests.vectors import generate
+
+NOW = 1_795_000_000
+Target = Callable[[bytes], object]
+
+
+def exact(parse: Callable[[bytes], Any], encode: Callable[[Any], bytes] | None = None) -> Target:
+    """Parse, encode, compare."""
+
+    def run(data: bytes) -> None:
+        value = parse(data)
+        again = encode(value) if encode else value.to_bytes()
+        if again != data:
+            raise AssertionError("parsed, and encodes to other bytes")
+
+    return run
+
+
+def twice(parse: Callable[[bytes], Any]) -> Target:
+    """For readers that ignore unknown keys: what it encodes must read back the same."""
+
+    def run(data: bytes) -> None:
+        value = parse(data)
+        if parse(value.to_bytes()) != value:
+            raise AssertionError("encodes to something that reads differently")
+
+    return run
+
+
+def _ohttp(data: bytes) -> None:
+    _RING.request(chunked=True).open(data)
+
+
+def _given(data: bytes) -> object:
+    return inspect("fuzz", data, _GIVEN)
+
+
+def _simulator() -> Simulator:
+    with tempfile.TemporaryDirectory() as directory:
+        return Simulator(Path(directory), clock=lambda: NOW)
+
+
+_SIMULATOR = _simulator()
+_RING = KeyRing()
+_CONFIGS = _RING.open_epoch().configs
+_GIVEN = Given(NOW, PRODUCTION)
+_RIM_ROOT = frozenset({_SIMULATOR.nvidia.rim_root_spki})
+
+TARGETS: dict[str, Target] = {
+    "cbor": exact(lambda data: cbor.decode(data, limit=1 << 20), cbor.encode),
+    "key-bundle": twice(KeyBundle.from_bytes),
+    "evidence": twice(Evidence.from_bytes),
+    "collateral": twice(Collateral.from_bytes),
+    "receipt": twice(Receipt.from_bytes),
+    "signed-receipt": exact(SignedReceipt.from_bytes),
+    "leaf": twice(Leaf.from_bytes),
+    "submission": twice(Submission.from_bytes),
+    "logged": twice(Logged.from_bytes),
+    "note": exact(Note.from_bytes),
+    "checkpoint": parse_checkpoint,
+    "checkpoint-body": exact(
+        lambda data: Checkpoint.from_body(data.decode("latin-1")),
+        lambda value: value.body().encode("latin-1"),
+    ),
+    "log-proof": exact(Proof.from_bytes),
+    "entry-bundle": exact(decode_bundle, encode_bundle),
+    "policy": Policy.from_toml,
+    "host-config": HostConfig.from_toml,
+    "tdx-quote": tdx.parse_quote,
+    "event-log": exact(tdx.parse_ccel),
+    "snp-report": snp.parse_report,
+    "gpu-report": parse_report,
+    "rim": lambda data: read_rim(data, pinned=_RIM_ROOT, now=NOW),
+    "ocsp": ocsp._load,
+    "bhttp-request": bhttp.decode_request,
+    "bhttp-response": bhttp.decode_response,
+    "key-list": parse_key_list,
+    "ohttp-request": _ohttp,
+    "contract-state": LogState.from_boc,
+    "sse": lambda data: list(sse.deltas([data])),
+    "inspect": _given,
+}
+
+
+def run(name: str, data: bytes) -> None:
+    """One input to one target; whatever escapes is a finding."""
+    with contextlib.suppress(UmayError):
+        TARGETS[name](data)
+
+
+def seeds() -> list[bytes]:
+    """Good inputs of every format; each target finds its own among them."""
+    values = generate.vectors()
+    found = [bytes.fromhex(value) for value in values.values() if _is_hex(value)]
+    found += [GOOD.encode(), generate.HOST + b"[price]\nprompt = 1\ncompletion = 2\n"]
+    found.append(encode_key_list(_CONFIGS))
+    _SIMULATOR.handle({0: "launch", 1: "vm", 2: 1})
+    quoted = _SIMULATOR.handle({0: "tdx.quote", 1: "vm", 2: bytes(64)})
+    report = _SIMULATOR.handle({0: "gpu.report", 1: "vm", 2: 0, 3: bytes(32)})
+    parts = _SIMULATOR.handle({0: "collateral"})[1]
+    found += [quoted[1], quoted[2], report[1], report[2][0]]
+    found += [data for name, data in parts.items() if len(data) < 64 * 1024]
+    found.append(SimulatedAmd().report())
+    genesis = LogState.genesis(origin="log.example", log_key=bytes(32), size=1, root=bytes(32))
+    found.append(genesis.to_cell().to_boc())
+    request = bhttp.Request("POST", "/v1/models", ((b"a", b"b"),), b"{}")
+    response = bhttp.Response(200, ((b"a", b"b"),), b"{}", ((b"c", b"d"),))
+    return [*found, bhttp.encode_request(request), bhttp.encode_response(response)]
+
+
+def _is_hex(value: object) -> bool:
+    return isinstance(value, str) and all(digit in "0123456789abcdef" for digit in value)
