@@ -1,0 +1,87 @@
+"""The server of the `sealed` benchmark: a real guest, and beside it the same answers unsealed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+import enclave.guest
+from attestation.channel import bhttp
+from enclave.guest.api import respond
+from enclave.guest.boot import Machine, boot
+from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+from enclave.guest.feed import Beacon, Feed
+from enclave.guest.guest import Guest
+from enclave.guest.server import create_app
+from enclave.guest.simulated import SimulatedMachine
+from enclave.simulator.server import Server
+from enclave.simulator.service import Simulator
+
+DEMO = Path(enclave.guest.__file__).parent / "demo_model"
+HOST_CONFIG = '[network]\nid = "bench"\n\n[price]\nprompt = 1\ncompletion = 1\n'
+
+
+class OwnFeed(Feed):
+    """A feed that needs no agent: everything is anchored at once."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.made: frozenset[bytes] = frozenset()
+
+    def beacon(self) -> Beacon:
+        return Beacon(1, bytes(32), int(time.time()), time.monotonic())
+
+    def anchored(self) -> frozenset[bytes]:
+        return self.made
+
+
+async def main(port: int, slots: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        guest = await booted(Path(directory), slots)
+        app = create_app(guest)
+        app.router.routes.append(Route("/plain", plain(guest), methods=["POST"]))
+        config = uvicorn.Config(app, port=port, access_log=False, log_config=None)
+        await uvicorn.Server(config).serve()
+
+
+async def booted(directory: Path, slots: int) -> Guest:
+    (directory / "host.toml").write_text(HOST_CONFIG)
+    simulator = Server(directory / "socket", Simulator(directory / "state"))
+    threading.Thread(target=simulator.serve_forever, daemon=True).start()
+    machine, feed = SimulatedMachine(directory / "socket", "bench"), OwnFeed()
+    settings = TorchSettings(slots=slots)
+    guest = await boot(
+        Machine(machine, machine),
+        host_config=directory / "host.toml",
+        model=DEMO,
+        feed=feed,
+        make_engine=lambda files: TorchEngine(files, settings=settings),
+        model_name="umay-demo",
+    )
+    feed.made = frozenset(epoch.evidence_digest for epoch, _ in guest.epochs.living)
+    guest.epochs.step(time.monotonic())
+    return guest
+
+
+def plain(guest: Guest):  # type: ignore[no-untyped-def]
+    """The peer: the same engine and events, as they come, without channel or padding."""
+
+    async def answer(request: Request) -> Response:
+        message = bhttp.Request("POST", "/v1/chat/completions", (), await request.body())
+        reply = await respond(guest, message)
+        return StreamingResponse(reply.pieces, reply.status, media_type="text/event-stream")
+
+    return answer
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))

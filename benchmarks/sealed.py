@@ -1,0 +1,152 @@
+"""Sealed against direct streaming, from one server over loopback: the price of the channel.
+
+Both answer from the same engine; the peer is plain SSE. Pacing is "none", so that every
+token is its own sealed chunk of at least 512 bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from attestation.channel import bhttp
+from attestation.channel.ohttp import parse_key_list
+from attestation.errors import Unavailable
+from attestation.verdict import VerifiedEnclave
+from client_sdk import sse
+from client_sdk.session import PACING_HEADER, SealedExchange
+from client_sdk.transport import Transport
+from tests.fake_enclave import verified
+
+STREAMS = (1, 8, 32)
+TOKENS = 96
+RUNS = 3
+BODY = json.dumps(
+    {
+        "model": "umay-demo",
+        "messages": [{"role": "user", "content": "Tell me a story about a guardian."}],
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "stream": True,
+        "logit_bias": {"2": -100},
+    }
+).encode()
+Ask = Callable[[], list[float]]
+
+
+def run() -> Iterator[dict[str, Any]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = [sys.executable, "-m", "benchmarks._sealed_server", str(port), str(max(STREAMS))]
+    server = subprocess.Popen(arguments)
+    try:
+        base = f"http://127.0.0.1:{port}"
+        transport = Transport()
+        boot, enclave = _enclave(transport, base)
+        for streams in STREAMS:
+            yield from _compare(streams, transport, base, boot, enclave)
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _enclave(transport: Transport, base: str) -> tuple[str, VerifiedEnclave]:
+    """Keys of the guest. Verification is another benchmark's matter."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            boot = json.loads(transport.get(f"{base}/umay/"))["boots"][0]
+            keys = parse_key_list(transport.get(f"{base}/umay/{boot}/ohttp-keys"))
+            return boot, verified(keys, Ed25519PrivateKey.generate(), bytes.fromhex(boot))
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
+def _compare(
+    streams: int, transport: Transport, base: str, boot: str, enclave: VerifiedEnclave
+) -> Iterator[dict[str, Any]]:
+    def sealed() -> list[float]:
+        return _sealed(transport, f"{base}/umay/{boot}/ohttp", enclave)
+
+    def direct() -> list[float]:
+        return _direct(transport, f"{base}/plain")
+
+    ours, peers = [], []
+    gaps: dict[str, list[float]] = {"sealed": [], "direct": []}
+    _together(direct, streams), _together(sealed, streams)  # warm
+    for _ in range(RUNS):
+        rate, found = _together(sealed, streams)
+        ours.append(rate)
+        gaps["sealed"] += found
+        rate, found = _together(direct, streams)
+        peers.append(rate)
+        gaps["direct"] += found
+    yield {
+        "bench": f"sealed-tokens-{streams}-streams",
+        "value": round(median(ours)),
+        "unit": "tokens/s",
+        "peer": f"plain SSE, {median(peers):.0f} tokens/s",
+        "ratio": round(median(ours) / median(peers), 3),
+        "n": RUNS,
+    }
+    for name, part in (("p50", 49), ("p99", 98)):
+        ours_ms, peer_ms = (quantiles(gaps[kind], n=100)[part] * 1000 for kind in gaps)
+        yield {
+            "bench": f"sealed-added-per-token-{name}-{streams}-streams",
+            "value": round(ours_ms - peer_ms, 3),
+            "unit": "ms",
+            "peer": f"plain SSE, {peer_ms:.3f} ms between tokens",
+            "ratio": round(ours_ms / peer_ms, 3),
+            "n": len(gaps["sealed"]),
+        }
+
+
+def _together(ask: Ask, streams: int) -> tuple[float, list[float]]:
+    """Tokens per second of all streams, and every time between two tokens of one."""
+    began = perf_counter()
+    with ThreadPoolExecutor(streams) as pool:
+        arrivals = [task.result() for task in [pool.submit(ask) for _ in range(streams)]]
+    taken = perf_counter() - began
+    gaps = [b - a for times in arrivals for a, b in itertools.pairwise(times)]
+    return sum(map(len, arrivals)) / taken, gaps
+
+
+def _sealed(transport: Transport, url: str, enclave: VerifiedEnclave) -> list[float]:
+    headers = ((b"content-type", b"application/json"), (PACING_HEADER, b"none"))
+    request = bhttp.Request("POST", "/v1/chat/completions", headers, BODY)
+    exchange = SealedExchange(enclave, request, pq="required", now=int(time.time()))
+    stream = transport.stream(
+        url, exchange.body, {"content-type": exchange.media_type, "incremental": "?1"}
+    )
+    pieces = (
+        event.data
+        for part in stream
+        for event in exchange.push(part)
+        if isinstance(event, bhttp.Content)
+    )
+    times = _times(pieces)
+    exchange.finish()
+    return times
+
+
+def _direct(transport: Transport, url: str) -> list[float]:
+    headers = {"content-type": "application/json"}
+    return _times(iter(transport.stream(url, BODY, headers)))
+
+
+def _times(pieces: Iterator[bytes]) -> list[float]:
+    """When each event of an answer arrived."""
+    return [perf_counter() for _ in sse.data_of(pieces)]
