@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Protocol
 
 from attestation import cbor
@@ -35,6 +37,7 @@ class Collateral:
     def __post_init__(self) -> None:
         if len(self.parts) > MAX_PARTS:
             raise ParseError(f"collateral: expected at most {MAX_PARTS} parts")
+        object.__setattr__(self, "parts", MappingProxyType(dict(self.parts)))
         for name, part in self.parts.items():
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise ParseError("collateral: a part has a name of the wrong form")
@@ -47,6 +50,10 @@ class Collateral:
 
     def manifest_digest(self) -> bytes:
         """32-byte digest of the manifest: leaf field 7."""
+        return self._manifest_digest
+
+    @cached_property
+    def _manifest_digest(self) -> bytes:
         return domain_digest("umay/collateral/v1", cbor.encode(self.manifest()))
 
     def to_bytes(self) -> bytes:

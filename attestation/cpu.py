@@ -46,6 +46,10 @@ class Cpu(Protocol):
     def signed_region(self) -> bytes:
         """What the hardware signed: the statement's content."""
 
+    @property
+    def certificates_expire(self) -> int:
+        """When the first of the chain does, Unix seconds. Needs check_signature to have passed."""
+
     def check_signature(self, *, roots: Roots, now: int) -> str:
         """cpu-signature: by whom, up to a pinned root."""
 

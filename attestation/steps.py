@@ -63,7 +63,9 @@ def _parse_cpu(evidence: Evidence) -> TdxCpu | SnpCpu:
 
 def cpu_signature(case: Case) -> str:
     case.needs("parse")
-    return case.cpu.check_signature(roots=case.policy.roots, now=case.now)
+    text = case.cpu.check_signature(roots=case.policy.roots, now=case.now)
+    case.expiries.append(case.cpu.certificates_expire)
+    return text
 
 
 def cpu_attributes(case: Case) -> str:
@@ -80,7 +82,7 @@ def cpu_tcb(case: Case) -> str:
     if age > most:
         text = f"expected collateral of at most {most} s, got {age} s"
         raise Refused("cpu-tcb", "collateral-too-old", text)
-    case.expiries.append(standing.expires)
+    case.expiries += [standing.expires, standing.issued + most]
     return standing.text
 
 
@@ -157,7 +159,7 @@ def _validity(case: Case, beacon: BlockRef) -> None:
         raise Refused("freshness", "lives-too-long", "not_after is over two hours from the beacon")
     if not bundle.not_before - MAX_CLOCK_SKEW_S <= case.now <= bundle.not_after:
         raise Refused("freshness", "not-valid-now", "now is outside not_before to not_after")
-    case.expiries.append(bundle.not_after)
+    case.expiries += [bundle.not_after, beacon.utime + case.policy.max_beacon_age_s]
 
 
 def _challenge(case: Case) -> str:
@@ -206,7 +208,7 @@ def _gpu(case: Case, device: CheckedDevice) -> None:
     accept("gpu", "architecture", device.architecture, policy.gpu_architectures)
     nvidia.check_driver(device, minimum=policy.gpu_min_driver)
     firmware = nvidia.check_measurements(device, collateral, roots=policy.roots, now=now)
-    case.expiries.append(firmware.expires)
+    case.expiries += [firmware.expires, device.certificates_expire]
     if policy.gpu_revocation == "required":
         case.expiries.append(nvidia.check_revocation(device, firmware, collateral, now=now))
 

@@ -21,16 +21,16 @@ yields a key; `admit` is what a log does before it appends.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from attestation import steps
 from attestation.anchor import Anchor, BlockRef
 from attestation.case import Case, Challenge
-from attestation.collateral import Collateral
 from attestation.cpu import NotChecked
 from attestation.errors import NotAuthentic, ParseError, VerificationError
 from attestation.log.leaf import Leaf
+from attestation.memory import Memory, question
 from attestation.policy import Policy
+from attestation.presented import Presented
 from attestation.verdict import _MINT, Report, StepResult, VerifiedEnclave
 
 __all__ = ["Challenge", "Presented", "Verifier"]
@@ -52,28 +52,16 @@ PLAN: tuple[tuple[str, Callable[[Case], str]], ...] = (
 _BEFORE_LOG = 10
 
 
-@dataclass(frozen=True)
-class Presented:
-    """What a host hands over: Evidence, the three configs, collateral and log proof.
+class Verifier:
+    """Judges Evidence under one policy. One serves many threads.
 
-    `proof` is a tlog-proof to the anchored size, None where the host has none yet;
-    `challenge` the answer to a nonce of the caller's own.
+    It remembers what it accepted, by a digest of every argument but `now`: nothing a step
+    looks at changes before `valid_until`, so a repeated question has the same answer.
     """
 
-    evidence: bytes
-    engine_config: bytes
-    price_table: bytes
-    host_config: bytes
-    collateral: Collateral
-    proof: bytes | None = None
-    challenge: Challenge | None = None
-
-
-class Verifier:
-    """Judges Evidence under one policy. Holds nothing else, so one serves many threads."""
-
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, remember: int = 64) -> None:
         self.policy = policy
+        self._memory = Memory(remember)
 
     def verify(
         self, presented: Presented, *, anchor: Anchor, beacon: BlockRef, now: int
@@ -82,6 +70,13 @@ class Verifier:
 
         Raises VerificationError of the first step that fails, with the Report so far.
         """
+        asked = question(presented, anchor, beacon)
+        known = self._memory.recall(asked, now)
+        return known or self._memory.keep(asked, now, self._verify(presented, anchor, beacon, now))
+
+    def _verify(
+        self, presented: Presented, anchor: Anchor, beacon: BlockRef, now: int
+    ) -> VerifiedEnclave:
         case = self._case(presented, anchor=anchor, beacon=beacon, now=now)
         results, error = _run(case, len(PLAN), stop=True)
         report = _report(case, results)

@@ -87,6 +87,11 @@ class CheckedDevice:
     def architecture(self) -> str:
         return self.chip.architecture
 
+    @property
+    def certificates_expire(self) -> int:
+        """When the first of the chain does, Unix seconds."""
+        return min(int(item.not_valid_after_utc.timestamp()) for item in self.certificates)
+
 
 def check_device(device: Device, *, nonce: bytes, roots: Roots, now: int) -> CheckedDevice:
     """Report, nonce (32 bytes), signature, chain at `now`, firmware identity.

@@ -47,6 +47,12 @@ class ChipKey:
     ark: x509.Certificate
 
     @property
+    def expires(self) -> int:
+        """When the first certificate of the chain does, Unix seconds."""
+        chain = (self.certificate, self.ask, self.ark)
+        return min(int(item.not_valid_after_utc.timestamp()) for item in chain)
+
+    @property
     def signer_name(self) -> str:
         return "VLEK" if self.signer == VLEK else "VCEK"
 

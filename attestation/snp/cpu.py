@@ -56,6 +56,10 @@ class SnpCpu:
             raise NotChecked("the report's signature did not pass")
         return self._key
 
+    @property
+    def certificates_expire(self) -> int:
+        return self.key.expires
+
     def check_signature(self, *, roots: Roots, now: int) -> str:
         self._key = check_signature(self.report, self.certificates, roots=roots, now=now)
         return f"report signed by a {self._key.signer_name} of {self._key.family}"

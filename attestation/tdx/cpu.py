@@ -57,6 +57,10 @@ class TdxCpu:
             raise NotChecked("the quote's signature did not pass")
         return self._pck
 
+    @property
+    def certificates_expire(self) -> int:
+        return self.pck.not_after
+
     def check_signature(self, *, roots: Roots, now: int) -> str:
         self._pck = check_signature(self.quote, roots=roots, now=now)
         return f"quote signed; chain ends at a pinned root; FMSPC {self._pck.fmspc.hex()}"
