@@ -6,6 +6,8 @@ critical extension that this module does not judge refuses the certificate (RFC 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -41,20 +43,27 @@ def load(chain: tuple[bytes, ...], *, length: int | None = None) -> tuple[x509.C
 
 
 def check(chain: tuple[x509.Certificate, ...], *, pinned: frozenset[bytes], now: int) -> None:
-    """Every link, date and role, up to a root whose SPKI SHA-256 is pinned.
+    """Every link, role and date, up to a root whose SPKI SHA-256 is pinned.
 
     `now` is Unix seconds. Raises NotAuthentic("gpu", ...).
     """
+    check_links(chain, pinned=pinned)
+    for certificate in chain:
+        check_dates(certificate, now)
+
+
+def check_links(chain: tuple[x509.Certificate, ...], *, pinned: frozenset[bytes]) -> None:
+    """All of `check` that does not depend on the time."""
     _check_root(chain[-1], pinned)
     issuers = (*chain[1:], chain[-1])
     for depth, (certificate, issuer) in enumerate(zip(chain, issuers, strict=True)):
-        check_dates(certificate, now)
         _check_role(certificate, depth)
         if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
             raise broken("wrong-hash", f"expected ECDSA with SHA-384 on {name(certificate)!r}")
         check_issuer(certificate, issuer)
 
 
+@lru_cache(maxsize=1024)  # the same few authorities stand above every device
 def check_issuer(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
     """Names and signature. Raises NotAuthentic("gpu", "bad-chain")."""
     try:

@@ -15,6 +15,8 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 from cryptography import x509
 from lxml import etree
@@ -61,12 +63,24 @@ def read_rim(data: bytes, *, pinned: frozenset[bytes], now: int) -> Rim:
 
     Raises ParseError, NotAuthentic("gpu", "rim-…") or Refused("gpu", "rim-expired").
     """
+    rim = _read(data, pinned)
+    try:
+        for certificate in rim.certificates:
+            chains.check_dates(certificate, now)
+    except NotAuthentic as error:
+        raise Refused("gpu", "rim-expired", error.message) from None
+    return rim
+
+
+@lru_cache(maxsize=64)  # one RIM serves every GPU of a machine, and the next machine too
+def _read(data: bytes, pinned: frozenset[bytes]) -> Rim:
+    """All of `read_rim` that does not depend on the time."""
     root = _parse(data)
     _check_form(root)
     signature = _one(root, f"{_DS}Signature")
     info, value, keys = _exactly(signature, "SignedInfo", "SignatureValue", "KeyInfo")
     certificates = _certificates(keys)
-    _check_chain(certificates, pinned, now)
+    _check_chain(certificates, pinned)
     digest = _signed_digest(info, value, certificates[0])
     _take_out(root, signature)
     if not hmac.compare_digest(hashlib.sha384(_canonical(root)).digest(), digest):
@@ -76,7 +90,7 @@ def read_rim(data: bytes, *, pinned: frozenset[bytes], now: int) -> Rim:
     return Rim(
         version=_attribute(meta, "colloquialVersion"),
         product=_attribute(meta, "product"),
-        golden=_golden(payload),
+        golden=MappingProxyType(_golden(payload)),
         expires=expires,
         certificates=certificates,
     )
@@ -113,12 +127,10 @@ def _check_form(root: etree._Element) -> None:
             raise ParseError("RIM: expected no xml: attributes")
 
 
-def _check_chain(chain: tuple[x509.Certificate, ...], pinned: frozenset[bytes], now: int) -> None:
+def _check_chain(chain: tuple[x509.Certificate, ...], pinned: frozenset[bytes]) -> None:
     try:
-        chains.check(chain, pinned=pinned, now=now)
+        chains.check_links(chain, pinned=pinned)
     except NotAuthentic as error:
-        if error.code == "certificate-expired":
-            raise Refused("gpu", "rim-expired", error.message) from None
         raise NotAuthentic("gpu", "rim-" + error.code, error.message) from None
 
 

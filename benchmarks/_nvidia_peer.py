@@ -1,0 +1,75 @@
+"""NVIDIA's Python verifier on one report and one RIM, in an environment of its own.
+
+`python _nvidia_peer.py REPORT CHAIN RIM RUNS` prints milliseconds as JSON. It runs the
+package's own functions, without OCSP, which needs NVIDIA's service.
+"""
+
+import io
+import json
+import logging
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+logging.disable(logging.CRITICAL)
+
+with redirect_stdout(io.StringIO()):
+    from OpenSSL import crypto
+    from verifier.attestation import AttestationReport
+    from verifier.cc_admin_utils import CcAdminUtils
+    from verifier.config import HopperSettings
+    from verifier.rim import RIM
+
+
+def timed(work):
+    began = perf_counter()
+    result = work()
+    return (perf_counter() - began) * 1000, result
+
+
+def chain(path):
+    parts = Path(path).read_bytes().split(b"-----END CERTIFICATE-----")
+    pems = [part + b"-----END CERTIFICATE-----\n" for part in parts if b"BEGIN" in part]
+    return [crypto.load_certificate(crypto.FILETYPE_PEM, pem.strip()) for pem in pems]
+
+
+def main():
+    report_path, chain_path, rim_path, runs = sys.argv[1:5]
+    data, rim = Path(report_path).read_bytes(), Path(rim_path).read_text()
+    settings = HopperSettings()
+    mode = settings.Certificate_Chain_Verification_Mode
+    times = {"report": [], "rim": []}
+    for _ in range(int(runs)):
+
+        def gpu():
+            parsed = AttestationReport(data, settings)
+            certificates = chain(chain_path)
+            good = CcAdminUtils.verify_certificate_chain(
+                certificates, settings, mode.GPU_ATTESTATION
+            )
+            leaf = certificates[0].to_cryptography()
+            signed = parsed.verify_signature(leaf, settings.signature_length, settings.HashFunction)
+            return good[0] and signed
+
+        def manifest():
+            found = RIM("driver", settings, content=rim)
+            found.validate_schema()
+            # Its own order: the file's root is dropped, the pinned one put in its place.
+            certificates = [*found.extract_certificates(), *chain(settings.RIM_ROOT_CERT)]
+            good = CcAdminUtils.verify_certificate_chain(
+                certificates, settings, mode.DRIVER_RIM_CERT
+            )
+            return good[0] and found.verify_signature(settings)
+
+        for name, work in (("report", gpu), ("rim", manifest)):
+            with redirect_stdout(io.StringIO()):
+                taken, good = timed(work)
+            if not good:
+                raise SystemExit(f"NVIDIA's verifier refused the {name}")
+            times[name].append(taken)
+    print(json.dumps({name: median(values) for name, values in times.items()}))
+
+
+main()

@@ -1,0 +1,161 @@
+"""Real evidence beside the vendors' own verifiers: dcap-qvl, and NVIDIA's Python package.
+
+Needs UMAY_EVIDENCE. NVIDIA's package pins old libraries, so it runs in an environment that
+this benchmark makes and throws away; its OCSP is left out, and so is ours. "Cold" starts
+with empty caches.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import dcap_qvl
+
+from attestation import nvidia, tdx
+from attestation.evidence import GPU, Device
+from attestation.nvidia import chain as chains
+from attestation.nvidia import rim as rims
+from attestation.roots import PRODUCTION
+from attestation.tdx import tcb
+from client_sdk.inspect_gpu import pem_certificates
+from client_sdk.inspect_own import intel_bundle
+
+EVIDENCE = Path(os.environ.get("UMAY_EVIDENCE", "../shared/evidence"))
+NOW = 1_792_454_400  # 2026-10-20: collateral and both RIMs are current
+RUNS = 15
+PEER = "nv-local-gpu-verifier==2.7.3"
+QUOTE = "tdx_quote/tdx-quote-v4-phala-network-tdx_quote-f1c85033.bin"
+COLLATERAL = "collateral_bundle/b0c06f000000-tdx-2026-10-08.json"
+REPORT = "hopper-nvtrust-550.90.07"
+RIMS = (
+    "nvidia_rim/nvat-NV_GPU_DRIVER_GH100_550.144.03.xml",
+    "nvidia_rim/nvat-switchVBIOSRim_NV_SWITCH_BIOS_5612_0002_890_9610550001.xml",
+)
+SET = "nvidia_evidence_json/hopper-nvtrust-590.12-ppcie.json"
+
+
+def run() -> Iterator[dict[str, Any]]:
+    if not EVIDENCE.exists():
+        sys.stderr.write("evidence: no hardware evidence here; set UMAY_EVIDENCE\n")
+        return
+    peer, quote = _nvidia(), _dcap_qvl()
+    report, one_rim = peer["report"], peer["rim"]
+    devices, documents = _devices(), [_read(name) for name in RIMS]
+    one = [(_device("nvidia_gpu_report", REPORT), _nonce(REPORT))]
+    yield _beside("verify-tdx-quote", _cold(_tdx), quote, "dcap-qvl")
+    yield _beside("verify-gpu-report", _cold(lambda: _gpus(one, [])), report, PEER)
+    yield _beside("verify-rim", _cold(lambda: _gpus([], documents[:1])), one_rim, PEER)
+    whole = _cold(lambda: (_tdx(), _gpus(one, documents)))
+    both = f"dcap-qvl and {PEER}"
+    yield _beside("verify-tdx-1-gpu-2-rims", whole, quote + report + 2 * one_rim, both)
+    machine = _cold(lambda: (_tdx(), _gpus(devices, documents)))
+    yield _beside("verify-tdx-8-gpus", machine, quote + 8 * (report + 2 * one_rim), both)
+
+
+def _tdx() -> None:
+    data = _read(QUOTE)
+    parsed = tdx.parse_quote(data)
+    signer = tdx.check_signature(parsed, roots=PRODUCTION, now=NOW)
+    tdx.check_attributes(parsed)
+    collateral = intel_bundle(_read(COLLATERAL))
+    tdx.check_tcb(data, collateral, root_der=signer.root_der, now=NOW)
+
+
+def _gpus(devices: list[tuple[Device, bytes]], documents: list[bytes]) -> None:
+    for device, nonce in devices:
+        nvidia.check_device(device, nonce=nonce, roots=PRODUCTION, now=NOW)
+    for _ in devices or [None]:
+        for document in documents:
+            nvidia.read_rim(document, pinned=PRODUCTION.nvidia_rim, now=NOW)
+
+
+def _devices() -> list[tuple[Device, bytes]]:
+    """Eight GPUs of one machine, with the nonce that they answer."""
+    return [
+        (
+            Device(
+                GPU,
+                base64.b64decode(item["evidence"]),
+                pem_certificates(base64.b64decode(item["certificate"])),
+            ),
+            bytes.fromhex(item["nonce"]),
+        )
+        for item in json.loads(_read(SET))
+    ]
+
+
+def _device(kind: str, name: str) -> Device:
+    chain = pem_certificates(_read(f"nvidia_cert_chain/{name}.pem"))
+    return Device(GPU, _read(f"{kind}/{name}.bin"), chain)
+
+
+def _nonce(name: str) -> bytes:
+    return nvidia.parse_report(_read(f"nvidia_gpu_report/{name}.bin")).nonce
+
+
+def _dcap_qvl() -> float:
+    """Milliseconds of the library alone on the same quote and collateral."""
+    data, parts = _read(QUOTE), dict(intel_bundle(_read(COLLATERAL)).parts)
+    root = tdx.check_signature(tdx.parse_quote(data), roots=PRODUCTION, now=NOW).root_der
+    material = tcb._material(parts)
+    return median(
+        _ms(lambda: dcap_qvl.verify_with_root_ca(data, material, root, NOW)) for _ in range(RUNS)
+    )
+
+
+def _nvidia() -> dict[str, float]:
+    """Milliseconds of NVIDIA's package per report and per RIM."""
+    with tempfile.TemporaryDirectory() as directory:
+        python = f"{directory}/bin/python"
+        for command in (
+            [sys.executable, "-m", "venv", directory],
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PEER],
+        ):
+            subprocess.run(command, check=True, capture_output=True)
+        script = Path(__file__).with_name("_nvidia_peer.py")
+        paths = (f"nvidia_gpu_report/{REPORT}.bin", f"nvidia_cert_chain/{REPORT}.pem", RIMS[0])
+        given = [str(EVIDENCE / path) for path in paths]
+        command = [python, str(script), *given, str(RUNS)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def _cold(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(RUNS):
+        chains.check_issuer.cache_clear()
+        rims._read.cache_clear()
+        times.append(_ms(work))
+    return median(times)
+
+
+def _beside(bench: str, ours: float, theirs: float, peer: str) -> dict[str, Any]:
+    return {
+        "bench": bench,
+        "value": round(ours, 2),
+        "unit": "ms",
+        "peer": f"{peer}, {theirs:.2f} ms",
+        "ratio": round(ours / theirs, 3),
+        "n": RUNS,
+    }
+
+
+def _read(name: str) -> bytes:
+    return (EVIDENCE / name).read_bytes()
+
+
+def _ms(work: Callable[[], object]) -> float:
+    began = perf_counter()
+    work()
+    return (perf_counter() - began) * 1000
