@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from attestation.channel import bhttp
 from attestation.errors import UmayError, UsageError
@@ -43,13 +42,21 @@ class Account:
 
 @dataclass(frozen=True)
 class Reply:
-    """An inner answer. `pieces` are whole SSE events, or one JSON body."""
+    """An inner answer. `pieces` are whole SSE events, or one JSON body; reading them raises
+    what the engine raises."""
 
     status: int
     media_type: bytes
-    pieces: AsyncIterator[bytes]
+    pieces: AsyncGenerator[bytes]
     pacing: str = "none"
     account: Account | None = None
+    answer: Answer | None = None
+
+    async def aclose(self) -> None:
+        """Cancels the engine's answer, even where not one piece of it was read."""
+        await self.pieces.aclose()
+        if self.answer is not None:
+            await self.answer.aclose()
 
 
 class ApiError(UmayError):
@@ -65,20 +72,28 @@ class ApiError(UmayError):
         return Reply(self.status, JSON, _once({"error": error}))
 
 
+def failure(error: Exception) -> Reply:
+    """What the client is told of it: the text of what nobody expected could hold the prompt."""
+    match error:
+        case ApiError():
+            return error.reply()
+        case ContextOverflow():
+            return ApiError(400, "context_length_exceeded", str(error)).reply()
+        case UsageError():
+            return ApiError(400, "invalid_value", str(error)).reply()
+        case QueueFull():
+            return ApiError(429, "queue_full", str(error)).reply()
+        case EngineFailed():
+            return ApiError(503, "engine_failed", "the engine stopped").reply()
+    return ApiError(500, "internal", "the request could not be answered").reply()
+
+
 async def respond(guest: Guest, request: bhttp.Request) -> Reply:
-    """The answer to one inner request; every failure before the first token is a Reply too."""
+    """The answer to one inner request. Raises nothing: a refusal is a Reply too."""
     try:
         return await _respond(guest, request)
-    except ApiError as error:
-        return error.reply()
-    except ContextOverflow as error:
-        return ApiError(400, "context_length_exceeded", str(error)).reply()
-    except UsageError as error:
-        return ApiError(400, "invalid_value", str(error)).reply()
-    except QueueFull as error:
-        return ApiError(429, "queue_full", str(error)).reply()
-    except EngineFailed:
-        return ApiError(503, "engine_failed", "the engine stopped").reply()
+    except Exception as error:
+        return failure(error)
 
 
 async def _respond(guest: Guest, request: bhttp.Request) -> Reply:
@@ -105,8 +120,8 @@ async def _generate(guest: Guest, kind: Kind, request: bhttp.Request) -> Reply:
     account = Account()
     if streamed:
         pieces = _events(answer, shape, account, counted=counted)
-        return Reply(200, SSE, pieces, pacing, account)
-    return Reply(200, JSON, _whole(answer, shape, account), pacing, account)
+        return Reply(200, SSE, pieces, pacing, account, answer)
+    return Reply(200, JSON, _whole(answer, shape, account), pacing, account, answer)
 
 
 @dataclass(frozen=True)
@@ -150,40 +165,49 @@ class _Shape:
 
 async def _events(
     answer: Answer, shape: _Shape, account: Account, *, counted: bool
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     first = True
     async for delta in _deltas(answer, account):
         if delta.text or delta.finish_reason or first:
             yield _event(shape.chunk(delta.text, delta.finish_reason, first=first))
             first = False
-    if counted and account.usage is not None:
-        yield _event(shape.counted(account.usage))
+    usage = _counts(account)
+    if counted:
+        yield _event(shape.counted(usage))
     yield b"data: [DONE]\n\n"
 
 
-async def _whole(answer: Answer, shape: _Shape, account: Account) -> AsyncIterator[bytes]:
+async def _whole(answer: Answer, shape: _Shape, account: Account) -> AsyncGenerator[bytes]:
     text = "".join([delta.text async for delta in _deltas(answer, account)])
-    if account.usage is None:
-        raise EngineFailed("engine: an answer ended without its counts")
-    yield _json(shape.whole(text, account.finish_reason, account.usage))
+    usage = _counts(account)
+    yield _json(shape.whole(text, account.finish_reason, usage))
 
 
 async def _deltas(answer: Answer, account: Account) -> AsyncIterator[Delta]:
-    """Closing this, at any time, cancels the answer."""
-    async with aclosing(answer):
-        async for delta in answer:
-            if delta.finish_reason is not None:
-                account.finish_reason, account.usage = delta.finish_reason, delta.usage
-            yield delta
+    async for delta in answer:
+        if delta.finish_reason is not None:
+            account.finish_reason, account.usage = delta.finish_reason, delta.usage
+        yield delta
+
+
+def _counts(account: Account) -> Usage:
+    if account.usage is None:
+        raise EngineFailed("engine: an answer ended without its counts")
+    return account.usage
 
 
 def _models(guest: Guest, name: str) -> Reply:
     model = {"id": guest.model_name, "object": "model", "created": 0, "owned_by": "umay"}
     if not name:
-        return Reply(200, JSON, _once({"object": "list", "data": [model]}))
+        return _free({"object": "list", "data": [model]})
     if name != guest.model_name:
         raise ApiError(404, "model_not_found", f"expected the model {guest.model_name}")
-    return Reply(200, JSON, _once(model))
+    return _free(model)
+
+
+def _free(value: dict[str, Any]) -> Reply:
+    """What costs nothing has a receipt too: clients expect one with every success."""
+    return Reply(200, JSON, _once(value), account=Account("stop", Usage(0, 0, 0)))
 
 
 def _expect_method(request: bhttp.Request, method: str) -> None:
@@ -193,7 +217,7 @@ def _expect_method(request: bhttp.Request, method: str) -> None:
 
 def _body(content: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(content)
+        body = json.loads(content, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise ApiError(400, "invalid_json", "expected a JSON body") from None
     if not isinstance(body, dict):
@@ -201,9 +225,17 @@ def _body(content: bytes) -> dict[str, Any]:
     return body
 
 
+def _no_constant(name: str) -> NoReturn:
+    """Python's parser takes NaN and Infinity, which JSON does not know."""
+    raise ValueError(name)
+
+
 def _stream_options(body: dict[str, Any]) -> tuple[bool, bool]:
     """(streamed, with a last chunk of counts)."""
-    streamed, options = body.get("stream") or False, body.get("stream_options") or {}
+    streamed, options = (
+        default if body.get(name) is None else body[name]
+        for name, default in (("stream", False), ("stream_options", {}))
+    )
     if type(streamed) is not bool or not isinstance(options, dict):
         raise UsageError("stream, stream_options: expected true or false, and an object")
     counted = options.get("include_usage", False)
@@ -227,11 +259,12 @@ def _event(value: dict[str, Any]) -> bytes:
 
 
 def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    # An error may name a field that is no Unicode text.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
-async def _once(value: dict[str, Any]) -> AsyncIterator[bytes]:
+async def _once(value: dict[str, Any]) -> AsyncGenerator[bytes]:
     yield _json(value)
 
 
-__all__ = ["Account", "ApiError", "Reply", "respond"]
+__all__ = ["Account", "ApiError", "Reply", "failure", "respond"]

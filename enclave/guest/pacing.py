@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from attestation.channel.padding import RESPONSE_BUCKET_BYTES, SHORTEST_COMMENT, sse_comment
 
@@ -22,13 +23,14 @@ async def paced_events(pieces: AsyncIterator[bytes], pacing: str) -> AsyncGenera
         async for piece in pieces:
             yield piece + sse_comment(len(piece))
         return
-    async for data, ended in _ticks(pieces):
-        if pacing == "strict":
-            for frame in _frames(data, ended):
-                yield frame
-        elif data:
-            yield bytes(data) + sse_comment(len(data))
-            data.clear()
+    async with aclosing(_ticks(pieces)) as ticks:
+        async for data, ended in ticks:
+            if pacing == "strict":
+                for frame in _frames(data, ended):
+                    yield frame
+            elif data:
+                yield bytes(data) + sse_comment(len(data))
+                data.clear()
 
 
 async def padded_body(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
@@ -37,7 +39,7 @@ async def padded_body(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     yield body + b" " * (-len(body) % RESPONSE_BUCKET_BYTES)
 
 
-async def _ticks(pieces: AsyncIterator[bytes]) -> AsyncIterator[tuple[bytearray, bool]]:
+async def _ticks(pieces: AsyncIterator[bytes]) -> AsyncGenerator[tuple[bytearray, bool]]:
     """(buffer, ended) at each tick; the reader takes from the buffer what it sends."""
     buffer, loop = bytearray(), asyncio.get_running_loop()
     reading = asyncio.create_task(_collect(pieces, buffer))

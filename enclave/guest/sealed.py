@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 
 from attestation.channel import bhttp
 from attestation.channel.ohttp import ServerRequest
 from attestation.channel.padding import RESPONSE_BUCKET_BYTES
-from attestation.errors import NotForUs, ParseError, UmayError
+from attestation.errors import NotForUs, ParseError, Truncated
 from attestation.receipt import (
     REQUEST_SALT_LABEL,
     RESPONSE_SALT_LABEL,
@@ -22,7 +23,7 @@ from attestation.receipt import (
     amount_of,
     salted_hash,
 )
-from enclave.guest.api import SSE, Account, ApiError, Reply, respond
+from enclave.guest.api import SSE, Account, ApiError, Reply, failure, respond
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
 from enclave.guest.pacing import paced_events, padded_body
@@ -55,32 +56,40 @@ class SealedAnswer:
 
     async def stream(self) -> AsyncGenerator[bytes]:
         """Never raises but to be cancelled: a broken answer just ends early."""
-        with contextlib.suppress(UmayError):
+        with contextlib.suppress(Exception):  # whatever it is, its text could hold the prompt
             writer, encoder = self._incoming.response(), bhttp.ResponseEncoder()
-            request, reply = await self._reply()
-            headers = ((b"content-type", reply.media_type),)
-            if sealed := writer.write(encoder.head(reply.status, headers)):
-                yield sealed
-            async with contextlib.aclosing(_paced(reply)) as pieces:
-                async for piece in pieces:
+            request, begun = await self._begin()
+            reply = begun.reply
+            begin = encoder.head(reply.status, ((b"content-type", reply.media_type),))
+            async with contextlib.aclosing(begun):
+                async for piece in begun.pieces():
                     self._hashed += piece
-                    if sealed := writer.write(encoder.content(piece)):
+                    if sealed := writer.write(begin + encoder.content(piece)):
                         yield sealed
-            yield writer.write(_filled(encoder.finish(self._trailers(request, reply.account))))
+                    begin = b""
+            last = _filled(encoder.finish(self._trailers(request, reply.account)))
+            if sealed := writer.write(last):
+                yield sealed
             yield writer.finish()
 
-    async def _reply(self) -> tuple[bytes, Reply]:
-        """The request as the client hashed it, without padding, and what to answer."""
+    async def _begin(self) -> tuple[bytes, _Begun]:
+        """The request as the client hashed it, without padding, and what to answer.
+
+        Whatever goes wrong before the first piece would leave is answered with its status.
+        """
         try:
-            request = bhttp.decode_request(self._message)
-        except ParseError as error:
-            return b"", ApiError(400, "bad_message", str(error)).reply()
-        finally:
-            self._message = b""
+            request = self._decoded()
+            message = bhttp.encode_request(request)
+            return message, await _begun(await respond(self._guest, request))
+        except Exception as error:
+            return b"", await _begun(failure(error))
+
+    def _decoded(self) -> bhttp.Request:
+        message, self._message = self._message, b""
         try:
-            return bhttp.encode_request(request), await respond(self._guest, request)
-        except Exception:  # whatever it is, its text could hold the prompt
-            return b"", ApiError(500, "internal", "the request could not be answered").reply()
+            return bhttp.decode_request(message)
+        except (ParseError, Truncated) as error:
+            raise ApiError(400, "bad_message", str(error)) from None
 
     def _trailers(self, request: bytes, account: Account | None) -> bhttp.Fields:
         if account is None or account.usage is None:
@@ -109,6 +118,34 @@ class SealedAnswer:
             time=self._guest.receipt_time(),
             sequence=self._guest.boot.next_sequence(),
         )
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A paced answer whose first piece is there; close it, or its engine goes on."""
+
+    reply: Reply
+    first: bytes
+    rest: AsyncGenerator[bytes]
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        yield self.first
+        async for piece in self.rest:
+            yield piece
+
+    async def aclose(self) -> None:
+        await self.rest.aclose()
+        await self.reply.aclose()
+
+
+async def _begun(reply: Reply) -> _Begun:
+    """Raises what the answer raises before its first piece."""
+    paced = _paced(reply)
+    try:
+        return _Begun(reply, await anext(paced), paced)
+    except BaseException:
+        await reply.aclose()
+        raise
 
 
 def _paced(reply: Reply) -> AsyncGenerator[bytes]:

@@ -7,9 +7,9 @@ are bounded, and so is the number of requests at a time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import uvicorn
@@ -17,13 +17,14 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from attestation.channel import protocol
 from attestation.channel.ohttp import encode_key_list
-from attestation.errors import Replayed, UmayError, Unavailable, UsageError
+from attestation.errors import Replayed, Unavailable, UsageError
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import NONCE_BYTES, Guest
-from enclave.guest.sealed import open_request
+from enclave.guest.sealed import SealedAnswer, open_request
 
 MAX_AT_ONCE = 256
 MAX_BODY_SECONDS = 60.0
@@ -96,10 +97,11 @@ class _Service:
         return _bytes(*served) if served else _plain(404)
 
     async def challenge(self, request: Request) -> Response:
-        nonce = await _bounded(request, NONCE_BYTES)
         try:
+            async with asyncio.timeout(MAX_BODY_SECONDS):
+                nonce = await _bounded(request, NONCE_BYTES)
             answer = await asyncio.to_thread(self._guest.challenge, nonce)
-        except UsageError:
+        except (UsageError, ClientDisconnect, TimeoutError):
             return _plain(400)
         return _bytes(answer, "application/cbor")
 
@@ -126,32 +128,56 @@ class _Service:
         if self._counts.open >= MAX_AT_ONCE or self._guest.epochs.current is None:
             return _plain(503)
         self._counts.open += 1
+        answer: SealedAnswer | bytes = protocol.REFUSED
+        try:
+            answer = await self._opened(request, chunked=chunked)
+        finally:
+            if isinstance(answer, bytes):
+                self._counts.open -= 1
+        if isinstance(answer, bytes):
+            return self._refuse(answer)
+        self._counts.answered += 1
+        return _Streamed(answer.stream(), answer.media_type, self._over)
+
+    async def _opened(self, request: Request, *, chunked: bool) -> SealedAnswer | bytes:
+        """The open request, or the body of its refusal."""
         try:
             async with asyncio.timeout(MAX_BODY_SECONDS):
-                answer = await open_request(self._guest, request.stream(), chunked=chunked)
+                return await open_request(self._guest, request.stream(), chunked=chunked)
         except Replayed:
-            return self._done(self._refuse(protocol.REPLAYED))
-        except (UmayError, ClientDisconnect, TimeoutError):
-            return self._done(self._refuse(protocol.REFUSED))
-        self._counts.answered += 1
-        stream = self._counted(answer.stream())
-        return StreamingResponse(stream, 200, _SEALED_HEADERS, answer.media_type)
+            return protocol.REPLAYED
+        except Exception:  # whatever it is: one answer to all of it
+            return protocol.REFUSED
 
-    async def _counted(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        try:
-            async with aclosing(stream) as pieces:  # type: ignore[type-var]
-                async for piece in pieces:
-                    yield piece
-        finally:
-            self._counts.open -= 1
+    def _over(self) -> None:
+        self._counts.open -= 1
 
     def _refuse(self, body: bytes) -> Response:
         self._counts.refused += 1
         return Response(body, 400, _SEALED_HEADERS, protocol.MEDIA_PROBLEM)
 
-    def _done(self, response: Response) -> Response:
-        self._counts.open -= 1
-        return response
+
+class _Streamed(StreamingResponse):
+    """Sends `stream` until it ends or the client leaves; either way closes it, then `over`."""
+
+    def __init__(
+        self, stream: AsyncGenerator[bytes], media_type: str, over: Callable[[], None]
+    ) -> None:
+        super().__init__(stream, 200, _SEALED_HEADERS, media_type)
+        self._stream, self._over = stream, over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Starlette's own way never closes a stream that had no time to begin.
+        sides = (self.stream_response(send), self.listen_for_disconnect(receive))
+        tasks = [asyncio.create_task(side) for side in sides]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            try:
+                await _cancelled(tasks)
+                await self._stream.aclose()
+            finally:
+                self._over()
 
 
 def create_app(guest: Guest) -> Starlette:
@@ -171,15 +197,20 @@ async def serve(guest: Guest, *, host: str, port: int, ready: Callable[[str], No
         bound = socket.create_server((host, port))
     except OSError as error:
         raise Unavailable(f"{host}:{port}: {error.strerror}") from None
-    config = uvicorn.Config(
-        create_app(guest),
+    ready(f"http://{host}:{bound.getsockname()[1]}")
+    await uvicorn.Server(quiet_config(create_app(guest))).serve(sockets=[bound])
+
+
+def quiet_config(app: Starlette) -> uvicorn.Config:
+    """A server that logs nothing: its tracebacks would hold what a request said."""
+    return uvicorn.Config(
+        app,
         access_log=False,
         log_config=None,
+        log_level=logging.CRITICAL + 1,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
-    ready(f"http://{host}:{bound.getsockname()[1]}")
-    await uvicorn.Server(config).serve(sockets=[bound])
 
 
 def _described(epoch: Epoch, state: str) -> dict[str, str | int | None]:
@@ -189,6 +220,12 @@ def _described(epoch: Epoch, state: str) -> dict[str, str | int | None]:
         "kind": epoch.kind,
         "previous": epoch.previous.hex() if epoch.previous else None,
     }
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _bounded(request: Request, limit: int) -> bytes:
