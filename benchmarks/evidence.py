@@ -124,9 +124,9 @@ def _nvidia() -> dict[str, float]:
             subprocess.run(command, check=True, capture_output=True)
         script = Path(__file__).with_name("_nvidia_peer.py")
         paths = (f"nvidia_gpu_report/{REPORT}.bin", f"nvidia_cert_chain/{REPORT}.pem", RIMS[0])
-        given = [str(EVIDENCE / path) for path in paths]
+        given = [str((EVIDENCE / path).absolute()) for path in paths]
         command = [python, str(script), *given, str(RUNS)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=directory)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
 
