@@ -22,10 +22,20 @@ MAX_PART_BYTES = 2 * 1024 * 1024
 _NAME = re.compile(r"[a-z]+(/[A-Za-z0-9._-]{1,160}){1,3}")
 
 
-class Fetcher(Protocol):
-    """The one way to the network: bytes of at most `limit`, or Unavailable."""
+@dataclass(frozen=True)
+class Fetched:
+    """A vendor's answer. Header names are in lower case."""
 
-    def get(self, url: str, *, limit: int) -> bytes: ...
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class Fetcher(Protocol):
+    """The one way to the network: an answer of at most `limit` bytes, or Unavailable."""
+
+    def get(self, url: str, *, limit: int) -> Fetched: ...
+
+    def post(self, url: str, body: bytes, *, media_type: str, limit: int) -> Fetched: ...
 
 
 @dataclass(frozen=True)

@@ -256,6 +256,56 @@ def inspect(
     sys.exit(exit_code(found))
 
 
+@audit.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")
+@click.option("--json", "as_json", is_flag=True, help="Every part as JSON.")
+def collateral(files: tuple[Path, ...], moment: str | None, as_json: bool) -> None:
+    """Say what collateral expires when, by its own dates.
+
+    Exit code 0: all of it counts at that time; 4: some does not.
+    """
+    from attestation.roots import PRODUCTION
+    from client_sdk.dated import dated_parts
+    from client_sdk.inspecting import offered
+    from client_sdk.inspection import Given, at
+    from client_sdk.report_view import show_dated
+
+    given = offered(files, Given(at(moment), PRODUCTION))
+    parts = dated_parts(given)
+    if as_json:
+        click.echo(json.dumps({"at": given.now, "parts": [part.to_json() for part in parts]}))
+    else:
+        show_dated(_console(), parts)
+    sys.exit(0 if all(part.current for part in parts) else 4)
+
+
+@audit.command()
+@click.argument("evidence", type=FILE)
+@click.option("--out", type=FILE, required=True, help="Where the collateral goes.")
+@click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
+@click.option("--intel", metavar="URL", help="A PCCS in place of Intel's service.")
+@click.option("--amd", metavar="URL", help="In place of AMD's key service.")
+@click.option("--nvidia-rim", metavar="URL", help="In place of NVIDIA's RIM service.")
+@click.option("--nvidia-ocsp", metavar="URL", help="In place of NVIDIA's OCSP service.")
+@click.option("--intel-root-crl", metavar="URL", help="Where Intel's root CRL lies.")
+def fetch(evidence: Path, out: Path, policy: Path | None, **services: str | None) -> None:
+    """Get from the vendors the collateral that a piece of evidence needs, as one file."""
+    from attestation.collect import collect
+    from attestation.evidence import Evidence
+    from attestation.fetch import HttpFetcher, Services
+    from attestation.roots import PRODUCTION
+    from client_sdk import config
+    from client_sdk.inspection import at, read_file
+
+    given = {name: url for name, url in services.items() if url}
+    roots = config.read_policy(policy).roots if policy else PRODUCTION
+    parsed = Evidence.from_bytes(read_file(evidence))
+    found = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
+    out.write_bytes(found.to_bytes())
+    click.echo(f"{out}: {len(found.parts)} parts")
+
+
 def _verified(opened: Client, place: Place) -> tuple[Report, int]:
     """The full report of one guest, and the exit code that its first failure means."""
     try:

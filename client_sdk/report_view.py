@@ -9,6 +9,7 @@ from rich.text import Text
 
 from attestation.verdict import Report, StepResult
 from client_sdk.audit import Audit, EntryVerdict
+from client_sdk.dated import Dated
 from client_sdk.drills import Attack
 from client_sdk.inspection import Inspected
 
@@ -49,6 +50,17 @@ def show_inspection(console: Console, found: Inspected) -> None:
         code = f" [{check.code}]" if check.code else ""
         line = f"{mark} {check.name}: {check.status}; {check.text}{code}"
         console.print(line, style=colour, markup=False)
+
+
+def show_dated(console: Console, parts: list[Dated]) -> None:
+    """Collateral in the order in which it expires."""
+    table = Table(show_lines=False)
+    for heading in ("part", "from", "until", "state"):
+        table.add_column(heading, overflow="fold")
+    for part in parts:
+        colour = "green" if part.current else "red"
+        table.add_row(part.name, part.day(0), part.day(1), Text(part.state, style=colour))
+    console.print(table)
 
 
 def show_parts(console: Console, parts: list[tuple[str, str, str]]) -> None:
