@@ -31,6 +31,7 @@ _SWID = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
 _HASH = "{http://www.w3.org/2001/04/xmlenc#sha384}Hash"
 _DS = "{http://www.w3.org/2000/09/xmldsig#}"
 _XML = "{http://www.w3.org/XML/1998/namespace}"
+_PARTS = ("SignedInfo", "SignatureValue", "KeyInfo")
 _C14N11 = "http://www.w3.org/2006/12/xml-c14n11"
 _SHAPE = (
     (f"{_DS}CanonicalizationMethod", _C14N11),
@@ -63,35 +64,48 @@ def read_rim(data: bytes, *, pinned: frozenset[bytes], now: int) -> Rim:
 
     Raises ParseError, NotAuthentic("gpu", "rim-…") or Refused("gpu", "rim-expired").
     """
-    rim = _read(data, pinned)
+    certificates, outcome = _read(data, pinned)
     try:
-        for certificate in rim.certificates:
+        for certificate in certificates:
             chains.check_dates(certificate, now)
     except NotAuthentic as error:
         raise Refused("gpu", "rim-expired", error.message) from None
-    return rim
+    if isinstance(outcome, NotAuthentic):
+        raise NotAuthentic("gpu", outcome.code, outcome.message)
+    return outcome
 
 
 @lru_cache(maxsize=64)  # one RIM serves every GPU of a machine, and the next machine too
-def _read(data: bytes, pinned: frozenset[bytes]) -> Rim:
-    """All of `read_rim` that does not depend on the time."""
+def _read(
+    data: bytes, pinned: frozenset[bytes]
+) -> tuple[tuple[x509.Certificate, ...], Rim | NotAuthentic]:
+    """All of `read_rim` that does not depend on the time: the signer's chain, and what it
+    signed, or why that does not hold."""
     root = _parse(data)
     _check_form(root)
     signature = _one(root, f"{_DS}Signature")
-    info, value, keys = _exactly(signature, "SignedInfo", "SignatureValue", "KeyInfo")
-    certificates = _certificates(keys)
+    certificates = _certificates(_exactly(signature, *_PARTS)[2])
     _check_chain(certificates, pinned)
+    try:
+        return certificates, _content(root, signature, certificates)
+    except NotAuthentic as error:
+        return certificates, error
+
+
+def _content(
+    root: etree._Element, signature: etree._Element, certificates: tuple[x509.Certificate, ...]
+) -> Rim:
+    info, value, _ = _exactly(signature, *_PARTS)
     digest = _signed_digest(info, value, certificates[0])
     _take_out(root, signature)
     if not hmac.compare_digest(hashlib.sha384(_canonical(root)).digest(), digest):
         raise NotAuthentic("gpu", "rim-bad-digest", "the RIM is not the document that was signed")
     meta, payload = _one(root, f"{_SWID}Meta"), _one(root, f"{_SWID}Payload")
-    expires = min(int(item.not_valid_after_utc.timestamp()) for item in certificates)
     return Rim(
         version=_attribute(meta, "colloquialVersion"),
         product=_attribute(meta, "product"),
         golden=MappingProxyType(_golden(payload)),
-        expires=expires,
+        expires=min(int(item.not_valid_after_utc.timestamp()) for item in certificates),
         certificates=certificates,
     )
 
