@@ -16,7 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from attestation.channel import protocol
@@ -61,7 +61,8 @@ class _Service:
             Route("/healthz", self.health),
             Route("/metrics", self.metrics),
         ]
-        return [Route("/umay/", self.boots), Mount(f"/umay/{boot}", routes=inner)]
+        below = Router(inner, redirect_slashes=False)
+        return [Route("/umay/", self.boots), Mount(f"/umay/{boot}", below)]
 
     async def boots(self, _: Request) -> Response:
         return JSONResponse({"boots": [self._guest.boot.boot_id.hex()]})
@@ -182,10 +183,12 @@ class _Streamed(StreamingResponse):
 
 def create_app(guest: Guest) -> Starlette:
     """The ASGI application of one boot."""
-    return Starlette(
+    app = Starlette(
         routes=_Service(guest).routes(),
         exception_handlers={Unavailable: _unavailable, Exception: _failed},
     )
+    app.router.redirect_slashes = False  # a path is one of ours or none
+    return app
 
 
 async def serve(guest: Guest, *, host: str, port: int, ready: Callable[[str], None]) -> None:
