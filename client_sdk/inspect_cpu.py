@@ -33,6 +33,13 @@ _TDX_WORDS = {
     "report_data": "64 bytes chosen by the guest: what the quote is about",
     "tee_tcb_svn2": "security versions now running, after an update",
     "mr_servicetd": "the migration service TD; zero is none",
+    "vm_id": "which VM inside the TD; 0 is the TD itself",
+    "td_id": "this TD, new at each launch",
+    "dev_info": "devices bound to the TD",
+    "init_servtd_hash": "service TDs at launch; zero is none",
+    "curr_servtd_hash": "service TDs now; zero is none",
+    "init_tee_tcb_svn": "security versions at launch",
+    "init_fmspc": "processor family at launch",
 }
 _ATTRIBUTE_BITS = {
     0: "DEBUG", 27: "LASS", 28: "SEPT_VE_DISABLE", 29: "MIGRATABLE", 30: "PKS", 62: "TPA",

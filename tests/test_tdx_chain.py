@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from attestation.errors import NotAuthentic, Refused, UmayError
 from attestation.roots import PRODUCTION
 from attestation.tdx import TdQuote, check_attributes, check_signature, parse_quote, pck
-from attestation.tdx.quote import parse_pem_chain
+from attestation.tdx.quote import TD15EX_FIELDS, parse_pem_chain
 from enclave.simulator import intel, pki
 from tests.tdx_machine import DAY, NOW, flip, good, good_bytes, machine, pem, refuses, roots
 
@@ -246,6 +246,33 @@ def test_version_5_quote_of_a_tdx_15_module() -> None:
 def test_version_5_body_type_is_signed() -> None:
     with refuses("quote-signature", NotAuthentic):
         check(replace(td15(), tee_tcb_svn2=b"", mr_servicetd=b""))
+
+
+def extended(**body: bytes) -> TdQuote:
+    """A version 5 quote with the body of 885 bytes."""
+    zeros = {name: bytes(size) for name, size in TD15EX_FIELDS.items()}
+    return td15(**{**zeros, "td_id": b"\5" * 32, **body})
+
+
+def test_version_5_quote_with_the_extended_body() -> None:
+    quote = extended(init_fmspc=b"\1" * 12)
+    assert len(quote.signed_region) == 48 + 6 + 885
+    assert check(quote) == check(good())
+    check_attributes(quote)
+    assert extended(td_id=b"\6" * 32).identity != quote.identity
+
+
+@pytest.mark.parametrize(
+    ("field", "code"),
+    [
+        ("vm_id", "partitioned"),
+        ("init_servtd_hash", "service-td"),
+        ("curr_servtd_hash", "service-td"),
+    ],
+)
+def test_extended_body_that_is_no_plain_td(field: str, code: str) -> None:
+    with refuses(code, Refused):
+        check_attributes(extended(**{field: b"\1" * TD15EX_FIELDS[field]}))
 
 
 def test_service_td_is_refused() -> None:

@@ -42,7 +42,9 @@ def check_attributes(
     _check_bits(int.from_bytes(quote.td_attributes, "little"))
     _check_register("seam_attributes", bytes(8), quote.seam_attributes, "seam-attributes")
     _check_register("mrsigner_seam", ZERO, quote.mrsigner_seam, "seam-signer")
-    if any(quote.mr_servicetd):
+    if any(quote.vm_id):
+        raise Refused(STEP, "partitioned", "expected the TD itself, got a VM inside it")
+    if any(quote.mr_servicetd + quote.init_servtd_hash + quote.curr_servtd_hash):
         text = "expected no service TD, got one bound to the guest"
         raise Refused(STEP, "service-td", text)
     _check_register("mr_config_id", mr_config_id, quote.mr_config_id, "mr-config-id")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attestation.errors import ParseError
@@ -18,7 +19,7 @@ MAX_QUOTE_BYTES = 16 * 1024
 """A v4 quote with its PCK chain is about 5 kB; the kernel's own limit is 32 KiB."""
 
 VERSION_4, VERSION_5 = 4, 5
-BODY_TD10, BODY_TD15 = 2, 3
+BODY_TD10, BODY_TD15, BODY_TD15EX = 2, 3, 4
 KEY_TYPE_ECDSA_P256 = 2
 TEE_TDX = 0x81
 CERTIFICATION_QE_REPORT = 6
@@ -47,8 +48,29 @@ BODY_FIELDS = {
 TD15_FIELDS = {"tee_tcb_svn2": 16, "mr_servicetd": 48}
 """What a version 5 quote of a TDX 1.5 module adds after them."""
 
+TD15EX_FIELDS = {
+    "vm_id": 1,
+    "td_id": 32,
+    "dev_info": 48,
+    "init_servtd_hash": 48,
+    "init_servtd_attr": 8,
+    "init_cpu_svn": 16,
+    "init_tee_tcb_svn": 16,
+    "init_fmspc": 12,
+    "curr_servtd_hash": 48,
+    "curr_servtd_attr": 8,
+}
+"""What the extended body of 885 bytes adds after those."""
+
+ADDED_FIELDS = {**TD15_FIELDS, **TD15EX_FIELDS}
 BODY_BYTES = sum(BODY_FIELDS.values())
-TD15_BYTES = BODY_BYTES + sum(TD15_FIELDS.values())
+BODIES = {
+    BODY_TD10: BODY_FIELDS,
+    BODY_TD15: {**BODY_FIELDS, **TD15_FIELDS},
+    BODY_TD15EX: {**BODY_FIELDS, **ADDED_FIELDS},
+}
+"""Of version 5, by the body type in its descriptor."""
+
 V5_DESCRIPTOR = struct.Struct("<HI")
 SIGNATURE_BYTES = 64
 KEY_BYTES = 64
@@ -65,8 +87,8 @@ class TdQuote:
     """A parsed quote. Header and body fields carry Intel's names; all values as bytes.
 
     `signed_region` is what the attestation key signed and what a statement is made of;
-    `pck_pem` is the chain exactly as it stood in the quote. The last two fields are empty
-    unless the quote has a TDX 1.5 body.
+    `pck_pem` is the chain exactly as it stood in the quote. The fields of TDX 1.5 and of its
+    extended body are empty where the quote has a smaller one.
     """
 
     header_reserved: bytes
@@ -96,14 +118,30 @@ class TdQuote:
     version: int = VERSION_4
     tee_tcb_svn2: bytes = b""
     mr_servicetd: bytes = b""
+    vm_id: bytes = b""
+    td_id: bytes = b""
+    dev_info: bytes = b""
+    init_servtd_hash: bytes = b""
+    init_servtd_attr: bytes = b""
+    init_cpu_svn: bytes = b""
+    init_tee_tcb_svn: bytes = b""
+    init_fmspc: bytes = b""
+    curr_servtd_hash: bytes = b""
+    curr_servtd_attr: bytes = b""
+
+    @property
+    def body_type(self) -> int:
+        if self.td_id:
+            return BODY_TD15EX
+        return BODY_TD15 if self.tee_tcb_svn2 else BODY_TD10
 
     @property
     def signed_region(self) -> bytes:
-        """Header and body: 632 bytes of version 4; 638 or 702 of version 5."""
+        """Header and body: 632 bytes of version 4; 638, 702 or 939 of version 5."""
         header = (self.version, KEY_TYPE_ECDSA_P256, TEE_TDX, self.header_reserved)
-        body = b"".join(getattr(self, name) for name in (*BODY_FIELDS, *TD15_FIELDS))
-        kind = BODY_TD15 if self.tee_tcb_svn2 else BODY_TD10
-        descriptor = V5_DESCRIPTOR.pack(kind, len(body)) if self.version == VERSION_5 else b""
+        body = b"".join(getattr(self, name) for name in (*BODY_FIELDS, *ADDED_FIELDS))
+        descriptor = V5_DESCRIPTOR.pack(self.body_type, len(body))
+        descriptor = descriptor if self.version == VERSION_5 else b""
         return HEADER.pack(*header, self.qe_vendor_id, self.user_data) + descriptor + body
 
     @property
@@ -118,7 +156,7 @@ class TdQuote:
     @property
     def identity(self) -> tuple[bytes, ...]:
         """Every body field but REPORT_DATA: equal for two quotes of one running TD."""
-        names = (*BODY_FIELDS, *TD15_FIELDS)
+        names = (*BODY_FIELDS, *ADDED_FIELDS)
         return tuple(getattr(self, name) for name in names if name != "report_data")
 
     @property
@@ -162,12 +200,13 @@ def parse_quote(data: bytes) -> TdQuote:
 
 
 def _body(cursor: Cursor, version: int) -> dict[str, bytes]:
-    layout = dict(BODY_FIELDS)
+    layout: Mapping[str, int] = BODY_FIELDS
     if version == VERSION_5:
         kind, size = V5_DESCRIPTOR.unpack(cursor.take(V5_DESCRIPTOR.size))
-        if (kind, size) not in ((BODY_TD10, BODY_BYTES), (BODY_TD15, TD15_BYTES)):
-            raise ParseError(f"TDX quote: expected a TD 1.0 or 1.5 body, got type {kind}")
-        layout |= TD15_FIELDS if kind == BODY_TD15 else {}
+        layout = BODIES.get(kind, {})
+        if not layout or size != sum(layout.values()):
+            text = f"expected a TD 1.0, 1.5 or extended body, got type {kind} of {size} bytes"
+            raise ParseError(f"TDX quote: {text}")
     return {name: cursor.take(size) for name, size in layout.items()}
 
 
