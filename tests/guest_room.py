@@ -196,16 +196,17 @@ class Whole:
 
 
 class Room:
-    """A guest on a loopback port, in a thread of its own; anchored unless said otherwise."""
+    """A guest, anchored and on a loopback port in a thread of its own unless said otherwise."""
 
-    def __init__(self, *, anchored: bool = True) -> None:
+    def __init__(self, *, anchored: bool = True, served: bool = True) -> None:
         self.engine, self.feed, self.quotes = ScriptedEngine(), OwnFeed(), Quotes()
         self.guest = _guest(self.engine, self.feed, self.quotes)
         self.epochs, self.ring = self.guest.epochs, self.guest.epochs.ring
         self.epochs.first(time.monotonic())
         if anchored:
             self.anchor()
-        self._serve()
+        if served:
+            self._serve()
 
     def anchor(self) -> None:
         self.feed.named = frozenset(epoch.evidence_digest for epoch, _ in self.epochs.living)
@@ -279,7 +280,8 @@ def room(**options: Any) -> Iterator[Room]:
     try:
         yield opened
     finally:
-        opened.close()
+        if options.get("served", True):
+            opened.close()
 
 
 def post(
