@@ -114,6 +114,34 @@ def _where(command: click.Command) -> click.Command:
     return command
 
 
+@client.group()
+def policy() -> None:
+    """Read and explain policy files."""
+
+
+@policy.command()
+@click.argument("file", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="The rules as JSON.")
+def check(file: Path, as_json: bool) -> None:
+    """Say what a policy accepts, and everything in which it is not strict.
+
+    Exit code 0: a valid policy, however loose; 2: no such file; 3: not a policy.
+    """
+    from client_sdk import config
+    from client_sdk.policy_view import explain, relaxations
+
+    read = config.read_policy(file)
+    rules, loose = explain(read), relaxations(read)
+    if as_json:
+        click.echo(json.dumps({"rules": dict(rules), "relaxations": loose}))
+        return
+    for what, rule in rules:
+        click.echo(f"{what:<18}{rule}")
+    click.echo("\nnot strict:" if loose else "\nnothing is relaxed")
+    for text in loose:
+        click.echo(f"  {text}")
+
+
 @client.command()
 @_where
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")

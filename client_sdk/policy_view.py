@@ -1,0 +1,68 @@
+"""What a policy says, in words: every rule, and every relaxation by name."""
+
+from __future__ import annotations
+
+from attestation.policy import Policy
+
+
+def explain(policy: Policy) -> list[tuple[str, str]]:
+    """(what, rule) for every part of the policy, in the file's order."""
+    gpus = "any number" if policy.gpu_count is None else str(policy.gpu_count)
+    floor = policy.snp_min_tcb
+    return [
+        ("network", policy.network),
+        ("log", f"{policy.log_origin}, contract {policy.log_contract}"),
+        ("chain", f"{policy.anchor} reads, at most {policy.max_anchor_age_s} s old"),
+        ("freshness", f"beacon at most {policy.max_beacon_age_s} s old"),
+        ("challenge", policy.challenge),
+        ("machines", _listed(policy.platforms)),
+        ("families", _listed(policy.families)),
+        ("instances", _listed(policy.instances)),
+        ("TDX TCB", _listed(policy.tcb_status) + _refusing(policy)),
+        ("SNP keys", _listed(policy.snp_signers)),
+        ("SNP TCB", "any" if floor is None else ", ".join(f"{k} ≥ {v}" for k, v in floor.items())),
+        ("SNP alias check", "required" if policy.snp_alias_check else "any"),
+        ("collateral", f"at most {policy.max_collateral_age_s} s old"),
+        ("GPUs", f"{gpus} of {_listed(policy.gpu_architectures)}"),
+        ("GPU driver", f"{policy.gpu_min_driver or 'any'}"),
+        ("GPU revocation", policy.gpu_revocation),
+        *((f"release {item.name}", _release(item.engine_configs)) for item in policy.releases),
+        *((f"model {name}", digest.hex()) for name, digest in policy.models),
+        ("channel", "X-Wing only" if policy.pq == "required" else "X-Wing, else X25519"),
+        ("roots", "SIMULATED machines only" if policy.roots.simulated else "the vendors'"),
+    ]
+
+
+def relaxations(policy: Policy) -> list[str]:
+    """What a stricter reader would object to, worst first."""
+    weak = sorted(policy.tcb_status - {"UpToDate"})
+    found = (
+        (policy.roots.simulated, "simulated roots: these machines prove nothing"),
+        (policy.gpu_revocation != "required", "GPU revocation is not asked for"),
+        (bool(weak), f"TCB status beyond UpToDate: {', '.join(weak)}"),
+        ("VLEK" in policy.snp_signers, "VLEK: the report need not name its chip"),
+        ("snp" in policy.platforms and policy.snp_min_tcb is None, "no floor for the SNP TCB"),
+        ("snp" in policy.platforms and not policy.snp_alias_check, "no alias check on SNP"),
+        (policy.min_tcb_evaluation_number == 0, "no least TCB evaluation number"),
+        (policy.anchor != "proven", "chain reads are believed, not proven"),
+        (policy.challenge != "required", "no challenge of the client's own"),
+        (policy.pq != "required", "a channel without post-quantum keys is accepted"),
+        (policy.instances is None, "any machine of the vendors, wherever it stands"),
+        (any(item.engine_configs is None for item in policy.releases), "any engine config"),
+        (any(item.host_configs is None for item in policy.releases), "any host config"),
+    )
+    return [text for holds, text in found if holds]
+
+
+def _listed(values: frozenset[str] | None) -> str:
+    return "any" if values is None else ", ".join(sorted(values)) or "none"
+
+
+def _refusing(policy: Policy) -> str:
+    refused = ", ".join(sorted(policy.refuse_advisories))
+    number = f"; evaluation number ≥ {policy.min_tcb_evaluation_number}"
+    return (f"; not with {refused}" if refused else "") + number
+
+
+def _release(engines: frozenset[bytes] | None) -> str:
+    return "any engine config" if engines is None else f"{len(engines)} engine config(s)"

@@ -1,0 +1,73 @@
+"""`umay client policy check`: every rule in words, every relaxation by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from attestation.policy import Policy
+from client_sdk.cli import umay
+from client_sdk.policy_view import explain, relaxations
+from tests.test_policy import GOOD, UNSAFE
+
+STRICT: dict[str, Any] = {
+    "anchor": "proven",
+    "challenge": "required",
+    "pq": "required",
+    "instances": frozenset({"00" * 16}),
+}
+
+
+def read(text: str = GOOD, **changes: Any) -> Policy:
+    policy = dataclasses.replace(Policy.from_toml(text.encode()), **{**STRICT, **changes})
+    release = dataclasses.replace(
+        policy.releases[0], engine_configs=frozenset(), host_configs=frozenset()
+    )
+    return dataclasses.replace(policy, releases=(release,))
+
+
+def test_a_strict_policy_has_nothing_to_object_to() -> None:
+    assert relaxations(read()) == []
+
+
+RELAXED: dict[str, dict[str, Any]] = {
+    "GPU revocation": {"gpu_revocation": "unsafe-unchecked"},
+    "OutOfDate": {"tcb_status": frozenset({"UpToDate", "OutOfDate"})},
+    "VLEK": {"snp_signers": frozenset({"VLEK"})},
+    "no floor": {"platforms": frozenset({"snp"}), "snp_min_tcb": None},
+    "alias": {
+        "platforms": frozenset({"snp"}),
+        "snp_min_tcb": {"bootloader": 1},
+        "snp_alias_check": False,
+    },
+    "evaluation number": {"min_tcb_evaluation_number": 0},
+    "believed": {"anchor": "reported"},
+    "challenge": {"challenge": "optional"},
+    "post-quantum": {"pq": "preferred"},
+    "any machine": {"instances": None},
+}
+
+
+@pytest.mark.parametrize(("word", "change"), RELAXED.items(), ids=RELAXED)
+def test_each_relaxation_is_named_alone(word: str, change: dict[str, Any]) -> None:
+    found = relaxations(read(**change))
+    assert len(found) == 1 and word in found[0]
+
+
+def test_simulated_roots_come_first() -> None:
+    assert "simulated" in relaxations(read(GOOD + UNSAFE))[0]
+    assert dict(explain(read(GOOD + UNSAFE)))["roots"].startswith("SIMULATED")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(GOOD + UNSAFE)
+    shown = CliRunner().invoke(umay, ["client", "policy", "check", str(file)])
+    assert shown.exit_code == 0 and "not strict:" in shown.output
+    found = CliRunner().invoke(umay, ["client", "policy", "check", "--json", str(file)])
+    assert json.loads(found.output)["rules"]["network"] == "umay-test"
