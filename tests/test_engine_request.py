@@ -133,3 +133,11 @@ def test_engine_config_is_canonical():
         b'{"device":"cpu","dtype":"float32","engine":"e","flags":{"x":true},'
         b'"libraries":{"a":"1","b":"2"},"max_len":8,"quantisation":"none","slots":2,"version":"1"}'
     )
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "logit_bias"])
+def test_a_number_of_four_hundred_digits_is_refused(field: str) -> None:
+    huge = 10**400
+    value = {"1": huge} if field == "logit_bias" else huge
+    with pytest.raises(UsageError):
+        from_openai({"messages": [{"role": "user", "content": "x"}], field: value}, kind="chat")

@@ -84,10 +84,16 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def _number(fields: Mapping[str, Any], name: str) -> float:
-    value = fields[name]
+    return _float(fields[name], name)
+
+
+def _float(value: Any, name: str) -> float:
     if type(value) not in (int, float):
         raise UsageError(f"{name}: expected a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise UsageError(f"{name}: expected a number in range") from None
 
 
 def _integer(fields: Mapping[str, Any], name: str) -> int:
@@ -127,9 +133,7 @@ def _bias(value: Any) -> dict[int, float]:
     for key in value:
         if not (isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) <= 10):
             raise UsageError("logit_bias: expected token ids as keys")
-    if any(type(number) not in (int, float) for number in value.values()):
-        raise UsageError("logit_bias: expected numbers as values")
-    return {int(key): float(number) for key, number in value.items()}
+    return {int(key): _float(number, "logit_bias") for key, number in value.items()}
 
 
 def _messages(value: Any) -> tuple[Message, ...]:
