@@ -120,9 +120,12 @@ class Registrar:
         self._told: dict[str, str] = {}
 
     def run(self, stopped: threading.Event) -> None:
-        """Steps until `stopped`."""
+        """Steps until `stopped`, whatever goes wrong: the agent serves what it has."""
         while not stopped.wait(QUIET_S if self.standing.ready else LOOK_S):
-            self.step()
+            try:
+                self.step()
+            except Exception as error:
+                self._tell(f"unexpected {type(error).__name__}; trying again")
 
     def step(self) -> None:
         """One look at everything that is due. What fails is told, not raised."""
