@@ -59,7 +59,10 @@ class Files:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.expanduser().absolute()
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise UsageError(f"--dir: {self.directory}: {error.strerror}") from None
         self.policy = self.directory / "policy.toml"
         self.config = self.directory / "umay.toml"
         self.log_key = self.directory / "log.key"

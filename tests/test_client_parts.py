@@ -248,3 +248,10 @@ def alive(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
         return False
+
+
+def test_a_directory_that_cannot_be_made_is_named() -> None:
+    from client_sdk.netfiles import Files
+
+    with pytest.raises(UsageError, match="/proc/umay"):
+        Files(Path("/proc/umay"))
