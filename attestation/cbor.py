@@ -6,7 +6,6 @@ the same value is refused, so bytes can be hashed as served.
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import cbor2
@@ -17,6 +16,12 @@ MAX_BYTES = 16 * 1024 * 1024
 """Largest structure decoded: 8 GPU reports with chains are about 100 kB; RIMs 1 MB."""
 
 MAX_DEPTH = 8
+MAX_ITEMS = 1 << 16
+"""Values in one structure. The largest of ours, a submission, has a few hundred."""
+
+_CONTAINERS = {4: 1, 5: 2}
+_STRINGS = (2, 3)
+_SIMPLE = (20, 21, 22)
 
 
 def encode(value: object) -> bytes:
@@ -29,16 +34,16 @@ def decode(data: bytes, *, limit: int = MAX_BYTES) -> Any:
 
     Raises ParseError for anything longer than `limit` bytes, malformed, trailing,
     duplicate or non-deterministic, and for types other than int, bytes, str, bool,
-    None, list and map.
+    None, list and map with numbers or strings as keys.
     """
     if len(data) > limit:
         raise ParseError(f"CBOR: expected at most {limit} bytes, got {len(data)}")
-    stream = io.BytesIO(data)
+    _scan(data)
     try:
-        value = cbor2.CBORDecoder(stream, max_depth=MAX_DEPTH * 2).decode()
+        value = cbor2.loads(data)
     except Exception as error:  # cbor2 lets ValueError, TypeError and others through
         raise ParseError(f"CBOR: malformed ({type(error).__name__})") from None
-    _check_types(value, MAX_DEPTH)
+    _check_keys(value)
     if encode(value) != data:
         raise ParseError("CBOR: expected the deterministic encoding, got another one")
     return value
@@ -61,15 +66,51 @@ def decode_map(data: bytes, *, required: frozenset[int], limit: int = MAX_BYTES)
     return value
 
 
-def _check_types(value: object, depth: int) -> None:
-    if depth < 0:
-        raise ParseError(f"CBOR: nested deeper than {MAX_DEPTH}")
+def _check_keys(value: object) -> None:
+    """Keys are numbers or strings: a list as key would be read as something else."""
     if isinstance(value, dict):
-        for key, item in value.items():
-            _check_types(key, depth - 1)
-            _check_types(item, depth - 1)
+        if not all(type(key) in (int, str, bytes) for key in value):
+            raise ParseError("CBOR: expected numbers or strings as keys")
+        for item in value.values():
+            _check_keys(item)
     elif isinstance(value, list):
         for item in value:
-            _check_types(item, depth - 1)
-    elif value is not None and type(value) not in (int, bytes, str, bool):
-        raise ParseError(f"CBOR: unexpected type {type(value).__name__}")
+            _check_keys(item)
+
+
+def _scan(data: bytes) -> None:
+    """Only our types, bounded in number and depth, before anything is built from them.
+
+    Tags above all: shared references let a few bytes unfold into gigabytes.
+    """
+    open_items, at, items = [1], 0, 0
+    while open_items:
+        if open_items[-1] == 0:
+            open_items.pop()
+            continue
+        open_items[-1] -= 1
+        major, value, at = _head(data, at)
+        items += 1
+        if major in _STRINGS:
+            at += value
+        elif major in _CONTAINERS:
+            open_items.append(value * _CONTAINERS[major])
+        elif major == 6 or (major == 7 and value not in _SIMPLE):
+            raise ParseError("CBOR: expected no tag, float or simple value")
+        if items > MAX_ITEMS or len(open_items) > MAX_DEPTH + 1:
+            raise ParseError(f"CBOR: expected at most {MAX_ITEMS} values, {MAX_DEPTH} deep")
+    if at != len(data):
+        raise ParseError(f"CBOR: expected {at} bytes, got {len(data)}")
+
+
+def _head(data: bytes, at: int) -> tuple[int, int, int]:
+    """(major type, its argument, where the next byte stands) of RFC 8949 §3."""
+    if at >= len(data):
+        raise ParseError("CBOR: ends within a value")
+    major, info = data[at] >> 5, data[at] & 31
+    if info < 24:
+        return major, info, at + 1
+    size = 1 << (info - 24)
+    if info > 27 or (major == 7 and size > 1) or at + 1 + size > len(data):
+        raise ParseError("CBOR: malformed head")
+    return major, int.from_bytes(data[at + 1 : at + 1 + size], "big"), at + 1 + size

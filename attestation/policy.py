@@ -81,7 +81,7 @@ class Policy:
             raise ParseError(f"policy: expected at most {MAX_POLICY_BYTES} bytes")
         try:
             document = tomllib.loads(data.decode())
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # TOML and UTF-8, and numbers too long
             raise ParseError(f"policy: not TOML ({error})") from None
         top = _Section("", document)
         policy = _read(top)

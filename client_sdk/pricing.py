@@ -30,4 +30,4 @@ def claimed_offer(price_table: bytes) -> float:
 
 
 def _is_price(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and 0 <= value < 2**63
