@@ -178,6 +178,12 @@ def test_errors_have_no_receipt(guest: Room) -> None:
 
 # What is refused
 
+
+def paced(*values: bytes) -> bhttp.Request:
+    headers = tuple((b"umay-pacing", value) for value in values)
+    return dataclasses.replace(post(CHAT), headers=headers)
+
+
 OK = json.dumps(CHAT).encode()
 DEEP = b'{"model":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 SURROGATE = OK.replace(PROMPT.encode(), rb"\ud800")
@@ -209,15 +215,23 @@ BAD: dict[str, tuple[bhttp.Request, int, str]] = {
     "infinity": (post(OK[:-1] + b',"temperature":Infinity}'), 400, "invalid_json"),
     "minus infinity": (post(OK[:-1] + b',"top_p":-Infinity}'), 400, "invalid_json"),
     "number that overflows": (post(OK[:-1] + b',"temperature":1e999}'), 400, "invalid_value"),
+    "utf-16": (post(OK.decode().encode("utf-16")), 400, "invalid_json"),
+    "byte order mark": (post(b"\xef\xbb\xbf" + OK), 400, "invalid_json"),
+    "a field twice": (post(OK[:-1] + b',"model":"scripted"}'), 400, "invalid_json"),
+    "a field twice within": (
+        post(OK.replace(b'"role"', b'"role":"user","role"')),
+        400,
+        "invalid_json",
+    ),
     "no model": (post({"messages": CHAT["messages"]}), 404, "model_not_found"),
     "unknown model": (post({**CHAT, "model": "gpt-4"}), 404, "model_not_found"),
     "model that is a list": (post({**CHAT, "model": [MODEL]}), 404, "model_not_found"),
     "unknown pacing": (post(CHAT, pacing="fast"), 400, "invalid_value"),
-    "pacing beyond ascii": (
-        dataclasses.replace(post(CHAT), headers=((b"umay-pacing", b"\xff"),)),
-        400,
-        "invalid_value",
-    ),
+    "pacing beyond ascii": (paced(b"\xff"), 400, "invalid_value"),
+    "pacing that is empty": (paced(b""), 400, "invalid_value"),
+    "pacing in capitals": (paced(b"None"), 400, "invalid_value"),
+    "pacing twice": (paced(b"none", b"strict"), 400, "invalid_value"),
+    "pacing twice alike": (paced(b"none", b"none"), 400, "invalid_value"),
     "unsupported field": (post({**CHAT, "logprobs": True}), 400, "invalid_value"),
     "unknown field": (post({**CHAT, "frobnicate": 1}), 400, "invalid_value"),
     "unknown field of a lone surrogate": (

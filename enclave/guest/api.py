@@ -27,6 +27,7 @@ from enclave.guest.guest import Guest
 JSON, SSE = b"application/json", b"text/event-stream"
 PACING_HEADER = b"umay-pacing"
 PACINGS = ("none", "clock", "strict")
+DEFAULT_PACING = "clock"
 Kind = Literal["chat", "completion"]
 KINDS: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 MODELS = "/v1/models"
@@ -108,9 +109,7 @@ async def _respond(guest: Guest, request: bhttp.Request) -> Reply:
 
 
 async def _generate(guest: Guest, kind: Kind, request: bhttp.Request) -> Reply:
-    pacing = (request.header(PACING_HEADER) or b"clock").decode("latin-1")
-    if pacing not in PACINGS:
-        raise ApiError(400, "invalid_value", f"umay-pacing: expected {', '.join(PACINGS)}")
+    pacing = _pacing(request)
     body = _body(request.content)
     if body.get("model") != guest.model_name:
         raise ApiError(404, "model_not_found", f"expected the model {guest.model_name}")
@@ -215,9 +214,22 @@ def _expect_method(request: bhttp.Request, method: str) -> None:
         raise ApiError(405, "method_not_allowed", f"expected {method}")
 
 
+def _pacing(request: bhttp.Request) -> str:
+    asked = [value for name, value in request.headers if name == PACING_HEADER]
+    if not asked:
+        return DEFAULT_PACING
+    found = next((name for name in PACINGS if asked == [name.encode()]), None)
+    if found is None:
+        raise ApiError(400, "invalid_value", f"umay-pacing: expected one of {', '.join(PACINGS)}")
+    return found
+
+
 def _body(content: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(content, parse_constant=_no_constant)
+        # Of bytes, Python's parser would guess the encoding.
+        body = json.loads(
+            content.decode(), parse_constant=_no_constant, object_pairs_hook=_each_once
+        )
     except (ValueError, RecursionError):
         raise ApiError(400, "invalid_json", "expected a JSON body") from None
     if not isinstance(body, dict):
@@ -228,6 +240,14 @@ def _body(content: bytes) -> dict[str, Any]:
 def _no_constant(name: str) -> NoReturn:
     """Python's parser takes NaN and Infinity, which JSON does not know."""
     raise ValueError(name)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A receipt is of the request's bytes: they must read alike to whoever sees them later."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a name twice")
+    return fields
 
 
 def _stream_options(body: dict[str, Any]) -> tuple[bool, bool]:
