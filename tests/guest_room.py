@@ -262,6 +262,11 @@ class Room:
         self._thread.join()
         self._bound.close()
 
+    def stop(self) -> None:
+        """As SIGTERM does it."""
+        self._server.should_exit = True
+        self._thread.join()
+
     def _serve(self) -> None:
         self._bound = socket.create_server(("127.0.0.1", 0))
         self.port = self._bound.getsockname()[1]

@@ -17,7 +17,7 @@ from attestation import cbor
 from attestation.channel import bhttp, protocol
 from attestation.channel.key_config import parse_key_list
 from attestation.channel.ohttp import ClientRequest
-from attestation.errors import Unavailable
+from attestation.errors import Truncated, Unavailable
 from attestation.evidence import fresh_challenged
 from attestation.tdx import parse_quote
 from enclave.guest import server
@@ -318,6 +318,77 @@ def test_more_than_may_be_open_are_told_to_wait(
     assert send(guest, seal(guest))[0] == 200
 
 
+def test_more_bytes_than_may_arrive_together_are_told_to_wait(
+    guest: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed = seal(guest)
+    monkeypatch.setattr(server, "MAX_ARRIVING_BYTES", len(sealed))
+    with connected(guest) as connection:
+        begin(connection, guest, CHUNKED, length=len(sealed))
+        connection.sendall(sealed[:1200])
+        wait_for(lambda: guest.open_requests == 1)
+        time.sleep(0.05)
+        assert send(guest, seal(guest))[::2] == (503, b"")
+        connection.sendall(sealed[1200:])
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    for _ in range(3):
+        assert send(guest, seal(guest))[0] == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET", b"GET /umay/ HTTP/1.1\r\nhost: x\r\n"])
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_slow_head_is_hung_up_on(
+    guest: Room, monkeypatch: pytest.MonkeyPatch, sent: bytes, before: int
+) -> None:
+    monkeypatch.setattr(server, "MAX_HEAD_SECONDS", 0.2)
+    with connected(guest) as connection:
+        for _ in range(before):
+            connection.sendall(b"GET /umay/ HTTP/1.1\r\nhost: x\r\n\r\n")
+            read_until(connection, b'"]}')
+        connection.sendall(sent)
+        assert connection.recv(100) == b""
+
+
+def test_a_long_answer_outlives_the_time_for_a_head(
+    guest: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_HEAD_SECONDS", 0.1)
+    guest.engine.script.pause = 0.1
+    assert guest.ask(post(stream())).content.count(b"data: ") == 5
+
+
+@pytest.mark.parametrize("pacing", ["none", "clock"])
+def test_a_client_that_reads_nothing_is_given_up(
+    guest: Room, monkeypatch: pytest.MonkeyPatch, pacing: str
+) -> None:
+    monkeypatch.setattr(server, "MAX_STALL_SECONDS", 0.2)
+    guest.engine.script = Script(pieces=["word " * 50_000] * 5000)
+    sealed = guest.client().seal(bhttp.encode_request(post(stream(), pacing=pacing)))
+    with connected(guest) as connection:
+        begin(connection, guest, CHUNKED, length=len(sealed))
+        connection.sendall(sealed)
+        wait_for(lambda: guest.engine.answers)
+        wait_for(lambda: guest.open_requests == 0)
+        assert guest.engine.answers[-1].cancelled.wait(1)
+
+
+def test_it_stops_in_time_whatever_is_open() -> None:
+    with room() as guest:
+        guest.engine.script = Script(pieces=["word"] * 100_000, pause=0.01)
+        answers = [guest.open(post(stream(), pacing=how)) for how in ("none", "clock", "strict")]
+        with connected(guest) as head, connected(guest) as body:
+            head.sendall(b"GET /um")
+            begin(body, guest, CHUNKED, length=99)
+            wait_for(lambda: guest.open_requests == 4)
+            since = time.monotonic()
+            guest.stop()
+            assert time.monotonic() - since < server.SHUTDOWN_S + 1
+        assert all(answer.cancelled.is_set() for answer in guest.engine.answers)
+        for answer in answers:
+            with pytest.raises(Truncated):
+                answer.read()
+
+
 # Epochs
 
 
@@ -501,6 +572,15 @@ def test_a_wrong_method(guest: Room, method: str, name: str) -> None:
 def test_an_unknown_path(guest: Room, path: str) -> None:
     status, headers, body = ask(guest, "GET", path.format(boot=guest.boot))
     assert (status, body) == (404, b"Not Found") and "location" not in headers
+
+
+def test_nothing_is_upgraded(guest: Room) -> None:
+    with connected(guest) as connection:
+        connection.sendall(
+            b"GET /umay/ HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(

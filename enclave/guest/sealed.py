@@ -58,7 +58,7 @@ class SealedAnswer:
         """Never raises but to be cancelled: a broken answer just ends early."""
         with contextlib.suppress(Exception):  # whatever it is, its text could hold the prompt
             writer, encoder = self._incoming.response(), bhttp.ResponseEncoder()
-            request, begun = await self._begin()
+            request_hash, begun = await self._begin()
             reply = begun.reply
             begin = encoder.head(reply.status, ((b"content-type", reply.media_type),))
             async with contextlib.aclosing(begun):
@@ -67,20 +67,23 @@ class SealedAnswer:
                     if sealed := writer.write(begin + encoder.content(piece)):
                         yield sealed
                     begin = b""
-            last = _filled(encoder.finish(self._trailers(request, reply.account)))
+            last = _filled(encoder.finish(self._trailers(request_hash, reply.account)))
             if sealed := writer.write(last):
                 yield sealed
             yield writer.finish()
 
     async def _begin(self) -> tuple[bytes, _Begun]:
-        """The request as the client hashed it, without padding, and what to answer.
+        """The salted hash of the request without its padding, and what to answer.
 
-        Whatever goes wrong before the first piece would leave is answered with its status.
+        The request itself is not kept while the answer lasts. Whatever goes wrong before the
+        first piece would leave is answered with its status.
         """
         try:
             request = self._decoded()
-            message = bhttp.encode_request(request)
-            return message, await _begun(await respond(self._guest, request))
+            request_hash = self._salted(REQUEST_SALT_LABEL, bhttp.encode_request(request))
+            reply = await respond(self._guest, request)
+            del request
+            return request_hash, await _begun(reply)
         except Exception as error:
             return b"", await _begun(failure(error))
 
@@ -91,17 +94,16 @@ class SealedAnswer:
         except (ParseError, Truncated) as error:
             raise ApiError(400, "bad_message", str(error)) from None
 
-    def _trailers(self, request: bytes, account: Account | None) -> bhttp.Fields:
+    def _trailers(self, request_hash: bytes, account: Account | None) -> bhttp.Fields:
         if account is None or account.usage is None:
             return ()
-        signed = self._guest.boot.sign(self._receipt(request, account))
+        signed = self._guest.boot.sign(self._receipt(request_hash, account))
         return ((RECEIPT_TRAILER, base64.b64encode(signed.to_bytes())),)
 
-    def _receipt(self, request: bytes, account: Account) -> Receipt:
-        request_salt, response_salt = (
-            self._incoming.export(label, SALT_BYTES)
-            for label in (REQUEST_SALT_LABEL, RESPONSE_SALT_LABEL)
-        )
+    def _salted(self, label: bytes, content: bytes) -> bytes:
+        return salted_hash(self._incoming.export(label, SALT_BYTES), content)
+
+    def _receipt(self, request_hash: bytes, account: Account) -> Receipt:
         usage, bundle = account.usage, self._epoch.bundle
         if usage is None:
             raise ParseError("receipt: expected counts")
@@ -109,8 +111,8 @@ class SealedAnswer:
         return Receipt(
             evidence_digest=self._epoch.evidence_digest,
             model_digest=bundle.model_digest,
-            request_hash=salted_hash(request_salt, request),
-            response_hash=salted_hash(response_salt, bytes(self._hashed)),
+            request_hash=request_hash,
+            response_hash=self._salted(RESPONSE_SALT_LABEL, bytes(self._hashed)),
             finish_reason=account.finish_reason,
             tokens=tokens,
             price_digest=bundle.price_digest,

@@ -1,7 +1,8 @@
 """The guest's HTTP server: sealed requests, and what anyone may know about this boot.
 
 No access log, no trace on the console: what goes wrong gives a constant answer. Bodies
-are bounded, and so is the number of requests at a time.
+are bounded, one by one and together, and so are the number of requests at a time and how
+long a client may take over its head, its body and the next piece of its answer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import uvicorn
@@ -17,7 +19,8 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from attestation.channel import protocol
 from attestation.channel.ohttp import encode_key_list
@@ -27,7 +30,14 @@ from enclave.guest.guest import NONCE_BYTES, Guest
 from enclave.guest.sealed import SealedAnswer, open_request
 
 MAX_AT_ONCE = 256
+MAX_HEAD_SECONDS = 10.0
 MAX_BODY_SECONDS = 60.0
+MAX_STALL_SECONDS = 60.0
+"""For a client to take the next piece of its answer."""
+
+MAX_ARRIVING_BYTES = 256 << 20
+"""Of all the sealed requests that are not whole yet: they are not authentic before."""
+
 SHUTDOWN_S = 2
 SEALED = {protocol.MEDIA_CHUNKED_REQUEST: True, protocol.MEDIA_REQUEST: False}
 _SEALED_HEADERS = {"incremental": "?1", "cache-control": "no-store"}
@@ -47,6 +57,7 @@ class _Service:
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self._counts = Counts()
+        self._arriving = 0
 
     def routes(self) -> list[Route | Mount]:
         boot = self._guest.boot.boot_id.hex()
@@ -129,26 +140,41 @@ class _Service:
         if self._counts.open >= MAX_AT_ONCE or self._guest.epochs.current is None:
             return _plain(503)
         self._counts.open += 1
-        answer: SealedAnswer | bytes = protocol.REFUSED
+        answer: SealedAnswer | Response | None = None
         try:
             answer = await self._opened(request, chunked=chunked)
         finally:
-            if isinstance(answer, bytes):
-                self._counts.open -= 1
-        if isinstance(answer, bytes):
-            return self._refuse(answer)
+            if not isinstance(answer, SealedAnswer):
+                self._over()
+        if isinstance(answer, Response):
+            return answer
         self._counts.answered += 1
         return _Streamed(answer.stream(), answer.media_type, self._over)
 
-    async def _opened(self, request: Request, *, chunked: bool) -> SealedAnswer | bytes:
-        """The open request, or the body of its refusal."""
+    async def _opened(self, request: Request, *, chunked: bool) -> SealedAnswer | Response:
+        """The open request, or its refusal."""
         try:
-            async with asyncio.timeout(MAX_BODY_SECONDS):
-                return await open_request(self._guest, request.stream(), chunked=chunked)
+            async with asyncio.timeout(MAX_BODY_SECONDS), aclosing(self._body(request)) as body:
+                return await open_request(self._guest, body, chunked=chunked)
+        except Unavailable:  # by `_body`
+            return _plain(503)
         except Replayed:
-            return protocol.REPLAYED
+            return self._refuse(protocol.REPLAYED)
         except Exception:  # whatever it is: one answer to all of it
-            return protocol.REFUSED
+            return self._refuse(protocol.REFUSED)
+
+    async def _body(self, request: Request) -> AsyncGenerator[bytes]:
+        """The request's bytes, counted with all others' until it is open or refused."""
+        own = 0
+        try:
+            async for part in request.stream():
+                own += len(part)
+                self._arriving += len(part)
+                if self._arriving > MAX_ARRIVING_BYTES:
+                    raise Unavailable("requests: more is arriving than may")
+                yield part
+        finally:
+            self._arriving -= own
 
     def _over(self) -> None:
         self._counts.open -= 1
@@ -159,7 +185,8 @@ class _Service:
 
 
 class _Streamed(StreamingResponse):
-    """Sends `stream` until it ends or the client leaves; either way closes it, then `over`."""
+    """Sends `stream` until it ends or the client leaves or takes nothing for too long;
+    in any case closes it, then `over`."""
 
     def __init__(
         self, stream: AsyncGenerator[bytes], media_type: str, over: Callable[[], None]
@@ -168,8 +195,12 @@ class _Streamed(StreamingResponse):
         self._stream, self._over = stream, over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(MAX_STALL_SECONDS):
+                await send(message)
+
         # Starlette's own way never closes a stream that had no time to begin.
-        sides = (self.stream_response(send), self.listen_for_disconnect(receive))
+        sides = (self.stream_response(send_in_time), self.listen_for_disconnect(receive))
         tasks = [asyncio.create_task(side) for side in sides]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -179,6 +210,34 @@ class _Streamed(StreamingResponse):
                 await self._stream.aclose()
             finally:
                 self._over()
+
+
+class _InTime(H11Protocol):
+    """Closes a connection on which no whole request head comes in time."""
+
+    _head_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._head_due is not None:
+            self._head_due.cancel()
+
+    def _expect_head(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+        self._head_due = self.loop.call_later(MAX_HEAD_SECONDS, self._late)
+
+    def _late(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 def create_app(guest: Guest) -> Starlette:
@@ -208,6 +267,8 @@ def quiet_config(app: Starlette) -> uvicorn.Config:
     """A server that logs nothing: its tracebacks would hold what a request said."""
     return uvicorn.Config(
         app,
+        http=_InTime,
+        ws="none",
         access_log=False,
         log_config=None,
         log_level=logging.CRITICAL + 1,
