@@ -1,6 +1,7 @@
 """An answer on its way out of an enclave: status and headers first, then its content.
 
-Iterating ends normally only when the last sealed chunk arrived and the receipt held.
+Iterating ends normally only when the last sealed chunk arrived and the receipt held; what
+was cut, refused or left before its end raises again each time it is read.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Answer:
         self.sealed_request = len(exchange.body)
         self.sealed_pieces: list[int] = []
         self._exchange, self._stream, self._on_broken = exchange, stream, on_broken
+        self._whole = False
         self._events = self._read()
         self.status, self.headers = self._head()
 
@@ -50,6 +52,9 @@ class Answer:
         for event in self._events:
             if isinstance(event, bhttp.Content):
                 yield event.data
+        if not self._whole:
+            # The events ended at an earlier error; a second reading must not look whole.
+            raise Truncated("answer truncated: it was left before its end")
 
     def read(self) -> bytes:
         """All of the content."""
@@ -72,6 +77,7 @@ class Answer:
                 yield from self._exchange.push(piece)
             yield from self._exchange.finish()
             self.receipt = self._receipt()
+            self._whole = True
         except Truncated as error:
             self._on_broken()
             raise Truncated(_named(str(error))) from None

@@ -28,6 +28,7 @@ from attestation.errors import (
     ParseError,
     UmayError,
     Unavailable,
+    UsageError,
     VerificationError,
 )
 from attestation.evidence import Evidence
@@ -177,9 +178,9 @@ class Client:
     # Requests
 
     def chat(self, body: Mapping[str, Any]) -> Answer:
-        """POST /v1/chat/completions with an OpenAI body."""
-        content = json.dumps(body, ensure_ascii=False).encode()
-        return self.request("POST", "/v1/chat/completions", content)
+        """POST /v1/chat/completions with an OpenAI body. Raises UsageError for what is no JSON,
+        else what `request` raises."""
+        return self.request("POST", "/v1/chat/completions", _json(body))
 
     def request(self, method: str, path: str, content: bytes = b"") -> Answer:
         """One HTTP request inside the channel; returns when the inner head has come.
@@ -236,6 +237,13 @@ class Client:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):  # whose text and object hold the prompt
+        raise UsageError("body: expected a JSON object of Unicode text and numbers") from None
 
 
 def _bundle(presented: Presented) -> KeyBundle:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from attestation.channel import bhttp, padding
 from attestation.channel.ohttp import ClientRequest
@@ -40,8 +40,8 @@ class CheckedReceipt:
 
     receipt: Receipt
     signed: SignedReceipt
-    request_salt: bytes
-    response_salt: bytes
+    request_salt: bytes = field(repr=False)
+    response_salt: bytes = field(repr=False)
 
 
 class SealedExchange:

@@ -59,7 +59,8 @@ class Stream:
         """Bytes as they arrive. Raises Truncated where the connection breaks."""
         try:
             yield from self._response.iter_content(chunk_size=None)
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, OSError, AttributeError, ValueError) as error:
+            # The last two are what urllib3 raises where another thread closes it.
             raise Truncated(
                 f"answer truncated: the connection broke ({type(error).__name__})"
             ) from None
