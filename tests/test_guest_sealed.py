@@ -313,6 +313,17 @@ def test_a_failure_amid_a_stream_is_a_truncated_answer(
     assert b"Hello" in received and b"DONE" not in received and answer.receipt is None
 
 
+@pytest.mark.parametrize("pacing", ["none", "clock", "strict"])
+def test_a_late_failure_before_the_first_token(guest: Room, pacing: str) -> None:
+    """Strict has sent filling by then, under a status."""
+    guest.engine.script.fail, guest.engine.script.pause = QueueFull("wait"), 0.2
+    if pacing == "strict":
+        with pytest.raises(Truncated):
+            guest.ask(post(stream(), pacing=pacing))
+    else:
+        assert guest.ask(post(stream(), pacing=pacing)).status == 429
+
+
 def test_a_whole_answer_that_fails_midway_is_an_error(guest: Room) -> None:
     guest.engine.script.fail, guest.engine.script.fail_at = EngineFailed("x"), 2
     assert guest.ask(post(CHAT)).status == 503
