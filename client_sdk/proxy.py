@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import uvicorn
 from anyio import to_thread
@@ -34,9 +34,13 @@ from client_sdk.transport import is_loopback
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
 
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
+"""Of a Host header: nothing that could be read as a path, a user or a second host."""
 
 MAX_STREAMS = 256
 """Each stream that waits for its next piece holds a thread."""
+
+_INTERNAL = error_body("internal", "the proxy failed")
 
 
 class _Refusal(Exception):
@@ -65,14 +69,16 @@ class Proxy:
             return refusal.response
         except UmayError as error:
             return failure(error)
+        except Exception:  # its text and its trace could hold the prompt
+            return JSONResponse(_INTERNAL, 500)
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"ok": True})
 
     def _admit(self, request: Request) -> None:
         """Raises _Refusal unless the caller is a program of this machine with the token."""
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-        if not is_loopback(host):
+        host = _HOST.fullmatch(request.headers.get("host", ""))
+        if host is None or not is_loopback(host[1].strip("[]")):
             raise _Refusal(403, "wrong-host", "this proxy serves this machine only")
         if "origin" in request.headers:
             raise _Refusal(403, "browser", "this proxy does not serve browser pages")
@@ -85,7 +91,9 @@ def create_app(client: Client, *, token: str) -> Starlette:
     """The ASGI application. `token` is the API key that callers must bring."""
     proxy = Proxy(client, token=token)
     routes = [Route(path, proxy.forward, methods=["GET", "POST"]) for path in PATHS]
-    return Starlette(routes=[*routes, Route("/healthz", proxy.health)], lifespan=_lifespan)
+    app = Starlette(routes=[*routes, Route("/healthz", proxy.health)], lifespan=_lifespan)
+    app.router.redirect_slashes = False  # a redirect would name whatever Host the caller sent
+    return app
 
 
 @asynccontextmanager
@@ -153,7 +161,13 @@ def _until_cut(answer: Answer) -> Iterator[bytes]:
     try:
         yield from sse.done_last(answer)
     except UmayError as error:
-        yield b"\n\ndata: " + json.dumps(error_json(error)).encode() + b"\n\n"
+        yield _last_event(error_json(error))
+    except Exception:
+        yield _last_event(_INTERNAL)
+
+
+def _last_event(error: dict[str, object]) -> bytes:
+    return b"\n\ndata: " + json.dumps(error).encode() + b"\n\n"
 
 
 async def _body(request: Request) -> bytes:
