@@ -9,9 +9,10 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "umay.commands"
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+SAVED = "What is not given is read here, from what `umay up` wrote."
 HELP = {
     "client": "Verify an enclave, talk to it, or serve a local OpenAI endpoint.",
     "audit": "Follow a contract to every enclave, trusting no server.",
@@ -61,6 +63,12 @@ def _groups() -> dict[str, object]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
+def _directory(text: str) -> Callable[[click.Command], click.Command]:
+    return click.option(
+        "--dir", "directory", type=DIRECTORY, default="~/.umay", show_default=True, help=text
+    )
+
+
 @click.group(cls=Root)
 @click.version_option(package_name="umay")
 def umay() -> None:
@@ -68,7 +76,7 @@ def umay() -> None:
 
 
 @umay.command()
-@click.option("--dir", "directory", type=DIRECTORY, default="~/.umay", show_default=True)
+@_directory("Where it keeps chain, log, keys and addresses.")
 def up(directory: Path) -> None:
     """Run a whole network on this machine, in the foreground."""
     from client_sdk import up as foreground
@@ -104,11 +112,14 @@ def client() -> None:
 
 
 def _where(command: click.Command) -> click.Command:
-    """Options that say where; what is not given comes from ~/.umay/umay.toml."""
+    """Options that say where; what is not given comes from umay.toml of `umay up`."""
     for option in (
+        _directory(SAVED),
         click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust."),
         click.option("--policy", type=FILE, help="What you accept."),
-        click.option("--url", help="A relay, an agent, or one guest (…/umay/<boot id>)."),
+        click.option(
+            "--url", metavar="URL", help="A relay, an agent, or one boot of it (…/umay/<boot id>)."
+        ),
     ):
         command = option(command)
     return command
@@ -145,7 +156,7 @@ def check(file: Path, as_json: bool) -> None:
 @client.command()
 @_where
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
-def verify(url: str | None, policy: Path | None, chain: str | None, as_json: bool) -> None:
+def verify(as_json: bool, **where: Any) -> None:
     """Verify what stands at a URL, step by step.
 
     Exit code 0: good; 3: not authentic; 4: refused by the policy; 5: unavailable;
@@ -153,7 +164,7 @@ def verify(url: str | None, policy: Path | None, chain: str | None, as_json: boo
     """
     from client_sdk.report_view import show_report
 
-    opened = _client(url, policy, chain)
+    opened = _client(**where)
     worst = 0
     reports = []
     for place in opened.places():
@@ -171,28 +182,22 @@ def verify(url: str | None, policy: Path | None, chain: str | None, as_json: boo
 
 @client.command()
 @_where
-@click.option("--model", default="umay-demo", show_default=True)
-@click.option("--max-tokens", default=256, show_default=True)
+@click.option("--model", default="umay-demo", show_default=True, help="Its name in the policy.")
+@click.option("--max-tokens", default=256, show_default=True, help="Longest answer.")
 @click.argument("prompt")
-def chat(
-    url: str | None,
-    policy: Path | None,
-    chain: str | None,
-    model: str,
-    max_tokens: int,
-    prompt: str,
-) -> None:
+def chat(model: str, max_tokens: int, prompt: str, **where: Any) -> None:
     """Ask one question, sealed to the cheapest enclave that verifies."""
     from client_sdk import sse
 
-    opened = _client(url, policy, chain)
+    opened = _client(**where)
     if opened.policy.roots.simulated:
         click.echo("SIMULATED: these machines prove nothing.", err=True)
     messages = [{"role": "user", "content": prompt}]
     body = {"model": model, "messages": messages, "max_tokens": max_tokens, "stream": True}
     answer = opened.chat(body)
     if answer.status != 200:
-        raise UsageError(f"the enclave answers {answer.status}: {answer.read().decode()[:400]}")
+        said = answer.read().decode().strip()[:400]
+        raise UsageError(f"the enclave answers {answer.status}: {said}")
     for text in sse.deltas(answer):
         click.echo(text, nl=False)
     click.echo()
@@ -205,16 +210,14 @@ def chat(
 @_where
 @click.option("--listen", default="127.0.0.1:8321", show_default=True, metavar="HOST:PORT")
 @click.option("--token-file", type=FILE, required=True, help="Holds the API key to ask for.")
-def proxy(
-    url: str | None, policy: Path | None, chain: str | None, listen: str, token_file: Path
-) -> None:
+def proxy(listen: str, token_file: Path, **where: Any) -> None:
     """Serve an OpenAI endpoint on loopback; every request is sealed to a verified enclave."""
     from client_sdk.proxy import create_app, serve
 
     token = token_file.read_text().strip()
     if len(token) < 16:
         raise UsageError(f"{token_file}: expected a token of at least 16 characters")
-    app = create_app(_client(url, policy, chain), token=token)
+    app = create_app(_client(**where), token=token)
     serve(app, listen=listen, ready=lambda url: click.echo(json.dumps({"listening": url})))
 
 
@@ -227,20 +230,23 @@ def audit() -> None:
 @click.option("--contract", required=True, help="Address of the AttestationLog.")
 @click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust.")
 @click.option("--policy", type=FILE, help="What you accept.")
+@_directory(SAVED)
 @click.option("--json", "as_json", is_flag=True, help="The audit as JSON.")
-def run_audit(contract: str, chain: str | None, policy: Path | None, as_json: bool) -> None:
-    """Verify every entry of a log again, from its contract's address.
+def run_audit(contract: str, as_json: bool, **where: Any) -> None:
+    """Verify a log's every entry again, from its contract on.
 
-    Exit code 0: no violation; 1: a violation; 6: something could not be checked.
+    Exit code 0: no violation; 1: a violation; 3: not an AttestationLog; 5: the contract could
+    not be read; 6: something could not be checked.
     """
     from client_sdk import config
     from client_sdk.audit import Auditor
     from client_sdk.report_view import show_audit
-    from contracts.chain import ToncenterV2
+    from contracts.chain import ToncenterV2, raw_address
 
-    where = config.load(url="-", chain=chain, policy=policy)
-    accepted = config.read_policy(where.policy)
-    done = Auditor(policy=accepted, chain=ToncenterV2(where.chain)).run(contract)
+    raw_address(contract)
+    found = config.load(url="-", **where)
+    accepted = config.read_policy(found.policy)
+    done = Auditor(policy=accepted, chain=ToncenterV2(found.chain)).run(contract)
     if as_json:
         click.echo(json.dumps(done.to_json()))
     else:
@@ -261,7 +267,7 @@ def inspect(
     policy: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what files are, what each field means, and whether it holds.
+    """Say what files are, field by field, and whether they hold.
 
     Quotes, reports, event logs, certificates, RIMs, collateral and Umay's own formats; raw,
     hex or base64. Files given together serve each other. Exit code 0: all holds; 3: not
@@ -318,7 +324,7 @@ def collateral(files: tuple[Path, ...], moment: str | None, as_json: bool) -> No
 @click.option("--nvidia-ocsp", metavar="URL", help="In place of NVIDIA's OCSP service.")
 @click.option("--intel-root-crl", metavar="URL", help="Where Intel's root CRL lies.")
 def fetch(evidence: Path, out: Path, policy: Path | None, **services: str | None) -> None:
-    """Get from the vendors the collateral that a piece of evidence needs, as one file."""
+    """Get from the vendors the collateral of a piece of evidence."""
     from attestation.collect import collect
     from attestation.evidence import Evidence
     from attestation.fetch import HttpFetcher, Services
@@ -343,21 +349,20 @@ def _verified(opened: Client, place: Place) -> tuple[Report, int]:
     return opened.examine(place), code
 
 
-def _client(url: str | None, policy: Path | None, chain: str | None) -> Client:
+def _client(**where: Any) -> Client:
     from client_sdk import config
     from client_sdk.client import Client
     from contracts.chain import ToncenterV2
 
-    where = config.load(url=url, chain=chain, policy=policy)
-    accepted = config.read_policy(where.policy)
-    return Client(where.url, policy=accepted, chain=ToncenterV2(where.chain))
+    found = config.load(**where)
+    accepted = config.read_policy(found.policy)
+    return Client(found.url, policy=accepted, chain=ToncenterV2(found.chain))
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from client_sdk.report_view import console
 
-    plain = not sys.stdout.isatty()
-    return Console(width=100 if plain else None, highlight=False)
+    return console()
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -378,7 +383,12 @@ def main() -> NoReturn:
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on
-        sys.exit(0)
+        sys.exit(128 + signal.SIGPIPE)  # no verdict: neither good nor a violation
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"umay: {error.filename}: {error.strerror}", err=True)
+        sys.exit(UsageError.exit_code)
     sys.exit(0)
 
 

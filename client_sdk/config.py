@@ -40,7 +40,10 @@ def load(
     found = {key: value or saved.get(key) for key, value in given.items()}
     for key, value in found.items():
         if not value:
-            raise UsageError(f"no {key}: give --{key}, or start a network with `umay up`")
+            raise UsageError(
+                f"no {key}: give --{key}, or --dir of a network of `umay up` "
+                f"({directory.expanduser() / NAME} does not say it)"
+            )
     return Config(str(found["url"]), str(found["chain"]), Path(str(found["policy"])))
 
 

@@ -230,8 +230,8 @@ def _check_free(name: str, port: int) -> None:
             probe.bind((HOST, port))
         except OSError:
             raise Unavailable(
-                f"{name}: port {port} is taken by another program; end it, "
-                "or start with another --dir"
+                f"{name}: port {port} is taken, by another `umay up` "
+                "of this --dir or another program; end it, or give another --dir"
             ) from None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -15,6 +17,17 @@ from client_sdk.inspection import Inspected
 
 MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not checked": ("–", "yellow")}
 SIMULATED = "SIMULATED: these machines prove nothing. Their roots are this machine's own."
+
+
+class _Piped(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves it to the command: rich would end with 1, which means a violation here."""
+        raise BrokenPipeError
+
+
+def console() -> Console:
+    """Standard output, 100 columns where it is no terminal."""
+    return _Piped(width=None if sys.stdout.isatty() else 100, highlight=False)
 
 
 def show_report(console: Console, report: Report, *, title: str) -> None:

@@ -121,7 +121,7 @@ class Transport:
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            raise Unavailable(f"{url}: {type(error).__name__}") from None
+            raise Unavailable(f"{url}: no answer ({type(error).__name__})") from None
 
 
 def _bounded(response: requests.Response, limit: int) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from attestation.errors import Unavailable
+from client_sdk.config import DEFAULT_DIR
 from client_sdk.devnet import Network
 
 WATCH_SECONDS = 0.5
@@ -39,6 +41,8 @@ def _watch(network: Network, say: Callable[[str], None]) -> None:
 def welcome(network: Network, base: str) -> list[str]:
     """What somebody needs to use this network."""
     parts = [f"  {name:<12} {address}  ({remark})" for name, address, remark in network.parts]
+    directory = network.files.directory
+    where = "" if directory == DEFAULT_DIR.expanduser() else f" --dir {shlex.quote(str(directory))}"
     return [
         "",
         "SIMULATED: these machines prove nothing. Their roots are this machine's own.",
@@ -47,9 +51,10 @@ def welcome(network: Network, base: str) -> list[str]:
         f"OPENAI_BASE_URL={base}",
         f"OPENAI_API_KEY={network.files.api_token()}",
         "",
-        "umay client verify                  every step of the verification",
-        "umay client chat 'Good morning.'    one question, sealed",
-        f"umay audit run --contract {network.contract}",
+        "every step of the verification, one question sealed, the audit:",
+        f"  umay client verify{where}",
+        f"  umay client chat{where} 'Good morning.'",
+        f"  umay audit run{where} --contract {network.contract}",
         "",
         "Ctrl-C stops everything; the next start resumes chain, log and keys.",
     ]

@@ -186,7 +186,7 @@ class ToncenterV2:
             ) as response:
                 status, body = response.status_code, _bounded(response, self._timeout)
         except requests.RequestException as error:
-            raise _Overloaded(type(error).__name__) from error
+            raise _Overloaded(f"no answer ({type(error).__name__})") from error
         return _opened(status, body, method)
 
 

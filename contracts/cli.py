@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from contracts.chain import ToncenterV2
+from contracts.chain import ToncenterV2, raw_address
 
 if TYPE_CHECKING:
     from attestation.log.store import Store
@@ -83,6 +83,7 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     from contracts.wallet import Wallet
 
     endpoint = ToncenterV2(chain)
+    raw_address(contract)
     loop = AnchorLoop(log_url, endpoint, Wallet.open(endpoint, wallet), contract, interval)
     signal.signal(signal.SIGTERM, _stop)
     ready(anchoring=contract)
@@ -119,7 +120,9 @@ def wallet(chain: str, wallet: Path) -> None:
 @net.command()
 @click.option("--chain", required=True, metavar="URL", help="Address of the embedded chain.")
 @click.option("--to", required=True, help="Address that receives.")
-@click.option("--coins", default=10, show_default=True, help="Whole coins to give.")
+@click.option(
+    "--coins", type=click.IntRange(1), default=10, show_default=True, help="Whole coins to give."
+)
 def faucet(chain: str, to: str, coins: int) -> None:
     """Give coins out of nothing, on the embedded chain only."""
     from contracts.localnet.process import faucet as give

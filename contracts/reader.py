@@ -62,7 +62,7 @@ def fetch(url: str) -> bytes:
         with requests.get(url, timeout=HTTP_SECONDS, stream=True, allow_redirects=False) as answer:
             body = _bounded(answer)
     except requests.RequestException as error:
-        raise Unavailable(f"{url}: {type(error).__name__}") from error
+        raise Unavailable(f"{url}: no answer ({type(error).__name__})") from error
     if answer.status_code != 200:
         raise Unavailable(f"{url}: expected HTTP 200, got {answer.status_code}")
     return body

@@ -222,7 +222,10 @@ def serve(app: Starlette, *, listen: str, ready: Callable[[str], None] = lambda 
     host, separator, port = listen.rpartition(":")
     if not separator or not port.isdecimal():
         raise UsageError(f"listen: expected HOST:PORT, got {listen}")
-    bound = socket.create_server((host, int(port)))
+    try:
+        bound = socket.create_server((host, int(port)))
+    except OSError as error:
+        raise Unavailable(f"{listen}: {error.strerror}") from None
     config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False)
     server = _Server(config)
     server.when_ready = lambda: ready(f"http://{host}:{bound.getsockname()[1]}")

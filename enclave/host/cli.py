@@ -42,7 +42,7 @@ def agent(
 ) -> None:
     """Stand before one guest: forward ciphertext, log its evidence, feed it the beacon."""
     from attestation.errors import UsageError
-    from contracts.chain import ToncenterV2
+    from contracts.chain import ToncenterV2, raw_address
     from enclave.host.agent import Agent, described
     from enclave.host.collateral import from_file, from_simulator
     from enclave.host.registrar import Registrar
@@ -53,7 +53,9 @@ def agent(
     elif collateral is not None and simulator is None:
         fetch = partial(from_file, collateral)
     else:
-        raise UsageError("expected one of --simulator and --collateral")
+        got = "both" if simulator else "neither"
+        raise UsageError(f"expected one of --simulator and --collateral, got {got}")
+    raw_address(contract)
     registrar = Registrar(
         guest=guest,
         log=log,

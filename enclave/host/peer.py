@@ -55,7 +55,7 @@ class Peer:
             ) as answer:
                 data = _bounded(answer, limit)
         except (requests.RequestException, OSError) as error:
-            raise Unavailable(f"{url}: {type(error).__name__}") from None
+            raise Unavailable(f"{url}: no answer ({type(error).__name__})") from None
         if answer.status_code == 200:
             return data
         if method == "POST" and answer.status_code in REFUSALS:
