@@ -5,6 +5,7 @@
 3 tree       every entry fetched; the root recomputed here equals the anchored root
 4 history    the log's newest checkpoint continues the anchored tree
 5 entries    every machine's evidence fetched by digest and verified again, as of its time
+6 claims     entries name earlier ones of their boot and releases; no statement twice
 
 Nobody's word is taken: what a server says is hashed, and compared with the chain. A
 violation is something that contradicts; what cannot be fetched is incomplete, not good.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ from attestation.evidence import Evidence
 from attestation.keys import KeyBundle
 from attestation.log import checkpoint as checkpoints
 from attestation.log.admission import Record
-from attestation.log.leaf import BOOT, COLLATERAL, RELEASE, RENEW, RETIRE, Leaf
+from attestation.log.leaf import BOOT, COLLATERAL, RELEASE, RENEW, RETIRE, Leaf, release_leaf
 from attestation.log.merkle import Tree, verify_consistency
 from attestation.log.tiles import WIDTH, TilePath, decode_bundle
 from attestation.policy import Policy
@@ -142,6 +143,7 @@ class Auditor:
         leaves = self._step(audit, "tree", lambda: self._tree(audit, anchor))
         for index, leaf in enumerate(leaves or ()):
             audit.entries.append(self._entry(audit, anchor, index, leaf))
+        _claims(audit, leaves or [])
         return audit
 
     def _contract(self, audit: Audit, anchor: Anchor) -> None:
@@ -213,7 +215,9 @@ class Auditor:
     def _document(self, audit: Audit, index: int, leaf: Leaf) -> EntryVerdict:
         """A release and its like: its bytes must be there; what it allows is the policy's."""
         if leaf.kind == RELEASE:
-            self._blob(audit, leaf.evidence_digest)
+            manifest = self._blob(audit, leaf.evidence_digest)
+            if leaf != release_leaf(manifest):
+                raise NotAuthentic("log", "other-leaf", "a release's leaf claims more than it is")
         digest = leaf.evidence_digest.hex()[:16]
         return EntryVerdict(index, KINDS[leaf.kind], "", digest, "on record")
 
@@ -287,6 +291,56 @@ def log_url(origin: str) -> str:
     host = origin.partition("/")[0].rpartition(":")[0] or origin.partition("/")[0]
     scheme = "http" if is_loopback(host.strip("[]")) else "https"
     return f"{scheme}://{origin}"
+
+
+def _claims(audit: Audit, leaves: list[bytes]) -> None:
+    """What the log alone answers for: entries name earlier ones that fit, and no statement
+    of a machine has two entries. Those that do not parse are violations already."""
+    kinds: list[int | None] = []
+    boots: list[str | None] = []
+    statements: dict[bytes, int] = {}
+    for index, (entry, data) in enumerate(zip(audit.entries, leaves, strict=True)):
+        leaf = _parsed(data)
+        machine = leaf is not None and leaf.kind in (BOOT, RENEW)
+        if leaf is not None and machine:
+            _claimed(audit, index, leaf, entry.boot, boots, kinds)
+            _once(audit, index, leaf, statements)
+        boots.append(entry.boot if machine else None)
+        kinds.append(leaf.kind if leaf else None)
+
+
+def _claimed(
+    audit: Audit,
+    index: int,
+    leaf: Leaf,
+    boot: str,
+    boots: list[str | None],
+    kinds: list[int | None],
+) -> None:
+    """`boots` and `kinds` are those of the earlier entries."""
+    same = (boot, "") if boot else tuple(b for b in boots if b is not None)  # "": not fetched
+    renews = leaf.previous is not None and _names(boots, leaf.previous, *same)
+    if renews != (leaf.kind == RENEW) or (leaf.kind == BOOT and leaf.previous is not None):
+        _violation(audit, "bad-previous", f"entry {index}: names no entry of its boot", index)
+    if leaf.release is not None and not _names(kinds, leaf.release, RELEASE):
+        _violation(audit, "bad-release", f"entry {index}: names no release", index)
+
+
+def _once(audit: Audit, index: int, leaf: Leaf, statements: dict[bytes, int]) -> None:
+    first = statements.setdefault(leaf.statement, index)
+    if first != index:
+        _violation(audit, "twice", f"entry {index}: its statement is entry {first} too", index)
+
+
+def _names(earlier: Sequence[object], index: int, *wanted: object) -> bool:
+    return index < len(earlier) and earlier[index] in wanted
+
+
+def _parsed(data: bytes) -> Leaf | None:
+    try:
+        return Leaf.from_bytes(data)
+    except ParseError:
+        return None
 
 
 def _violation(audit: Audit, code: str, text: str, index: int | None = None) -> None:
