@@ -56,5 +56,5 @@ def welcome(network: Network, base: str) -> list[str]:
         f"  umay client chat{where} 'Good morning.'",
         f"  umay audit run{where} --contract {network.contract}",
         "",
-        "Ctrl-C (in scripts, SIGTERM) stops everything; the next start resumes chain, log and keys.",
+        "Ctrl-C (in scripts SIGTERM) stops everything; the next start resumes chain, log and keys.",
     ]
