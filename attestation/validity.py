@@ -28,6 +28,11 @@ def window(name: str, data: bytes) -> Window:
         raise ParseError(f"collateral: {name} has no dates of its own") from None
 
 
+def stamp(second: int) -> str:
+    """A Unix second for people: ISO 8601, UTC."""
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def _window(name: str, data: bytes) -> Window:
     vendor, _, kind = name.partition("/")
     if name in ("intel/tcb_info", "intel/qe_identity"):

@@ -1,4 +1,4 @@
-"""Inspection of what CPUs sign: TDX quotes, SNP reports, event logs; SGX and Azure by name."""
+"""Inspection of what CPUs sign: TDX quotes, SNP reports; SGX by name."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def quote(file: str, data: bytes, given: Given) -> Inspected:
         found = Inspected(file, "SGX quote")
         found.check("support", _refuse("sgx-quote", "SGX quotes are not supported: no VM"))
         return found
+    data, after = _cut(data)
     parsed = tdx.parse_quote(data)
     found = Inspected(file, f"TDX quote, version {parsed.version}")
     for name, words in _TDX_WORDS.items():
@@ -67,8 +68,16 @@ def quote(file: str, data: bytes, given: Given) -> Inspected:
     found.fields.append(Explained("td_attributes set", bits, ""))
     digest = hashlib.sha256(parsed.signed_region).hexdigest()
     found.fields.append(Explained("signed region", digest, "SHA-256; the quote's identity"))
+    if after:
+        zero = "not zero" if any(after) else "all zero"
+        found.check("length", _malformed(f"{len(after)} bytes after the quote, {zero}"))
     _judge_tdx(found, parsed, data, given)
     return found
+
+
+def _cut(data: bytes) -> tuple[bytes, bytes]:
+    end = tdx.quote_length(data)
+    return data[:end], data[end:]
 
 
 def _judge_tdx(found: Inspected, parsed: tdx.TdQuote, data: bytes, given: Given) -> None:
@@ -161,34 +170,11 @@ def crl_family(data: bytes) -> str | None:
     return found[1] if found else None
 
 
-def event_log(file: str, data: bytes, _: Given) -> Inspected:
-    parsed = tdx.parse_ccel(tdx.cut_fill(data))
-    found = Inspected(file, f"CCEL event log, {len(parsed.events)} events")
-    for number, event in enumerate(parsed.events):
-        words = event.name + ("" if event.data_is_measured else "; its data is not what was hashed")
-        value = f"RTMR{event.rtmr} {event.digest.hex()[:32]}…"
-        found.fields.append(Explained(f"event {number}", value, words))
-    for number, register in enumerate(tdx.replay(tdx.cut_fill(data), ())):
-        found.fields.append(Explained(f"RTMR{number}", register.hex(), "after replay"))
-    return found
+def _malformed(text: str) -> Callable[[], str]:
+    def run() -> str:
+        raise ParseError(text)
 
-
-def azure(file: str, data: bytes, _: Given) -> Inspected:
-    """Azure puts a paravisor and its vTPM between the hardware report and the guest's data."""
-    if not is_azure(data):
-        raise ParseError("not Azure evidence")
-    found = Inspected(file, "Azure paravisor evidence")
-    text = "Azure paravisor: its vTPM stands between the report and the guest's own data"
-    found.check("support", _refuse("azure-paravisor", text))
-    return found
-
-
-def is_azure(data: bytes) -> bool:
-    return (
-        data.startswith(b"HCLA")
-        or b'"hcl_report"' in data[: 1 << 20]
-        or (data.startswith(b"{") and b'"vcek"' in data and b'"report"' in data)
-    )
+    return run
 
 
 def _refuse(code: str, text: str) -> Callable[[], str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from cryptography import x509
@@ -11,12 +14,14 @@ from cryptography import x509
 from attestation import nvidia
 from attestation.collateral import Collateral
 from attestation.cpu import NotChecked
-from attestation.errors import NotAuthentic, ParseError, UmayError
+from attestation.errors import NotAuthentic, ParseError, Refused, UmayError
 from attestation.evidence import GPU, SWITCH, Device
 from attestation.nvidia import chain as chains
 from client_sdk.inspection import Explained, Given, Inspected
 
 SWITCH_BLOCKS = 31
+MAX_RIM_SETS = 16
+_CLAIMS = ("dbgstat", "eat_nonce", "hwmodel", "measres", "secboot", "ueid")
 
 
 def report(file: str, data: bytes, given: Given) -> Inspected:
@@ -51,10 +56,14 @@ def _judge(found: Inspected, data: bytes, parsed: nvidia.GpuReport, given: Given
     def firmware() -> str:
         if not checked:
             raise NotChecked("needs the report's signature to hold")
-        collateral = _with_rims(checked[0], given)
-        if not any(name.startswith("nvidia/rim/") for name in collateral.parts):
-            raise NotChecked("no RIM for this driver and VBIOS was given")
-        nvidia.check_measurements(checked[0], collateral, roots=given.roots, now=given.now)
+        sets = list(itertools.islice(_with_rims(checked[0], given), MAX_RIM_SETS))
+        for number, collateral in enumerate(sets, 1):
+            try:
+                nvidia.check_measurements(checked[0], collateral, roots=given.roots, now=given.now)
+                break
+            except UmayError:
+                if number == len(sets):
+                    raise
         return "every published measurement matches"
 
     found.check("gpu", device)
@@ -85,15 +94,20 @@ def _signed(parsed: nvidia.GpuReport, leaf: x509.Certificate) -> bool:
     return True
 
 
-def _with_rims(device: nvidia.CheckedDevice, given: Given) -> Collateral:
-    """RIM files have no name that says what they are for; their content does."""
+def _with_rims(device: nvidia.CheckedDevice, given: Given) -> Iterator[Collateral]:
+    """Every choice of the RIMs at hand: a file has no name that says what it is for, and of
+    one version there can be several issues."""
     parts = dict(given.collateral.parts) if given.collateral else {}
-    for data in given.rims:
-        version = _version(data, given)
-        for name, wanted in nvidia.rim_names(device):
-            if version and wanted.replace(".", "").upper() == version.upper():
-                parts.setdefault(f"nvidia/rim/{name}", data)
-    return Collateral(parts)
+    fitting = []
+    for name, wanted in nvidia.rim_names(device):
+        plain = wanted.replace(".", "").upper()
+        own = [data for data in given.rims if _version(data, given).upper() == plain]
+        part = f"nvidia/rim/{name}"
+        fitting.append([(part, data) for data in own or [parts.get(part)] if data is not None])
+    if not any(fitting):
+        raise NotChecked("no RIM for this driver and VBIOS was given")
+    for choice in itertools.product(*(part or [None] for part in fitting)):
+        yield Collateral(parts | dict(item for item in choice if item is not None))
 
 
 def _version(data: bytes, given: Given) -> str:
@@ -123,18 +137,45 @@ def rim(file: str, data: bytes, given: Given) -> Inspected:
 
 def sdk_evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
     """NVIDIA's own JSON: a list of {certificate, evidence, nonce}, both in base64."""
+    found = []
+    for number, (certificates, content) in enumerate(read_sdk(data)):
+        own = replace(given, certificates=certificates)
+        found.append(report(f"{file}[{number}]", content, own))
+    return found
+
+
+def read_sdk(data: bytes) -> list[tuple[tuple[bytes, ...], bytes]]:
+    """(chain as DER, report) of each device. Raises ParseError."""
     try:
         items = json.loads(data)
-        pairs = [
-            (base64.b64decode(item["certificate"]), base64.b64decode(item["evidence"]))
+        return [
+            (
+                pem_certificates(base64.b64decode(item["certificate"])),
+                base64.b64decode(item["evidence"]),
+            )
             for item in items
         ]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ParseError("not NVIDIA's evidence JSON") from None
-    found = []
-    for number, (pem, data_) in enumerate(pairs):
-        own = Given(given.now, given.roots, given.collateral, pem_certificates(pem), given.rims)
-        found.append(report(f"{file}[{number}]", data_, own))
+
+
+def claims(file: str, data: bytes, _: Given) -> Inspected:
+    """What a verifier said about a GPU, as JSON: a statement of its own, and no evidence."""
+    try:
+        raw = json.loads(data)
+        first = (raw["claims"] if isinstance(raw, dict) else raw)[0]
+        fields = [Explained(name, str(first[name])) for name in sorted(first) if name in _CLAIMS]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        raise ParseError("not attestation claims") from None
+    if not fields:
+        raise ParseError("not attestation claims")
+    found = Inspected(file, "NVIDIA attestation claims", fields=fields)
+
+    def run() -> str:
+        text = "claims are somebody's word; expected the report and chain they were made from"
+        raise Refused("parse", "unsigned-claims", text)
+
+    found.check("support", run)
     return found
 
 

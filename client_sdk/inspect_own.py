@@ -1,24 +1,26 @@
-"""Inspection of Umay's own formats, of certificates, and of Intel collateral bundles."""
+"""Inspection of Umay's own formats, and of certificates."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestation.collateral import Collateral
+from attestation.cpu import NotChecked
 from attestation.digests import sha256
-from attestation.errors import ParseError
+from attestation.errors import NotAuthentic, ParseError
 from attestation.evidence import Evidence, evidence_digest
 from attestation.keys import KeyBundle, bundle_digest
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
 from attestation.receipt import SignedReceipt
 from attestation.snp.chain import load_certificate
-from client_sdk import inspect_cpu, inspect_gpu
+from attestation.validity import stamp
+from client_sdk import inspect_cpu, inspect_gpu, inspect_log
 from client_sdk.inspection import Explained, Given, Inspected
 
 
@@ -37,19 +39,12 @@ def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
         own = Given(given.now, given.roots, given.collateral, parsed.cpu_certificates)
         items.append(inspect_cpu.snp_report(f"{file}[report]", parsed.quote, own))
     if parsed.ccel:
-        items.append(inspect_cpu.event_log(f"{file}[log]", parsed.ccel, given))
+        with_quote = replace(given, quotes=(parsed.quote,))
+        items.append(inspect_log.ccel(f"{file}[log]", parsed.ccel, with_quote))
     for number, device in enumerate(parsed.devices):
         own = Given(given.now, given.roots, given.collateral, device.chain, given.rims)
         items.append(inspect_gpu.report(f"{file}[device {number}]", device.report, own))
     return items
-
-
-def collateral(file: str, data: bytes, _: Given) -> Inspected:
-    parsed = Collateral.from_bytes(data)
-    found = Inspected(file, f"Collateral, {len(parsed.parts)} parts")
-    for name, digest in sorted(parsed.manifest().items()):
-        found.fields.append(Explained(name, digest.hex(), f"{len(parsed.parts[name])} bytes"))
-    return found
 
 
 def parsed_by(kind: str, parse: Callable[[bytes], Any]) -> Callable[..., Inspected]:
@@ -88,59 +83,35 @@ def certificate(file: str, data: bytes, given: Given) -> Inspected:
         Explained("valid", f"{start:%Y-%m-%d} to {end:%Y-%m-%d}"),
         Explained("key", spki, "SHA-256 of the SubjectPublicKeyInfo" + _pinned(spki, given)),
     ]
+    found.check("dates", lambda: _dates(parsed, given.now))
+    found.check("issuer", lambda: _issued(parsed, spki, given))
     return found
 
 
-def revocation_list(file: str, data: bytes, _: Given) -> Inspected:
-    try:
-        parsed = x509.load_der_x509_crl(data)
-        issuer, end = parsed.issuer.rfc4514_string(), parsed.next_update_utc
-    except Exception:  # the library lets several kinds through
-        raise ParseError("not a revocation list") from None
-    found = Inspected(file, f"revocation list, {len(parsed)} entries")
-    found.fields.append(Explained("issuer", issuer))
-    found.fields.append(Explained("valid", f"{parsed.last_update_utc} to {end}"))
-    return found
+def _dates(parsed: x509.Certificate, now: int) -> str:
+    start, end = parsed.not_valid_before_utc, parsed.not_valid_after_utc
+    if not start.timestamp() <= now <= end.timestamp():
+        raise NotAuthentic("certificate", "certificate-expired", f"not valid at {stamp(now)}")
+    return f"valid at {stamp(now)}"
 
 
-def intel_answer(file: str, data: bytes, _: Given) -> Inspected:
-    """A TCB info or an enclave identity, as Intel's service answers."""
-    try:
-        raw = json.loads(data)
-        kind = next(name for name in ("tcbInfo", "enclaveIdentity") if name in raw)
-        body, _signature = raw[kind], raw["signature"]
-        fields = [Explained(key, str(value)) for key, value in body.items() if _is_short(value)]
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
-        raise ParseError("not an answer of Intel's service") from None
-    return Inspected(file, f"Intel {kind}", fields=fields)
-
-
-def _is_short(value: object) -> bool:
-    return isinstance(value, str | int) and len(str(value)) < 200
-
-
-def intel_bundle(data: bytes) -> Collateral:
-    """dcap-qvl's QuoteCollateralV3 JSON as the parts that Intel's service answers with."""
-    try:
-        raw: dict[str, str] = json.loads(data)
-        parts = {
-            "intel/tcb_info": _answer("tcbInfo", raw["tcb_info"], raw["tcb_info_signature"]),
-            "intel/tcb_info_chain": raw["tcb_info_issuer_chain"].encode(),
-            "intel/qe_identity": _answer(
-                "enclaveIdentity", raw["qe_identity"], raw["qe_identity_signature"]
-            ),
-            "intel/qe_identity_chain": raw["qe_identity_issuer_chain"].encode(),
-            "intel/pck_crl": bytes.fromhex(raw["pck_crl"]),
-            "intel/pck_crl_chain": raw["pck_crl_issuer_chain"].encode(),
-            "intel/root_crl": bytes.fromhex(raw["root_ca_crl"]),
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ParseError("not Intel collateral as dcap-qvl keeps it") from None
-    return Collateral(parts)
-
-
-def _answer(kind: str, body: str, signature: str) -> bytes:
-    return f'{{"{kind}":{body},"signature":"{signature}"}}'.encode()
+def _issued(parsed: x509.Certificate, spki: str, given: Given) -> str:
+    """Its own issuer's signature, no further: the rest of a chain are other files."""
+    if _pinned(spki, given):
+        return "a pinned root"
+    if parsed.issuer == parsed.subject:
+        raise NotChecked("its own issuer, and none of the pinned roots")
+    loaded = [load_certificate(der) for der in given.certificates]
+    issuers = [item for item in loaded if item.subject == parsed.issuer]
+    if not issuers:
+        raise NotChecked("its issuer's certificate was not given")
+    for issuer in issuers:
+        try:
+            parsed.verify_directly_issued_by(issuer)
+        except (InvalidSignature, ValueError, TypeError):
+            continue
+        return f"issued by {issuer.subject.rfc4514_string()}"
+    raise NotAuthentic("certificate", "bad-signature", "its issuer did not sign it")
 
 
 def _plain(file: str, kind: str, value: Any) -> Inspected:

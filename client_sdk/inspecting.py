@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from attestation import azure
 from attestation.collateral import Collateral
 from attestation.errors import ParseError, UmayError
 from attestation.snp import report as snp
-from client_sdk import inspect_cpu, inspect_gpu, inspect_own
+from attestation.tdx import parse_quote
+from client_sdk import (
+    inspect_azure,
+    inspect_collateral,
+    inspect_cpu,
+    inspect_gpu,
+    inspect_log,
+    inspect_own,
+)
 from client_sdk.inspection import Given, Inspected, read_file, readings
 
 Inspect = Callable[[str, bytes, Given], Inspected | list[Inspected]]
+_SPEC_ID = b"Spec ID Event03"
 _PEM = b"-----BEGIN CERTIFICATE-----"
 
 
@@ -59,67 +69,83 @@ def _by_first_bytes(data: bytes) -> tuple[Inspect, ...]:
         (data[:1] in (b"\3", b"\4", b"\5") and data[1:4] == b"\0\2\0", (inspect_cpu.quote,)),
         (len(data) == snp.REPORT_BYTES, (inspect_cpu.snp_report,)),
         (start[:1] in (b"{", b"["), _JSON),
-        (start.startswith(b"HCLA"), (inspect_cpu.azure,)),
+        (data[32:47] == _SPEC_ID, (inspect_log.ccel,)),
+        (data[:4] == b"CCEL", (inspect_log.acpi_table,)),
+        (data[:4] == b"HCLA", (inspect_azure.hcl,)),
+        (data[8 + 256 + 8 :].startswith(azure.ATTEST_QUOTE), (inspect_azure.vtpm_quote,)),
     )
     return next((candidates for match, candidates in table if match), ())
 
 
 def _offered(data: bytes, given: Given) -> Given:
-    """`given`, and what this file adds for the others: certificates, RIMs, collateral."""
+    """`given`, and what this file adds for the others."""
     for _, content in readings(data):
-        if content.lstrip().startswith(_PEM):
-            more = inspect_gpu.pem_certificates(content)
-            return replace(given, certificates=given.certificates + more)
-        if b"SoftwareIdentity" in content[:4096]:
-            return replace(given, rims=(*given.rims, content))
-        for read in (_collateral, inspect_own.intel_bundle):
-            try:
-                parts = read(content).parts
-            except ParseError:
-                continue
-            return _with_parts(given, parts)
-        if (family := inspect_cpu.crl_family(content)) is not None:
-            return _with_parts(given, {f"amd/crl/{family}": content})
-        try:
-            inspect_own.certificate("", content, given)
-        except ParseError:
-            continue
-        return replace(given, certificates=(*given.certificates, content))
+        if (more := _adds(content, given)) is not None:
+            return more
     return given
 
 
-def _with_parts(given: Given, parts: Mapping[str, bytes]) -> Given:
+def _adds(content: bytes, given: Given) -> Given | None:
+    """`given` with these certificates, RIM, quote or collateral; None where it is neither."""
+    if content.lstrip().startswith(_PEM):
+        more = inspect_gpu.pem_certificates(content)
+        return replace(given, certificates=given.certificates + more)
+    if b"SoftwareIdentity" in content[:4096]:
+        return replace(given, rims=(*given.rims, content))
+    if _parses(parse_quote, content):
+        return replace(given, quotes=(*given.quotes, content))
+    for read in (Collateral.from_bytes, inspect_collateral.read_intel_bundle):
+        if _parses(read, content):
+            return _with_parts(given, read(content))
+    if _parses(inspect_gpu.read_sdk, content):
+        more = tuple(der for chain, _ in inspect_gpu.read_sdk(content) for der in chain)
+        return replace(given, certificates=given.certificates + more)
+    return _adds_der(content, given)
+
+
+def _adds_der(content: bytes, given: Given) -> Given | None:
+    if (family := inspect_cpu.crl_family(content)) is not None:
+        return _with_parts(given, Collateral({f"amd/crl/{family}": content}))
+    if _parses(lambda data: inspect_own.certificate("", data, given), content):
+        return replace(given, certificates=(*given.certificates, content))
+    return None
+
+
+def _parses(read: Callable[[bytes], object], data: bytes) -> bool:
+    try:
+        read(data)
+    except ParseError:
+        return False
+    return True
+
+
+def _with_parts(given: Given, more: Collateral) -> Given:
     before = given.collateral.parts if given.collateral else {}
-    return replace(given, collateral=Collateral({**before, **parts}))
-
-
-def _collateral(data: bytes) -> Collateral:
-    return Collateral.from_bytes(data)
+    certificates = given.certificates + inspect_collateral.chains(more)
+    merged = Collateral({**before, **more.parts})
+    return replace(given, collateral=merged, certificates=certificates)
 
 
 def _certificates(name: str, data: bytes, given: Given) -> list[Inspected]:
     ders = inspect_gpu.pem_certificates(data)
+    given = replace(given, certificates=given.certificates + ders)
     return [
         inspect_own.certificate(f"{name}[{number}]", der, given) for number, der in enumerate(ders)
     ]
 
 
-def _intel_bundle(name: str, data: bytes, given: Given) -> Inspected:
-    whole = inspect_own.intel_bundle(data)
-    return inspect_own.collateral(name, whole.to_bytes(), given)
-
-
 _JSON: tuple[Inspect, ...] = (
-    inspect_cpu.azure,
+    inspect_azure.evidence,
     inspect_gpu.sdk_evidence,
-    inspect_own.intel_answer,
-    _intel_bundle,
+    inspect_log.dstack,
+    inspect_collateral.intel_answer,
+    inspect_collateral.intel_bundle,
+    inspect_gpu.claims,
 )
 _UNMARKED: tuple[Inspect, ...] = (
     inspect_own.evidence,
-    inspect_own.collateral,
+    inspect_collateral.collateral,
     *inspect_own.OWN,
     inspect_own.certificate,
-    inspect_own.revocation_list,
-    inspect_cpu.event_log,
+    inspect_collateral.revocation_list,
 )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from attestation.collateral import Collateral
 from attestation.cpu import NotChecked
@@ -85,13 +86,14 @@ class Inspected:
 
 @dataclass(frozen=True)
 class Given:
-    """What all files together offer: `now` is Unix seconds, certificates are DER."""
+    """What all files together offer: `now` is Unix seconds, certificates are DER, quotes TDX."""
 
     now: int
     roots: Roots
     collateral: Collateral | None = None
     certificates: tuple[bytes, ...] = ()
     rims: tuple[bytes, ...] = ()
+    quotes: tuple[bytes, ...] = ()
 
 
 def readings(data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -102,6 +104,8 @@ def readings(data: bytes) -> Iterator[tuple[str, bytes]]:
         digits = text.removeprefix(b"0x")
         if len(digits) % 2 == 0:
             yield "hex", bytes.fromhex(digits.decode())
+    if data.startswith(b"-----BEGIN%20"):
+        yield "percent-encoded", unquote_to_bytes(data)
     if _BASE64.fullmatch(data):
         try:
             plain = text.translate(bytes.maketrans(b"-_", b"+/"))

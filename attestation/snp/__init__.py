@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from attestation.snp.chain import ChipKey, check_signature, find_chain
+from attestation.snp.chain import ChipKey, check_signature, find_certificate, find_chain
 from attestation.snp.check import (
     check_alias_free,
     check_attributes,
+    check_crl,
     check_revocation,
     check_tcb,
 )
@@ -16,9 +17,11 @@ __all__ = [
     "SnpReport",
     "check_alias_free",
     "check_attributes",
+    "check_crl",
     "check_revocation",
     "check_signature",
     "check_tcb",
+    "find_certificate",
     "find_chain",
     "parse_report",
 ]

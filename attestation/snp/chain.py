@@ -89,6 +89,12 @@ def find_chain(report: SnpReport, certificates: tuple[bytes, ...]) -> tuple[byte
     return None
 
 
+def find_certificate(certificates: tuple[bytes, ...], subject: x509.Name) -> bytes | None:
+    """The first of these DER certificates that has this subject."""
+    loaded = {der: found for der in certificates if (found := _load_any(der)) is not None}
+    return _by_subject(loaded, subject)
+
+
 def _load_any(der: bytes) -> x509.Certificate | None:
     try:
         return load_certificate(der)
@@ -150,7 +156,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
 def _check_chain(
     leaf: x509.Certificate, ask: x509.Certificate, ark: x509.Certificate, roots: Roots, now: int
 ) -> str:
-    _check_root(ark, roots)
+    check_root(ark, roots)
     for certificate, issuer in ((ark, ark), (ask, ark), (leaf, ask)):
         _check_dates(certificate, now)
         try:
@@ -166,7 +172,8 @@ def _check_chain(
     return family
 
 
-def _check_root(ark: x509.Certificate, roots: Roots) -> None:
+def check_root(ark: x509.Certificate, roots: Roots) -> None:
+    """Raises NotAuthentic unless the ARK's key is pinned."""
     spki = ark.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if sha256(spki) in roots.amd:
         return

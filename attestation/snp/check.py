@@ -8,7 +8,8 @@ from cryptography import x509
 
 from attestation.collateral import Collateral
 from attestation.errors import NotAuthentic, Refused
-from attestation.snp.chain import ChipKey, tcb_parts
+from attestation.roots import Roots
+from attestation.snp.chain import ChipKey, check_root, load_certificate, name, tcb_parts
 from attestation.snp.report import SnpReport
 
 POLICY_ABI = 0xFFFF
@@ -47,14 +48,14 @@ def check_tcb(report: SnpReport, key: ChipKey, *, floor: Mapping[str, int] | Non
     Raises Refused("cpu-tcb", …).
     """
     committed = tcb_parts(report.committed_tcb, key.family)
-    for name, value in tcb_parts(report.reported_tcb, key.family).items():
-        if value > tcb_parts(report.current_tcb, key.family)[name]:
-            raise Refused("cpu-tcb", "tcb-inconsistent", f"{name}: reported above the current TCB")
-    for name, least in (floor or {}).items():
-        if committed.get(name, -1) < least:
-            text = f"{name}: expected SVN {least} or more, got {committed.get(name)}"
+    for part, value in tcb_parts(report.reported_tcb, key.family).items():
+        if value > tcb_parts(report.current_tcb, key.family)[part]:
+            raise Refused("cpu-tcb", "tcb-inconsistent", f"{part}: reported above the current TCB")
+    for part, least in (floor or {}).items():
+        if committed.get(part, -1) < least:
+            text = f"{part}: expected SVN {least} or more, got {committed.get(part)}"
             raise Refused("cpu-tcb", "out-of-date", text)
-    return ", ".join(f"{name} {value}" for name, value in committed.items())
+    return ", ".join(f"{part} {value}" for part, value in committed.items())
 
 
 def check_revocation(key: ChipKey, collateral: Collateral, *, now: int) -> tuple[int, int]:
@@ -66,15 +67,32 @@ def check_revocation(key: ChipKey, collateral: Collateral, *, now: int) -> tuple
     data = collateral.parts.get(f"amd/crl/{key.family}")
     if data is None:
         raise Refused("cpu-tcb", "revocation-unknown", f"the collateral has no CRL of {key.family}")
+    crl, window = _current(data, key.ark, now)
+    if crl.get_revoked_certificate_by_serial_number(key.ask.serial_number) is not None:
+        raise NotAuthentic("cpu-tcb", "revoked", "AMD revoked the key that certifies the chip")
+    return window
+
+
+def check_crl(data: bytes, ark: bytes, *, roots: Roots, now: int) -> int:
+    """A CRL by itself: of this ARK (DER), which is pinned, and current at `now`.
+
+    Returns its next update (Unix seconds). Raises NotAuthentic or Refused("cpu-tcb", …).
+    """
+    authority = load_certificate(ark)
+    check_root(authority, roots)
+    return _current(data, authority, now)[1][1]
+
+
+def _current(
+    data: bytes, ark: x509.Certificate, now: int
+) -> tuple[x509.CertificateRevocationList, tuple[int, int]]:
     crl = _load(data)
-    if not crl.is_signature_valid(key.ark.public_key()) or crl.issuer != key.ark.subject:  # type: ignore[arg-type]
+    if not crl.is_signature_valid(ark.public_key()) or crl.issuer != ark.subject:  # type: ignore[arg-type]
         raise NotAuthentic("cpu-tcb", "crl-signature", "the CRL is not signed by the ARK")
     end = crl.next_update_utc
     if end is None or not crl.last_update_utc.timestamp() <= now <= end.timestamp():
-        raise Refused("cpu-tcb", "crl-expired", f"the CRL of {key.family} is not current")
-    if crl.get_revoked_certificate_by_serial_number(key.ask.serial_number) is not None:
-        raise NotAuthentic("cpu-tcb", "revoked", "AMD revoked the key that certifies the chip")
-    return int(crl.last_update_utc.timestamp()), int(end.timestamp())
+        raise Refused("cpu-tcb", "crl-expired", f"the CRL of {name(ark)} is not current")
+    return crl, (int(crl.last_update_utc.timestamp()), int(end.timestamp()))
 
 
 def check_alias_free(report: SnpReport) -> None:

@@ -81,6 +81,8 @@ class SnpReport:
 
 def parse_report(data: bytes) -> SnpReport:
     """Raises ParseError for anything but exactly one report, reserved bytes zero."""
+    if data[:4] == b"HCLA":
+        raise ParseError("SNP report: unsupported: Azure paravisor (this is an HCL report)")
     if len(data) != REPORT_BYTES:
         raise ParseError(f"SNP report: expected {REPORT_BYTES} bytes, got {len(data)}")
     version = _number(data, 0x00, 4)

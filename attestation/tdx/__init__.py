@@ -5,7 +5,8 @@ from __future__ import annotations
 from attestation.tdx.attributes import check_attributes
 from attestation.tdx.chain import Pck, check_signature
 from attestation.tdx.eventlog import Event, EventLog, check_replay, cut_fill, parse_ccel, replay
-from attestation.tdx.quote import TdQuote, parse_quote
+from attestation.tdx.published import check_answer, check_crl
+from attestation.tdx.quote import TdQuote, parse_quote, quote_length
 from attestation.tdx.tcb import TcbResult, check_status, check_tcb
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "Pck",
     "TcbResult",
     "TdQuote",
+    "check_answer",
     "check_attributes",
+    "check_crl",
     "check_replay",
     "check_signature",
     "check_status",
@@ -22,5 +25,6 @@ __all__ = [
     "cut_fill",
     "parse_ccel",
     "parse_quote",
+    "quote_length",
     "replay",
 ]

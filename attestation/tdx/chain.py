@@ -48,10 +48,9 @@ def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> Pck:
 
     `now` is Unix seconds. Raises NotAuthentic("cpu-signature", ...).
     """
-    chain = _certificates(quote.pck_chain)
-    _check_root(chain[-1], roots)
-    _check_chain(chain, now)
-    _check_qe(quote, _public_key(chain[0]))
+    chain = load_certificates(quote.pck_chain)
+    check_pinned(chain, roots=roots, now=now)
+    _check_qe(quote, public_key(chain[0]))
     attestation_key = _raw_key(quote.attestation_key)
     _verify(attestation_key, quote.signature, quote.signed_region, "quote-signature", "the quote")
     extension = _extension(chain[0])
@@ -70,7 +69,32 @@ def spki_digest(certificate: x509.Certificate) -> bytes:
     return hashlib.sha256(spki).digest()
 
 
-def _certificates(chain: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
+def check_pinned(chain: tuple[x509.Certificate, ...], *, roots: Roots, now: int) -> None:
+    """Leaf first, pinned root last: links, roles, dates. Raises NotAuthentic."""
+    _check_root(chain[-1], roots)
+    _check_chain(chain, now)
+
+
+def check_authority(
+    authority: x509.Certificate, root: x509.Certificate, *, roots: Roots, now: int
+) -> None:
+    """A CA that is the pinned root or directly under it. Raises NotAuthentic."""
+    _check_root(root, roots)
+    public_key(authority)
+    _check_validity(authority, now)
+    _check_role(authority, 1)
+    _check_issued(authority, root)
+
+
+def verify(
+    certificate: x509.Certificate, signature: bytes, data: bytes, code: str, what: str
+) -> None:
+    """Raises NotAuthentic(code) unless this P-256 certificate's key signed `data`, raw r‖s."""
+    _verify(public_key(certificate), signature, data, code, what)
+
+
+def load_certificates(chain: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
+    """DER to X.509, every field that is read later read once. Raises NotAuthentic."""
     try:
         certificates = tuple(x509.load_der_x509_certificate(der) for der in chain)
         for certificate in certificates:  # cryptography reads these only when asked
@@ -85,21 +109,21 @@ def _check_root(root: x509.Certificate, roots: Roots) -> None:
     got = spki_digest(root)
     if got in roots.intel:
         return
-    if "SIMULATED" in _common_name(root):
+    if "SIMULATED" in common_name(root):
         text = "this is a simulated machine; this policy accepts vendor roots only"
         raise _broken("simulated-root", text)
     expected = ", ".join(sorted(digest.hex() for digest in roots.intel))
     raise _broken("wrong-root", f"expected root key {expected}, got {got.hex()}")
 
 
-def _common_name(certificate: x509.Certificate) -> str:
+def common_name(certificate: x509.Certificate) -> str:
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return "" if not names else str(names[0].value)
 
 
 def _check_chain(chain: tuple[x509.Certificate, ...], now: int) -> None:
     for certificate in chain:
-        _public_key(certificate)
+        public_key(certificate)
     issuers = (*chain[1:], chain[-1])
     for depth, (certificate, issuer) in enumerate(zip(chain, issuers, strict=True)):
         _check_validity(certificate, now)
@@ -107,10 +131,10 @@ def _check_chain(chain: tuple[x509.Certificate, ...], now: int) -> None:
         _check_issued(certificate, issuer)
 
 
-def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+def public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise _broken("wrong-curve", f"expected a P-256 key in {_common_name(certificate)!r}")
+        raise _broken("wrong-curve", f"expected a P-256 key in {common_name(certificate)!r}")
     return key
 
 
@@ -118,13 +142,13 @@ def _check_validity(certificate: x509.Certificate, now: int) -> None:
     start = certificate.not_valid_before_utc.timestamp()
     end = certificate.not_valid_after_utc.timestamp()
     if not start <= now <= end:
-        name, window = _common_name(certificate), f"{int(start)}..{int(end)}"
+        name, window = common_name(certificate), f"{int(start)}..{int(end)}"
         raise _broken("certificate-expired", f"{name!r}: expected a time in {window}, got {now}")
 
 
 def _check_role(certificate: x509.Certificate, depth: int) -> None:
     """CA bits and path length: depth 0 is the leaf, 1 its issuer, 2 the root."""
-    name = _common_name(certificate)
+    name = common_name(certificate)
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in _READ_EXTENSIONS:
             oid = extension.oid.dotted_string
@@ -145,11 +169,11 @@ def _check_role(certificate: x509.Certificate, depth: int) -> None:
 
 
 def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-    name = _common_name(certificate)
+    name = common_name(certificate)
     if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         raise _broken("wrong-algorithm", f"{name!r}: expected ECDSA with SHA-256")
     if certificate.issuer != issuer.subject:
-        got = _common_name(issuer)
+        got = common_name(issuer)
         raise _broken("chain-order", f"{name!r}: its issuer is not the next certificate, {got!r}")
     try:
         certificate.verify_directly_issued_by(issuer)

@@ -199,6 +199,19 @@ def parse_quote(data: bytes) -> TdQuote:
     return TdQuote(reserved, vendor, user_data, version=version, **fields)
 
 
+def quote_length(data: bytes) -> int:
+    """How many bytes of `data` are the quote by its own lengths; nothing else is looked at.
+
+    For readers of files, which often carry the fixed-size buffer a quote was written to.
+    Raises ParseError where `data` ends before its lengths do.
+    """
+    cursor = Cursor(data, "TDX quote")
+    version = HEADER.unpack(cursor.take(HEADER.size))[0]
+    _body(cursor, version)
+    cursor.take(cursor.u32())
+    return len(data) - cursor.left
+
+
 def _body(cursor: Cursor, version: int) -> dict[str, bytes]:
     layout: Mapping[str, int] = BODY_FIELDS
     if version == VERSION_5:

@@ -80,8 +80,8 @@ class TcbResult:
 
 
 @dataclass(frozen=True)
-class _Signed:
-    """A PCS answer: the JSON text exactly as Intel signed it, its signature, its fields."""
+class Signed:
+    """An answer of Intel's service: the JSON text as it was signed, its signature, its fields."""
 
     text: str
     signature: bytes
@@ -97,7 +97,7 @@ def check_tcb(
     NotAuthentic("cpu-tcb", ...); never judges whether the status is acceptable.
     """
     parts = {name: _part(collateral, name) for name in PARTS}
-    tcb_info, qe_identity = _signed(parts, TCB_INFO), _signed(parts, QE_IDENTITY)
+    tcb_info, qe_identity = _answers(parts)
     issued, expires = _window(parts, (tcb_info, qe_identity))
     if not issued <= now <= expires:
         early = now < issued
@@ -145,36 +145,42 @@ def _part(collateral: Collateral, name: str) -> bytes:
         raise Refused(STEP, "collateral-missing", f"expected {name}, got no such part") from None
 
 
-def _signed(parts: dict[str, bytes], name: str) -> _Signed:
+def _answers(parts: dict[str, bytes]) -> tuple[Signed, Signed]:
+    return signed_answer(TCB_INFO, parts[TCB_INFO]), signed_answer(QE_IDENTITY, parts[QE_IDENTITY])
+
+
+def signed_answer(name: str, data: bytes) -> Signed:
+    """The document under this part name. Raises NotAuthentic("collateral-malformed")."""
     wanted = {TCB_INFO: b"tcbInfo", QE_IDENTITY: b"enclaveIdentity"}[name]
-    match = _BODY.fullmatch(parts[name])
+    match = _BODY.fullmatch(data)
     if match is None or match[1] != wanted:
         raise _malformed(name)
     try:
         text = match[2].decode()
-        return _Signed(text, bytes.fromhex(match[3].decode()), json.loads(text))
+        return Signed(text, bytes.fromhex(match[3].decode()), json.loads(text))
     except (ValueError, RecursionError):
         raise _malformed(name) from None
 
 
-def _number(signed: _Signed) -> int:
+def _number(signed: Signed) -> int:
     number = signed.fields.get("tcbEvaluationDataNumber")
     if type(number) is not int:
         raise NotAuthentic(STEP, "collateral-malformed", "expected a TCB evaluation number")
     return number
 
 
-def _window(parts: dict[str, bytes], signed: tuple[_Signed, _Signed]) -> tuple[int, int]:
+def _window(parts: dict[str, bytes], signed: tuple[Signed, Signed]) -> tuple[int, int]:
     """When all pieces are valid together: the latest issue and the earliest next update."""
     times = [*_times(parts, signed), _crl(parts, ROOT_CRL)]
     return max(start for start, _ in times), min(end for _, end in times)
 
 
-def _times(parts: dict[str, bytes], signed: tuple[_Signed, _Signed]) -> list[tuple[int, int]]:
-    return [_dates(signed[0], TCB_INFO), _dates(signed[1], QE_IDENTITY), _crl(parts, PCK_CRL)]
+def _times(parts: dict[str, bytes], signed: tuple[Signed, Signed]) -> list[tuple[int, int]]:
+    return [dates(signed[0], TCB_INFO), dates(signed[1], QE_IDENTITY), _crl(parts, PCK_CRL)]
 
 
-def _dates(signed: _Signed, name: str) -> tuple[int, int]:
+def dates(signed: Signed, name: str) -> tuple[int, int]:
+    """(issue, next update) in Unix seconds. Raises NotAuthentic."""
     try:
         issue, update = signed.fields["issueDate"], signed.fields["nextUpdate"]
         return _seconds(issue), _seconds(update)
@@ -187,8 +193,13 @@ def _seconds(text: str) -> int:
 
 
 def _crl(parts: dict[str, bytes], name: str) -> tuple[int, int]:
+    return crl_dates(parts[name], name)
+
+
+def crl_dates(data: bytes, name: str) -> tuple[int, int]:
+    """(last update, next update) in Unix seconds. Raises NotAuthentic."""
     try:
-        crl = x509.load_der_x509_crl(parts[name])
+        crl = x509.load_der_x509_crl(data)
     except ValueError:
         raise _malformed(name) from None
     if crl.next_update_utc is None:
@@ -201,7 +212,7 @@ def _malformed(name: str) -> NotAuthentic:
 
 
 def _material(parts: dict[str, bytes]) -> dcap_qvl.QuoteCollateralV3:
-    tcb_info, qe_identity = _signed(parts, TCB_INFO), _signed(parts, QE_IDENTITY)
+    tcb_info, qe_identity = _answers(parts)
     return dcap_qvl.QuoteCollateralV3(
         pck_crl_issuer_chain=parts[PCK_CRL_CHAIN].decode("ascii"),
         root_ca_crl=parts[ROOT_CRL],

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attestation import cbor, snp, tdx
+from attestation import azure, cbor, snp, tdx
 from attestation.channel import bhttp
 from attestation.channel.key_config import parse_key_list
 from attestation.channel.ohttp import KeyRing, encode_key_list
@@ -38,6 +38,7 @@ from contracts.codec import LogState
 from enclave.guest.config import HostConfig
 from enclave.simulator.amd import SimulatedAmd
 from enclave.simulator.service import Simulator
+from tests import azure_machine
 from tests.test_policy import GOOD
 from tests.vectors import generate
 
@@ -110,6 +111,8 @@ TARGETS: dict[str, Target] = {
     "tdx-quote": tdx.parse_quote,
     "event-log": exact(tdx.parse_ccel),
     "snp-report": snp.parse_report,
+    "azure-hcl": azure.parse_hcl,
+    "azure-vtpm": lambda data: azure.parse_vtpm_quote(data, b"", azure_machine.PCRS),
     "gpu-report": parse_report,
     "rim": lambda data: read_rim(data, pinned=_RIM_ROOT, now=NOW),
     "ocsp": ocsp._load,
@@ -141,7 +144,7 @@ def seeds() -> list[bytes]:
     parts = _SIMULATOR.handle({0: "collateral"})[1]
     found += [quoted[1], quoted[2], report[1], report[2][0]]
     found += [data for name, data in parts.items() if len(data) < 64 * 1024]
-    found.append(SimulatedAmd().report())
+    found += [SimulatedAmd().report(), azure_machine.hcl(), azure_machine.message()]
     genesis = LogState.genesis(origin="log.example", log_key=bytes(32), size=1, root=bytes(32))
     found.append(genesis.to_cell().to_boc())
     request = bhttp.Request("POST", "/v1/models", ((b"a", b"b"),), b"{}")
