@@ -27,8 +27,8 @@ from attestation.nvidia import chain as chains
 from attestation.nvidia import rim as rims
 from attestation.roots import PRODUCTION
 from attestation.tdx import tcb
+from client_sdk.inspect_collateral import read_intel_bundle
 from client_sdk.inspect_gpu import pem_certificates
-from client_sdk.inspect_own import intel_bundle
 
 EVIDENCE = Path(os.environ.get("UMAY_EVIDENCE", "../shared/evidence"))
 NOW = 1_792_454_400  # 2026-10-20: collateral and both RIMs are current
@@ -67,7 +67,7 @@ def _tdx() -> None:
     parsed = tdx.parse_quote(data)
     signer = tdx.check_signature(parsed, roots=PRODUCTION, now=NOW)
     tdx.check_attributes(parsed)
-    collateral = intel_bundle(_read(COLLATERAL))
+    collateral = read_intel_bundle(_read(COLLATERAL))
     tdx.check_tcb(data, collateral, root_der=signer.root_der, now=NOW)
 
 
@@ -105,7 +105,7 @@ def _nonce(name: str) -> bytes:
 
 def _dcap_qvl() -> float:
     """Milliseconds of the library alone on the same quote and collateral."""
-    data, parts = _read(QUOTE), dict(intel_bundle(_read(COLLATERAL)).parts)
+    data, parts = _read(QUOTE), dict(read_intel_bundle(_read(COLLATERAL)).parts)
     root = tdx.check_signature(tdx.parse_quote(data), roots=PRODUCTION, now=NOW).root_der
     material = tcb._material(parts)
     return median(

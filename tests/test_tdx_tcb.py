@@ -167,3 +167,45 @@ def test_refused_advisory() -> None:
 def test_old_evaluation_number() -> None:
     with refuses("evaluation-number", Refused):
         decide(GOOD, min_evaluation_number=21)
+
+
+BY_RELAUNCH = {"TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"}
+LEVELS = sorted(tcb.STATUSES - {"UpToDate"} - BY_RELAUNCH)
+LATER = {"tcb": {"isvsvn": 200}, "tcbDate": "2026-01-01T00:00:00Z", "tcbStatus": "UpToDate"}
+
+
+@pytest.mark.parametrize("status", LEVELS)
+def test_every_status_of_intels_list_is_told(status: str) -> None:
+    result = check(parts=collateral(tcb_status=status))
+    assert result.status == status
+    with refuses("tcb-status", Refused):
+        decide(result)
+    decide(result, accepted=frozenset({status}))
+
+
+def test_launched_before_an_update() -> None:
+    """The platform runs the new module; this TD was launched under the old one."""
+    fields = {"tee_tcb_svn2": intel.TEE_TCB_SVN, "mr_servicetd": bytes(48)}
+    old = replace(good(), version=5, tee_tcb_svn=intel.OUT_OF_DATE_SVN, **fields)
+    result = check(machine().forge(old))
+    assert result.status == "TDRelaunchAdvised"
+    with refuses("tcb-status", Refused):
+        decide(result)
+
+
+QE_IDENTITIES = {
+    "other signer": {"mrsigner": "11" * 32},
+    "other product": {"isvprodid": 1},
+    "other attributes": {"attributes": "13" + "00" * 15},
+    "SGX's enclave": {"id": "QE"},
+    "every level above": {"tcbLevels": [LATER]},
+    "no level": {"tcbLevels": []},
+}
+
+
+@pytest.mark.parametrize("change", QE_IDENTITIES.values(), ids=QE_IDENTITIES)
+def test_quoting_enclave_of_another_identity(change: dict) -> None:
+    """Signed by Intel, and not about the enclave that signed this quote."""
+    parts = collateral(qe_identity=change)
+    with refuses("qe-identity", Refused):
+        check(parts=parts)

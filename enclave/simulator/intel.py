@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -133,17 +134,24 @@ class SimulatedIntel:
         return bytes(report)
 
     def collateral(
-        self, now: int, *, tcb_status: str = "UpToDate", revoke_pck: bool = False
+        self,
+        now: int,
+        *,
+        tcb_status: str = "UpToDate",
+        revoke_pck: bool = False,
+        qe_identity: Mapping[str, Any] | None = None,
     ) -> dict[str, bytes]:
         """Everything Intel's PCS would serve for this processor, by collateral part name.
 
         Issued at the last midnight (UTC) and valid for 30 days, so that one day's parts
-        are equal byte for byte. `tcb_status` and `revoke_pck` are for drills.
+        are equal byte for byte. The options are for drills: `qe_identity` has fields that
+        replace those of the genuine one.
         """
         issued = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         until = issued + COLLATERAL_LIFE
         signing_chain = self._pem(self._tcb, self._root)
         revoked = (self._pck,) if revoke_pck else ()
+        identity = _qe_identity(issued, until) | dict(qe_identity or {})
 
         def crl(issuer: x509.Certificate, key: str, *revoked: x509.Certificate) -> bytes:
             signer = self._keys[key]
@@ -154,7 +162,7 @@ class SimulatedIntel:
         return {
             tcb.TCB_INFO: self._signed("tcbInfo", _tcb_info(issued, until, tcb_status)),
             tcb.TCB_INFO_CHAIN: signing_chain,
-            tcb.QE_IDENTITY: self._signed("enclaveIdentity", _qe_identity(issued, until)),
+            tcb.QE_IDENTITY: self._signed("enclaveIdentity", identity),
             tcb.QE_IDENTITY_CHAIN: signing_chain,
             tcb.PCK_CRL: crl(self._platform, "platform", *revoked),
             tcb.PCK_CRL_CHAIN: self._pem(self._platform, self._root),
