@@ -50,10 +50,17 @@ _BODY = re.compile(rb'\{"(tcbInfo|enclaveIdentity)":(\{.*\}),"signature":"([0-9a
 _DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 _REFUSALS = {
-    "qe identity": ("qe-identity", "the quoting enclave is not the one Intel names"),
-    "qe mrsigner": ("qe-identity", "the quoting enclave is not the one Intel names"),
-    "qe isvprodid": ("qe-identity", "the quoting enclave is not the one Intel names"),
-    "qe attributes": ("qe-identity", "the quoting enclave is not the one Intel names"),
+    **dict.fromkeys(
+        (
+            "unsupported qe identity",
+            "qe mrsigner mismatch",
+            "qe isvprodid mismatch",
+            "qe attributes mismatch",
+            "minimum required",
+            "levels found in qe identity",
+        ),
+        ("qe-identity", "the quoting enclave is not the one Intel names"),
+    ),
     "certrevoked": ("revoked", "a certificate of the quote's chain is revoked"),
     "status is invalid: revoked": ("revoked", "this TCB level is revoked"),
     "no matching": ("no-matching-tcb", "no TCB level of Intel's list is as low as this platform"),
