@@ -43,6 +43,10 @@ class Cpu(Protocol):
         """What `measurement_digest` covers, 48 bytes each."""
 
     @property
+    def launch_id(self) -> bytes | None:
+        """What the host set at launch, as of `measurement.launch_id`."""
+
+    @property
     def signed_region(self) -> bytes:
         """What the hardware signed: the statement's content."""
 

@@ -12,6 +12,23 @@ REGISTERS = {"tdx": 4, "snp": 1}
 REGISTER_BYTES = 48
 
 
+LAUNCH_FIELDS = {"tdx": (48, 48, 48), "snp": (16, 16, 48, 48)}
+"""Bytes of what the host set at launch. TDX: MRCONFIGID, MROWNER, MROWNERCONFIG. SNP, by its
+ID block: FAMILY_ID, IMAGE_ID, ID_KEY_DIGEST, AUTHOR_KEY_DIGEST."""
+
+
+def launch_id(platform: str, fields: tuple[bytes, ...]) -> bytes | None:
+    """32-byte digest of what the host set at launch; None where all of it is zero.
+
+    Raises ParseError where the fields are not the platform's own.
+    """
+    if tuple(len(field) for field in fields) != LAUNCH_FIELDS.get(platform):
+        raise ParseError(f"{platform}: expected fields of {LAUNCH_FIELDS.get(platform)} bytes")
+    if not any(map(any, fields)):
+        return None
+    return domain_digest("umay/launch/v1", cbor.encode([platform, *fields]))
+
+
 def measurement_digest(platform: str, registers: tuple[bytes, ...]) -> bytes:
     """32-byte digest of a platform's registers (DESIGN §4).
 

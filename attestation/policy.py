@@ -29,12 +29,25 @@ SNP_TCB_PARTS = ("bootloader", "tee", "snp", "microcode")
 
 @dataclass(frozen=True)
 class Release:
-    """A named set of accepted digests; None stands for a written "any"."""
+    """A named set of accepted digests; None stands for a written "any".
+
+    `shapes` has the measurements of each VM shape: firmware measures the devices and memory
+    it finds, so one release has several. `launch_ids` is empty where the host may set nothing.
+    """
 
     name: str
-    measurements: frozenset[bytes]
+    shapes: Mapping[str, frozenset[bytes]]
+    launch_ids: frozenset[bytes]
     engine_configs: frozenset[bytes] | None
     host_configs: frozenset[bytes] | None
+
+    def shape(self, measurement: bytes) -> str | None:
+        """The VM shape that measures so, None where none does."""
+        return next((name for name, listed in self.shapes.items() if measurement in listed), None)
+
+    def allows_launch(self, launch: bytes | None) -> bool:
+        """`launch` as of `measurement.launch_id`."""
+        return launch in self.launch_ids if self.launch_ids else launch is None
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,10 @@ class Policy:
     def roots(self) -> Roots:
         """Vendors' roots, or only the simulator's where [unsafe] names them."""
         return self.simulated_roots or PRODUCTION
+
+    def names_launch(self, launch: bytes | None) -> bool:
+        """Whether any release names this launch id; which one is the measurement step's."""
+        return any(launch in release.launch_ids for release in self.releases)
 
     @classmethod
     def from_toml(cls, data: bytes) -> Policy:
@@ -208,12 +225,21 @@ def _release(value: object) -> Release:
     section = _Section("release", value)
     release = Release(
         name=section.text("name"),
-        measurements=section.digests("measurements"),
+        shapes=_shapes(section),
+        launch_ids=section.digests("launch_ids"),
         engine_configs=section.unless_any("engine_configs", section.digests),
         host_configs=section.unless_any("host_configs", section.digests),
     )
     section.finish()
     return release
+
+
+def _shapes(release: _Section) -> Mapping[str, frozenset[bytes]]:
+    section = _Section("release.shapes", release.take("shapes"))
+    shapes = {name: section.digests(name) for name in sorted(section.values)}
+    if not shapes or not all(shapes.values()):
+        raise ParseError("policy: [release.shapes] is absent: expected measurements per VM shape")
+    return MappingProxyType(shapes)
 
 
 def _model(value: object) -> tuple[str, bytes]:

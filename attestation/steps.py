@@ -95,9 +95,15 @@ def measurement(case: Case) -> str:
         )
     case.measurement_digest = measurement_digest(case.evidence.platform, case.cpu.registers)
     for release in case.policy.releases:
-        if case.measurement_digest in release.measurements:
-            case.release = release
-            return f"release {release.name}; {booted}"
+        if (shape := release.shape(case.measurement_digest)) is None:
+            continue
+        launch = case.cpu.launch_id
+        known = launch is None or case.policy.names_launch(launch)  # else cpu-attributes refuses
+        if known and not release.allows_launch(launch):
+            text = f"what the host set at launch is not named by release {release.name}"
+            raise Refused("measurement", "launch-id", text)
+        case.release = release
+        return f"release {release.name}, {shape}; {booted}"
     raise Refused(
         "measurement",
         "unknown-measurement",

@@ -218,8 +218,9 @@ nvidia_rim = ["{facts.roots["nvidia_rim"]}"]
 def _release(name: str, measurement: str, engines: tuple[str, ...]) -> str:
     listed = json.dumps(list(engines)) if engines else '"any"'
     return (
-        f'\n[[release]]\nname = "{name}"\nmeasurements = ["{measurement}"]\n'
+        f'\n[[release]]\nname = "{name}"\nlaunch_ids = []\n'
         f'engine_configs = {listed}\nhost_configs = "any"\n'
+        f'[release.shapes]\n"simulated" = ["{measurement}"]\n'
     )
 
 

@@ -45,9 +45,11 @@ revocation = "required"
 pq = "required"
 [[release]]
 name = "r1"
-measurements = ["{"33" * 32}"]
+launch_ids = []
 engine_configs = "any"
 host_configs = "any"
+[release.shapes]
+laptop = ["{"33" * 32}"]
 [[model]]
 name = "demo"
 digest = "{"44" * 32}"
@@ -65,7 +67,7 @@ def test_a_full_policy_is_read() -> None:
     policy = Policy.from_toml(GOOD.encode())
     assert policy.roots is PRODUCTION
     assert policy.gpu_count == 1 and policy.families is None
-    assert policy.releases[0].measurements == {b"\x33" * 32}
+    assert policy.releases[0].shapes == {"laptop": {b"\x33" * 32}}
     assert policy.models == (("demo", b"\x44" * 32),)
 
 
@@ -105,7 +107,9 @@ BAD = {
     "revocation off without its name": ('revocation = "required"', 'revocation = "none"'),
     "pq any": ('pq = "required"', 'pq = "any"'),
     "no release": ("[[release]]", "[[unreleased]]"),
-    "measurements any": (f'measurements = ["{"33" * 32}"]', 'measurements = "any"'),
+    "measurements any": (f'laptop = ["{"33" * 32}"]', 'laptop = "any"'),
+    "shape without measurements": (f'laptop = ["{"33" * 32}"]', "laptop = []"),
+    "no shapes": (f'laptop = ["{"33" * 32}"]', ""),
     "not TOML": ("[network]", "[network"),
 }
 

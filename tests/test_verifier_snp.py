@@ -22,7 +22,7 @@ from attestation.evidence import (
     report_data_binding,
 )
 from attestation.keys import bundle_digest
-from attestation.measurement import measurement_digest
+from attestation.measurement import launch_id, measurement_digest
 from attestation.snp.cpu import SnpCpu
 from attestation.snp.report import VLEK
 from attestation.verdict import Report
@@ -45,7 +45,7 @@ class SnpWorld:
         parts = {**world.collateral.parts, **amd.collateral(NOW)}
         release = dataclasses.replace(
             world.policy.releases[0],
-            measurements=frozenset({measurement_digest("snp", (MEASUREMENT,))}),
+            shapes={"simulated": frozenset({measurement_digest("snp", (MEASUREMENT,))})},
         )
         roots = world.policy.roots
         policy = dataclasses.replace(
@@ -197,3 +197,25 @@ def test_a_vlek_is_taken_where_the_policy_says_so(snp: SnpWorld) -> None:
     vlek = SnpWorld(snp.world, SimulatedAmd("Genoa", signer=VLEK))
     assert refused(vlek.examine()) == ("cpu-attributes", "signer-not-accepted")
     assert vlek.examine(snp_signers=frozenset({"VCEK", "VLEK"})).ok
+
+
+ID_BLOCK: Fields = {"family_id": b"\1" * 16, "id_key_digest": b"\2" * 48}
+LAUNCH = launch_id("snp", (b"\1" * 16, bytes(16), b"\2" * 48, bytes(48)))
+
+
+def test_an_id_block_is_taken_where_its_release_names_it(snp: SnpWorld) -> None:
+    release = snp.world.policy.releases[0]
+    named = dataclasses.replace(release, launch_ids=frozenset({LAUNCH}))
+    presented = snp.world.presented(snp.evidence(quote=snp.report(**ID_BLOCK)))
+    assert refused(snp.examine(presented)) == ("cpu-attributes", "id-block")
+    assert snp.examine(presented, releases=(named,)).ok
+    assert refused(snp.examine(releases=(named,))) == ("measurement", "launch-id")
+
+
+def test_an_id_block_of_another_release_does_not_do(snp: SnpWorld) -> None:
+    release = snp.world.policy.releases[0]
+    shapes = {"other": frozenset({bytes(32)})}
+    other = dataclasses.replace(release, shapes=shapes, launch_ids=frozenset({LAUNCH}))
+    presented = snp.world.presented(snp.evidence(quote=snp.report(**ID_BLOCK)))
+    report = snp.examine(presented, releases=(release, other))
+    assert refused(report) == ("measurement", "launch-id")

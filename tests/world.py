@@ -189,7 +189,7 @@ def policy(simulator: Simulator, log_key: Ed25519PrivateKey) -> Policy:
     registers = tuple(ask(simulator, "measurement")[1])
     read = Policy.from_toml(GOOD.encode())
     release = dataclasses.replace(
-        read.releases[0], measurements=frozenset({measurement_digest("tdx", registers)})
+        read.releases[0], shapes={"simulated": frozenset({measurement_digest("tdx", registers)})}
     )
     return dataclasses.replace(
         read,

@@ -17,11 +17,13 @@ POLICY_SMT, POLICY_RESERVED_ONE, POLICY_MIGRATE_MA, POLICY_DEBUG = (1 << n for n
 POLICY_KNOWN = (1 << 26) - 1
 PLATFORM_ALIAS_CHECK = 1 << 5
 PLATFORM_KNOWN = (1 << 8) - 1
-ZERO_DIGEST = bytes(48)
 
 
-def check_attributes(report: SnpReport) -> None:
-    """Debug, migration, VMPL, ID block, reserved bits. Raises Refused("cpu-attributes", …)."""
+def check_attributes(report: SnpReport, *, launch_named: bool = False) -> None:
+    """Debug, migration, VMPL, ID block, reserved bits. Raises Refused("cpu-attributes", …).
+
+    The ID block's fields are zero unless a release names them.
+    """
     policy = report.policy
     if not policy & POLICY_RESERVED_ONE or policy & ~POLICY_KNOWN:
         raise _refused("reserved-bits", f"guest policy {policy:#x} has bits that AMD reserves")
@@ -35,8 +37,9 @@ def check_attributes(report: SnpReport) -> None:
         raise _refused("reserved-bits", "the platform info has bits that AMD reserves")
     if any(report.report_id_ma) and report.report_id_ma != b"\xff" * 32:
         raise _refused("migratable", "a migration agent is associated with the guest")
-    if (report.id_key_digest, report.author_key_digest) != (ZERO_DIGEST, ZERO_DIGEST):
-        raise _refused("id-block", "the guest was launched with an ID block; none is accepted")
+    id_block = report.family_id + report.image_id + report.id_key_digest + report.author_key_digest
+    if any(id_block) and not launch_named:
+        raise _refused("id-block", "the guest was launched with an ID block that no release names")
 
 
 def check_tcb(report: SnpReport, key: ChipKey, *, floor: Mapping[str, int] | None) -> str:

@@ -9,6 +9,7 @@ from attestation.cpu import NotChecked, Standing
 from attestation.digests import sha256
 from attestation.errors import NotAuthentic, ParseError
 from attestation.evidence import Evidence
+from attestation.measurement import launch_id
 from attestation.policy import Policy, accept
 from attestation.roots import Roots
 from attestation.snp.chain import ChipKey, check_signature
@@ -46,6 +47,12 @@ class SnpCpu:
         return (self.report.measurement,)
 
     @property
+    def launch_id(self) -> bytes | None:
+        report = self.report
+        keys = (report.id_key_digest, report.author_key_digest)
+        return launch_id("snp", (report.family_id, report.image_id, *keys))
+
+    @property
     def signed_region(self) -> bytes:
         return self.report.signed_region
 
@@ -65,12 +72,12 @@ class SnpCpu:
         return f"report signed by a {self._key.signer_name} of {self._key.family}"
 
     def check_attributes(self, policy: Policy) -> str:
-        check_attributes(self.report)
+        check_attributes(self.report, launch_named=policy.names_launch(self.launch_id))
         accept("cpu-attributes", "family", self.key.family, policy.families)
         accept("cpu-attributes", "signer", self.key.signer_name, policy.snp_signers)
         if policy.instances is not None:
             accept("cpu-attributes", "instance", self.report.chip_id.hex(), policy.instances)
-        return f"debug off; no migration; VMPL 0; no ID block; {self.key.family}"
+        return f"debug off; no migration; VMPL 0; ID block absent or named; {self.key.family}"
 
     def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> Standing:
         text = check_tcb(self.report, self.key, floor=policy.snp_min_tcb)

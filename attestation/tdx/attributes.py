@@ -27,17 +27,10 @@ NAMED_BITS = {
 }
 
 
-def check_attributes(
-    quote: TdQuote,
-    *,
-    mr_config_id: bytes = ZERO,
-    mr_owner: bytes = ZERO,
-    mr_owner_config: bytes = ZERO,
-) -> None:
-    """TD and SEAM attributes, and the three owner registers (48 bytes each).
+def check_attributes(quote: TdQuote, *, launch_named: bool = False) -> None:
+    """TD and SEAM attributes, and the three registers that the host sets at launch.
 
-    The registers are zero unless a release names them. Raises
-    Refused("cpu-attributes", ...).
+    Those are zero unless a release names them. Raises Refused("cpu-attributes", ...).
     """
     _check_bits(int.from_bytes(quote.td_attributes, "little"))
     _check_register("seam_attributes", bytes(8), quote.seam_attributes, "seam-attributes")
@@ -47,9 +40,10 @@ def check_attributes(
     if any(quote.mr_servicetd + quote.init_servtd_hash + quote.curr_servtd_hash):
         text = "expected no service TD, got one bound to the guest"
         raise Refused(STEP, "service-td", text)
-    _check_register("mr_config_id", mr_config_id, quote.mr_config_id, "mr-config-id")
-    _check_register("mr_owner", mr_owner, quote.mr_owner, "mr-owner")
-    _check_register("mr_owner_config", mr_owner_config, quote.mr_owner_config, "mr-owner-config")
+    if not launch_named:
+        _check_register("mr_config_id", ZERO, quote.mr_config_id, "mr-config-id")
+        _check_register("mr_owner", ZERO, quote.mr_owner, "mr-owner")
+        _check_register("mr_owner_config", ZERO, quote.mr_owner_config, "mr-owner-config")
 
 
 def _check_bits(attributes: int) -> None:

@@ -9,6 +9,7 @@ from attestation.collateral import Collateral
 from attestation.cpu import NotChecked, Standing
 from attestation.errors import NotAuthentic, ParseError
 from attestation.evidence import INIT_DONE, Evidence
+from attestation.measurement import launch_id
 from attestation.policy import Policy, accept
 from attestation.roots import Roots
 from attestation.tdx.attributes import check_attributes
@@ -47,6 +48,11 @@ class TdxCpu:
         return (quote.mr_td, quote.rt_mr0, quote.rt_mr1, quote.rt_mr2)
 
     @property
+    def launch_id(self) -> bytes | None:
+        quote = self.quote
+        return launch_id("tdx", (quote.mr_config_id, quote.mr_owner, quote.mr_owner_config))
+
+    @property
     def signed_region(self) -> bytes:
         return self.quote.signed_region
 
@@ -66,11 +72,11 @@ class TdxCpu:
         return f"quote signed; chain ends at a pinned root; FMSPC {self._pck.fmspc.hex()}"
 
     def check_attributes(self, policy: Policy) -> str:
-        check_attributes(self.quote)
+        check_attributes(self.quote, launch_named=policy.names_launch(self.launch_id))
         accept("cpu-attributes", "family", FAMILY, policy.families)
         if policy.instances is not None:
             accept("cpu-attributes", "instance", self.pck.ppid.hex(), policy.instances)
-        return "debug off; no migration; no service TD; configuration fields zero"
+        return "debug off; no migration; no service TD; launch fields zero or named"
 
     def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> Standing:
         result = check_tcb(self.bytes, collateral, root_der=self.pck.root_der, now=now)
