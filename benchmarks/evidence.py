@@ -27,8 +27,8 @@ from attestation.nvidia import chain as chains
 from attestation.nvidia import rim as rims
 from attestation.roots import PRODUCTION
 from attestation.tdx import tcb
-from client_sdk.inspect_collateral import read_intel_bundle
-from client_sdk.inspect_gpu import pem_certificates
+from client_sdk.auditing.inspect_collateral import read_intel_bundle
+from client_sdk.auditing.inspect_gpu import pem_certificates
 
 EVIDENCE = Path(os.environ.get("UMAY_EVIDENCE", "../shared/evidence"))
 NOW = 1_792_454_400  # 2026-10-20: collateral and both RIMs are current

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from attestation.errors import UmayError, Unavailable, UsageError, VerificationError
+from attestation.errors import ParseError, UmayError, Unavailable, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,7 @@ def _groups() -> dict[str, object]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
-def _directory(text: str) -> Callable[[click.Command], click.Command]:
+def directory(text: str) -> Callable[[click.Command], click.Command]:
     return click.option(
         "--dir", "directory", type=DIRECTORY, default="~/.umay", show_default=True, help=text
     )
@@ -76,7 +76,7 @@ def umay() -> None:
 
 
 @umay.command()
-@_directory("Where it keeps chain, log, keys and addresses.")
+@directory("Where it keeps chain, log, keys and addresses.")
 def up(directory: Path) -> None:
     """Run a whole network on this machine, in the foreground."""
     from client_sdk import up as foreground
@@ -96,7 +96,7 @@ def demo(as_json: bool) -> None:
 
     signal.signal(signal.SIGTERM, _interrupt)
     with tempfile.TemporaryDirectory(prefix="umay-demo-") as directory:
-        stage = None if as_json else ConsoleStage(_console())
+        stage = None if as_json else ConsoleStage(console())
         outcome = Demo(Path(directory), stage=stage).run()
     if as_json:
         click.echo(json.dumps(outcome.to_json(), ensure_ascii=False))
@@ -114,7 +114,7 @@ def client() -> None:
 def _where(command: click.Command) -> click.Command:
     """Options that say where; what is not given comes from umay.toml of `umay up`."""
     for option in (
-        _directory(SAVED),
+        directory(SAVED),
         click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust."),
         click.option("--policy", type=FILE, help="What you accept."),
         click.option(
@@ -136,7 +136,7 @@ def policy() -> None:
 def check(file: Path, as_json: bool) -> None:
     """Say what a policy accepts, and everything in which it is not strict.
 
-    Exit code 0: a valid policy, however loose; 2: no such file; 3: not a policy.
+    Exit code 0: a valid policy, however loose; 2: no such file, or not a policy.
     """
     from client_sdk import config
     from client_sdk.policy_view import explain, relaxations
@@ -151,6 +151,27 @@ def check(file: Path, as_json: bool) -> None:
     click.echo("\nnot strict:" if loose else "\nnothing is relaxed")
     for text in loose:
         click.echo(f"  {text}")
+
+
+@policy.command()
+@click.argument("network", type=FILE)
+@click.option("--rules", default="production", show_default=True, help="Or simulation.")
+@click.option("--out", type=FILE, help="Where the policy goes; the screen unless said.")
+def make(network: Path, rules: str, out: Path | None) -> None:
+    """Put a network's part ([network], [[release]], [[model]]) beside rules that Umay ships.
+
+    Exit code 0: a policy; 2: both together are none; 4: simulated roots under production rules.
+    """
+    from client_sdk import policies
+
+    try:
+        text = policies.make(rules, network.read_text())
+    except (ParseError, UnicodeDecodeError) as error:
+        raise UsageError(f"{network}: {error}") from None
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        out.write_text(text)
 
 
 @client.command()
@@ -172,7 +193,7 @@ def verify(as_json: bool, **where: Any) -> None:
         worst = worst or code
         reports.append({"boot": place.boot, **report.to_json()})
         if not as_json:
-            show_report(_console(), report, title=f"boot {place.boot}")
+            show_report(console(), report, title=f"boot {place.boot}")
     if as_json:
         click.echo(json.dumps({"ok": not worst and bool(reports), "enclaves": reports}))
     if not reports:
@@ -221,125 +242,6 @@ def proxy(listen: str, token_file: Path, **where: Any) -> None:
     serve(app, listen=listen, ready=lambda url: click.echo(json.dumps({"listening": url})))
 
 
-@click.group()
-def audit() -> None:
-    """Follow a contract to every enclave, trusting no server."""
-
-
-@audit.command("run")
-@click.option("--contract", required=True, help="Address of the AttestationLog.")
-@click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust.")
-@click.option("--policy", type=FILE, help="What you accept.")
-@_directory(SAVED)
-@click.option("--json", "as_json", is_flag=True, help="The audit as JSON.")
-def run_audit(contract: str, as_json: bool, **where: Any) -> None:
-    """Verify a log's every entry again, from its contract on.
-
-    Exit code 0: no violation; 1: a violation; 3: not an AttestationLog; 5: the contract could
-    not be read; 6: something could not be checked.
-    """
-    from client_sdk import config
-    from client_sdk.audit import Auditor
-    from client_sdk.report_view import show_audit
-    from contracts.chain import ToncenterV2, raw_address
-
-    raw_address(contract)
-    found = config.load(url="-", **where)
-    accepted = config.read_policy(found.policy)
-    done = Auditor(policy=accepted, chain=ToncenterV2(found.chain)).run(contract)
-    if as_json:
-        click.echo(json.dumps(done.to_json()))
-    else:
-        show_audit(_console(), done)
-    sys.exit(done.exit_code)
-
-
-@audit.command()
-@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@click.option("--collateral", multiple=True, type=FILE, help="Serves the checks; repeat.")
-@click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")
-@click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
-def inspect(
-    files: tuple[Path, ...],
-    collateral: tuple[Path, ...],
-    moment: str | None,
-    policy: Path | None,
-    as_json: bool,
-) -> None:
-    """Say what files are, field by field, and whether they hold.
-
-    Quotes, reports, event logs, certificates, RIMs, collateral and Umay's own formats; raw,
-    hex or base64. Files given together serve each other. Exit code 0: all holds; 3: not
-    authentic; 4: refused; 6: something could not be checked.
-    """
-    from attestation.roots import PRODUCTION
-    from client_sdk import config
-    from client_sdk.inspecting import inspect_files, offered
-    from client_sdk.inspection import Given, at, exit_code
-    from client_sdk.report_view import show_inspection
-
-    roots = config.read_policy(policy).roots if policy else PRODUCTION
-    given = offered(collateral, Given(at(moment), roots))
-    found = inspect_files(files, given)
-    if as_json:
-        click.echo(json.dumps({"at": given.now, "found": [item.to_json() for item in found]}))
-    else:
-        for item in found:
-            show_inspection(_console(), item)
-    sys.exit(exit_code(found))
-
-
-@audit.command()
-@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")
-@click.option("--json", "as_json", is_flag=True, help="Every part as JSON.")
-def collateral(files: tuple[Path, ...], moment: str | None, as_json: bool) -> None:
-    """Say what collateral expires when, by its own dates.
-
-    Exit code 0: all of it counts at that time; 4: some does not.
-    """
-    from attestation.roots import PRODUCTION
-    from client_sdk.dated import dated_parts
-    from client_sdk.inspecting import offered
-    from client_sdk.inspection import Given, at
-    from client_sdk.report_view import show_dated
-
-    given = offered(files, Given(at(moment), PRODUCTION))
-    parts = dated_parts(given)
-    if as_json:
-        click.echo(json.dumps({"at": given.now, "parts": [part.to_json() for part in parts]}))
-    else:
-        show_dated(_console(), parts)
-    sys.exit(0 if all(part.current for part in parts) else 4)
-
-
-@audit.command()
-@click.argument("evidence", type=FILE)
-@click.option("--out", type=FILE, required=True, help="Where the collateral goes.")
-@click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
-@click.option("--intel", metavar="URL", help="A PCCS in place of Intel's service.")
-@click.option("--amd", metavar="URL", help="In place of AMD's key service.")
-@click.option("--nvidia-rim", metavar="URL", help="In place of NVIDIA's RIM service.")
-@click.option("--nvidia-ocsp", metavar="URL", help="In place of NVIDIA's OCSP service.")
-@click.option("--intel-root-crl", metavar="URL", help="Where Intel's root CRL lies.")
-def fetch(evidence: Path, out: Path, policy: Path | None, **services: str | None) -> None:
-    """Get from the vendors the collateral of a piece of evidence."""
-    from attestation.collect import collect
-    from attestation.evidence import Evidence
-    from attestation.fetch import HttpFetcher, Services
-    from attestation.roots import PRODUCTION
-    from client_sdk import config
-    from client_sdk.inspection import at, read_file
-
-    given = {name: url for name, url in services.items() if url}
-    roots = config.read_policy(policy).roots if policy else PRODUCTION
-    parsed = Evidence.from_bytes(read_file(evidence))
-    found = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
-    out.write_bytes(found.to_bytes())
-    click.echo(f"{out}: {len(found.parts)} parts")
-
-
 def _verified(opened: Client, place: Place) -> tuple[Report, int]:
     """The full report of one guest, and the exit code that its first failure means."""
     try:
@@ -359,7 +261,7 @@ def _client(**where: Any) -> Client:
     return Client(found.url, policy=accepted, chain=ToncenterV2(found.chain))
 
 
-def _console() -> Console:
+def console() -> Console:
     from client_sdk.report_view import console
 
     return console()

@@ -9,7 +9,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from attestation.errors import UsageError
+from attestation.errors import ParseError, UsageError
 from attestation.policy import Policy
 
 DEFAULT_DIR = Path("~/.umay")
@@ -48,11 +48,13 @@ def load(
 
 
 def read_policy(path: Path) -> Policy:
-    """Raises UsageError where there is no such file, ParseError for a bad one."""
+    """Raises UsageError, which names the file, where there is none or it is no policy."""
     try:
         return Policy.from_toml(path.read_bytes())
     except OSError as error:
         raise UsageError(f"policy: {path}: {error.strerror}") from None
+    except ParseError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def _saved(path: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from attestation import cbor
 from attestation.digests import domain_digest
 from attestation.errors import ParseError, Unavailable, UsageError
+from client_sdk import policies
 
 NETWORK_ID = "umay-local"
 HOST = "127.0.0.1"
@@ -164,9 +165,7 @@ def host_config(guest: GuestSpec) -> str:
 def policy_toml(facts: PolicyFacts) -> str:
     """A policy for this network alone: simulated roots, one log, one model."""
     releases = "".join(_release(*release) for release in facts.releases)
-    return f"""# Written by `umay up`. It accepts SIMULATED machines of this network alone.
-version = 1
-
+    network = f"""# Written by `umay up`: what follows is this network's own.
 [network]
 id = "{NETWORK_ID}"
 log_contract = "{facts.contract}"
@@ -175,33 +174,6 @@ log_origin = "{facts.origin}"
 log_key = "{facts.log_key}"
 anchor = "reported"
 max_anchor_age_s = 600
-
-[freshness]
-max_beacon_age_s = 7200
-challenge = "optional"
-
-[cpu]
-platforms = ["tdx"]
-tcb_status = ["UpToDate"]
-refuse_advisories = []
-min_tcb_evaluation_number = 1
-max_collateral_age_s = 2592000
-families = "any"
-instances = "any"
-
-[cpu.snp]
-signers = ["VCEK"]
-min_tcb = "any"
-alias_check = "required"
-
-[gpu]
-count = 1
-architectures = ["hopper"]
-min_driver = "any"
-revocation = "required"
-
-[channel]
-pq = "required"
 {releases}
 [[model]]
 name = "{facts.model_name}"
@@ -213,6 +185,7 @@ amd = []
 nvidia_device = ["{facts.roots["nvidia_device"]}"]
 nvidia_rim = ["{facts.roots["nvidia_rim"]}"]
 """
+    return policies.make("simulation", network)
 
 
 def _release(name: str, measurement: str, engines: tuple[str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attestation.policy import Policy
+from attestation.policy import Policy, Release
 
 
 def explain(policy: Policy) -> list[tuple[str, str]]:
@@ -26,7 +26,7 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
         ("GPUs", f"{gpus} of {_listed(policy.gpu_architectures)}"),
         ("GPU driver", f"{policy.gpu_min_driver or 'any'}"),
         ("GPU revocation", policy.gpu_revocation),
-        *((f"release {item.name}", _release(item.engine_configs)) for item in policy.releases),
+        *((f"release {item.name}", _release(item)) for item in policy.releases),
         *((f"model {name}", digest.hex()) for name, digest in policy.models),
         ("channel", "X-Wing only" if policy.pq == "required" else "X-Wing, else X25519"),
         ("roots", "SIMULATED machines only" if policy.roots.simulated else "the vendors'"),
@@ -64,5 +64,8 @@ def _refusing(policy: Policy) -> str:
     return (f"; not with {refused}" if refused else "") + number
 
 
-def _release(engines: frozenset[bytes] | None) -> str:
-    return "any engine config" if engines is None else f"{len(engines)} engine config(s)"
+def _release(release: Release) -> str:
+    engines = release.engine_configs
+    configs = "any engine config" if engines is None else f"{len(engines)} engine config(s)"
+    launch = f"; {len(release.launch_ids)} launch id(s)" if release.launch_ids else ""
+    return f"VM shapes {', '.join(release.shapes)}; {configs}{launch}"

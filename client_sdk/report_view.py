@@ -11,9 +11,9 @@ from rich.text import Text
 
 from attestation.verdict import Report, StepResult
 from client_sdk.audit import Audit, EntryVerdict
-from client_sdk.dated import Dated
+from client_sdk.auditing.dated import Dated
+from client_sdk.auditing.inspection import Inspected
 from client_sdk.drills import Attack
-from client_sdk.inspection import Inspected
 
 MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not checked": ("–", "yellow")}
 SIMULATED = "SIMULATED: these machines prove nothing. Their roots are this machine's own."

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from attestation.errors import ParseError, UsageError
 from attestation.roots import PRODUCTION
+from client_sdk.auditing.inspecting import inspect
+from client_sdk.auditing.inspection import Given, Inspected, at, exit_code, readings
 from client_sdk.cli import umay
-from client_sdk.inspecting import inspect
-from client_sdk.inspection import Given, Inspected, at, exit_code, readings
 from tests.vectors import generate
 from tests.world import NOW, World
 

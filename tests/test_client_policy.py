@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from attestation.errors import UmayError
 from attestation.policy import Policy
+from attestation.roots import PRODUCTION
 from client_sdk.cli import umay
 from client_sdk.policy_view import explain, relaxations
 from tests.test_policy import GOOD, UNSAFE
@@ -71,3 +73,47 @@ def test_the_command(tmp_path: Path) -> None:
     assert shown.exit_code == 0 and "not strict:" in shown.output
     found = CliRunner().invoke(umay, ["client", "policy", "check", "--json", str(file)])
     assert json.loads(found.output)["rules"]["network"] == "umay-test"
+
+
+NETWORK = (
+    GOOD[GOOD.index("[network]") : GOOD.index("[freshness]")] + GOOD[GOOD.index("[[release]]") :]
+)
+
+
+def made(rules: str, network: str, tmp_path: Path) -> tuple[int, Path]:
+    part, out = tmp_path / "network.toml", tmp_path / "policy.toml"
+    part.write_text(network)
+    arguments = ["client", "policy", "make", str(part), "--rules", rules, "--out", str(out)]
+    try:
+        CliRunner().invoke(umay, arguments, catch_exceptions=False, standalone_mode=False)
+    except UmayError as error:
+        return error.exit_code, out
+    return 0, out
+
+
+def test_shipped_rules_and_a_networks_part_are_a_policy(tmp_path: Path) -> None:
+    code, out = made("production", NETWORK, tmp_path)
+    policy = Policy.from_toml(out.read_bytes())
+    assert (code, policy.roots) == (0, PRODUCTION)
+    loose = relaxations(policy)
+    assert not any("GPU revocation" in text or "TCB status" in text for text in loose)
+
+
+def test_production_rules_refuse_simulated_roots(tmp_path: Path) -> None:
+    code, out = made("production", NETWORK + UNSAFE, tmp_path)
+    assert (code, out.exists()) == (4, False)
+
+
+def test_simulation_rules_want_simulated_roots(tmp_path: Path) -> None:
+    assert made("simulation", NETWORK, tmp_path)[0] == 4
+    code, out = made("simulation", NETWORK + UNSAFE, tmp_path)
+    assert code == 0 and Policy.from_toml(out.read_bytes()).roots.simulated
+
+
+@pytest.mark.parametrize("network", ["", "[cpu]\nplatforms = []\n", "\x00"], ids=repr)
+def test_a_networks_part_that_makes_no_policy(network: str, tmp_path: Path) -> None:
+    assert made("production", network, tmp_path)[0] == 2
+
+
+def test_unknown_rules(tmp_path: Path) -> None:
+    assert made("lenient", NETWORK, tmp_path)[0] == 2

@@ -18,8 +18,8 @@ import pytest
 
 from attestation.roots import PRODUCTION
 from attestation.tdx import parse_quote
-from client_sdk.inspecting import inspect, offered
-from client_sdk.inspection import Given, Inspected
+from client_sdk.auditing.inspecting import inspect, offered
+from client_sdk.auditing.inspection import Given, Inspected
 
 DEFAULT = Path(__file__).resolve().parents[1] / ".." / "shared" / "evidence"
 EVIDENCE = Path(os.environ.get("UMAY_EVIDENCE", DEFAULT))

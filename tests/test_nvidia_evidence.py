@@ -31,7 +31,7 @@ from attestation.nvidia import (
 )
 from attestation.nvidia import chain as chains
 from attestation.roots import PRODUCTION
-from client_sdk.inspect_gpu import pem_certificates
+from client_sdk.auditing.inspect_gpu import pem_certificates
 from tests.nvidia_machine import refuses
 
 DEFAULT = Path(__file__).resolve().parents[1] / ".." / "shared" / "evidence"

@@ -32,8 +32,8 @@ from attestation.policy import Policy
 from attestation.receipt import Receipt, SignedReceipt
 from attestation.roots import PRODUCTION
 from client_sdk import sse
-from client_sdk.inspecting import inspect
-from client_sdk.inspection import Given
+from client_sdk.auditing.inspecting import inspect
+from client_sdk.auditing.inspection import Given
 from contracts.codec import LogState
 from enclave.guest.config import HostConfig
 from enclave.simulator.amd import SimulatedAmd

@@ -9,8 +9,8 @@ from attestation import tdx
 from attestation.cpu import NotChecked
 from attestation.errors import NotAuthentic, ParseError
 from attestation.tdx.eventlog import DIGEST_BYTES, extend
-from client_sdk import inspect_cpu
-from client_sdk.inspection import Explained, Given, Inspected
+from client_sdk.auditing import inspect_cpu
+from client_sdk.auditing.inspection import Explained, Given, Inspected
 
 Registers = tuple[bytes, ...]
 MAX_EVENTS = 4096

@@ -20,8 +20,8 @@ from attestation.log.proof import Proof
 from attestation.receipt import SignedReceipt
 from attestation.snp.chain import load_certificate
 from attestation.validity import stamp
-from client_sdk import inspect_cpu, inspect_gpu, inspect_log
-from client_sdk.inspection import Explained, Given, Inspected
+from client_sdk.auditing import inspect_cpu, inspect_gpu, inspect_log
+from client_sdk.auditing.inspection import Explained, Given, Inspected
 
 
 def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:

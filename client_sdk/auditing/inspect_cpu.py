@@ -13,7 +13,7 @@ from attestation.cpu import NotChecked
 from attestation.errors import ParseError, Refused
 from attestation.snp.chain import tcb_parts
 from attestation.tdx.tcb import PARTS
-from client_sdk.inspection import Explained, Given, Inspected
+from client_sdk.auditing.inspection import Explained, Given, Inspected
 
 _TDX_WORDS = {
     "tee_tcb_svn": "security versions of the TDX module and microcode",

@@ -10,8 +10,8 @@ from typing import Any
 from attestation import azure, snp, tdx
 from attestation.cpu import NotChecked
 from attestation.errors import ParseError, Refused
-from client_sdk import inspect_cpu, inspect_gpu
-from client_sdk.inspection import Explained, Given, Inspected
+from client_sdk.auditing import inspect_cpu, inspect_gpu
+from client_sdk.auditing.inspection import Explained, Given, Inspected
 
 _BINCODE_SIGNATURE = 256
 

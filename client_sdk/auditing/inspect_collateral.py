@@ -13,9 +13,9 @@ from attestation.cpu import NotChecked
 from attestation.errors import NotAuthentic, ParseError
 from attestation.tdx.tcb import QE_IDENTITY, TCB_INFO
 from attestation.validity import stamp
-from client_sdk.inspect_cpu import crl_family
-from client_sdk.inspect_gpu import pem_certificates
-from client_sdk.inspection import Explained, Given, Inspected
+from client_sdk.auditing.inspect_cpu import crl_family
+from client_sdk.auditing.inspect_gpu import pem_certificates
+from client_sdk.auditing.inspection import Explained, Given, Inspected
 
 _INTEL = {"tcbInfo": TCB_INFO, "enclaveIdentity": QE_IDENTITY}
 

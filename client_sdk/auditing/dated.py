@@ -8,7 +8,7 @@ from typing import Any
 
 from attestation.errors import ParseError, UsageError
 from attestation.validity import Window, window
-from client_sdk.inspection import Given
+from client_sdk.auditing.inspection import Given
 
 
 @dataclass(frozen=True)

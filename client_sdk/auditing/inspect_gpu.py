@@ -17,7 +17,7 @@ from attestation.cpu import NotChecked
 from attestation.errors import NotAuthentic, ParseError, Refused, UmayError
 from attestation.evidence import GPU, SWITCH, Device
 from attestation.nvidia import chain as chains
-from client_sdk.inspection import Explained, Given, Inspected
+from client_sdk.auditing.inspection import Explained, Given, Inspected
 
 SWITCH_BLOCKS = 31
 MAX_RIM_SETS = 16

@@ -11,7 +11,7 @@ from attestation.collateral import Collateral
 from attestation.errors import ParseError, UmayError
 from attestation.snp import report as snp
 from attestation.tdx import parse_quote
-from client_sdk import (
+from client_sdk.auditing import (
     inspect_azure,
     inspect_collateral,
     inspect_cpu,
@@ -19,7 +19,7 @@ from client_sdk import (
     inspect_log,
     inspect_own,
 )
-from client_sdk.inspection import Given, Inspected, read_file, readings
+from client_sdk.auditing.inspection import Given, Inspected, read_file, readings
 
 Inspect = Callable[[str, bytes, Given], Inspected | list[Inspected]]
 _SPEC_ID = b"Spec ID Event03"

@@ -1,0 +1,1 @@
+"""For auditors: what files and logs say, and whether it holds."""

@@ -1,0 +1,131 @@
+"""`umay audit`: from a contract to every enclave, and what a file says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from client_sdk.cli import FILE, SAVED, console, directory
+
+
+@click.group()
+def audit() -> None:
+    """Follow a contract to every enclave, trusting no server."""
+
+
+@audit.command("run")
+@click.option("--contract", required=True, help="Address of the AttestationLog.")
+@click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust.")
+@click.option("--policy", type=FILE, help="What you accept.")
+@directory(SAVED)
+@click.option("--json", "as_json", is_flag=True, help="The audit as JSON.")
+def run_audit(contract: str, as_json: bool, **where: Any) -> None:
+    """Verify a log's every entry again, from its contract on.
+
+    Exit code 0: no violation; 1: a violation; 3: not an AttestationLog; 5: the contract could
+    not be read; 6: something could not be checked.
+    """
+    from client_sdk import config
+    from client_sdk.audit import Auditor
+    from client_sdk.report_view import show_audit
+    from contracts.chain import ToncenterV2, raw_address
+
+    raw_address(contract)
+    found = config.load(url="-", **where)
+    accepted = config.read_policy(found.policy)
+    done = Auditor(policy=accepted, chain=ToncenterV2(found.chain)).run(contract)
+    if as_json:
+        click.echo(json.dumps(done.to_json()))
+    else:
+        show_audit(console(), done)
+    sys.exit(done.exit_code)
+
+
+@audit.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--collateral", multiple=True, type=FILE, help="Serves the checks; repeat.")
+@click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")
+@click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+def inspect(
+    files: tuple[Path, ...],
+    collateral: tuple[Path, ...],
+    moment: str | None,
+    policy: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what files are, field by field, and whether they hold.
+
+    Quotes, reports, event logs, certificates, RIMs, collateral and Umay's own formats; raw,
+    hex or base64. Files given together serve each other. Exit code 0: all holds; 3: not
+    authentic; 4: refused; 6: something could not be checked.
+    """
+    from attestation.roots import PRODUCTION
+    from client_sdk import config
+    from client_sdk.auditing.inspecting import inspect_files, offered
+    from client_sdk.auditing.inspection import Given, at, exit_code
+    from client_sdk.report_view import show_inspection
+
+    roots = config.read_policy(policy).roots if policy else PRODUCTION
+    given = offered(collateral, Given(at(moment), roots))
+    found = inspect_files(files, given)
+    if as_json:
+        click.echo(json.dumps({"at": given.now, "found": [item.to_json() for item in found]}))
+    else:
+        for item in found:
+            show_inspection(console(), item)
+    sys.exit(exit_code(found))
+
+
+@audit.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")
+@click.option("--json", "as_json", is_flag=True, help="Every part as JSON.")
+def collateral(files: tuple[Path, ...], moment: str | None, as_json: bool) -> None:
+    """Say what collateral expires when, by its own dates.
+
+    Exit code 0: all of it counts at that time; 4: some does not.
+    """
+    from attestation.roots import PRODUCTION
+    from client_sdk.auditing.dated import dated_parts
+    from client_sdk.auditing.inspecting import offered
+    from client_sdk.auditing.inspection import Given, at
+    from client_sdk.report_view import show_dated
+
+    given = offered(files, Given(at(moment), PRODUCTION))
+    parts = dated_parts(given)
+    if as_json:
+        click.echo(json.dumps({"at": given.now, "parts": [part.to_json() for part in parts]}))
+    else:
+        show_dated(console(), parts)
+    sys.exit(0 if all(part.current for part in parts) else 4)
+
+
+@audit.command()
+@click.argument("evidence", type=FILE)
+@click.option("--out", type=FILE, required=True, help="Where the collateral goes.")
+@click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
+@click.option("--intel", metavar="URL", help="A PCCS in place of Intel's service.")
+@click.option("--amd", metavar="URL", help="In place of AMD's key service.")
+@click.option("--nvidia-rim", metavar="URL", help="In place of NVIDIA's RIM service.")
+@click.option("--nvidia-ocsp", metavar="URL", help="In place of NVIDIA's OCSP service.")
+@click.option("--intel-root-crl", metavar="URL", help="Where Intel's root CRL lies.")
+def fetch(evidence: Path, out: Path, policy: Path | None, **services: str | None) -> None:
+    """Get from the vendors the collateral of a piece of evidence."""
+    from attestation.collect import collect
+    from attestation.evidence import Evidence
+    from attestation.fetch import HttpFetcher, Services
+    from attestation.roots import PRODUCTION
+    from client_sdk import config
+    from client_sdk.auditing.inspection import at, read_file
+
+    given = {name: url for name, url in services.items() if url}
+    roots = config.read_policy(policy).roots if policy else PRODUCTION
+    parsed = Evidence.from_bytes(read_file(evidence))
+    found = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
+    out.write_bytes(found.to_bytes())
+    click.echo(f"{out}: {len(found.parts)} parts")

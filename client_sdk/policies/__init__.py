@@ -1,0 +1,27 @@
+"""The rules that Umay ships, and policies made of them and a network's own part.
+
+A policy file is rules (freshness, CPU, GPU, channel) and what a network publishes about
+itself: [network], [[release]], [[model]], and for a simulated one its roots.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from attestation.errors import Refused, UsageError
+from attestation.policy import Policy
+
+RULES = ("production", "simulation")
+
+
+def make(rules: str, network: str) -> str:
+    """A policy file. Raises UsageError for unknown rules, ParseError where both together are
+    no policy, Refused("policy", …) where roots and rules do not belong together."""
+    if rules not in RULES:
+        raise UsageError(f"rules: expected {' or '.join(RULES)}, got {rules}")
+    text = files(__package__).joinpath(f"{rules}.toml").read_text() + "\n" + network
+    simulated = Policy.from_toml(text.encode()).roots.simulated
+    if simulated != (rules == "simulation"):
+        wrong = "simulated roots" if simulated else "no simulated roots"
+        raise Refused("policy", "rules-and-roots", f"{rules} rules with {wrong}")
+    return text
