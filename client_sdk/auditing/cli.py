@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from client_sdk.cli import FILE, SAVED, console, directory
+from attestation.errors import UsageError
+from client_sdk.cli import DIRECTORY, FILE, SAVED, console, directory
 
 
 @click.group()
@@ -82,40 +83,62 @@ def inspect(
 
 
 @audit.command()
-@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.argument("files", nargs=-1, type=FILE, metavar="FILE...")
+@click.option("--archive", type=DIRECTORY, help="Everything that was ever kept there.")
 @click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")
 @click.option("--json", "as_json", is_flag=True, help="Every part as JSON.")
-def collateral(files: tuple[Path, ...], moment: str | None, as_json: bool) -> None:
+def collateral(
+    files: tuple[Path, ...], archive: Path | None, moment: str | None, as_json: bool
+) -> None:
     """Say what collateral expires when, by its own dates.
 
-    Exit code 0: all of it counts at that time; 4: some does not.
+    Exit code 0: of every part one counts at that time; 4: some does not.
     """
+    from attestation.archive import Archive
     from attestation.roots import PRODUCTION
-    from client_sdk.auditing.dated import dated_parts
+    from client_sdk.auditing.dated import Dated, dated_parts
     from client_sdk.auditing.inspecting import offered
     from client_sdk.auditing.inspection import Given, at
     from client_sdk.report_view import show_dated
 
     given = offered(files, Given(at(moment), PRODUCTION))
-    parts = dated_parts(given)
+    parts = dated_parts(given) if files else []
+    if archive is not None:
+        kept = Archive(archive).versions()
+        parts += [Dated(name, dates, given.now) for name, _, dates in kept]
+    if not parts:
+        raise UsageError("give files, --archive, or both")
     if as_json:
         click.echo(json.dumps({"at": given.now, "parts": [part.to_json() for part in parts]}))
     else:
         show_dated(console(), parts)
-    sys.exit(0 if all(part.current for part in parts) else 4)
+    counting = {part.name for part in parts if part.current}
+    sys.exit(0 if all(part.name in counting for part in parts) else 4)
 
 
 @audit.command()
 @click.argument("evidence", type=FILE)
-@click.option("--out", type=FILE, required=True, help="Where the collateral goes.")
+@click.option("--out", type=FILE, help="Where the collateral goes, as one file.")
+@click.option("--archive", type=DIRECTORY, help="Where it is kept, part by part.")
 @click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
 @click.option("--intel", metavar="URL", help="A PCCS in place of Intel's service.")
 @click.option("--amd", metavar="URL", help="In place of AMD's key service.")
 @click.option("--nvidia-rim", metavar="URL", help="In place of NVIDIA's RIM service.")
 @click.option("--nvidia-ocsp", metavar="URL", help="In place of NVIDIA's OCSP service.")
 @click.option("--intel-root-crl", metavar="URL", help="Where Intel's root CRL lies.")
-def fetch(evidence: Path, out: Path, policy: Path | None, **services: str | None) -> None:
-    """Get from the vendors the collateral of a piece of evidence."""
+def fetch(
+    evidence: Path,
+    out: Path | None,
+    archive: Path | None,
+    policy: Path | None,
+    **services: str | None,
+) -> None:
+    """Get from the vendors the collateral of a piece of evidence.
+
+    Exit code 0: all of it; 2: wrong options; 3: not authentic evidence; 5: a vendor did not
+    answer.
+    """
+    from attestation.archive import Archive
     from attestation.collect import collect
     from attestation.evidence import Evidence
     from attestation.fetch import HttpFetcher, Services
@@ -123,9 +146,15 @@ def fetch(evidence: Path, out: Path, policy: Path | None, **services: str | None
     from client_sdk import config
     from client_sdk.auditing.inspection import at, read_file
 
+    if out is None and archive is None:
+        raise UsageError("say where it goes: --out, --archive, or both")
     given = {name: url for name, url in services.items() if url}
     roots = config.read_policy(policy).roots if policy else PRODUCTION
     parsed = Evidence.from_bytes(read_file(evidence))
     found = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
-    out.write_bytes(found.to_bytes())
-    click.echo(f"{out}: {len(found.parts)} parts")
+    if out is not None:
+        out.write_bytes(found.to_bytes())
+        click.echo(f"{out}: {len(found.parts)} parts")
+    if archive is not None:
+        digest = Archive(archive).add(found)
+        click.echo(f"{archive}: {len(found.parts)} parts, set {digest.hex()}")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from attestation.collateral import Collateral
+
 FILE = click.Path(dir_okay=False, path_type=Path)
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
 LISTEN = "HOST:PORT"
 
 
@@ -28,6 +33,13 @@ def host() -> None:
 @click.option("--contract", required=True, help="Address of the log's AttestationLog.")
 @click.option("--simulator", type=FILE, help="Simulator socket to take collateral from.")
 @click.option("--collateral", type=FILE, help="Collateral file, where there is no simulator.")
+@click.option("--archive", type=DIRECTORY, help="Ask the vendors, and keep what they say here.")
+@click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
+@click.option("--intel", metavar="URL", help="A PCCS in place of Intel's service.")
+@click.option("--intel-root-crl", metavar="URL", help="Where Intel's root CRL lies.")
+@click.option("--amd", metavar="URL", help="In place of AMD's key service.")
+@click.option("--nvidia-rim", metavar="URL", help="In place of NVIDIA's RIM service.")
+@click.option("--nvidia-ocsp", metavar="URL", help="In place of NVIDIA's OCSP service.")
 @click.option("--release", type=click.IntRange(0), help="Leaf index of the guest's release.")
 def agent(
     listen: str,
@@ -38,23 +50,23 @@ def agent(
     contract: str,
     simulator: Path | None,
     collateral: Path | None,
+    archive: Path | None,
+    policy: Path | None,
     release: int | None,
+    **services: str | None,
 ) -> None:
-    """Stand before one guest: forward ciphertext, log its evidence, feed it the beacon."""
-    from attestation.errors import UsageError
+    """Stand before one guest: forward ciphertext, log its evidence, feed it the beacon.
+
+    Collateral comes from exactly one of --simulator, --collateral and --archive. With an
+    archive the agent asks the vendors itself, hourly, for what the guest's evidence needs.
+    Exit code 2: wrong options; 5: an address is taken.
+    """
     from contracts.chain import ToncenterV2, raw_address
     from enclave.host.agent import Agent, described
-    from enclave.host.collateral import from_file, from_simulator
     from enclave.host.registrar import Registrar
     from enclave.host.serving import serve
 
-    if simulator is not None and collateral is None:
-        fetch = partial(from_simulator, simulator)
-    elif collateral is not None and simulator is None:
-        fetch = partial(from_file, collateral)
-    else:
-        got = "both" if simulator else "neither"
-        raise UsageError(f"expected one of --simulator and --collateral, got {got}")
+    fetch = _collateral(guest, simulator, collateral, archive, policy, services)
     raw_address(contract)
     registrar = Registrar(
         guest=guest,
@@ -71,6 +83,39 @@ def agent(
     apps = [(standing.public(), listen), (standing.feed(), feed_listen)]
     serve(apps, ready=lambda urls: click.echo(described(urls)))
     stopped.set()
+
+
+def _collateral(
+    guest: str,
+    simulator: Path | None,
+    file: Path | None,
+    archive: Path | None,
+    policy: Path | None,
+    services: Mapping[str, str | None],
+) -> Callable[[], Collateral]:
+    from attestation.archive import Archive
+    from attestation.errors import UsageError
+    from attestation.fetch import Services
+    from attestation.policy import Policy
+    from attestation.roots import PRODUCTION
+    from enclave.host.collateral import FromVendors, from_file, from_simulator
+
+    given = [name for name, value in _named(simulator, file, archive) if value is not None]
+    if len(given) != 1:
+        got = " and ".join(given) or "none"
+        raise UsageError(f"expected one of --simulator, --collateral, --archive; got {got}")
+    if simulator is not None:
+        return partial(from_simulator, simulator)
+    if file is not None:
+        return partial(from_file, file)
+    roots = Policy.from_toml(policy.read_bytes()).roots if policy else PRODUCTION
+    named = Services(**{name: url for name, url in services.items() if url})
+    kept = Archive(archive or Path())
+    return FromVendors(guest, kept, services=named, roots=roots, tell=_tell)
+
+
+def _named(*places: Path | None) -> list[tuple[str, Path | None]]:
+    return list(zip(("--simulator", "--collateral", "--archive"), places, strict=True))
 
 
 @host.command()

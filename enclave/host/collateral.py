@@ -1,17 +1,24 @@
-"""Where an agent gets vendors' collateral: today a simulator, or a file kept by the host.
+"""Where an agent gets vendors' collateral: a simulator, a file kept by the host, the vendors.
 
-Fetchers for Intel's and NVIDIA's services are not written yet. Nothing here is trusted by
-anyone: verifiers check every signature in it.
+Nothing here is trusted by anyone: verifiers check every signature in it.
 """
 
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from attestation import cbor
-from attestation.collateral import Collateral
-from attestation.errors import ParseError, Unavailable
+from attestation.archive import Archive
+from attestation.collateral import Collateral, Fetcher
+from attestation.collect import collect
+from attestation.errors import ParseError, UmayError, Unavailable
+from attestation.evidence import MAX_EVIDENCE_BYTES, Evidence
+from attestation.fetch import HttpFetcher, Services
+from attestation.roots import Roots
+from enclave.host.peer import Peer
 
 TIMEOUT_S = 30.0
 MAX_BYTES = 8 << 20
@@ -34,6 +41,50 @@ def from_simulator(path: Path) -> Collateral:
     if answer[0] != "ok" or not isinstance(answer[1], dict):
         raise ParseError("simulator: expected collateral parts")
     return Collateral(answer[1])
+
+
+class FromVendors:
+    """Asks the vendors for what the guest's evidence needs, and keeps it in an archive.
+
+    Before a guest has evidence, and while a vendor does not answer, the archive's parts that
+    still count serve. `umay audit fetch --archive` fills it for a first boot.
+    """
+
+    def __init__(
+        self,
+        guest: str,
+        archive: Archive,
+        *,
+        services: Services,
+        roots: Roots,
+        fetcher: Fetcher | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._guest, self._archive = guest.rstrip("/"), archive
+        self._services, self._roots = services, roots
+        self._fetcher: Fetcher = fetcher or HttpFetcher()
+        self._tell, self._clock, self._peer = tell, clock, Peer()
+
+    def __call__(self) -> Collateral:
+        """Raises Unavailable where neither vendors nor archive have anything."""
+        now = int(self._clock())
+        try:
+            self._archive.add(self._fetch(now))
+        except UmayError as error:
+            self._tell(f"collateral: {error}; going on with the archive")
+        found = self._archive.current(now)
+        if not found.parts:
+            raise Unavailable("collateral: the archive has nothing that counts today")
+        return found
+
+    def _fetch(self, now: int) -> Collateral:
+        boots = self._peer.json(f"{self._guest}/umay/").get("boots")
+        if not isinstance(boots, list) or len(boots) != 1:
+            raise Unavailable("guest: it has no evidence yet")
+        url = f"{self._guest}/umay/{boots[0]}/evidence"
+        evidence = Evidence.from_bytes(self._peer.get(url, limit=MAX_EVIDENCE_BYTES))
+        return collect(evidence, self._fetcher, services=self._services, roots=self._roots, now=now)
 
 
 def from_file(path: Path) -> Collateral:
