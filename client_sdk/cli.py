@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "umay.commands"
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+BUSY = (429, 500, 502, 503, 504)
 SAVED = "What is not given is read here, from what `umay up` wrote."
 HELP = {
     "client": "Verify an enclave, talk to it, or serve a local OpenAI endpoint.",
@@ -217,8 +218,8 @@ def chat(model: str, max_tokens: int, prompt: str, **where: Any) -> None:
     body = {"model": model, "messages": messages, "max_tokens": max_tokens, "stream": True}
     answer = opened.chat(body)
     if answer.status != 200:
-        said = answer.read().decode().strip()[:400]
-        raise UsageError(f"the enclave answers {answer.status}: {said}")
+        text = f"the enclave answers {answer.status}: {answer.read().decode().strip()[:400]}"
+        raise Unavailable(text) if answer.status in BUSY else UsageError(text)
     for text in sse.deltas(answer):
         click.echo(text, nl=False)
     click.echo()

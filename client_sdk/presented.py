@@ -44,6 +44,8 @@ def fetch_places(transport: Transport, url: str) -> tuple[Place, ...]:
     listing = transport.get(f"{root}/umay/", limit=MAX_LISTING_BYTES)
     try:
         boots = json.loads(listing)["boots"]
+        if isinstance(boots, list) and any(isinstance(item, str) for item in boots):
+            raise ParseError(f"{root}: this is a guest's own port; give its agent's or relay's URL")
         places = tuple(Place(item["boot"], "", str(item["state"])) for item in boots[:MAX_PLACES])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ParseError('listing: expected JSON {"boots": [{"boot", "state", …}]}') from None

@@ -91,9 +91,20 @@ def create_app(client: Client, *, token: str) -> Starlette:
     """The ASGI application. `token` is the API key that callers must bring."""
     proxy = Proxy(client, token=token)
     routes = [Route(path, proxy.forward, methods=["GET", "POST"]) for path in PATHS]
-    app = Starlette(routes=[*routes, Route("/healthz", proxy.health)], lifespan=_lifespan)
+    routes.append(Route("/healthz", proxy.health))
+    app = Starlette(
+        routes=routes,
+        lifespan=_lifespan,
+        exception_handlers={404: _unknown, 405: _unknown},
+    )
     app.router.redirect_slashes = False  # a redirect would name whatever Host the caller sent
     return app
+
+
+async def _unknown(_: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    expected = f"expected one of {', '.join(PATHS)}, by GET or POST"
+    return JSONResponse(error_body("not_found", expected), status)
 
 
 @asynccontextmanager

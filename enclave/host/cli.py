@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from attestation.collateral import Collateral
 
 FILE = click.Path(dir_okay=False, path_type=Path)
+GIVEN = click.Path(exists=True, dir_okay=False, path_type=Path)
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 LISTEN = "HOST:PORT"
 
@@ -31,8 +32,8 @@ def host() -> None:
 @click.option("--log", required=True, metavar="URL", help="The transparency log.")
 @click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
 @click.option("--contract", required=True, help="Address of the log's AttestationLog.")
-@click.option("--simulator", type=FILE, help="Simulator socket to take collateral from.")
-@click.option("--collateral", type=FILE, help="Collateral file, where there is no simulator.")
+@click.option("--simulator", type=GIVEN, help="Simulator socket to take collateral from.")
+@click.option("--collateral", type=GIVEN, help="Collateral file, where there is no simulator.")
 @click.option("--archive", type=DIRECTORY, help="Ask the vendors, and keep what they say here.")
 @click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
 @click.option("--intel", metavar="URL", help="A PCCS in place of Intel's service.")
