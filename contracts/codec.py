@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
 
-from pytoniq_core import Builder, Cell, Slice, StateInit, begin_cell
+from pytoniq_core import Builder, Cell, HashMap, Slice, StateInit, begin_cell
 
 from attestation.errors import ParseError
 
-STORAGE_VERSION = 1
+STORAGE_VERSION = 2
+MAX_RETIRED = 16  # keys; more rotations the contract does not take
 MAX_ORIGIN = 60  # bytes; a longer note body would not fit the 127 bytes of one cell
 MAX_PROOF = 128  # hashes; two 64-bit sizes never need more
 MAX_BOC = 65_536  # bytes; a message of the chain cannot be larger
@@ -25,6 +26,9 @@ HASHES_PER_CELL = 3
 
 OP_ANCHOR = 0x554D4101
 OP_FORK = 0x554D4102
+OP_ROTATE = 0x554D4103
+OP_ANCHORED = 0x554D4110
+ROTATION_DOMAIN = b"umay/rotate-log-key/v1\0"
 OP_EXCESS = 0xD53276DB
 
 
@@ -44,6 +48,9 @@ class Exit(IntEnum):
     PROOF_SHORT = 136
     NO_FORK = 137
     VERSION = 138
+    KEY = 139
+    RETIRED_FULL = 140
+    POSSESSION = 141
     UNKNOWN_OP = 0xFFFF
 
 
@@ -74,7 +81,8 @@ def check_origin(origin: str) -> bytes:
 
 @dataclass(frozen=True)
 class LogState:
-    """The contract's storage. root and log_key are 32 bytes; time is Unix seconds, 0 at genesis."""
+    """The contract's storage. root and keys are 32 bytes; time is Unix seconds, 0 at genesis;
+    `retired` has earlier log keys with the size at which each was retired, sorted by key."""
 
     sequence: int
     size: int
@@ -83,6 +91,7 @@ class LogState:
     forked: bool
     log_key: bytes
     origin: str
+    retired: tuple[tuple[bytes, int], ...] = ()
 
     @classmethod
     def genesis(cls, *, origin: str, log_key: bytes, size: int, root: bytes) -> LogState:
@@ -93,7 +102,8 @@ class LogState:
         return cls(0, size, root, 0, False, log_key, origin)
 
     def to_cell(self) -> Cell:
-        identity = begin_cell().store_bytes(self.log_key).store_bytes(check_origin(self.origin))
+        identity = begin_cell().store_bytes(self.log_key).store_dict(_retired_cell(self.retired))
+        identity.store_uint(len(self.retired), 8).store_bytes(check_origin(self.origin))
         body = begin_cell().store_uint(STORAGE_VERSION, 8).store_uint(self.sequence, 64)
         body.store_uint(self.size, 64).store_bytes(self.root).store_uint(self.time, 64)
         return body.store_bit(int(self.forked)).store_ref(identity.end_cell()).end_cell()
@@ -115,9 +125,10 @@ class LogState:
         sequence, size = data.load_uint(64), data.load_uint(64)
         root, time, forked = data.load_bytes(32), data.load_uint(64), bool(data.load_bit())
         identity = data.load_ref().begin_parse()
-        log_key = identity.load_bytes(32)
+        log_key, retired = identity.load_bytes(32), _retired(identity.load_maybe_ref())
+        identity.load_uint(8)  # how many; the canonical cell says it again
         origin = identity.load_bytes(len(identity.bits) // 8).decode("ascii")
-        return cls(sequence, size, root, time, forked, log_key, origin)
+        return cls(sequence, size, root, time, forked, log_key, origin, retired)
 
 
 @dataclass(frozen=True)
@@ -152,19 +163,21 @@ class AnchorMessage:
 class ForkMessage:
     """A log-signed checkpoint that contradicts the anchored one.
 
-    `other` is the root at the smaller of the two sizes that `proof` leads to the larger
-    size's root; both are ignored where the sizes are equal.
+    `signer` is the log key or a retired one. `other` is the root at the smaller of the two
+    sizes that `proof` leads to the larger size's root; both are ignored where they are equal.
     """
 
     size: int
     root: bytes
     signature: bytes
+    signer: bytes
     other: bytes = bytes(32)
     proof: tuple[bytes, ...] = ()
     query_id: int = 0
 
     def to_cell(self) -> Cell:
-        evidence = begin_cell().store_bytes(self.other).store_maybe_ref(proof_to_cell(self.proof))
+        evidence = begin_cell().store_bytes(self.signer).store_bytes(self.other)
+        evidence.store_maybe_ref(proof_to_cell(self.proof))
         body = _claim(OP_FORK, self.query_id, self.size, self.root, self.signature)
         return body.store_ref(evidence.end_cell()).end_cell()
 
@@ -176,10 +189,65 @@ class ForkMessage:
     def _read(cls, body: Slice) -> ForkMessage:
         query_id, size, root, signature = _load_claim(body, OP_FORK)
         evidence = body.load_ref().begin_parse()
-        other = evidence.load_bytes(32)
-        return cls(
-            size, root, signature, other, proof_from_cell(evidence.load_maybe_ref()), query_id
-        )
+        signer, other = evidence.load_bytes(32), evidence.load_bytes(32)
+        proof = proof_from_cell(evidence.load_maybe_ref())
+        return cls(size, root, signature, signer, other, proof, query_id)
+
+
+@dataclass(frozen=True)
+class RotateMessage:
+    """The next log key (32 bytes), signed by the present one and by itself, 64 bytes each."""
+
+    new_key: bytes
+    signature: bytes
+    possession: bytes
+    query_id: int = 0
+
+    def to_cell(self) -> Cell:
+        if (len(self.new_key), len(self.signature), len(self.possession)) != (32, 64, 64):
+            raise ParseError("rotation: expected a key of 32 and signatures of 64 bytes")
+        possession = begin_cell().store_bytes(self.possession).end_cell()
+        body = begin_cell().store_uint(OP_ROTATE, 32).store_uint(self.query_id, 64)
+        body.store_bytes(self.new_key).store_bytes(self.signature)
+        return body.store_ref(possession).end_cell()
+
+    @classmethod
+    def from_boc(cls, boc: bytes) -> RotateMessage:
+        return _decode(cls._read, boc, "rotate message")
+
+    @classmethod
+    def _read(cls, body: Slice) -> RotateMessage:
+        query_id = _load_op(body, OP_ROTATE)
+        new_key, signature = body.load_bytes(32), body.load_bytes(64)
+        return cls(new_key, signature, body.load_ref().begin_parse().load_bytes(64), query_id)
+
+
+def rotation_text(address: str, new_key: bytes) -> bytes:
+    """What both keys sign to rotate: 88 bytes. `address` is raw, "0:" and 64 hex digits."""
+    return ROTATION_DOMAIN + bytes.fromhex(address.partition(":")[2]) + new_key
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """The event that leaves the chain with every anchor."""
+
+    sequence: int
+    size: int
+    root: bytes
+    time: int
+
+    @classmethod
+    def from_cell(cls, cell: Cell) -> Anchored:
+        return _strict(cls._read, cell, "event")
+
+    @classmethod
+    def _read(cls, body: Slice) -> Anchored:
+        if body.load_uint(32) != OP_ANCHORED:
+            raise ParseError("event: expected that of an anchor")
+        event = cls(body.load_uint(64), body.load_uint(64), body.load_bytes(32), body.load_uint(64))
+        if body.remaining_bits or body.refs:
+            raise ParseError("event: expected its end")
+        return event
 
 
 def proof_to_cell(proof: tuple[bytes, ...]) -> Cell | None:
@@ -209,7 +277,7 @@ def state_init(code: Cell, data: Cell) -> StateInit:
 
 
 T = TypeVar("T")
-M = TypeVar("M", AnchorMessage, ForkMessage)
+M = TypeVar("M", AnchorMessage, ForkMessage, RotateMessage)
 
 
 def _claim(op: int, query_id: int, size: int, root: bytes, signature: bytes) -> Builder:
@@ -220,10 +288,34 @@ def _claim(op: int, query_id: int, size: int, root: bytes, signature: bytes) -> 
 
 
 def _load_claim(body: Slice, op: int) -> tuple[int, int, bytes, bytes]:
+    return _load_op(body, op), body.load_uint(64), body.load_bytes(32), body.load_bytes(64)
+
+
+def _load_op(body: Slice, op: int) -> int:
+    """The query id behind this op."""
     got = body.load_uint(32)
     if got != op:
         raise ParseError(f"message: expected op {op:#x}, got {got:#x}")
-    return body.load_uint(64), body.load_uint(64), body.load_bytes(32), body.load_bytes(64)
+    query_id: int = body.load_uint(64)
+    return query_id
+
+
+def _retired_cell(retired: tuple[tuple[bytes, int], ...]) -> Cell | None:
+    """The contract's map of 256-bit keys to 64-bit sizes; None where it is empty."""
+    keys = HashMap(256)
+    for key, size in retired:
+        keys.set(int.from_bytes(key), begin_cell().store_uint(size, 64).end_cell())
+    return keys.serialize() if retired else None
+
+
+def _retired(cell: Cell | None) -> tuple[tuple[bytes, int], ...]:
+    if cell is None:
+        return ()
+    found = HashMap.parse(cell.begin_parse(), 256)
+    if len(found) > MAX_RETIRED:
+        raise ParseError(f"storage: expected at most {MAX_RETIRED} retired keys")
+    items = ((key.to_bytes(32), value.load_uint(64)) for key, value in sorted(found.items()))
+    return tuple(items)
 
 
 def _decode(read: Callable[[Slice], M], boc: bytes, what: str) -> M:

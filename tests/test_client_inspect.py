@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestation.errors import ParseError, UsageError
 from attestation.roots import PRODUCTION
+from attestation.tdx.quote import write_pem
 from client_sdk.auditing.inspecting import inspect
 from client_sdk.auditing.inspection import Given, Inspected, at, exit_code, readings
 from client_sdk.cli import umay
+from tests.tdx_machine import machine
 from tests.vectors import generate
 from tests.world import NOW, World
 
@@ -226,3 +230,14 @@ def test_real_switch_is_named_as_one() -> None:
     found = json.loads(CliRunner().invoke(umay, arguments).output)["found"][0]
     assert found["kind"] == "NVIDIA NVSwitch report"
     assert found["checks"][0]["status"] == "passed"
+
+
+def test_a_certificate_whose_key_is_no_point(tmp_path: Path) -> None:
+    """Found by fuzzing: the library reads the certificate and refuses its key only later."""
+    good = x509.load_der_x509_certificate(machine().root_der)
+    point = good.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    broken = machine().root_der.replace(point, b"\4" + bytes(64))
+    file = tmp_path / "broken.pem"
+    file.write_bytes(write_pem(broken) + write_pem(machine().root_der))
+    run = CliRunner().invoke(umay, ["audit", "inspect", "--json", str(file)])
+    assert isinstance(run.exception, SystemExit | ParseError)

@@ -190,7 +190,8 @@ def test_an_endless_answer_is_refused(loop: AnchorLoop, log: tuple[FakeLog, str]
 def test_nothing_is_sent_to_a_forked_contract(loop: AnchorLoop, log: tuple[FakeLog, str]) -> None:
     fake, _ = log
     size, root = len(fake.tree), bytes(32)
-    report = ForkMessage(size, root, KEY.sign(note_body(ORIGIN, size, root)))
+    signature, signer = KEY.sign(note_body(ORIGIN, size, root)), KEY.public_key().public_bytes_raw()
+    report = ForkMessage(size, root, signature, signer)
     loop.wallet.transfer(loop.address, loop.value, report.to_cell())
     assert read_anchor(loop.chain, network="n", address=loop.address).forked
     fake.grow(1)

@@ -13,6 +13,7 @@ from contracts.codec import (
     AnchorMessage,
     ForkMessage,
     LogState,
+    RotateMessage,
     cell_from_boc,
     note_body,
     proof_from_cell,
@@ -24,9 +25,11 @@ HASH = st.binary(min_size=32, max_size=32)
 SIGNATURE = st.binary(min_size=64, max_size=64)
 PROOF = st.lists(HASH, max_size=12).map(tuple)
 ORIGIN = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
-STATES = st.builds(LogState, U64, U64, HASH, U64, st.booleans(), HASH, ORIGIN)
+RETIRED = st.dictionaries(HASH, U64, max_size=16).map(lambda keys: tuple(sorted(keys.items())))
+STATES = st.builds(LogState, U64, U64, HASH, U64, st.booleans(), HASH, ORIGIN, RETIRED)
 ANCHORS = st.builds(AnchorMessage, U64, HASH, SIGNATURE, PROOF, U64)
-FORKS = st.builds(ForkMessage, U64, HASH, SIGNATURE, HASH, PROOF, U64)
+FORKS = st.builds(ForkMessage, U64, HASH, SIGNATURE, HASH, HASH, PROOF, U64)
+ROTATIONS = st.builds(RotateMessage, HASH, SIGNATURE, SIGNATURE, U64)
 
 
 @given(STATES)
@@ -44,13 +47,19 @@ def test_fork_hypothesis(message: ForkMessage) -> None:
     assert ForkMessage.from_boc(message.to_cell().to_boc()) == message
 
 
+@given(ROTATIONS)
+def test_rotation_hypothesis(message: RotateMessage) -> None:
+    assert RotateMessage.from_boc(message.to_cell().to_boc()) == message
+
+
 @given(PROOF)
 def test_proof_hypothesis(proof: tuple[bytes, ...]) -> None:
     assert proof_from_cell(proof_to_cell(proof)) == proof
 
 
 def read_all(boc: bytes) -> None:
-    for read in (LogState.from_boc, AnchorMessage.from_boc, ForkMessage.from_boc):
+    formats = (LogState, AnchorMessage, ForkMessage, RotateMessage)
+    for read in (one.from_boc for one in formats):
         try:
             read(boc)
         except UmayError:
@@ -83,24 +92,25 @@ def replaced(bits: str, *refs: Cell) -> bytes:
 def bad_states() -> dict[str, bytes]:
     cell = GOOD.to_cell()
     bits, identity = cell.bits.to01(), cell.refs[0]
-    space = begin_cell().store_bytes(bytes(32) + b"a b").end_cell()
+
+    def named(origin: bytes, *, retired: int = 0) -> Cell:
+        head = begin_cell().store_bytes(bytes(32)).store_bit(0).store_uint(retired, 8)
+        return head.store_bytes(origin).end_cell()
+
     return {
         "empty": b"",
         "too long": bytes(MAX_BOC + 1),
         "empty cell": begin_cell().end_cell().to_boc(),
-        "another version": replaced("00000010" + bits[8:], identity),
+        "another version": replaced("00000011" + bits[8:], identity),
         "short by a bit": replaced(bits[:-1], identity),
         "long by a bit": replaced(bits + "0", identity),
         "no identity": replaced(bits),
         "two identities": replaced(bits, identity, identity),
-        "origin empty": replaced(bits, begin_cell().store_bytes(bytes(32)).end_cell()),
-        "origin too long": replaced(
-            bits, begin_cell().store_bytes(bytes(32) + b"a" * 61).end_cell()
-        ),
-        "origin with a space": replaced(bits, space),
-        "origin not ASCII": replaced(
-            bits, begin_cell().store_bytes(bytes(32) + b"\xff").end_cell()
-        ),
+        "origin empty": replaced(bits, named(b"")),
+        "origin too long": replaced(bits, named(b"a" * 61)),
+        "origin with a space": replaced(bits, named(b"a b")),
+        "origin not ASCII": replaced(bits, named(b"\xff")),
+        "retired keys miscounted": replaced(bits, named(b"a", retired=1)),
         "key short": replaced(bits, begin_cell().store_bytes(bytes(31)).end_cell()),
     }
 

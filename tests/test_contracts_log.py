@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,18 +16,23 @@ from attestation.log.merkle import Tree, consistency_proof, node_hash, tree_root
 from contracts import node
 from contracts.chain import ToncenterV2
 from contracts.codec import (
+    MAX_RETIRED,
     OP_ANCHOR,
+    Anchored,
     AnchorMessage,
     Exit,
     ForkMessage,
     LogState,
+    RotateMessage,
     note_body,
     proof_to_cell,
+    rotation_text,
 )
 from contracts.deploy import deploy
 from contracts.localnet.process import LocalChain
 from contracts.reader import read_anchor
 from contracts.wallet import Wallet
+from tests import gas
 
 pytestmark = pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed")
 
@@ -385,8 +391,9 @@ def test_constants_of_the_source(bench: Bench) -> None:
 
     walk(Cell.one_from_boc(account.code))
     walk(Cell.one_from_boc(account.data))
-    assert sum(cells.values()) + 400 <= 9000  # 400 bits: the account's own cell
-    assert len(cells) + 1 <= 32
+    full = 16 * (600 + 64)  # bits that sixteen retired keys may add, edges of the map included
+    assert sum(cells.values()) + full + 400 <= 38_000  # 400 bits: the account's own cell
+    assert len(cells) + 2 * 16 + 1 <= 80
 
 
 # ---- forks
@@ -394,7 +401,8 @@ def test_constants_of_the_source(bench: Bench) -> None:
 
 def contradiction(size: int, tree: Tree, **keywords) -> ForkMessage:
     claim = signed(size, tree.root(size), ())
-    return ForkMessage(claim.size, claim.root, claim.signature, **keywords)
+    signer = bytes(KEY.verify_key)
+    return ForkMessage(claim.size, claim.root, claim.signature, signer, **keywords)
 
 
 def test_fork_at_the_same_size(bench: Bench) -> None:
@@ -451,6 +459,10 @@ def no_forks() -> dict[str, tuple[ForkMessage, Exit]]:
             Exit.SIGNATURE,
         ),
         "size-zero": (replace(contradiction(23, FORKED_TREE), size=0), Exit.SIZE),
+        "of-a-key-that-never-was-the-logs": (
+            replace(contradiction(23, FORKED_TREE), signer=bytes(OTHER_KEY.verify_key)),
+            Exit.KEY,
+        ),
     }
 
 
@@ -470,3 +482,138 @@ def test_proof_cells_hold_three_hashes_each() -> None:
         cell = cell.refs[0]
         depths.append(len(cell.bits) // 256)
     assert depths == [3, 3, 1]
+
+
+# ---- rotation
+
+
+def rotation(address: str, old: SigningKey, new: SigningKey) -> RotateMessage:
+    key = bytes(new.verify_key)
+    text = rotation_text(address, key)
+    return RotateMessage(key, old.sign(text).signature, new.sign(text).signature, 5)
+
+
+def test_the_next_key_takes_over(bench: Bench) -> None:
+    address = bench.contract(size=24)
+    assert bench.send(address, rotation(address, KEY, OTHER_KEY).to_cell()).exit_code == Exit.OK
+    state = bench.state(address)
+    assert state.log_key == bytes(OTHER_KEY.verify_key)
+    assert state.retired == ((bytes(KEY.verify_key), 24),)
+    assert bench.send(address, growth(24, 25).to_cell()).exit_code == Exit.SIGNATURE
+    grown = growth(24, 25, key=OTHER_KEY)
+    assert bench.send(address, grown.to_cell()).exit_code == Exit.OK
+
+
+def test_a_retired_key_still_convicts_of_a_fork(bench: Bench) -> None:
+    address = bench.contract(size=26)
+    bench.send(address, rotation(address, KEY, OTHER_KEY).to_cell())
+    assert bench.send(address, contradiction(26, FORKED_TREE).to_cell()).exit_code == Exit.OK
+    assert bench.state(address).forked
+
+
+def test_a_forked_log_does_not_rotate(bench: Bench) -> None:
+    address = bench.contract(size=27)
+    bench.send(address, contradiction(27, FORKED_TREE).to_cell())
+    turned = bench.send(address, rotation(address, KEY, OTHER_KEY).to_cell())
+    assert turned.exit_code == Exit.FORKED
+
+
+def bad_rotations(address: str, other: str) -> dict[str, tuple[RotateMessage, Exit]]:
+    good, third = rotation(address, KEY, OTHER_KEY), SigningKey(bytes([7]) * 32)
+    return {
+        "not signed by the log key": (rotation(address, third, OTHER_KEY), Exit.SIGNATURE),
+        "signed for another contract": (rotation(other, KEY, OTHER_KEY), Exit.SIGNATURE),
+        "the next key is not there": (
+            replace(good, possession=third.sign(rotation_text(address, good.new_key)).signature),
+            Exit.POSSESSION,
+        ),
+        "another key than was signed": (
+            replace(good, new_key=bytes(third.verify_key)),
+            Exit.SIGNATURE,
+        ),
+        "to the key that it has": (rotation(address, KEY, KEY), Exit.KEY),
+        "a checkpoint's signature": (replace(good, signature=GOOD.signature), Exit.SIGNATURE),
+    }
+
+
+@pytest.mark.parametrize("name", bad_rotations("0:" + "0" * 64, "0:" + "1" * 64))
+def test_bad_rotation(bench: Bench, name: str) -> None:
+    address, other = bench.contract(size=28), bench.contract(size=29)
+    message, expected = bad_rotations(address, other)[name]
+    before = bench.chain.account(address).data
+    assert bench.send(address, message.to_cell()).exit_code == expected
+    assert bench.chain.account(address).data == before
+
+
+def test_a_retired_key_never_comes_back(bench: Bench) -> None:
+    address = bench.contract(size=30)
+    there = rotation(address, KEY, OTHER_KEY)
+    assert bench.send(address, there.to_cell()).exit_code == Exit.OK
+    assert bench.send(address, rotation(address, OTHER_KEY, KEY).to_cell()).exit_code == Exit.KEY
+    assert bench.send(address, there.to_cell()).exit_code == Exit.KEY
+
+
+def test_sixteen_rotations_and_no_more(bench: Bench) -> None:
+    address, keys = bench.contract(size=31), [KEY]
+    keys += [SigningKey(bytes([100 + number]) * 32) for number in range(17)]
+    for old, new in itertools.pairwise(keys[:17]):
+        assert bench.send(address, rotation(address, old, new).to_cell()).exit_code == Exit.OK
+    last = bench.send(address, rotation(address, keys[16], keys[17]).to_cell())
+    assert last.exit_code == Exit.RETIRED_FULL
+    state = bench.state(address)
+    assert len(state.retired) == MAX_RETIRED and state.log_key == bytes(keys[16].verify_key)
+    grown = bench.send(address, growth(31, 40, key=keys[16]).to_cell())
+    assert grown.exit_code == Exit.OK
+
+
+# ---- the event, the gas
+
+
+def test_every_anchor_leaves_an_event(bench: Bench) -> None:
+    address = bench.contract(size=32)
+    bench.send(address, growth(32, 33).to_cell())
+    (boc,) = bench.chain.transactions(address, limit=1)
+    transaction = Transaction.deserialize(Cell.one_from_boc(boc).begin_parse())
+    events = [message.body for message in transaction.out_msgs if message.is_external_out]
+    state = bench.state(address)
+    (event,) = (Anchored.from_cell(body) for body in events)
+    assert event == Anchored(1, 33, TREE.root(33), state.time)
+
+
+def test_five_hundred_proofs_and_five_hundred_corrupted(bench: Bench) -> None:
+    rng = random.Random(11)
+    for number in range(500):
+        old = rng.randrange(1, 1 << rng.randrange(1, 41))
+        new = old + rng.randrange(1, 1 << rng.randrange(1, 41))
+        old_root, new_root, proof = synthetic(old, new, rng)
+        address = bench.contract_at(old, old_root, f"many.example/{number}")
+        bad = list(proof)
+        which = rng.randrange(len(bad))
+        bad[which] = flipped(bad[which], rng.randrange(256))
+        origin = f"many.example/{number}"
+        refused = bench.send(address, signed(new, new_root, bad, origin=origin).to_cell())
+        assert refused.exit_code in (Exit.OLD_ROOT, Exit.NEW_ROOT), (old, new)
+        grown = bench.send(address, signed(new, new_root, proof, origin=origin).to_cell())
+        assert grown.exit_code == Exit.OK, (old, new)
+
+
+MEASURED = {
+    "anchor 876 million + 1667": (876_000_000, 876_001_667),
+    "anchor 100000 + 1667": (100_000, 101_667),
+    "anchor 5 + 4": (5, 9),
+    "anchor 2^40 + 1": (1 << 40, (1 << 40) + 1),
+    "anchor 2^40 - 1 + 2": ((1 << 40) - 1, (1 << 40) + 1),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_gas_is_as_recorded(bench: Bench, name: str) -> None:
+    old, new = MEASURED[name]
+    old_root, new_root, proof = synthetic(old, new, random.Random(3))
+    address = bench.contract_at(old, old_root)
+    outcome = bench.send(address, signed(new, new_root, proof).to_cell())
+    gas.check("attestation_log", name, outcome.gas)
+
+
+def test_an_anchor_at_876_million_is_within_its_target() -> None:
+    assert gas.table("attestation_log")["anchor 876 million + 1667"] <= 36_000

@@ -78,7 +78,7 @@ def find_chain(report: SnpReport, certificates: tuple[bytes, ...]) -> tuple[byte
 
     None where they are not all there. Nothing is verified by being found.
     """
-    loaded = {der: found for der in certificates if (found := _load_any(der)) is not None}
+    loaded = {der: found for der in certificates if (found := load_any(der)) is not None}
     for der, leaf in loaded.items():
         if not _signed(report, leaf):
             continue
@@ -91,11 +91,12 @@ def find_chain(report: SnpReport, certificates: tuple[bytes, ...]) -> tuple[byte
 
 def find_certificate(certificates: tuple[bytes, ...], subject: x509.Name) -> bytes | None:
     """The first of these DER certificates that has this subject."""
-    loaded = {der: found for der in certificates if (found := _load_any(der)) is not None}
+    loaded = {der: found for der in certificates if (found := load_any(der)) is not None}
     return _by_subject(loaded, subject)
 
 
-def _load_any(der: bytes) -> x509.Certificate | None:
+def load_any(der: bytes) -> x509.Certificate | None:
+    """A certificate of whoever, None where it cannot be read."""
     try:
         return load_certificate(der)
     except Exception:  # the library lets several kinds through

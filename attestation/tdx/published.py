@@ -6,6 +6,7 @@ readers of files: who signed this TCB info, QE identity or CRL, and is it curren
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from cryptography import x509
@@ -28,7 +29,7 @@ def check_answer(
     """
     signed = tcb.signed_answer(name, data)
     start, end = tcb.dates(signed, name)
-    pool = chains.load_certificates(tuple(certificates))
+    pool = _readable(certificates)
     named = [item for item in pool if _SIGNER in chains.common_name(item)]
     signers = [item for item in named if _is_by(signed, item)]
     if not signers:
@@ -42,13 +43,22 @@ def check_crl(data: bytes, certificates: Iterable[bytes], *, roots: Roots, now: 
     """A DER CRL of a PCK CA or of the root. Returns and raises as `check_answer`."""
     start, end = tcb.crl_dates(data, "the CRL")
     crl = x509.load_der_x509_crl(data)
-    pool = chains.load_certificates(tuple(certificates))
+    pool = _readable(certificates)
     issuer = _issuer(pool, crl.issuer)
     root = _issuer(pool, issuer.issuer)
     chains.check_authority(issuer, root, roots=roots, now=now)
     if not crl.is_signature_valid(chains.public_key(issuer)):
         raise _unsigned("its issuer did not sign the CRL", True)
     return _current(start, end, now)
+
+
+def _readable(certificates: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
+    """Those that can be read: among files given together, others may be broken."""
+    pool: list[x509.Certificate] = []
+    for der in certificates:
+        with contextlib.suppress(NotAuthentic):
+            pool += chains.load_certificates((der,))
+    return tuple(pool)
 
 
 def _current(start: int, end: int, now: int) -> int:

@@ -17,6 +17,7 @@ from attestation.cpu import NotChecked
 from attestation.errors import NotAuthentic, ParseError, Refused, UmayError
 from attestation.evidence import GPU, SWITCH, Device
 from attestation.nvidia import chain as chains
+from attestation.snp.chain import load_any
 from client_sdk.auditing.inspection import Explained, Given, Inspected
 
 SWITCH_BLOCKS = 31
@@ -72,7 +73,7 @@ def _judge(found: Inspected, data: bytes, parsed: nvidia.GpuReport, given: Given
 
 def _chain(parsed: nvidia.GpuReport, certificates: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """The five certificates from the one that signed this report upwards."""
-    loaded = {der: chains.load((der,))[0] for der in certificates}
+    loaded = {der: item for der in certificates if (item := load_any(der)) is not None}
     by_subject = {item.subject: der for der, item in loaded.items()}
     for der, item in loaded.items():
         if not _signed(parsed, item):

@@ -18,7 +18,7 @@ from attestation.keys import KeyBundle, bundle_digest
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
 from attestation.receipt import SignedReceipt
-from attestation.snp.chain import load_certificate
+from attestation.snp.chain import load_any, load_certificate
 from attestation.validity import stamp
 from client_sdk.auditing import inspect_cpu, inspect_gpu, inspect_log
 from client_sdk.auditing.inspection import Explained, Given, Inspected
@@ -101,8 +101,8 @@ def _issued(parsed: x509.Certificate, spki: str, given: Given) -> str:
         return "a pinned root"
     if parsed.issuer == parsed.subject:
         raise NotChecked("its own issuer, and none of the pinned roots")
-    loaded = [load_certificate(der) for der in given.certificates]
-    issuers = [item for item in loaded if item.subject == parsed.issuer]
+    loaded = [load_any(der) for der in given.certificates]
+    issuers = [item for item in loaded if item is not None and item.subject == parsed.issuer]
     if not issuers:
         raise NotChecked("its issuer's certificate was not given")
     for issuer in issuers:
