@@ -1,0 +1,228 @@
+"""Messages and storage of QuoteVerifier, mirroring the structs of its Tolk source.
+
+A quote and its certificates are cut where the contract reads them; nothing is judged here
+but that they can be cut. Layouts: docs/spec/quote-verifier.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pytoniq_core import Address, Cell, HashMap, begin_cell
+
+from attestation.errors import ParseError
+from attestation.tdx import TdQuote, parse_quote
+from contracts.p256 import hinted
+
+STORAGE_VERSION = 1
+CELL_BYTES = 127
+OP_FULL, OP_UNDER_CA, OP_CACHED = 0x554D5101, 0x554D5102, 0x554D5103
+OP_SET_FLOOR, OP_BLOCK, OP_VERIFIED = 0x554D5111, 0x554D5112, 0x554D5120
+FMSPC_MARK = bytes.fromhex("3014060a2a864886f84d010d01040406")
+BODY_CUTS = (112, 120, 96, 96, 96, 112)
+QE_CUTS = (96, 124, 100, 64)
+MAX_AUTH_BYTES = CELL_BYTES - 64
+
+
+class Exit(IntEnum):
+    """How a message to the contract ends (TVM exit codes)."""
+
+    OK = 0
+    CELL_UNDERFLOW = 9
+    UNDERFUNDED = 130
+    VERSION = 138
+    FORM = 150
+    SIGNATURE = 151
+    RANGE = 152
+    HINT = 153
+    NAME = 154
+    DATES = 155
+    NO_FMSPC = 156
+    UNKNOWN_KEY = 157
+    BLOCKED = 158
+    QUOTE_VERSION = 159
+    QE = 160
+    QE_BINDING = 161
+    MODULE = 162
+    ATTRIBUTES = 163
+    LAUNCH = 164
+    NO_FLOOR = 165
+    TCB = 166
+    FULL = 167
+    SENDER = 168
+    UNKNOWN_OP = 0xFFFF
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least a family's platforms must have: 16 security versions, and the QE's ISVSVN."""
+
+    tee_tcb_svn: bytes
+    qe_isv_svn: int
+
+
+def genesis(*, root_key: bytes, registry: str) -> Cell:
+    """The storage of a new contract. `root_key` is Intel's root key, x ‖ y (64 bytes), of
+    which x is pinned; `registry` is a raw address."""
+    body = begin_cell().store_uint(STORAGE_VERSION, 8).store_bytes(root_key[:32])
+    body.store_address(Address(registry)).store_uint(0, 16 + 32 + 16 + 16)
+    return body.store_bits("0000").end_cell()
+
+
+def verify_full(quote: bytes, *, query_id: int = 0) -> Cell:
+    """CA, PCK and quote in one message. Raises ParseError, which names what the contract
+    does not take: version 5, long authentication data, foreign certificate shapes."""
+    parsed, (pck, ca, root) = _parsed(quote)
+    body = begin_cell().store_uint(OP_FULL, 32).store_uint(query_id, 64)
+    body.store_ref(certificate(ca, key_of(root))).store_ref(certificate(pck, key_of(ca)))
+    return body.store_ref(_quote(parsed, key_of(pck))).end_cell()
+
+
+def verify_under_ca(quote: bytes, *, query_id: int = 0) -> Cell:
+    """PCK and quote, under a CA that the contract knows."""
+    parsed, (pck, ca, _) = _parsed(quote)
+    body = begin_cell().store_uint(OP_UNDER_CA, 32).store_uint(query_id, 64)
+    body.store_bytes(key_of(ca)[:32]).store_ref(certificate(pck, key_of(ca)))
+    return body.store_ref(_quote(parsed, key_of(pck))).end_cell()
+
+
+def verify_cached(quote: bytes, *, query_id: int = 0) -> Cell:
+    """A quote of a machine whose PCK the contract knows."""
+    parsed, (pck, _, _) = _parsed(quote)
+    body = begin_cell().store_uint(OP_CACHED, 32).store_uint(query_id, 64)
+    return body.store_bytes(key_of(pck)[:32]).store_ref(_quote(parsed, key_of(pck))).end_cell()
+
+
+def set_floor(fmspc: bytes, floor: Floor, *, query_id: int = 0) -> Cell:
+    body = begin_cell().store_uint(OP_SET_FLOOR, 32).store_uint(query_id, 64).store_bytes(fmspc)
+    return body.store_bytes(floor.tee_tcb_svn).store_uint(floor.qe_isv_svn, 16).end_cell()
+
+
+def block(key: bytes, *, query_id: int = 0) -> Cell:
+    """`key` is the x-coordinate (32 bytes) of a CA's or a machine's key."""
+    return (
+        begin_cell().store_uint(OP_BLOCK, 32).store_uint(query_id, 64).store_bytes(key).end_cell()
+    )
+
+
+def key_of(certificate: x509.Certificate) -> bytes:
+    """x ‖ y of its P-256 key (64 bytes)."""
+    point = certificate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    return point[1:]
+
+
+def certificate(given: x509.Certificate, issuer_key: bytes) -> Cell:
+    """A certificate in the contract's cut, its signature hinted for `issuer_key` (64 bytes)."""
+    tbs = given.tbs_certificate_bytes
+    r, s = decode_dss_signature(given.signature)
+    raw = r.to_bytes(32) + s.to_bytes(32)
+    signed = signature(hashlib.sha256(tbs).digest(), raw, issuer_key)
+    return begin_cell().store_ref(chain_of(cut_certificate(given))).store_ref(signed).end_cell()
+
+
+def cut_certificate(given: x509.Certificate) -> list[bytes]:
+    """Head, issuer, validity, subject, key; then the extensions, a part opening with the
+    FMSPC where there is one."""
+    tbs, issuer, subject = (
+        given.tbs_certificate_bytes,
+        given.issuer.public_bytes(),
+        given.subject.public_bytes(),
+    )
+    start = tbs.find(issuer)
+    ends = [start, start + len(issuer), start + len(issuer) + 32]
+    ends += [ends[-1] + len(subject), ends[-1] + len(subject) + 91]
+    parts = [tbs[a:b] for a, b in zip((0, *ends), ends, strict=False)]
+    rest = tbs[ends[-1] :]
+    mark = rest.find(FMSPC_MARK)
+    pieces = (rest[:mark], rest[mark:]) if mark >= 0 else (rest,)
+    parts += [
+        piece[at : at + CELL_BYTES] for piece in pieces for at in range(0, len(piece), CELL_BYTES)
+    ]
+    if parts[3] != subject or any(len(part) > CELL_BYTES for part in parts):
+        raise ParseError("certificate: not of the shape of Intel's PCK certificates")
+    return parts
+
+
+def chain_of(parts: list[bytes]) -> Cell:
+    """Cells of one part each, every one referring to the next."""
+    cell: Cell | None = None
+    for part in reversed(parts):
+        body = begin_cell().store_bytes(part)
+        cell = (body.store_ref(cell) if cell else body).end_cell()
+    assert cell is not None
+    return cell
+
+
+def signature(digest: bytes, raw: bytes, key: bytes) -> Cell:
+    """A signature (r ‖ s, 64 bytes) over a digest by a key (x ‖ y), with its hints."""
+    found = hinted(digest, raw, key)
+    hint = begin_cell().store_uint(found.s1, 256).store_uint(found.s2, 256)
+    body = begin_cell().store_uint(found.r, 256).store_uint(found.s, 256)
+    return body.store_ref(hint.store_bytes(found.point).end_cell()).end_cell()
+
+
+def _quote(parsed: TdQuote, pck_key: bytes) -> Cell:
+    if len(parsed.qe_auth_data) > MAX_AUTH_BYTES:
+        raise ParseError(f"quote: the contract takes {MAX_AUTH_BYTES} bytes of QE data at most")
+    region = parsed.signed_region
+    signed = signature(hashlib.sha256(region).digest(), parsed.signature, parsed.attestation_key)
+    digest = hashlib.sha256(parsed.qe_report).digest()
+    qe = begin_cell().store_ref(chain_of(_cut(parsed.qe_report, QE_CUTS)))
+    qe.store_ref(signature(digest, parsed.qe_report_signature, pck_key))
+    key = begin_cell().store_bytes(parsed.attestation_key + parsed.qe_auth_data)
+    body = begin_cell().store_ref(chain_of(_cut(region, BODY_CUTS))).store_ref(signed)
+    return body.store_ref(key.end_cell()).store_ref(qe.end_cell()).end_cell()
+
+
+def _cut(data: bytes, sizes: tuple[int, ...]) -> list[bytes]:
+    parts = []
+    for size in sizes:
+        parts.append(data[:size])
+        data = data[size:]
+    return parts
+
+
+def _parsed(quote: bytes) -> tuple[TdQuote, tuple[x509.Certificate, ...]]:
+    parsed = parse_quote(quote)
+    if parsed.version != 4:
+        raise ParseError(f"quote: the contract takes version 4, got {parsed.version}")
+    return parsed, tuple(x509.load_der_x509_certificate(der) for der in parsed.pck_chain)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What the contract recorded of a machine's last quote. `time` is Unix seconds."""
+
+    time: int
+    tee_tcb_svn: bytes
+    measurement: bytes
+    rtmrs: bytes
+    mr_td: bytes
+    report_data: bytes
+
+    @classmethod
+    def from_cell(cls, cell: Cell) -> Verified:
+        body = cell.begin_parse()
+        body.load_bits(48 + 64 + 64)
+        time, svn = body.load_uint(64), body.load_bytes(16)
+        measurement, rtmrs = body.load_bytes(32), body.load_bytes(32)
+        quoted = body.load_ref().begin_parse()
+        return cls(time, svn, measurement, rtmrs, quoted.load_bytes(48), quoted.load_bytes(64))
+
+
+def read_machine(data: Cell, pck: bytes) -> Verified | None:
+    """The result under a PCK's x-coordinate in the contract's storage, None where none is."""
+    body = data.begin_parse()
+    body.load_bits(8 + 256 + 267 + 16 + 32 + 16 + 16)
+    body.load_maybe_ref()
+    machines = body.load_maybe_ref()
+    found = HashMap.parse(machines.begin_parse(), 256) if machines else {}
+    entry = found.get(int.from_bytes(pck))
+    if entry is None:
+        return None
+    return Verified.from_cell(entry.load_ref())
