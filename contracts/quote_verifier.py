@@ -116,6 +116,11 @@ def key_of(certificate: x509.Certificate) -> bytes:
     return point[1:]
 
 
+def root_key_of(quote: bytes) -> bytes:
+    """The key of the root that a quote brings, x ‖ y: what genesis pins once it is checked."""
+    return key_of(x509.load_der_x509_certificate(parse_quote(quote).pck_chain[-1]))
+
+
 def certificate(given: x509.Certificate, issuer_key: bytes) -> Cell:
     """A certificate in the contract's cut, its signature hinted for `issuer_key` (64 bytes)."""
     tbs = given.tbs_certificate_bytes
@@ -150,11 +155,9 @@ def cut_certificate(given: x509.Certificate) -> list[bytes]:
 
 def chain_of(parts: list[bytes]) -> Cell:
     """Cells of one part each, every one referring to the next."""
-    cell: Cell | None = None
-    for part in reversed(parts):
-        body = begin_cell().store_bytes(part)
-        cell = (body.store_ref(cell) if cell else body).end_cell()
-    assert cell is not None
+    cell = begin_cell().store_bytes(parts[-1]).end_cell()
+    for part in reversed(parts[:-1]):
+        cell = begin_cell().store_bytes(part).store_ref(cell).end_cell()
     return cell
 
 
