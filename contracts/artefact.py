@@ -22,7 +22,7 @@ from contracts import node
 from contracts.codec import cell_from_boc
 
 ROOM = Path(__file__).parent
-NAMES = ("attestation_log", "quote_verifier")
+NAMES = ("attestation_log", "quote_verifier", "registry")
 
 
 @dataclass(frozen=True)
