@@ -163,5 +163,44 @@ def deploy(chain: str, wallet: Path, log_url: str, log_key: str) -> None:
     ready(address=deployed.address, code_hash=deployed.code_hash.hex(), size=head.size)
 
 
+@net.command("deploy-registry")
+@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
+@click.option("--wallet", type=FILE, required=True, help="Key file of the wallet that pays.")
+@click.option("--owner", help="Address of the owner; the wallet unless said.")
+@click.option("--notice", type=click.IntRange(0), default=604800, show_default=True, help="s.")
+def deploy_registry(chain: str, wallet: Path, owner: str | None, notice: int) -> None:
+    """Deploy a Registry: releases wait NOTICE seconds before they count."""
+    from contracts.chain import raw_address
+    from contracts.deploy import put
+    from contracts.registry import genesis
+    from contracts.wallet import Wallet
+
+    endpoint = ToncenterV2(chain)
+    opened = Wallet.open(endpoint, wallet)
+    owned_by = raw_address(owner or opened.address)
+    address, code_hash = put(endpoint, opened, "registry", genesis(owner=owned_by, notice=notice))
+    ready(address=address, code_hash=code_hash.hex(), owner=owned_by)
+
+
+@net.command("deploy-verifier")
+@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
+@click.option("--wallet", type=FILE, required=True, help="Key file of the wallet that pays.")
+@click.option("--registry", required=True, help="Address of the Registry that sets its floors.")
+@click.option("--root", type=FILE, required=True, help="Intel's root certificate (DER).")
+def deploy_verifier(chain: str, wallet: Path, registry: str, root: Path) -> None:
+    """Deploy a QuoteVerifier under a root certificate whose key is Intel's pinned one."""
+    from attestation.roots import PRODUCTION
+    from contracts.chain import raw_address
+    from contracts.deploy import put
+    from contracts.quote_verifier import genesis, pinned_root_key
+    from contracts.wallet import Wallet
+
+    key = pinned_root_key(root.read_bytes(), PRODUCTION)
+    data = genesis(root_key=key, registry=raw_address(registry))
+    endpoint = ToncenterV2(chain)
+    address, code_hash = put(endpoint, Wallet.open(endpoint, wallet), "quote_verifier", data)
+    ready(address=address, code_hash=code_hash.hex())
+
+
 def _stop(*_: object) -> NoReturn:
     raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""Put an AttestationLog on a chain.
+"""Put a contract on a chain, AttestationLog first of all.
 
 Invariant: the address is computed from the committed code and the genesis before anything
 is sent, so whoever knows origin, key, genesis size and root can compute it too.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from pytoniq_core import Cell
+
 from attestation.errors import Unavailable
 from contracts import artefact
-from contracts.chain import Chain
+from contracts.chain import AccountState, Chain
 from contracts.codec import LogState, state_init
 from contracts.reader import decode
 from contracts.wallet import POLL_SECONDS, Wallet, address_of
@@ -50,17 +52,37 @@ def deploy(
     wallet, Unavailable after `timeout` seconds.
     """
     planned = plan(genesis)
-    if chain.account(planned.address).state != "active":
-        init = state_init(artefact.load(NAME).code, genesis.to_cell())
-        wallet.transfer(planned.address, endowment, state_init=init, bounce=False)
-    _wait_active(chain, planned.address, timeout)
+    put(chain, wallet, NAME, genesis.to_cell(), endowment=endowment, timeout=timeout)
+    decode(chain.account(planned.address))
     return planned
 
 
-def _wait_active(chain: Chain, address: str, timeout: float) -> None:
+def put(
+    chain: Chain,
+    wallet: Wallet,
+    name: str,
+    data: Cell,
+    *,
+    endowment: int = ENDOWMENT,
+    timeout: float = 60,
+) -> tuple[str, bytes]:
+    """Deploy a committed contract on this data unless it stands there; (address, code hash).
+
+    Raises UsageError for a poor wallet, Unavailable after `timeout` seconds.
+    """
+    built = artefact.load(name)
+    init = state_init(built.code, data)
+    address = address_of(init)
+    if chain.account(address).state != "active":
+        wallet.transfer(address, endowment, state_init=init, bounce=False)
+    _wait_active(chain, address, timeout)
+    return address, built.code_hash
+
+
+def _wait_active(chain: Chain, address: str, timeout: float) -> AccountState:
     until = time.monotonic() + timeout
     while (account := chain.account(address)).state != "active":
         if time.monotonic() > until:
             raise Unavailable(f"{address}: expected an active contract within {timeout} s")
         time.sleep(POLL_SECONDS)
-    decode(account)
+    return account

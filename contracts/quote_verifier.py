@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pytoniq_core import Address, Cell, HashMap, begin_cell
 
 from attestation.errors import ParseError
-from attestation.tdx import TdQuote, parse_quote
+from attestation.roots import Roots
+from attestation.tdx import TdQuote, chain, parse_quote
 from contracts.p256 import hinted
 
 STORAGE_VERSION = 1
@@ -119,6 +120,13 @@ def key_of(certificate: x509.Certificate) -> bytes:
 def root_key_of(quote: bytes) -> bytes:
     """The key of the root that a quote brings, x ‖ y: what genesis pins once it is checked."""
     return key_of(x509.load_der_x509_certificate(parse_quote(quote).pck_chain[-1]))
+
+
+def pinned_root_key(der: bytes, roots: Roots) -> bytes:
+    """x ‖ y of a root certificate whose key is among the pinned ones. Raises NotAuthentic."""
+    (root,) = chain.load_certificates((der,))
+    chain.check_root(root, roots)
+    return key_of(root)
 
 
 def certificate(given: x509.Certificate, issuer_key: bytes) -> Cell:

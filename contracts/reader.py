@@ -9,9 +9,11 @@ from __future__ import annotations
 import requests
 
 from attestation.anchor import Anchor
-from attestation.errors import ParseError, Unavailable
+from attestation.errors import NotAuthentic, ParseError, Unavailable
+from contracts import artefact
 from contracts.chain import AccountState, Chain
 from contracts.codec import LogState, cell_from_boc
+from contracts.registry import RegistryState
 
 MAX_ANSWER = 64 * 1024  # bytes from a log
 HTTP_SECONDS = 10
@@ -49,6 +51,23 @@ def decode(account: AccountState) -> tuple[LogState, bytes]:
         raise ParseError(f"{account.address}: expected code and data, got none")
     code_hash: bytes = cell_from_boc(account.code).hash
     return LogState.from_boc(account.data), code_hash
+
+
+def read_registry(chain: Chain, *, address: str) -> tuple[RegistryState, int]:
+    """The Registry at `address`, and the Unix second at which it was read.
+
+    Raises Unavailable where there is none, NotAuthentic where other code stands there,
+    ParseError for data that is not its own.
+    """
+    account = chain.account(address)
+    if account.state != "active":
+        raise Unavailable(f"{address}: expected an active contract, got {account.state}")
+    expected = artefact.load("registry").code_hash
+    if not account.code or (got := cell_from_boc(account.code).hash) != expected:
+        found = got.hex() if account.code else "none"
+        text = f"{address}: expected the code {expected.hex()}, got {found}"
+        raise NotAuthentic("registry", "other-code", text)
+    return RegistryState.from_boc(account.data), account.read_at
 
 
 def fetch_checkpoint(log_url: str) -> bytes:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
 from pytoniq_core import Cell, begin_cell
 
-from attestation.errors import ParseError, UmayError
+from attestation.errors import NotAuthentic, ParseError, UmayError, Unavailable
+from client_sdk.cli import umay
 from contracts import artefact, node, quote_verifier, registry
 from contracts.codec import cell_from_boc, state_init
 from contracts.localnet.process import LocalChain
 from contracts.quote_verifier import Floor
+from contracts.reader import read_registry
 from contracts.registry import GUEST, MAX_DIGESTS, MODEL, Exit, RegistryState
 from contracts.wallet import Wallet, address_of
 from tests import gas
+from tests.tdx_machine import machine
 from tests.test_contracts_log import Bench
 
 pytestmark = pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed")
@@ -334,3 +340,44 @@ def test_gas_is_as_recorded(room: Room, name: str) -> None:
     outcome = room.bench.send(address, MEASURED[name](), VALUE)
     assert outcome.exit_code == Exit.OK
     gas.check("registry", name, outcome.gas)
+
+
+def test_the_audit_command_reads_the_record(room: Room, tmp_path: Path) -> None:
+    address = room.registry(50)
+    room.send(address, registry.propose(GUEST, digest(1), {digest(11): 3}))
+    active = room.state(address).entries[digest(1)].active_from
+
+    def ask(measurement: bytes, moment: int) -> tuple[int, list]:
+        arguments = ["audit", "allowed", "--registry", address, "--json", "--at", str(moment)]
+        arguments += ["--measurement", measurement.hex(), "--chain", room.bench.local.url]
+        done = CliRunner().invoke(umay, [*arguments, "--dir", str(tmp_path)])
+        return done.exit_code, json.loads(done.output)["entries"]
+
+    assert ask(digest(11), active)[0] == 0
+    code, entries = ask(digest(11), active - 1)
+    assert (code, entries[0]["shape"], entries[0]["allowed"]) == (4, 3, False)
+    assert ask(digest(12), active) == (4, [])
+
+
+def test_other_code_is_no_registry(room: Room) -> None:
+    genesis = quote_verifier.genesis(root_key=bytes(64), registry="0:" + "3" * 64)
+    address = room.deploy("quote_verifier", genesis)
+    with pytest.raises(NotAuthentic, match="expected the code"):
+        read_registry(room.bench.chain, address=address)
+    with pytest.raises(Unavailable):
+        read_registry(room.bench.chain, address="0:" + "4" * 64)
+
+
+def test_the_deploy_commands(room: Room, tmp_path: Path) -> None:
+    key = tmp_path / "wallet"
+    opened = Wallet.open(room.bench.chain, key)
+    room.bench.local.faucet(opened.address, 10**11)
+    given = ["--chain", room.bench.local.url, "--wallet", str(key)]
+    made = CliRunner().invoke(umay, ["net", "deploy-registry", *given, "--notice", "60"])
+    address = json.loads(made.output)["address"]
+    assert room.state(address).owner == opened.address and room.state(address).notice == 60
+    root = tmp_path / "root.der"
+    root.write_bytes(machine().root_der)
+    told = ["net", "deploy-verifier", *given, "--registry", address, "--root", str(root)]
+    refused = CliRunner().invoke(umay, told)
+    assert isinstance(refused.exception, NotAuthentic)  # a simulated root is not pinned

@@ -71,7 +71,7 @@ def spki_digest(certificate: x509.Certificate) -> bytes:
 
 def check_pinned(chain: tuple[x509.Certificate, ...], *, roots: Roots, now: int) -> None:
     """Leaf first, pinned root last: links, roles, dates. Raises NotAuthentic."""
-    _check_root(chain[-1], roots)
+    check_root(chain[-1], roots)
     _check_chain(chain, now)
 
 
@@ -79,7 +79,7 @@ def check_authority(
     authority: x509.Certificate, root: x509.Certificate, *, roots: Roots, now: int
 ) -> None:
     """A CA that is the pinned root or directly under it. Raises NotAuthentic."""
-    _check_root(root, roots)
+    check_root(root, roots)
     public_key(authority)
     _check_validity(authority, now)
     _check_role(authority, 1)
@@ -105,7 +105,8 @@ def load_certificates(chain: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
     return certificates
 
 
-def _check_root(root: x509.Certificate, roots: Roots) -> None:
+def check_root(root: x509.Certificate, roots: Roots) -> None:
+    """Raises NotAuthentic unless the root's key is pinned."""
     got = spki_digest(root)
     if got in roots.intel:
         return

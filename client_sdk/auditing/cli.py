@@ -158,3 +158,37 @@ def fetch(
     if archive is not None:
         digest = Archive(archive).add(found)
         click.echo(f"{archive}: {len(found.parts)} parts, set {digest.hex()}")
+
+
+@audit.command()
+@click.option("--registry", required=True, help="Address of the Registry.")
+@click.option("--measurement", required=True, help="Measurement or model digest, 64 hex digits.")
+@click.option("--at", "moment", metavar="TIME", help="At this time (ISO or Unix seconds).")
+@click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust.")
+@directory(SAVED)
+@click.option("--json", "as_json", is_flag=True, help="The entries as JSON.")
+def allowed(
+    registry: str, measurement: str, moment: str | None, as_json: bool, **where: Any
+) -> None:
+    """Say which releases allowed a measurement at a time, by the Registry's own record.
+
+    Exit code 0: at least one did; 4: none did; 3: no Registry stands there; 5: the chain did not
+    answer. The answer rests on the endpoint that you chose.
+    """
+    from client_sdk import config
+    from client_sdk.auditing.allowed import entries_of
+    from client_sdk.auditing.inspection import at
+    from contracts.chain import ToncenterV2, raw_address
+    from contracts.reader import read_registry
+
+    found = config.load(url="-", policy=Path("-"), **where)
+    state, read_at = read_registry(ToncenterV2(found.chain), address=raw_address(registry))
+    entries = entries_of(state, measurement, at(moment))
+    if as_json:
+        click.echo(json.dumps({"at": at(moment), "read_at": read_at, "entries": entries}))
+    for entry in [] if as_json else entries:
+        state_ = "allowed" if entry["allowed"] else "not allowed"
+        click.echo(f"{state_}: manifest {entry['manifest']}, from {entry['from']}")
+    if not entries and not as_json:
+        click.echo("no release or model of this registry ever had this digest")
+    sys.exit(0 if any(entry["allowed"] for entry in entries) else 4)

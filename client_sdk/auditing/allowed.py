@@ -1,0 +1,33 @@
+"""Was this allowed at that time? By a Registry's record, for people."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from attestation.errors import UsageError
+from attestation.validity import stamp
+from contracts.registry import RegistryState
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def entries_of(state: RegistryState, digest: str, moment: int) -> list[dict[str, Any]]:
+    """Every entry with this digest, allowed at `moment` or not. Raises UsageError."""
+    if not _DIGEST.fullmatch(digest):
+        raise UsageError("--measurement: expected 64 lower-case hex digits")
+    wanted = bytes.fromhex(digest)
+    return [
+        {
+            "manifest": entry.manifest.hex(),
+            "kind": {1: "guest", 2: "model"}[entry.kind],
+            "shape": entry.digests[wanted],
+            "allowed": entry.allowed_at(moment),
+            "proposed": stamp(entry.proposed_at),
+            "from": stamp(entry.active_from),
+            "revoked": stamp(entry.revoked_at) if entry.revoked_at else None,
+            "reason": entry.reason or None,
+        }
+        for entry in state.entries.values()
+        if wanted in entry.digests
+    ]
