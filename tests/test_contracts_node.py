@@ -16,15 +16,17 @@ COMMITTED = (artefact.ROOM / "build" / "attestation_log.json").read_bytes()
 needs_node = pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed")
 
 
-def test_committed_build_belongs_to_the_source() -> None:
-    built = artefact.load("attestation_log")
+@pytest.mark.parametrize("name", artefact.NAMES)
+def test_committed_build_belongs_to_the_source(name: str) -> None:
+    built = artefact.load(name)
     assert built.code.hash == built.code_hash
     assert built.compiler == "tolk 1.3.0"
 
 
 @needs_node
-def test_recompiling_gives_the_committed_code() -> None:
-    artefact.check("attestation_log")
+@pytest.mark.parametrize("name", artefact.NAMES)
+def test_recompiling_gives_the_committed_code(name: str) -> None:
+    artefact.check(name)
 
 
 @needs_node
