@@ -1,0 +1,51 @@
+"""A log that appends without end and serves what it has: `python -m tests.crash_log DIR PORT`.
+
+Every batch that was committed is acknowledged by one line: the size after it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from attestation.errors import Refused
+from attestation.log import server
+from attestation.log.store import Entry, Store
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32)
+BATCH = 37
+
+
+def origin(port: str) -> str:
+    return f"localhost:{port}/log"
+
+
+def leaf(index: int) -> bytes:
+    return b"leaf %d" % index
+
+
+def main(directory: str, port: str) -> None:
+    store = Store(Path(directory), origin=origin(port), key=KEY)
+
+    def write() -> None:
+        while True:
+            at = store.size
+            numbers = range(at, at + BATCH)
+            store.append([Entry(n.to_bytes(32), leaf(n), (b"evidence %d" % n,)) for n in numbers])
+            sys.stdout.write(f"{store.size}\n")
+            sys.stdout.flush()
+            time.sleep(0.02)
+
+    def nothing(*_: object, **__: object) -> None:
+        raise Refused("parse", "closed", "this log takes no submissions")
+
+    threading.Thread(target=write, daemon=True).start()
+    server.serve(server.create_app(store, admit=nothing), listen=f"127.0.0.1:{port}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
