@@ -1,4 +1,4 @@
-"""A v4r2 wallet with its key in a file: pays for anchors and deployments.
+"""A wallet, v4r2 or v5r1, with its key in a file or the environment: pays for anchors.
 
 Invariants: the key file is readable by its owner alone and its content is never shown;
 one transfer is confirmed by the wallet's sequence number before the next is made.
@@ -20,8 +20,14 @@ from tonsdk.crypto import mnemonic_is_valid, mnemonic_to_wallet_key
 from attestation.errors import ParseError, Unavailable, UsageError
 from contracts.chain import Chain
 from contracts.codec import cell_from_boc
+from contracts.wallet_code import V5R1_BOC
 
+V4R2, V5R1 = "v4r2", "v5r1"
+VERSIONS = (V4R2, V5R1)
+ENVIRONMENT = "env:"
 WALLET_ID = 698983191  # of the base workchain, by convention
+V5_WALLET_ID = 0x7FFFFF11  # mainnet's −239, base workchain, version 0, subwallet 0
+V5_SIGNED, SEND_ACTION = 0x7369676E, 0x0EC3C86D
 VALID_SECONDS = 60
 PAY_FEES_SEPARATELY = 1
 IGNORE_ERRORS = 2
@@ -44,34 +50,53 @@ def create_key(path: Path) -> SigningKey:
 
 
 def load_key(path: Path) -> SigningKey:
-    """A key file: 32 bytes in hexadecimal or 24 mnemonic words.
+    """A key file, or "env:NAME" for a variable with the same content (docs/spec/contracts.md).
 
-    Raises UsageError where others can read it, ParseError for other content.
+    Raises UsageError where others can read the file or there is no such variable, ParseError
+    for other content.
     """
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[SigningKey, str]:
+    words = _text(path).split()
+    version = words.pop() if words and words[-1] in VERSIONS else V4R2
+    if len(words) == 24 and mnemonic_is_valid(words):
+        return SigningKey(mnemonic_to_wallet_key(words)[1][:32]), version
+    try:
+        return SigningKey(bytes.fromhex(words[0] if len(words) == 1 else "")), version
+    except Exception:  # without the cause: its text could hold the key
+        wanted = "32 bytes in hexadecimal or 24 words, then perhaps v4r2 or v5r1"
+        raise ParseError(f"{path}: expected {wanted}") from None
+
+
+def _text(path: Path) -> str:
+    if str(path).startswith(ENVIRONMENT):
+        name = str(path).removeprefix(ENVIRONMENT)
+        if name not in os.environ:
+            raise UsageError(f"{path}: expected the environment variable {name}, got none")
+        return os.environ[name]
     if path.stat().st_mode & 0o077:
         raise UsageError(f"{path}: expected mode 0600, got one that others can read")
-    words = path.read_text().split()
-    if len(words) == 24 and mnemonic_is_valid(words):
-        return SigningKey(mnemonic_to_wallet_key(words)[1][:32])
-    try:
-        return SigningKey(bytes.fromhex(words[0] if len(words) == 1 else ""))
-    except Exception as error:
-        raise ParseError(f"{path}: expected 32 bytes in hexadecimal or 24 words") from error
+    return path.read_text()
 
 
 class Wallet:
-    """One v4r2 wallet on one chain; `address` is its raw form."""
+    """One wallet on one chain; `address` is its raw form, `version` v4r2 or v5r1."""
 
-    def __init__(self, chain: Chain, key: SigningKey) -> None:
+    def __init__(self, chain: Chain, key: SigningKey, version: str = V4R2) -> None:
         self._chain = chain
         self._key = key
-        self._init = _wallet_init(bytes(key.verify_key))
+        self.version = version
+        self._init = _INITS[version](bytes(key.verify_key))
         self.address = address_of(self._init)
 
     @classmethod
     def open(cls, chain: Chain, path: Path) -> Wallet:
-        """The wallet of a key file, which is made where there is none."""
-        return cls(chain, load_key(path) if path.exists() else create_key(path))
+        """The wallet of a key file, which is made where there is none, or of "env:NAME"."""
+        if path.exists() or str(path).startswith(ENVIRONMENT):
+            return cls(chain, *_load(path))
+        return cls(chain, create_key(path))
 
     def __repr__(self) -> str:
         return f"Wallet({self.address!r})"
@@ -86,8 +111,10 @@ class Wallet:
         if account.state != "active":
             return 0
         data = cell_from_boc(account.data).begin_parse()
-        if len(data.bits) < 32:
+        if len(data.bits) < 33:
             raise ParseError(f"wallet {self.address}: expected a sequence number, got none")
+        if self.version == V5R1:
+            data.load_bit()  # whether its key may sign
         return int(data.load_uint(32))
 
     def transfer(
@@ -119,12 +146,15 @@ class Wallet:
     def signed(self, seqno: int, message: Cell) -> Cell:
         """The external message that makes the wallet send `message`."""
         until = 0xFFFFFFFF if seqno == 0 else int(self._now()) + VALID_SECONDS
-        order = begin_cell().store_uint(WALLET_ID, 32).store_uint(until, 32).store_uint(seqno, 32)
-        order.store_uint(0, 8).store_uint(PAY_FEES_SEPARATELY | IGNORE_ERRORS, 8)
-        payload = order.store_ref(message).end_cell()
+        payload = _ORDERS[self.version](until, seqno, message)
         signature = self._key.sign(payload.hash).signature
-        body = begin_cell().store_bytes(signature).store_cell(payload).end_cell()
-        return external_message(self.address, body, self._init if seqno == 0 else None)
+        body = begin_cell()
+        if self.version == V4R2:
+            body.store_bytes(signature).store_cell(payload)
+        else:
+            body.store_cell(payload).store_bytes(signature)
+        init = self._init if seqno == 0 else None
+        return external_message(self.address, body.end_cell(), init)
 
     def _now(self) -> int:
         return max(self._chain.head().utime, 0)
@@ -171,7 +201,32 @@ def _finish(header: Builder, state_init: StateInit | None, body: Cell | None) ->
     return header.store_maybe_ref(body).end_cell()
 
 
-def _wallet_init(public_key: bytes) -> StateInit:
+def _order_v4(until: int, seqno: int, message: Cell) -> Cell:
+    order = begin_cell().store_uint(WALLET_ID, 32).store_uint(until, 32).store_uint(seqno, 32)
+    order.store_uint(0, 8).store_uint(PAY_FEES_SEPARATELY | IGNORE_ERRORS, 8)
+    return order.store_ref(message).end_cell()
+
+
+def _order_v5(until: int, seqno: int, message: Cell) -> Cell:
+    """External signed request: a list of one action, no other actions."""
+    action = begin_cell().store_ref(begin_cell().end_cell()).store_uint(SEND_ACTION, 32)
+    action.store_uint(PAY_FEES_SEPARATELY | IGNORE_ERRORS, 8).store_ref(message)
+    order = begin_cell().store_uint(V5_SIGNED, 32).store_uint(V5_WALLET_ID, 32)
+    order.store_uint(until, 32).store_uint(seqno, 32)
+    return order.store_maybe_ref(action.end_cell()).store_bit(0).end_cell()
+
+
+def _init_v5(public_key: bytes) -> StateInit:
+    data = begin_cell().store_bit(1).store_uint(0, 32).store_uint(V5_WALLET_ID, 32)
+    data.store_bytes(public_key).store_bit(0)
+    return StateInit(code=cell_from_boc(V5R1_BOC), data=data.end_cell())
+
+
+def _init_v4(public_key: bytes) -> StateInit:
     code = Cell.one_from_boc(WalletV4ContractR2(public_key=public_key, private_key=b"", wc=0).code)
     data = begin_cell().store_uint(0, 32).store_uint(WALLET_ID, 32).store_bytes(public_key)
     return StateInit(code=code, data=data.store_bit(0).end_cell())
+
+
+_INITS = {V4R2: _init_v4, V5R1: _init_v5}
+_ORDERS = {V4R2: _order_v4, V5R1: _order_v5}
