@@ -99,8 +99,12 @@ class Network:
         raise TimeoutError("the log did not come back")
 
     def audit(self, tree: Tree) -> None:
-        """Every leaf again, against checkpoint, contract and all that was acknowledged."""
+        """Every leaf again, against checkpoint, contract and all that was acknowledged.
+
+        What must be contained is read first: the log grows on meanwhile.
+        """
         acknowledged = [int(line) for line in self.log.lines]
+        anchor = read_anchor(self.chain, network="", address=self.contract)
         head = checkpoint.verify(self.wait_for_checkpoint(), origin=self.origin, log_key=LOG_KEY)
         for number in range(len(tree) // 256, -(-head.size // 256)):
             for leaf in self.bundle(number, head.size)[max(0, len(tree) - number * 256) :]:
@@ -109,7 +113,6 @@ class Network:
         assert len(tree) >= head.size and tree.root(head.size) == head.root
         assert acknowledged == sorted(set(acknowledged))
         assert head.size >= acknowledged[-1]
-        anchor = read_anchor(self.chain, network="", address=self.contract)
         assert not anchor.forked and anchor.size <= head.size
         assert tree.root(anchor.size) == anchor.root
 
