@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from attestation.verdict import Report, StepResult
-from client_sdk.audit import Audit, EntryVerdict
 from client_sdk.auditing.dated import Dated
 from client_sdk.auditing.inspection import Inspected
+from client_sdk.auditing.results import Audit, EntryVerdict
 from client_sdk.drills import Attack
 
 MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not checked": ("–", "yellow")}
@@ -50,19 +50,25 @@ def show_report(console: Console, report: Report, *, title: str) -> None:
 
 def show_inspection(console: Console, found: Inspected) -> None:
     """What a file is, field by field, then every check of it."""
-    console.print(f"{found.file}: {found.kind} ({found.encoding})", style="bold", markup=False)
+    title = _shown(f"{found.file}: {found.kind} ({found.encoding})")
+    console.print(title, style="bold", markup=False)
     if found.fields:
         table = Table(show_lines=False)
         for heading in ("field", "value", "meaning"):
             table.add_column(heading, overflow="fold")
         for item in found.fields:
-            table.add_row(Text(item.name), Text(item.value), Text(item.meaning))
+            table.add_row(*(Text(_shown(t)) for t in (item.name, item.value, item.meaning)))
         console.print(table)
     for check in found.checks:
         mark, colour = MARKS[check.status]
         code = f" [{check.code}]" if check.code else ""
         line = f"{mark} {check.name}: {check.status}; {check.text}{code}"
-        console.print(line, style=colour, markup=False)
+        console.print(_shown(line), style=colour, markup=False)
+
+
+def _shown(text: str) -> str:
+    """What a file says must not steer the terminal it is shown on."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show_dated(console: Console, parts: list[Dated]) -> None:
@@ -100,6 +106,8 @@ def show_audit(console: Console, audit: Audit) -> None:
     console.print(table)
     for problem in audit.problems:
         console.print(f"{problem.severity}: {problem.text}", style="red", markup=False)
+    for finding in audit.findings:
+        console.print(f"finding: {finding.text} [{finding.code}]", style="yellow", markup=False)
     if audit.simulated:
         console.print(Text(SIMULATED, style="bold yellow"))
     style = "bold green" if audit.ok else "bold red"

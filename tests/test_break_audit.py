@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,7 @@ from attestation.log.admission import Record
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.merkle import Tree
-from attestation.log.proof import Proof
-from attestation.log.tiles import encode_bundle
+from attestation.log.tiles import HEIGHT, WIDTH, encode_bundle, tiles_of
 from attestation.verifier import Presented
 from client_sdk.audit import Audit, Auditor
 from contracts import artefact
@@ -41,30 +41,43 @@ class Net:
             tree.append(leaf.to_bytes())
         self.world, size = world, len(leaves)
         note = checkpoints.sign(Checkpoint(ORIGIN, size, tree.root()), key=world.log_key)
-        blobs = (
-            presented.evidence,
-            presented.engine_config,
-            presented.price_table,
-            presented.host_config,
-            presented.collateral.to_bytes(),
-        )
+        blobs = contents(presented)
         self.answers = {
             f"checkpoint/{size}": note,
             "checkpoint": note,
             f"consistency?from={size}&to={size}": b'{"hashes":[]}',
             f"tile/entries/000.p/{size}": encode_bundle([leaf.to_bytes() for leaf in leaves]),
         }
+        for path in tiles_of(size):
+            first = path.index * WIDTH
+            hashes = (tree.get_hash(HEIGHT * path.level, first + at) for at in range(path.width))
+            self.answers[str(path)] = b"".join(hashes)
         for data in (*blobs, MANIFEST):
             self.answers[f"evidence/sha256/{sha256(data).hex()}"] = data
-        for index, leaf in enumerate(leaves):
-            proof = Proof(index, tuple(tree.inclusion(index, size)), note, leaf.to_bytes())
-            self.answers[f"proof?index={index}&size={size}"] = proof.to_bytes()
+        for index in range(size):
             if index not in missing:
                 record = Record(index, *map(sha256, blobs))
                 self.answers[f"submission/{index}"] = record.to_bytes()
         public = world.log_key.public_key().public_bytes_raw()
         genesis = LogState.genesis(origin=ORIGIN, log_key=public, size=size, root=tree.root())
         self.state = dataclasses.replace(genesis, time=NOW)
+
+    def about(self, index: int, presented: Presented) -> None:
+        """Entry `index` is about this machine instead."""
+        blobs = contents(presented)
+        for data in blobs:
+            self.answers[f"evidence/sha256/{sha256(data).hex()}"] = data
+        self.answers[f"submission/{index}"] = Record(index, *map(sha256, blobs)).to_bytes()
+
+    def export(self, directory: Path) -> Path:
+        """A static export of all that it answers."""
+        for name, data in self.answers.items():
+            if "?" in name:
+                continue
+            path = directory / name.replace("checkpoint/", "checkpoints/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return directory
 
     def get(self, url: str, *, limit: int = 0) -> bytes:
         path = url.removeprefix("http://127.0.0.1:9/log/")
@@ -80,9 +93,20 @@ class Net:
         return self.world.beacon
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = World.start(tmp_path_factory.mktemp("simulator"))
+def contents(presented: Presented) -> tuple[bytes, ...]:
+    """In the order of a Record."""
+    return (
+        presented.evidence,
+        presented.engine_config,
+        presented.price_table,
+        presented.host_config,
+        presented.collateral.to_bytes(),
+    )
+
+
+def start(directory: Path) -> World:
+    """A world whose policy pins the log of a Net."""
+    world = World.start(directory)
     world.policy = dataclasses.replace(
         world.policy,
         log_contract=CONTRACT,
@@ -90,6 +114,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         log_origin=ORIGIN,
     )
     return world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return start(tmp_path_factory.mktemp("simulator"))
 
 
 def audit(

@@ -18,27 +18,40 @@ def audit() -> None:
     """Follow a contract to every enclave, trusting no server."""
 
 
+def _asking(command: click.Command) -> click.Command:
+    """Options that say what is audited, from where, under which policy."""
+    for option in (
+        directory(SAVED),
+        click.option("--archive", type=DIRECTORY, help="Collateral of today, kept there."),
+        click.option("--collateral", multiple=True, type=FILE, help="Of today; repeat."),
+        click.option("--mirror", metavar="DIR|URL", help="Read there, not at the log."),
+        click.option("--policy", type=FILE, help="What you accept."),
+        click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust."),
+        click.option("--contract", required=True, help="Address of the AttestationLog."),
+    ):
+        command = option(command)
+    return command
+
+
 @audit.command("run")
-@click.option("--contract", required=True, help="Address of the AttestationLog.")
-@click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust.")
-@click.option("--policy", type=FILE, help="What you accept.")
-@directory(SAVED)
+@_asking
+@click.option("--sample", type=click.IntRange(1), metavar="N", help="So many, at random.")
+@click.option("--state", type=FILE, help="What verified is kept here, for today.")
 @click.option("--json", "as_json", is_flag=True, help="The audit as JSON.")
-def run_audit(contract: str, as_json: bool, **where: Any) -> None:
+def run_audit(as_json: bool, **asking: Any) -> None:
     """Verify a log's every entry again, from its contract on.
 
-    Exit code 0: no violation; 1: a violation; 3: not an AttestationLog; 5: the contract could
-    not be read; 6: something could not be checked.
+    Each as of its own time, and as of now. Exit code 0: no violation; 1: a violation; 3: not an
+    AttestationLog; 5: the contract could not be read; 6: something was not checked, as with
+    --sample.
     """
-    from client_sdk import config
-    from client_sdk.audit import Auditor
+    from client_sdk.auditing.given import asked
+    from client_sdk.auditing.progress import Shown
     from client_sdk.report_view import show_audit
-    from contracts.chain import ToncenterV2, raw_address
 
-    raw_address(contract)
-    found = config.load(url="-", **where)
-    accepted = config.read_policy(found.policy)
-    done = Auditor(policy=accepted, chain=ToncenterV2(found.chain)).run(contract)
+    with Shown() as progress:
+        asking_ = asked(progress=progress, **asking)
+        done = asking_.auditor.run(asking_.contract, asking_.scope)
     if as_json:
         click.echo(json.dumps(done.to_json()))
     else:

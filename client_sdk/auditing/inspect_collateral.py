@@ -59,6 +59,8 @@ def collateral(file: str, data: bytes, given: Given) -> Inspected:
     for name, part in sorted(parsed.parts.items()):
         if (check := _checker(name)) is not None:
             found.check(name, lambda check=check, part=part: check(part, own))  # type: ignore[misc]
+        elif not name.endswith("_chain"):  # a chain counts where it signed something
+            found.check(name, _by_itself)
     return found
 
 
@@ -100,6 +102,10 @@ def _checker(name: str) -> Callable[[bytes, Given], str] | None:
     return _intel_crl if name.endswith("_crl") else None
 
 
+def _by_itself() -> str:
+    raise NotChecked("nothing is checked by this part alone: give the evidence that it is for")
+
+
 def chains(parsed: Collateral) -> tuple[bytes, ...]:
     """DER of every certificate in the set's issuer chains."""
     texts = (part for name, part in parsed.parts.items() if name.endswith("_chain"))
@@ -116,7 +122,10 @@ def _intel_crl(data: bytes, given: Given) -> str:
 
 
 def _amd_crl(data: bytes, given: Given) -> str:
-    issuer = x509.load_der_x509_crl(data).issuer
+    try:
+        issuer = x509.load_der_x509_crl(data).issuer
+    except Exception:  # the library lets several kinds through
+        raise ParseError("not a revocation list") from None
     ark = snp.find_certificate(given.certificates, issuer)
     if ark is None:
         raise NotChecked(f"no certificate of {issuer.rfc4514_string()} was given")

@@ -22,6 +22,8 @@ from client_sdk.auditing.inspection import Explained, Given, Inspected
 
 SWITCH_BLOCKS = 31
 MAX_RIM_SETS = 16
+MAX_CERTIFICATES = 64
+MAX_DEVICES = 64
 _CLAIMS = ("dbgstat", "eat_nonce", "hwmodel", "measres", "secboot", "ueid")
 
 
@@ -149,6 +151,8 @@ def read_sdk(data: bytes) -> list[tuple[tuple[bytes, ...], bytes]]:
     """(chain as DER, report) of each device. Raises ParseError."""
     try:
         items = json.loads(data)
+        if not 0 < len(items) <= MAX_DEVICES:
+            raise ParseError(f"NVIDIA's evidence JSON: expected 1 to {MAX_DEVICES} devices")
         return [
             (
                 pem_certificates(base64.b64decode(item["certificate"])),
@@ -184,9 +188,11 @@ def pem_certificates(pem: bytes) -> tuple[bytes, ...]:
     """DER of every certificate in a PEM text. Raises ParseError."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
+    if pem.count(b"-----BEGIN") > MAX_CERTIFICATES:
+        raise ParseError(f"expected at most {MAX_CERTIFICATES} certificates in one text")
     try:
         loaded = x509.load_pem_x509_certificates(pem)
-    except ValueError:
+    except Exception:  # the library lets several kinds through
         raise ParseError("not PEM certificates") from None
     return tuple(item.public_bytes(Encoding.DER) for item in loaded)
 

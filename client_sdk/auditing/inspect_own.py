@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, NoReturn
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from attestation import nvidia, snp, tdx
 from attestation.cpu import NotChecked
 from attestation.digests import sha256
 from attestation.errors import NotAuthentic, ParseError
-from attestation.evidence import Evidence, evidence_digest
+from attestation.evidence import (
+    Evidence,
+    evidence_digest,
+    gpu_evidence_digest,
+    gpu_nonce,
+    report_data_binding,
+)
 from attestation.keys import KeyBundle, bundle_digest
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
@@ -22,6 +30,8 @@ from attestation.snp.chain import load_any, load_certificate
 from attestation.validity import stamp
 from client_sdk.auditing import inspect_cpu, inspect_gpu, inspect_log
 from client_sdk.auditing.inspection import Explained, Given, Inspected
+
+MAX_CHAIN = 8
 
 
 def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
@@ -44,16 +54,39 @@ def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
     for number, device in enumerate(parsed.devices):
         own = Given(given.now, given.roots, given.collateral, device.chain, given.rims)
         items.append(inspect_gpu.report(f"{file}[device {number}]", device.report, own))
+    found.check("binding", lambda: _bound(parsed))
     return items
+
+
+def _bound(parsed: Evidence) -> str:
+    """Whether all parts are of one machine and time; what each is worth, its own checks say."""
+    b = bundle_digest(parsed.bundle)
+    data = report_data_binding(b, gpu_evidence_digest(parsed.devices))
+    tdx_quote = tdx.parse_quote(parsed.quote) if parsed.platform == "tdx" else None
+    quoted = tdx_quote or snp.parse_report(parsed.quote)
+    if not hmac.compare_digest(quoted.report_data[:32], data):
+        text = "REPORT_DATA[0:32] does not name these keys and devices"
+        raise NotAuthentic("binding", "wrong-report-data", text)
+    if any(nvidia.parse_report(item.report).nonce != gpu_nonce(b) for item in parsed.devices):
+        raise NotAuthentic("binding", "wrong-nonce", "a device's report is for other keys")
+    if tdx_quote and tdx.replay(parsed.ccel, parsed.rtmr3_events) != tdx_quote.rtmrs:
+        raise NotAuthentic("measurement", "log-mismatch", "the event logs are not the quote's")
+    return "the quote names these keys and devices"
 
 
 def parsed_by(kind: str, parse: Callable[[bytes], Any]) -> Callable[..., Inspected]:
     """An inspection that shows what a strict parser read."""
 
     def inspect(file: str, data: bytes, _: Given) -> Inspected:
-        return _plain(file, kind, parse(data))
+        found = _plain(file, kind, parse(data))
+        found.check("signature", _by_itself)
+        return found
 
     return inspect
+
+
+def _by_itself() -> str:
+    raise NotChecked("read only: what vouches for it is not in this file")
 
 
 OWN = (
@@ -84,7 +117,7 @@ def certificate(file: str, data: bytes, given: Given) -> Inspected:
         Explained("key", spki, "SHA-256 of the SubjectPublicKeyInfo" + _pinned(spki, given)),
     ]
     found.check("dates", lambda: _dates(parsed, given.now))
-    found.check("issuer", lambda: _issued(parsed, spki, given))
+    found.check("issuer", lambda: _issued(parsed, given))
     return found
 
 
@@ -95,23 +128,42 @@ def _dates(parsed: x509.Certificate, now: int) -> str:
     return f"valid at {stamp(now)}"
 
 
-def _issued(parsed: x509.Certificate, spki: str, given: Given) -> str:
-    """Its own issuer's signature, no further: the rest of a chain are other files."""
-    if _pinned(spki, given):
-        return "a pinned root"
-    if parsed.issuer == parsed.subject:
-        raise NotChecked("its own issuer, and none of the pinned roots")
+def _issued(parsed: x509.Certificate, given: Given) -> str:
+    """Its issuer's signature, and so on up to a pinned root, which signs itself."""
     loaded = [load_any(der) for der in given.certificates]
-    issuers = [item for item in loaded if item is not None and item.subject == parsed.issuer]
-    if not issuers:
-        raise NotChecked("its issuer's certificate was not given")
-    for issuer in issuers:
-        try:
-            parsed.verify_directly_issued_by(issuer)
-        except (InvalidSignature, ValueError, TypeError):
-            continue
-        return f"issued by {issuer.subject.rfc4514_string()}"
+    pool = [item for item in loaded if item is not None]
+    at, names = parsed, [parsed.issuer.rfc4514_string()]
+    while not _pinned(sha256(_spki(at)).hex(), given):
+        if at.issuer == at.subject:
+            raise NotChecked("its own issuer, and none of the pinned roots" + _above(names))
+        if len(names) > MAX_CHAIN:
+            raise NotChecked(f"no pinned root within {MAX_CHAIN} issuers")
+        issuers = [item for item in pool if item.subject == at.issuer]
+        if not issuers:
+            raise NotChecked("its issuer's certificate was not given" + _above(names))
+        at = next((item for item in issuers if _signed_by(at, item)), None) or _unsigned()
+        names.append(at.issuer.rfc4514_string())
+    if not _signed_by(at, at):
+        _unsigned()
+    return f"issued by {names[0]}, under a pinned root" if len(names) > 1 else "a pinned root"
+
+
+def _above(names: list[str]) -> str:
+    return f" (of {names[-2]})" if len(names) > 1 else ""
+
+
+def _unsigned() -> NoReturn:
     raise NotAuthentic("certificate", "bad-signature", "its issuer did not sign it")
+
+
+@lru_cache(maxsize=4096)
+def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """By an authority; RFC 5280 §4.2.1.9."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+        return issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except Exception:  # no authority, no signature, or an algorithm the library lacks
+        return False
 
 
 def _plain(file: str, kind: str, value: Any) -> Inspected:

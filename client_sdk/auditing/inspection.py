@@ -24,7 +24,7 @@ from attestation.errors import ParseError, UmayError, UsageError, VerificationEr
 from attestation.roots import Roots
 
 MAX_FILE_BYTES = 32 << 20
-_HEX = re.compile(rb"\s*(?:0x)?[0-9a-fA-F\s]+\s*")
+_HEX = re.compile(rb"\s*(?:0x)?[0-9a-fA-F][0-9a-fA-F\s]*")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=_\-\s]+")
 
 
@@ -140,6 +140,9 @@ def at(moment: str | None) -> int:
 
 
 def exit_code(found: list[Inspected]) -> int:
-    """3 where something is not authentic, else 4 refused, 6 not checked, 0 good."""
-    codes = {check.exit_code for item in found for check in item.checks}
-    return next((code for code in (3, 2, 4, 6) if code in codes), 0)
+    """3 where something is not authentic, else 4 refused, 6 not checked, 0 good.
+
+    Where no check ran, nothing was checked.
+    """
+    codes = {check.exit_code for item in found for check in item.checks} or {6}
+    return next((code for code in (3, 2, 4, 6) if code in codes), max(codes))

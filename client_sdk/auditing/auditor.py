@@ -1,0 +1,245 @@
+"""The audit: from a contract's address to every enclave that the log holds.
+
+1 contract   read through the auditor's own endpoint; not forked; the one the policy pins
+2 log        its signed checkpoint of the anchored size is the anchored one
+3 tree       every entry fetched; the root recomputed here equals the anchored root
+4 tiles      every hash tile is that of this tree
+5 history    the log's newest checkpoint continues the anchored tree
+6 entries    every machine's evidence fetched by digest and verified again, as of its time
+             and as of now
+7 claims     entries name earlier ones of their boot and releases; no statement twice, no
+             key in two boots
+
+Nobody's word is taken: what a server or a mirror says is hashed, and compared with the
+chain. A violation is something that contradicts; what cannot be fetched or was left out is
+incomplete, not good.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from attestation.anchor import Anchor
+from attestation.collateral import Collateral
+from attestation.errors import Incomplete, NotAuthentic, ParseError, UmayError, Unavailable
+from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf, release_leaf
+from attestation.log.merkle import Tree
+from attestation.policy import Policy
+from attestation.verifier import Verifier
+from client_sdk.auditing import sources, tree
+from client_sdk.auditing.claims import check_claims
+from client_sdk.auditing.machines import Machines
+from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
+from client_sdk.auditing.sources import HttpSource, Source, log_url, open_source
+from client_sdk.auditing.state import State
+from client_sdk.transport import Transport
+from contracts.chain import Chain
+from contracts.reader import read_anchor
+
+LATE_ANCHOR_S = 3600
+"""Entries that wait longer for an anchor are no passing state: the loop anchors every ten
+minutes at the latest."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much, how and as of when. `sample` entries at random, or all; `now` in Unix
+    seconds, or the time of the chain's state; `current` collateral of today."""
+
+    sample: int | None = None
+    state: State | None = None
+    now: int | None = None
+    current: Collateral | None = None
+    progress: tree.Progress = tree.silent
+
+
+class Auditor:
+    """Audits one contract under one policy, with an endpoint that the auditor chose.
+
+    `mirror` (URL or directory) is read in place of the log's own address.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        chain: Chain,
+        transport: Transport | None = None,
+        mirror: str | None = None,
+    ) -> None:
+        self._policy, self._chain, self._mirror = policy, chain, mirror
+        self._transport = transport or Transport()
+        self._verifier = Verifier(policy)
+
+    def run(self, contract: str, scope: Scope | None = None) -> Audit:
+        """Raises Unavailable or ParseError where the contract itself cannot be read."""
+        scope = scope or Scope()
+        audit, anchor, source = self.begin(contract, scope)
+        note = _step(audit, "log", lambda: tree.anchored_checkpoint(source, anchor))
+        found = _step(audit, "tree", lambda: tree.anchored_tree(source, anchor, scope.progress))
+        leaves, built = found or ([], None)
+        if built is not None:
+            _step(audit, "tiles", lambda: _tiles(source, built, anchor, scope))
+        _step(audit, "log", lambda: _history(audit, source, anchor, built))
+        if built is not None:
+            machines = self.machines(source, anchor, note, built.get_hash, scope)
+            self._entries(audit, machines, leaves, scope)
+        check_claims(audit, leaves)
+        return audit
+
+    def begin(self, contract: str, scope: Scope) -> tuple[Audit, Anchor, Source]:
+        """The contract, checked, and where its log is read."""
+        audit = Audit(contract, simulated=self._policy.roots.simulated)
+        anchor = read_anchor(self._chain, network=self._policy.network, address=contract)
+        audit.size, audit.root = anchor.size, anchor.root.hex()
+        audit.anchored, audit.read_at = anchor.time, anchor.read_at
+        audit.at = anchor.read_at if scope.now is None else scope.now
+        source = self._source(anchor)
+        audit.log_url = source.name
+        self._contract(audit, anchor)
+        return audit, anchor, source
+
+    def machines(
+        self,
+        source: Source,
+        anchor: Anchor,
+        note: bytes | None,
+        get_hash: Callable[[int, int], bytes],
+        scope: Scope,
+    ) -> Machines:
+        return Machines(
+            verifier=self._verifier,
+            chain=self._chain,
+            source=source,
+            anchor=anchor,
+            note=note,
+            get_hash=get_hash,
+            now=anchor.read_at if scope.now is None else scope.now,
+            current=scope.current,
+        )
+
+    def _source(self, anchor: Anchor) -> Source:
+        if self._mirror is not None:
+            return open_source(self._mirror, self._transport)
+        return HttpSource(log_url(anchor.origin), self._transport)
+
+    def _contract(self, audit: Audit, anchor: Anchor) -> None:
+        if anchor.forked:
+            audit.violation("forked", "the contract holds proof that this log forked")
+        pinned = (
+            ("contract", anchor.address, self._policy.log_contract),
+            ("code-hash", anchor.code_hash, self._policy.log_code_hash),
+            ("origin", anchor.origin, self._policy.log_origin),
+            ("log-key", anchor.log_key, self._policy.log_key),
+        )
+        for what, got, expected in pinned:
+            if got != expected:
+                audit.violation(f"other-{what}", f"the contract's {what} is not the pinned one")
+        if audit.at - anchor.read_at > self._policy.max_anchor_age_s:
+            age = audit.at - anchor.read_at
+            audit.incomplete("old-read", f"the chain's endpoint shows a state {age} s old")
+
+    def _entries(self, audit: Audit, machines: Machines, leaves: list[bytes], scope: Scope) -> None:
+        chosen = _chosen(audit, len(leaves), scope.sample)
+        try:
+            for index, data in enumerate(leaves):
+                if chosen is not None and index not in chosen:
+                    audit.entries.append(_unseen(index, data))
+                else:
+                    audit.entries.append(_known(audit, machines, index, data, scope.state))
+                scope.progress("entries verified", index + 1, len(leaves))
+        finally:
+            if scope.state is not None:
+                scope.state.save()
+
+
+def judge(audit: Audit, machines: Machines, index: int, data: bytes) -> EntryVerdict:
+    """One entry; its problems go to `audit`."""
+    kind = "unknown"
+    try:
+        leaf = Leaf.from_bytes(data)
+        kind = KINDS[leaf.kind]
+        if leaf.kind in (BOOT, RENEW):
+            return machines.judge(audit, index, data)
+        return _document(machines.source, index, leaf)
+    except (Unavailable, Incomplete) as error:
+        audit.incomplete("unavailable", f"entry {index}: {error}", index)
+        return EntryVerdict(index, kind, "", "", "not checked", str(error))
+    except UmayError as error:
+        code = "malformed-leaf" if kind == "unknown" else "bad-entry"
+        audit.violation(code, f"entry {index}: {error}", index)
+        return EntryVerdict(index, kind, "", "", "refused", str(error))
+
+
+def _known(
+    audit: Audit, machines: Machines, index: int, data: bytes, state: State | None
+) -> EntryVerdict:
+    """Verified now, or earlier and kept."""
+    kept = state.recall(index, data) if state else None
+    if kept is not None:
+        for code in kept.now or ():
+            audit.finding(code, f"entry {index}: valid then, not now; found earlier", index)
+        return kept
+    entry = judge(audit, machines, index, data)
+    if state is not None:
+        state.keep(entry, data)
+    return entry
+
+
+def _chosen(audit: Audit, size: int, sample: int | None) -> set[int] | None:
+    """None for all of them."""
+    if sample is None:
+        return None
+    chosen = set(random.SystemRandom().sample(range(size), min(sample, size)))
+    audit.incomplete("sampled", f"{len(chosen)} of {size} entries were chosen at random")
+    return chosen
+
+
+def _unseen(index: int, data: bytes) -> EntryVerdict:
+    try:
+        kind = KINDS[Leaf.from_bytes(data).kind]
+    except ParseError:
+        kind = "unknown"
+    return EntryVerdict(index, kind, "", "", "not checked", "not in the sample")
+
+
+def _document(source: Source, index: int, leaf: Leaf) -> EntryVerdict:
+    """A release and its like: its bytes must be there; what it allows is the policy's."""
+    if leaf.kind == RELEASE:
+        manifest = sources.blob(source, leaf.evidence_digest)
+        if leaf != release_leaf(manifest):
+            raise NotAuthentic("log", "other-leaf", "a release's leaf claims more than it is")
+    digest = leaf.evidence_digest.hex()[:16]
+    return EntryVerdict(index, KINDS[leaf.kind], "", digest, "on record")
+
+
+def _tiles(source: Source, built: Tree, anchor: Anchor, scope: Scope) -> None:
+    tree.check_tiles(source, built, anchor.size, scope.progress)
+
+
+def _history(audit: Audit, source: Source, anchor: Anchor, built: Tree | None) -> None:
+    audit.tail = tree.check_history(source, anchor, built)
+    if not audit.tail:
+        return
+    waiting = anchor.read_at - anchor.time
+    text = f"{audit.tail} entries beyond the anchored {anchor.size} were not audited"
+    if waiting > LATE_ANCHOR_S:
+        text += f": nothing was anchored for {waiting} s"
+        audit.incomplete("unanchored-tail", text)
+    else:
+        audit.finding("unanchored-tail", text)
+
+
+def _step(audit: Audit, name: str, run: Callable[[], T]) -> T | None:
+    try:
+        return run()
+    except Unavailable as error:
+        audit.incomplete(f"{name}-unavailable", str(error))
+    except UmayError as error:
+        audit.violation(name, f"{name}: {error}")
+    return None

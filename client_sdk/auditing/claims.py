@@ -1,0 +1,73 @@
+"""What the log alone answers for: entries name earlier ones that fit, no statement of a
+machine has two entries, no key lives in two boots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attestation.errors import ParseError
+from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf
+from client_sdk.auditing.results import Audit
+
+
+def check_claims(audit: Audit, leaves: list[bytes]) -> None:
+    """Of every entry of `audit`, in order. Those that do not parse are violations already."""
+    kinds: list[int | None] = []
+    boots: list[str | None] = []
+    statements: dict[bytes, int] = {}
+    for index, (entry, data) in enumerate(zip(audit.entries, leaves, strict=True)):
+        leaf = parsed(data)
+        machine = leaf is not None and leaf.kind in (BOOT, RENEW)
+        if leaf is not None and machine:
+            _claimed(audit, index, leaf, entry.boot, boots, kinds)
+            _once(audit, index, leaf, statements)
+        boots.append(entry.boot if machine else None)
+        kinds.append(leaf.kind if leaf else None)
+    _keys(audit)
+
+
+def parsed(data: bytes) -> Leaf | None:
+    try:
+        return Leaf.from_bytes(data)
+    except ParseError:
+        return None
+
+
+def _claimed(
+    audit: Audit,
+    index: int,
+    leaf: Leaf,
+    boot: str,
+    boots: list[str | None],
+    kinds: list[int | None],
+) -> None:
+    """`boots` and `kinds` are those of the earlier entries; a boot of "" was not fetched."""
+    renews = leaf.previous is not None and _fits(boots, leaf.previous, boot)
+    if renews != (leaf.kind == RENEW) or (leaf.kind == BOOT and leaf.previous is not None):
+        audit.violation("bad-previous", f"entry {index}: names no entry of its boot", index)
+    release = leaf.release
+    if release is not None and not (release < len(kinds) and kinds[release] == RELEASE):
+        audit.violation("bad-release", f"entry {index}: names no release", index)
+
+
+def _once(audit: Audit, index: int, leaf: Leaf, statements: dict[bytes, int]) -> None:
+    first = statements.setdefault(leaf.statement, index)
+    if first != index:
+        audit.violation("twice", f"entry {index}: its statement is entry {first} too", index)
+
+
+def _keys(audit: Audit) -> None:
+    """Keys are made anew at every boot: one in two boots has left its enclave."""
+    owners: dict[str, tuple[str, int]] = {}
+    for entry in audit.entries:
+        shared = [owners.setdefault(key, (entry.boot, entry.index)) for key in entry.keys]
+        others = {index for boot, index in shared if boot != entry.boot}
+        if others:
+            text = f"entry {entry.index}: has a key of another boot, entry {min(others)}"
+            audit.violation("reused-key", text, entry.index)
+
+
+def _fits(boots: Sequence[str | None], index: int, boot: str) -> bool:
+    """Whether an earlier entry is, or may be, of this boot."""
+    earlier = boots[index] if index < len(boots) else None
+    return earlier is not None and (earlier == boot or "" in (earlier, boot))

@@ -1,0 +1,77 @@
+"""What a command was given, ready for an audit: endpoint, policy, collateral of today."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attestation.archive import Archive
+from attestation.collateral import Collateral
+from attestation.errors import UsageError
+from attestation.policy import Policy
+from client_sdk import config
+from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.inspecting import offered
+from client_sdk.auditing.inspection import Given
+from client_sdk.auditing.progress import Shown
+from client_sdk.auditing.state import State, question
+from contracts.chain import ToncenterV2, raw_address
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An auditor and its question."""
+
+    auditor: Auditor
+    policy: Policy
+    scope: Scope
+    contract: str
+
+
+def asked(
+    contract: str,
+    *,
+    mirror: str | None = None,
+    sample: int | None = None,
+    state: Path | None = None,
+    collateral: tuple[Path, ...] = (),
+    archive: Path | None = None,
+    progress: Shown | None = None,
+    **where: Any,
+) -> Asked:
+    """`where` is what `config.load` takes. Raises UsageError for what cannot be asked."""
+    raw_address(contract)
+    found = config.load(url="-", **where)
+    policy, now = config.read_policy(found.policy), int(time.time())
+    current = _current(collateral, archive, policy, now)
+    scope = Scope(sample=sample, now=now, current=current, progress=progress or Shown())
+    if state is not None:
+        under = question(
+            contract=contract,
+            policy=found.policy.read_bytes(),
+            collateral=current.manifest_digest() if current else None,
+            now=now,
+        )
+        scope = Scope(sample, State(state, under), now, current, scope.progress)
+    auditor = Auditor(policy=policy, chain=ToncenterV2(found.chain), mirror=mirror)
+    return Asked(auditor, policy, scope, contract)
+
+
+def _current(
+    files: tuple[Path, ...], archive: Path | None, policy: Policy, now: int
+) -> Collateral | None:
+    """Files win over the archive."""
+    kept = Archive(_existing(archive)).current(now).parts if archive else {}
+    given = offered(files, Given(now, policy.roots)).collateral if files else None
+    if files and given is None:
+        raise UsageError(f"{files[0]}: expected collateral")
+    parts = {**kept, **(given.parts if given else {})}
+    return Collateral(parts) if parts else None
+
+
+def _existing(archive: Path) -> Path:
+    if not archive.is_dir():
+        raise UsageError(f"{archive}: there is no such archive")
+    return archive

@@ -1,0 +1,175 @@
+"""One machine's entry, verified twice: as of its own time, and as of now.
+
+Then: everything at the time of the enclave's beacon block, with the collateral that the log
+archived. What fails is a violation: the log admitted what does not hold. Now: the steps that
+vendors and policies can change their minds about. What fails today is a finding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from attestation.anchor import Anchor, BlockRef
+from attestation.collateral import Collateral
+from attestation.digests import sha256
+from attestation.errors import Incomplete, NotAuthentic
+from attestation.evidence import Evidence
+from attestation.keys import KeyBundle
+from attestation.log.admission import Record
+from attestation.log.leaf import Leaf
+from attestation.log.merkle import GetHash, inclusion_proof
+from attestation.log.proof import Proof
+from attestation.verdict import Report, StepResult
+from attestation.verifier import Presented, Verifier
+from client_sdk.auditing import sources
+from client_sdk.auditing.results import KINDS, PLATFORMS, Audit, EntryVerdict
+from client_sdk.auditing.sources import Source
+from contracts.chain import Chain
+
+STANDING = (
+    "cpu-signature",
+    "cpu-attributes",
+    "cpu-tcb",
+    "measurement",
+    "gpu",
+    "model",
+    "engine",
+)
+"""Steps that may fail later; freshness and anchor are of the entry's own time."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What entries are judged by. `note` is the anchored checkpoint, None where it could not
+    be had; `current` collateral of today, laid over what the log archived."""
+
+    verifier: Verifier
+    chain: Chain
+    source: Source
+    anchor: Anchor
+    note: bytes | None
+    get_hash: GetHash
+    now: int
+    current: Collateral | None = None
+
+    def judge(self, audit: Audit, index: int, data: bytes) -> EntryVerdict:
+        """Raises Unavailable or Incomplete where something lacks, and the other errors of
+        attestation for what contradicts."""
+        leaf = Leaf.from_bytes(data)
+        presented = self.presented(index, data)
+        bundle = bundle_of(presented)
+        beacon = self.chain.block(bundle.beacon[0])
+        at = time_of(beacon, bundle)
+        then = self.examine(presented, beacon, at)
+        _told(audit, index, then)
+        now = self._today(audit, index, presented, beacon) if then.ok else None
+        return _verdict(index, leaf, bundle, beacon, then, now)
+
+    def examine(self, presented: Presented, beacon: BlockRef, at: int) -> Report:
+        """As of `at` (Unix seconds). The anchor was read today; that only means the evidence
+        was on record no later than today."""
+        anchor = dataclasses.replace(self.anchor, read_at=at)
+        return self.verifier.examine(presented, anchor=anchor, beacon=beacon, now=at)
+
+    def presented(self, index: int, data: bytes) -> Presented:
+        """All that the log archived about the entry with these bytes, by digest."""
+        leaf = Leaf.from_bytes(data)
+        record = Record.from_bytes(self.source.get(f"submission/{index}"))
+        if record.index != index or record.evidence != leaf.evidence_digest:
+            raise NotAuthentic("log", "other-record", "the record is of another entry")
+        collateral = Collateral.from_bytes(self._blob(record.collateral))
+        if collateral.manifest_digest() != leaf.collateral_digest:
+            raise NotAuthentic("log", "other-record", "the collateral is not the one logged")
+        return Presented(
+            evidence=self._blob(record.evidence),
+            engine_config=self._blob(record.engine_config),
+            price_table=self._blob(record.price_table),
+            host_config=self._blob(record.host_config),
+            collateral=collateral,
+            proof=self.proof(index, data),
+        )
+
+    def proof(self, index: int, data: bytes) -> bytes:
+        """Made here, from the tree: no server is asked for one."""
+        if self.note is None:
+            raise Incomplete("the signed checkpoint of the anchored tree could not be checked")
+        hashes = inclusion_proof(index, self.anchor.size, self.get_hash)
+        return Proof(index, tuple(hashes), self.note, data).to_bytes()
+
+    def _today(
+        self, audit: Audit, index: int, presented: Presented, beacon: BlockRef
+    ) -> tuple[str, ...]:
+        """Names of what would fail now, each a finding."""
+        current = self.current.parts if self.current else {}
+        parts = {**presented.collateral.parts, **current}
+        today = dataclasses.replace(presented, collateral=Collateral(parts))
+        report = self.examine(today, beacon, self.now)
+        failed = [s for s in report.steps if s.name in STANDING and s.status == "failed"]
+        for step in failed:
+            audit.finding(_code(step), f"entry {index}: {self._differs(step)}", index)
+        return tuple(_code(step) for step in failed)
+
+    def _differs(self, step: StepResult) -> str:
+        hint = "" if self.current else "; judged by the log's own collateral, give today's"
+        return f"valid then, not now: {step.name}: {step.detail}{hint}"
+
+    def _blob(self, digest: bytes) -> bytes:
+        return sources.blob(self.source, digest)
+
+
+def bundle_of(presented: Presented) -> KeyBundle:
+    return KeyBundle.from_bytes(Evidence.from_bytes(presented.evidence).bundle)
+
+
+def time_of(beacon: BlockRef, bundle: KeyBundle) -> int:
+    """The enclave's own time, Unix seconds."""
+    return max(beacon.utime, bundle.not_before)
+
+
+def _told(audit: Audit, index: int, then: Report) -> None:
+    if then.ok:
+        return
+    steps = ", ".join(then.failed) or "not everything could be checked"
+    text = f"entry {index}: evidence that the log admitted does not verify: {steps}"
+    if then.failed:
+        audit.violation("bad-evidence", text, index)
+    else:
+        audit.incomplete("not-checked", text, index)
+
+
+def _verdict(
+    index: int,
+    leaf: Leaf,
+    bundle: KeyBundle,
+    beacon: BlockRef,
+    then: Report,
+    now: tuple[str, ...] | None,
+) -> EntryVerdict:
+    named = {step.name: step.detail for step in then.steps}
+    shape = named["measurement"].partition(";")[0]
+    runs = f"{shape}, {named['model'].partition(',')[0]}"
+    return EntryVerdict(
+        index=index,
+        kind=KINDS[leaf.kind],
+        boot=bundle.boot_id.hex(),
+        runs=runs if then.ok else "",
+        verdict="verified" if then.ok else "refused" if then.failed else "not checked",
+        detail=", ".join(then.failed or now or ()),
+        since=beacon.utime,
+        report=then,
+        platform=PLATFORMS[leaf.platform],
+        release=shape.removeprefix("release ").rpartition(", ")[0] if then.ok else "",
+        keys=_keys(bundle),
+        now=now,
+    )
+
+
+def _keys(bundle: KeyBundle) -> tuple[str, ...]:
+    """Without the key configurations' first byte: an identifier, not part of the key."""
+    keys = (bundle.receipt_key, *(config[1:] for config in bundle.key_configs))
+    return tuple(sha256(key).hex() for key in keys)
+
+
+def _code(step: StepResult) -> str:
+    return f"now:{step.name}/{step.code}"

@@ -1,0 +1,119 @@
+"""Where a log's bytes are read: its own address, a mirror's, or a directory.
+
+Nothing read here is believed: callers hash it and compare it with the chain. A static export
+holds the log's resources under their paths; `checkpoint` is a file there, so the checkpoints
+of a size lie at `checkpoints/<size>`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from attestation.digests import sha256
+from attestation.errors import LogError, NotAuthentic, ParseError, Unavailable
+from attestation.log.merkle import HASH_BYTES
+from attestation.log.tiles import WIDTH, TilePath, decode_bundle
+from client_sdk.transport import MAX_ANSWER, Transport, check_url, is_loopback
+
+
+class Source(Protocol):
+    """Bytes by path below the log's address. Raises Unavailable."""
+
+    @property
+    def name(self) -> str: ...
+
+    def get(self, path: str) -> bytes: ...
+
+
+class HttpSource:
+    """A log or a mirror of one at a URL."""
+
+    def __init__(self, url: str, transport: Transport) -> None:
+        self.name, self._transport = url.rstrip("/"), transport
+
+    def get(self, path: str) -> bytes:
+        return self._transport.get(f"{self.name}/{path}")
+
+
+class DirectorySource:
+    """A static export. What is no plain file of at most MAX_ANSWER bytes is not there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.name, self._directory = str(directory), directory
+
+    def get(self, path: str) -> bytes:
+        if "?" in path or ".." in path.split("/"):
+            raise Unavailable(f"{self.name}: a directory answers no {path.partition('?')[0]}")
+        try:
+            with (self._directory / path).open("rb") as file:
+                data = file.read(MAX_ANSWER + 1)
+        except OSError as error:
+            raise Unavailable(f"{self.name}/{path}: {error.strerror}") from None
+        if len(data) > MAX_ANSWER:
+            raise Unavailable(f"{self.name}/{path}: expected at most {MAX_ANSWER} bytes")
+        return data
+
+
+def open_source(where: str, transport: Transport) -> Source:
+    """A URL, or else a directory. Raises UsageError for a URL that may not be spoken with."""
+    if "://" in where:
+        return HttpSource(check_url(where), transport)
+    return DirectorySource(Path(where).expanduser())
+
+
+def log_url(origin: str) -> str:
+    """https:// and the origin; plain http for loopback only."""
+    host = origin.partition("/")[0].rpartition(":")[0] or origin.partition("/")[0]
+    scheme = "http" if is_loopback(host.strip("[]")) else "https"
+    return f"{scheme}://{origin}"
+
+
+def checkpoint(source: Source, size: int) -> bytes:
+    """The signed note of that size, unverified: of a log, or of a static export."""
+    try:
+        return source.get(f"checkpoint/{size}")
+    except Unavailable:
+        return source.get(f"checkpoints/{size}")
+
+
+def bundle(source: Source, path: TilePath) -> tuple[bytes, ...]:
+    """The entries at `path`, where need be the first of its full bundle. Raises LogError
+    where there are not as many as its width says."""
+    try:
+        found, name = decode_bundle(source.get(str(path))), str(path)
+    except Unavailable:
+        found, name = decode_bundle(_full(source, path))[: path.width], str(_whole(path))
+    if len(found) != path.width:
+        raise LogError(f"{name}: expected {path.width} entries, got {len(found)}")
+    return found
+
+
+def tile(source: Source, path: TilePath) -> bytes:
+    """The hashes at `path` (32 bytes each), where need be the first of its full tile."""
+    wanted = path.width * HASH_BYTES
+    try:
+        data = source.get(str(path))
+    except Unavailable:
+        data = _full(source, path)[:wanted]
+    if len(data) != wanted:
+        raise ParseError(f"{path}: expected {wanted} bytes, got {len(data)}")
+    return data
+
+
+def blob(source: Source, digest: bytes) -> bytes:
+    """What has this SHA-256 (32 bytes). Raises Unavailable; NotAuthentic for other bytes."""
+    data = source.get(f"evidence/sha256/{digest.hex()}")
+    if sha256(data) != digest:
+        raise NotAuthentic("log", "other-bytes", "the log serves other bytes under a digest")
+    return data
+
+
+def _whole(path: TilePath) -> TilePath:
+    return TilePath(path.level, path.index)
+
+
+def _full(source: Source, path: TilePath) -> bytes:
+    if path.width == WIDTH:
+        raise Unavailable(f"{source.name}: {path} is not there")
+    return source.get(str(_whole(path)))

@@ -1,0 +1,148 @@
+"""The log's structure against its anchor: signed checkpoint, entries, tiles, history.
+
+Everything raises LogError, ParseError or NotAuthentic for what contradicts, Unavailable for
+what is not there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from attestation.anchor import Anchor
+from attestation.errors import LogError, ParseError, Unavailable
+from attestation.log import checkpoint as checkpoints
+from attestation.log.checkpoint import Checkpoint
+from attestation.log.merkle import HASH_BYTES, GetHash, Tree, node_hash, verify_consistency
+from attestation.log.tiles import HEIGHT, WIDTH, TilePath, tiles_of
+from client_sdk.auditing import sources
+from client_sdk.auditing.sources import Source
+
+Progress = Callable[[str, int, int], None]
+"""(what, how many are done, how many there are)."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No progress shown."""
+
+
+def anchored_checkpoint(source: Source, anchor: Anchor) -> bytes:
+    """The note by which the log signed what is anchored, verified."""
+    note = sources.checkpoint(source, anchor.size)
+    head = checkpoints.verify(note, origin=anchor.origin, log_key=anchor.log_key)
+    if (head.size, head.root) != (anchor.size, anchor.root):
+        raise LogError(f"the log signs another tree of {anchor.size} entries than the anchored")
+    return note
+
+
+def leaves_of(
+    source: Source, size: int, progress: Progress = silent, first: int = 0
+) -> list[bytes]:
+    """Entries from `first`, which begins a bundle, to `size`."""
+    leaves: list[bytes] = []
+    for start in range(first, size, WIDTH):
+        path = TilePath(None, start // WIDTH, min(WIDTH, size - start))
+        leaves += sources.bundle(source, path)
+        progress("entries fetched", first + len(leaves), size)
+    return leaves
+
+
+def anchored_tree(
+    source: Source, anchor: Anchor, progress: Progress = silent
+) -> tuple[list[bytes], Tree]:
+    """Every anchored entry, and the tree they make: it has the anchored root."""
+    leaves = leaves_of(source, anchor.size, progress)
+    tree = Tree()
+    for leaf in leaves:
+        tree.append(leaf)
+    if tree.root() != anchor.root:
+        raise LogError("the entries that the log serves do not make the anchored root")
+    return leaves, tree
+
+
+def check_tiles(source: Source, tree: Tree, size: int, progress: Progress = silent) -> None:
+    """Every hash tile is that of the tree: other clients build their proofs from them."""
+    paths = tiles_of(size)
+    for done, path in enumerate(paths, 1):
+        level, start = HEIGHT * (path.level or 0), path.index * WIDTH
+        hashes = (tree.get_hash(level, start + at) for at in range(path.width))
+        if sources.tile(source, path) != b"".join(hashes):
+            raise LogError(f"{path}: holds other hashes than the entries make")
+        progress("tiles compared", done, len(paths))
+
+
+def check_history(source: Source, anchor: Anchor, tree: Tree | None) -> int:
+    """The newest checkpoint continues the anchored tree; how many entries it adds.
+
+    Where there is no consistency proof, as in a static export, the tail itself is hashed.
+    """
+    newest = source.get("checkpoint")
+    now = checkpoints.verify(newest, origin=anchor.origin, log_key=anchor.log_key)
+    if now.size < anchor.size:
+        raise LogError(f"expected at least {anchor.size} entries, the log shows {now.size}")
+    try:
+        answer = source.get(f"consistency?from={anchor.size}&to={now.size}")
+    except Unavailable:
+        if tree is None:
+            raise
+        _continue(source, tree, now)
+        return now.size - anchor.size
+    verify_consistency(
+        old_size=anchor.size,
+        old_root=anchor.root,
+        new_size=now.size,
+        new_root=now.root,
+        proof=_hashes(answer),
+    )
+    return now.size - anchor.size
+
+
+def _continue(source: Source, tree: Tree, now: Checkpoint) -> None:
+    """Appends the tail to a copy of the anchored tree and compares the root."""
+    size = len(tree)
+    start = size // WIDTH * WIDTH
+    longer = Tree()
+    for index in range(size):
+        longer.append_hash(tree.get_hash(0, index))
+    for leaf in leaves_of(source, now.size, first=start)[size - start :]:
+        longer.append(leaf)
+    if longer.root() != now.root:
+        raise LogError("the log's newest entries do not make the root of its newest checkpoint")
+
+
+def hashes_from_tiles(source: Source, size: int) -> GetHash:
+    """Reads subtree roots out of hash tiles, each fetched once. Unverified: what a proof from
+    it leads to is compared with the anchored root."""
+    kept: dict[TilePath, bytes] = {}
+
+    def get(level: int, index: int) -> bytes:
+        row, height = divmod(level, HEIGHT)
+        number, offset = divmod(index << height, WIDTH)
+        path = TilePath(row, number, min(WIDTH, (size >> HEIGHT * row) - number * WIDTH))
+        if path not in kept:
+            kept[path] = sources.tile(source, path)
+        digests = [_at(kept[path], offset + step) for step in range(1 << height)]
+        while len(digests) > 1:
+            pairs = zip(digests[::2], digests[1::2], strict=True)
+            digests = [node_hash(left, right) for left, right in pairs]
+        return digests[0]
+
+    return get
+
+
+def leaf_at(source: Source, index: int, size: int) -> bytes:
+    """One entry's bytes, unverified: `index` is below `size`."""
+    number, offset = divmod(index, WIDTH)
+    path = TilePath(None, number, min(WIDTH, size - number * WIDTH))
+    return sources.bundle(source, path)[offset]
+
+
+def _at(tile: bytes, position: int) -> bytes:
+    return tile[position * HASH_BYTES : (position + 1) * HASH_BYTES]
+
+
+def _hashes(answer: bytes) -> tuple[bytes, ...]:
+    try:
+        return tuple(bytes.fromhex(item) for item in json.loads(answer)["hashes"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ParseError("consistency: expected JSON with hashes") from None

@@ -1,0 +1,350 @@
+"""Audits of less than everything, from elsewhere, twice over: what each may and may not say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from attestation.collateral import Collateral
+from attestation.digests import sha256
+from attestation.errors import Unavailable, UsageError
+from attestation.keys import KeyBundle
+from attestation.log import checkpoint as checkpoints
+from attestation.log.checkpoint import Checkpoint
+from attestation.log.leaf import Leaf
+from attestation.verifier import Presented
+from client_sdk.audit import Audit, Auditor, Scope
+from client_sdk.auditing import state as states
+from client_sdk.auditing.progress import Shown
+from client_sdk.auditing.sources import open_source
+from client_sdk.auditing.state import State, question
+from client_sdk.transport import Transport
+from tests.test_break_audit import RELEASE, Net, boot, codes, start
+from tests.test_client_audit import CONTRACT, ORIGIN
+from tests.world import NOW, World
+
+LATER = NOW + 40 * 86_400
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return start(tmp_path_factory.mktemp("simulator"))
+
+
+@pytest.fixture
+def net(world: World) -> Net:
+    return Net(world, [RELEASE, boot(world, release=0)], world.presented(), [])
+
+
+def run(net: Net, scope: Scope | None = None, mirror: str | None = None) -> Audit:
+    auditor = Auditor(policy=net.world.policy, chain=net, transport=net, mirror=mirror)  # type: ignore[arg-type]
+    return auditor.run(CONTRACT, scope)
+
+
+def finding_codes(found: Audit) -> set[str]:
+    return {finding.code for finding in found.findings}
+
+
+# -- a sample
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_a_sample_is_never_good(net: Net, count: int) -> None:
+    found = run(net, Scope(sample=count))
+    assert found.exit_code == 6 and codes(found) == {"sampled"}
+    left_out = [entry for entry in found.entries if entry.detail == "not in the sample"]
+    assert len(left_out) == max(0, 2 - count)
+
+
+def test_a_sample_still_finds_what_the_tree_shows(world: World) -> None:
+    net = Net(world, [RELEASE, boot(world, previous=0)], world.presented(), [])
+    found = run(net, Scope(sample=1))
+    assert found.exit_code == 1 and "bad-previous" in codes(found)
+
+
+# -- a state
+
+
+def asked(now: int = NOW, policy: bytes = b"policy") -> bytes:
+    return question(contract=CONTRACT, policy=policy, collateral=None, now=now)
+
+
+def test_what_verified_is_not_verified_again(net: Net, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    assert run(net, Scope(state=State(path, asked()))).exit_code == 0
+    del net.answers["submission/1"]
+    found = run(net, Scope(state=State(path, asked())))
+    assert found.exit_code == 0 and found.entries[1].verdict == "verified"
+    assert found.entries[1].boot and found.entries[1].report is None
+
+
+@pytest.mark.parametrize(
+    "under",
+    [asked(policy=b"other"), asked(now=NOW + 86_400)],
+    ids=["another policy", "another day"],
+)
+def test_under_another_question_all_is_verified_again(
+    net: Net, tmp_path: Path, under: bytes
+) -> None:
+    path = tmp_path / "state"
+    run(net, Scope(state=State(path, asked())))
+    del net.answers["submission/1"]
+    assert run(net, Scope(state=State(path, under))).exit_code == 6
+
+
+def test_a_state_spares_no_look_at_the_tree(net: Net, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    run(net, Scope(state=State(path, asked())))
+    net.answers["tile/entries/000.p/2"] = net.answers["tile/entries/000.p/2"][:-1] + b"?"
+    assert run(net, Scope(state=State(path, asked()))).exit_code == 1
+
+
+def test_what_failed_is_not_kept(net: Net, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    kept = net.answers.pop("submission/1")
+    assert run(net, Scope(state=State(path, asked()))).exit_code == 6
+    assert "1" not in json.loads(path.read_text())["entries"]
+    net.answers["submission/1"] = kept
+    assert run(net, Scope(state=State(path, asked()))).exit_code == 0
+
+
+def test_findings_of_an_earlier_run_are_told_again(net: Net, tmp_path: Path) -> None:
+    path, under = tmp_path / "state", asked(now=LATER)
+    first = run(net, Scope(now=LATER, state=State(path, under)))
+    again = run(net, Scope(now=LATER, state=State(path, under)))
+    assert finding_codes(first) == finding_codes(again) != set()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"\xff", b'{"version":1}', b'{"version":1,"under":"%s","entries":{"0":1}}'],
+    ids=["empty", "a list", "no text", "no entries", "an entry that is none"],
+)
+def test_another_file_is_no_state(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(content.replace(b"%s", asked().hex().encode()))
+    with pytest.raises(UsageError):
+        State(path, asked())
+
+
+def test_an_entry_of_a_state_has_all_its_fields(net: Net, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    run(net, Scope(state=State(path, asked())))
+    content = json.loads(path.read_text())
+    content["entries"]["1"]["keys"] = 7
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="remove it"):
+        run(net, Scope(state=State(path, asked())))
+
+
+def test_a_state_is_saved_while_it_grows(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states, "SAVE_EVERY", 1)
+    path = tmp_path / "state"
+    found = run(net)
+    State(path, asked()).keep(found.entries[1], b"leaf")
+    assert State(path, asked()).recall(1, b"leaf") is not None
+    assert State(path, asked()).recall(1, b"another leaf") is None
+
+
+# -- a mirror
+
+
+def test_a_static_export_serves_as_well_as_the_log(net: Net, tmp_path: Path) -> None:
+    mirror = net.export(tmp_path / "mirror")
+    net.answers.clear()
+    found = run(net, mirror=str(mirror))
+    assert found.exit_code == 0 and found.log_url == str(mirror), found.problems
+
+
+def test_a_full_tile_serves_for_a_partial_one(net: Net) -> None:
+    for level in ("entries", "0"):
+        net.answers[f"tile/{level}/000"] = net.answers.pop(f"tile/{level}/000.p/2")
+    assert run(net).exit_code == 0
+
+
+MISSING = {
+    "a hash tile": ("tile/0/000.p/2", "tiles-unavailable"),
+    "an entry bundle": ("tile/entries/000.p/2", "tree-unavailable"),
+    "the anchored checkpoint": ("checkpoints/2", "log-unavailable"),
+    "the newest checkpoint": ("checkpoint", "log-unavailable"),
+    "a record": ("submission/1", "unavailable"),
+}
+
+
+@pytest.mark.parametrize(("path", "code"), MISSING.values(), ids=MISSING)
+def test_a_mirror_that_lacks_something_is_incomplete(
+    net: Net, tmp_path: Path, path: str, code: str
+) -> None:
+    mirror = net.export(tmp_path / "mirror")
+    (mirror / path).unlink()
+    found = run(net, mirror=str(mirror))
+    assert found.exit_code == 6 and code in codes(found), found.problems
+
+
+def test_a_removed_evidence_file_is_incomplete(net: Net, tmp_path: Path) -> None:
+    mirror = net.export(tmp_path / "mirror")
+    evidence = sha256(net.world.presented().evidence).hex()
+    (mirror / "evidence/sha256" / evidence).unlink()
+    found = run(net, mirror=str(mirror))
+    assert found.exit_code == 6 and found.problems[0].index == 1
+
+
+LIES = {
+    "a leaf with other bytes": ("tile/entries/000.p/2", "tree"),
+    "a tile with other hashes": ("tile/0/000.p/2", "tiles"),
+    "a checkpoint with another signature": ("checkpoints/2", "log"),
+    "evidence with other bytes": ("evidence/sha256/EVIDENCE", "bad-entry"),
+}
+
+
+@pytest.mark.parametrize(("path", "code"), LIES.values(), ids=LIES)
+def test_a_mirror_that_lies_is_a_violation(net: Net, tmp_path: Path, path: str, code: str) -> None:
+    evidence = sha256(net.world.presented().evidence).hex()
+    place = net.export(tmp_path / "mirror") / path.replace("EVIDENCE", evidence)
+    data = place.read_bytes()
+    place.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+    found = run(net, mirror=str(tmp_path / "mirror"))
+    assert found.exit_code == 1 and code in codes(found), found.problems
+
+
+def test_a_directory_answers_nothing_outside_itself(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "mirror").mkdir()
+    source = open_source(str(tmp_path / "mirror"), Transport())
+    for path in ("../secret", "proof?index=0", "nothing"):
+        with pytest.raises(Unavailable):
+            source.get(path)
+
+
+# -- the tail
+
+
+def longer(net: Net, *more: Leaf) -> None:
+    """The log goes on with these, unanchored, and serves them as a static export would."""
+    from attestation.log.merkle import Tree
+    from attestation.log.tiles import decode_bundle, encode_bundle
+
+    leaves = [*decode_bundle(net.answers["tile/entries/000.p/2"])]
+    leaves += [leaf.to_bytes() for leaf in more]
+    tree = Tree()
+    for leaf in leaves:
+        tree.append(leaf)
+    head = Checkpoint(ORIGIN, len(leaves), tree.root())
+    net.answers["checkpoint"] = checkpoints.sign(head, key=net.world.log_key)
+    net.answers[f"tile/entries/000.p/{len(leaves)}"] = encode_bundle(leaves)
+
+
+def test_an_unanchored_tail_is_told(net: Net) -> None:
+    longer(net, RELEASE)
+    found = run(net)
+    assert found.exit_code == 0 and finding_codes(found) == {"unanchored-tail"}
+    assert found.tail == 1 and "not audited" in found.findings[0].text
+
+
+def test_a_tail_that_is_never_anchored_is_incomplete(net: Net) -> None:
+    longer(net, RELEASE)
+    net.state = dataclasses.replace(net.state, time=NOW - 7200)
+    found = run(net)
+    assert found.exit_code == 6 and codes(found) == {"unanchored-tail"}
+
+
+def test_a_tail_with_other_bytes_is_a_violation(net: Net) -> None:
+    longer(net, RELEASE)
+    data = net.answers["tile/entries/000.p/3"]
+    net.answers["tile/entries/000.p/3"] = data[:-1] + bytes([data[-1] ^ 1])
+    found = run(net)
+    assert found.exit_code == 1 and codes(found) == {"log"}
+
+
+def test_a_stale_endpoint_is_incomplete(net: Net) -> None:
+    found = run(net, Scope(now=LATER))
+    assert codes(found) == {"old-read"} and found.exit_code == 6
+
+
+# -- keys
+
+
+def reborn(world: World, receipt_key: bytes, configs: tuple[bytes, ...]) -> Presented:
+    """Another boot with these keys."""
+    bundle: KeyBundle = dataclasses.replace(
+        world.bundle, boot_id=b"\x09" * 16, receipt_key=receipt_key, key_configs=configs
+    )
+    return world.presented(world.prove(bundle))
+
+
+KEYS = {
+    "the receipt key": (b"\x03" * 32, (b"\x07" * 41,)),
+    "a channel key": (b"\x04" * 32, (b"\x01" * 41,)),
+    "a channel key under another number": (b"\x04" * 32, (b"\x02" + b"\x01" * 40,)),
+}
+
+
+@pytest.mark.parametrize(("receipt_key", "configs"), KEYS.values(), ids=KEYS)
+def test_a_key_of_another_boot_is_a_violation(
+    world: World, receipt_key: bytes, configs: tuple[bytes, ...]
+) -> None:
+    second = reborn(world, receipt_key, configs)
+    net = Net(world, [boot(world), boot(world, second)], world.presented(), [])
+    net.about(1, second)
+    assert codes(run(net)) == {"reused-key"}
+
+
+def test_another_boot_with_its_own_keys_is_good(world: World) -> None:
+    second = reborn(world, b"\x04" * 32, (b"\x07" * 41,))
+    net = Net(world, [boot(world), boot(world, second)], world.presented(), [])
+    net.about(1, second)
+    assert run(net).exit_code == 0
+
+
+# -- then and now
+
+
+def test_what_fails_only_today_is_a_finding(net: Net, world: World) -> None:
+    net.world.policy, kept = (
+        dataclasses.replace(world.policy, max_anchor_age_s=1 << 30),
+        world.policy,
+    )
+    try:
+        found = run(net, Scope(now=LATER))
+    finally:
+        net.world.policy = kept
+    assert found.exit_code == 0 and found.entries[1].verdict == "verified"
+    assert any(code.startswith("now:cpu-tcb/") for code in finding_codes(found))
+    assert "give today's" in found.findings[0].text
+
+
+def test_collateral_of_today_counts_today(net: Net, world: World) -> None:
+    parts = dict(world.collateral.parts)
+    parts["intel/tcb_info"] = b"{}"
+    found = run(net, Scope(current=Collateral(parts)))
+    assert found.exit_code == 0 and found.entries[1].verdict == "verified"
+    assert finding_codes(found) and found.entries[1].now
+
+
+def test_at_its_own_time_nothing_is_found(net: Net) -> None:
+    found = run(net)
+    assert not found.findings and found.entries[1].now == ()
+
+
+# -- progress
+
+
+def test_progress_is_told_but_not_of_short_work(
+    net: Net, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[str, int, int]] = []
+    run(net, Scope(progress=lambda *told: seen.append(told)))
+    assert ("entries verified", 2, 2) in seen and ("tiles compared", 1, 1) in seen
+    with Shown() as shown:
+        shown("entries", 1, 2)
+    monkeypatch.setattr("client_sdk.auditing.progress.QUIET_S", -1.0)
+    assert capsys.readouterr().err == ""
+    with Shown() as shown:
+        shown("entries", 1, 2)
+        shown("entries", 2, 2)
+    assert capsys.readouterr().err == "entries: 1 of 2\n"
