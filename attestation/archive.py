@@ -11,6 +11,7 @@ part. Nothing is deleted: what a machine was judged by stays readable.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from attestation.collateral import MAX_PART_BYTES, Collateral
 from attestation.digests import sha256
 from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.validity import Window, window
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Archive:
@@ -40,9 +43,7 @@ class Archive:
         manifest, digest = collateral.manifest(), collateral.manifest_digest()
         for name, part in collateral.parts.items():
             _write(self._parts / manifest[name].hex(), part)
-            place = self._names / name.replace("/", "~")
-            place.mkdir(mode=0o700, exist_ok=True)
-            _write(place / manifest[name].hex(), b"")
+            _mark(self._names / name.replace("/", "~"), manifest[name].hex())
         _write(self._sets / digest.hex(), cbor.encode(manifest))
         return digest
 
@@ -60,11 +61,12 @@ class Archive:
 
     def versions(self) -> Iterator[tuple[str, bytes, Window | None]]:
         """(name, sha256, window) of everything kept; no window where a part has no dates."""
-        for place in sorted(self._names.iterdir()):
+        for place in _inside(self._names):
             name = place.name.replace("~", "/")
-            for path in sorted(place.iterdir()):
-                digest = bytes.fromhex(path.name)
-                yield name, digest, _window(name, self._part(digest))
+            for path in _inside(place) if place.is_dir() else ():
+                if _DIGEST.fullmatch(path.name):  # else another program's
+                    digest = bytes.fromhex(path.name)
+                    yield name, digest, _window(name, self._part(digest))
 
     def current(self, now: int) -> Collateral:
         """Of each name the part that counts at `now` (Unix seconds) and was issued last."""
@@ -101,11 +103,27 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all; what lies there already is of the same digest."""
-    if path.exists():
-        return
+def _inside(directory: Path) -> list[Path]:
     try:
+        return sorted(directory.iterdir())
+    except OSError as error:
+        raise UsageError(f"{directory}: {error.strerror}") from None
+
+
+def _mark(place: Path, digest: str) -> None:
+    """An empty file, made in one step: a reader beside sees it or not."""
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        (place / digest).touch(mode=0o600)
+    except OSError as error:
+        raise UsageError(f"{place}: {error.strerror}") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all; what lies there already is replaced where it is damaged."""
+    try:
+        if path.exists() and path.read_bytes() == data:
+            return
         with tempfile.NamedTemporaryFile(dir=path.parent.parent, delete=False) as file:
             file.write(data)
             file.flush()

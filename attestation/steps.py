@@ -94,16 +94,20 @@ def measurement(case: Case) -> str:
             "measurement", "host-config-mismatch", "host config served is not the one in B[14]"
         )
     case.measurement_digest = measurement_digest(case.evidence.platform, case.cpu.registers)
+    others: list[str] = []
     for release in case.policy.releases:
         if (shape := release.shape(case.measurement_digest)) is None:
             continue
         launch = case.cpu.launch_id
         known = launch is None or case.policy.names_launch(launch)  # else cpu-attributes refuses
         if known and not release.allows_launch(launch):
-            text = f"what the host set at launch is not named by release {release.name}"
-            raise Refused("measurement", "launch-id", text)
+            others.append(release.name)
+            continue
         case.release = release
         return f"release {release.name}, {shape}; {booted}"
+    if others:
+        text = f"what the host set at launch is not named by release {', '.join(others)}"
+        raise Refused("measurement", "launch-id", text)
     raise Refused(
         "measurement",
         "unknown-measurement",

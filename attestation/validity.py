@@ -23,8 +23,10 @@ def window(name: str, data: bytes) -> Window:
     Raises ParseError for a part whose name or content is unknown.
     """
     try:
-        return _window(name, data)
-    except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        found = _window(name, data)
+        _ = stamp(found[0]), stamp(found[1])  # years that people can read
+        return found
+    except Exception:  # the libraries let several kinds through
         raise ParseError(f"collateral: {name} has no dates of its own") from None
 
 

@@ -150,7 +150,8 @@ def load_certificate(der: bytes) -> x509.Certificate:
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)
         certificate = x509.load_der_x509_certificate(der)
         # The library reads these only when asked; what is malformed must fail here.
-        _ = certificate.extensions, certificate.subject, certificate.public_key()
+        _ = certificate.extensions, certificate.subject, certificate.issuer
+        certificate.public_key()
     return certificate
 
 
