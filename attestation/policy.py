@@ -8,12 +8,12 @@ alone, and a policy that has them accepts no vendor's root.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from attestation import toml
 from attestation.errors import ParseError, Refused
 from attestation.roots import PRODUCTION, Roots
 from attestation.tdx.tcb import STATUSES
@@ -94,12 +94,7 @@ class Policy:
     @classmethod
     def from_toml(cls, data: bytes) -> Policy:
         """Raises ParseError naming the first key that is absent, unknown or wrong."""
-        if len(data) > MAX_POLICY_BYTES:
-            raise ParseError(f"policy: expected at most {MAX_POLICY_BYTES} bytes")
-        try:
-            document = tomllib.loads(data.decode())
-        except (ValueError, RecursionError) as error:  # TOML and UTF-8, and numbers too long
-            raise ParseError(f"policy: not TOML ({error})") from None
+        document = toml.read(data, what="policy", limit=MAX_POLICY_BYTES)
         top = _Section("", document)
         policy = _read(top)
         top.finish()

@@ -111,6 +111,7 @@ BAD = {
     "shape without measurements": (f'laptop = ["{"33" * 32}"]', "laptop = []"),
     "no shapes": (f'laptop = ["{"33" * 32}"]', ""),
     "not TOML": ("[network]", "[network"),
+    "a key of ten thousand parts": ("version = 1", ".".join("a" * 10_000) + " = 1"),
 }
 
 

@@ -7,10 +7,10 @@ the guest does not boot.
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass
 from typing import Any
 
+from attestation import toml
 from attestation.errors import ParseError
 
 MAX_CONFIG_BYTES = 64 * 1024
@@ -45,7 +45,7 @@ class HostConfig:
     @classmethod
     def from_toml(cls, data: bytes) -> HostConfig:
         """Raises ParseError naming the key that is absent, unknown or out of range."""
-        document = _load(data)
+        document = toml.read(data, what="host config", limit=MAX_CONFIG_BYTES)
         network, price = _table(document, "network"), _table(document, "price")
         epoch, gpu = _table(document, "epoch", {}), _table(document, "gpu", {})
         config = cls(
@@ -66,16 +66,6 @@ class HostConfig:
         """Canonical JSON, hashed as `umay/price/v1`."""
         table = {"prompt": self.prompt_price, "completion": self.completion_price}
         return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _load(data: bytes) -> dict[str, Any]:
-    if len(data) > MAX_CONFIG_BYTES:
-        raise ParseError(f"host config: expected at most {MAX_CONFIG_BYTES} bytes")
-    try:
-        return tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        # ValueError: not UTF-8, not TOML, or a number longer than Python converts.
-        raise ParseError(f"host config: not TOML ({error})") from None
 
 
 def _schedule(epoch: dict[str, Any]) -> Schedule:
