@@ -104,14 +104,19 @@ def show_audit(console: Console, audit: Audit) -> None:
         runs = Text(entry.runs)
         table.add_row(str(entry.index), entry.kind, entry.boot[:16], runs, _verdict(entry))
     console.print(table)
+    show_problems(console, audit)
+    style = "bold green" if audit.ok else "bold red"
+    console.print(f"verdict: {audit.verdict}", style=style, markup=False)
+
+
+def show_problems(console: Console, audit: Audit) -> None:
+    """Problems, findings, and whether the machines are real."""
     for problem in audit.problems:
         console.print(f"{problem.severity}: {problem.text}", style="red", markup=False)
     for finding in audit.findings:
         console.print(f"finding: {finding.text} [{finding.code}]", style="yellow", markup=False)
     if audit.simulated:
         console.print(Text(SIMULATED, style="bold yellow"))
-    style = "bold green" if audit.ok else "bold red"
-    console.print(f"verdict: {audit.verdict}", style=style, markup=False)
 
 
 def show_attacks(console: Console, attacks: list[Attack]) -> None:

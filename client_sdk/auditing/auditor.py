@@ -80,12 +80,12 @@ class Auditor:
         """Raises Unavailable or ParseError where the contract itself cannot be read."""
         scope = scope or Scope()
         audit, anchor, source = self.begin(contract, scope)
-        note = _step(audit, "log", lambda: tree.anchored_checkpoint(source, anchor))
-        found = _step(audit, "tree", lambda: tree.anchored_tree(source, anchor, scope.progress))
+        note = step(audit, "log", lambda: tree.anchored_checkpoint(source, anchor))
+        found = step(audit, "tree", lambda: tree.anchored_tree(source, anchor, scope.progress))
         leaves, built = found or ([], None)
         if built is not None:
-            _step(audit, "tiles", lambda: _tiles(source, built, anchor, scope))
-        _step(audit, "log", lambda: _history(audit, source, anchor, built))
+            step(audit, "tiles", lambda: _tiles(source, built, anchor, scope))
+        step(audit, "log", lambda: _history(audit, source, anchor, built))
         if built is not None:
             machines = self.machines(source, anchor, note, built.get_hash, scope)
             self._entries(audit, machines, leaves, scope)
@@ -235,7 +235,7 @@ def _history(audit: Audit, source: Source, anchor: Anchor, built: Tree | None) -
         audit.finding("unanchored-tail", text)
 
 
-def _step(audit: Audit, name: str, run: Callable[[], T]) -> T | None:
+def step(audit: Audit, name: str, run: Callable[[], T]) -> T | None:
     try:
         return run()
     except Unavailable as error:

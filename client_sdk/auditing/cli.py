@@ -60,6 +60,83 @@ def run_audit(as_json: bool, **asking: Any) -> None:
 
 
 @audit.command()
+@click.argument("index", type=click.IntRange(0))
+@_asking
+@click.option("--json", "as_json", is_flag=True, help="Entry, proof and report as JSON.")
+def entry(index: int, as_json: bool, **asking: Any) -> None:
+    """Show one entry with its proof, evidence and report.
+
+    Exit code 0: it holds; 1: a violation; 6: something could not be checked; else as for run.
+    """
+    from client_sdk.auditing.given import asked
+    from client_sdk.auditing.single import audit_entry
+    from client_sdk.auditing.view import show_entry
+
+    given = asked(**asking)
+    single = audit_entry(given.auditor, given.contract, index, given.scope)
+    if as_json:
+        click.echo(json.dumps(single.to_json()))
+    else:
+        show_entry(console(), single)
+    sys.exit(single.audit.exit_code)
+
+
+@audit.command()
+@_asking
+@click.option("--boot", metavar="HEX", help="Of this boot the newest entry.")
+@click.option("--index", type=click.IntRange(0), help="This entry.")
+@click.option("--out", type=FILE, required=True, help="The file to write.")
+def prove(boot: str | None, index: int | None, out: Path, **asking: Any) -> None:
+    """Write everything about one enclave into one file, for check-proof.
+
+    Exit code 0: written; 1: the entry does not hold; 6: something could not be checked.
+    """
+    from client_sdk.auditing.given import asked, boot_id
+    from client_sdk.auditing.progress import Shown
+    from client_sdk.auditing.proving import prove as proof_of
+    from client_sdk.auditing.single import audit_entry, find_boot
+
+    if (boot is None) == (index is None):
+        raise UsageError("give --boot or --index")
+    with Shown() as progress:
+        given = asked(progress=progress, **asking)
+        if index is None:
+            index = find_boot(given.auditor, given.contract, boot_id(boot or ""), given.scope)
+        single = audit_entry(given.auditor, given.contract, index, given.scope)
+    data = proof_of(single).to_bytes()
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"{out}: {error.strerror}") from None
+    click.echo(f"{out}: entry {index}, {len(data)} bytes")
+
+
+@audit.command("check-proof")
+@click.argument("file", type=FILE)
+@click.option("--policy", type=FILE, required=True, help="What you accept.")
+@click.option("--json", "as_json", is_flag=True, help="The check as JSON.")
+def check_proof(file: Path, policy: Path, as_json: bool) -> None:
+    """Verify a file of prove without a network, as of the enclave's own time.
+
+    Exit code 0: it holds, as far as the prover's word on the chain is true; 1: it does not; 3: it
+    is no such file; 6: something could not be checked.
+    """
+    from client_sdk import config
+    from client_sdk.auditing.inspection import read_file
+    from client_sdk.auditing.proof_file import EnclaveProof
+    from client_sdk.auditing.proving import check
+    from client_sdk.auditing.view import show_proof
+
+    accepted = config.read_policy(policy)
+    checked = check(EnclaveProof.from_bytes(read_file(file)), accepted)
+    if as_json:
+        click.echo(json.dumps(checked.to_json()))
+    else:
+        show_proof(console(), checked)
+    sys.exit(checked.exit_code)
+
+
+@audit.command()
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
 @click.option("--collateral", multiple=True, type=FILE, help="Serves the checks; repeat.")
 @click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,3 +76,10 @@ def _existing(archive: Path) -> Path:
     if not archive.is_dir():
         raise UsageError(f"{archive}: there is no such archive")
     return archive
+
+
+def boot_id(text: str) -> bytes:
+    """16 bytes of 32 hex digits. Raises UsageError."""
+    if not re.fullmatch(r"[0-9a-f]{32}", text):
+        raise UsageError("--boot: expected 32 lower-case hex digits")
+    return bytes.fromhex(text)

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from attestation import azure, cbor, snp, tdx
+from attestation.anchor import Anchor, BlockRef
 from attestation.channel import bhttp
 from attestation.channel.key_config import parse_key_list
 from attestation.channel.ohttp import KeyRing, encode_key_list
@@ -20,6 +23,7 @@ from attestation.collateral import Collateral
 from attestation.errors import UmayError
 from attestation.evidence import Evidence
 from attestation.keys import KeyBundle
+from attestation.log import checkpoint as checkpoints
 from attestation.log.admission import Logged, Submission
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.checkpoint import parse as parse_checkpoint
@@ -34,6 +38,7 @@ from attestation.roots import PRODUCTION
 from client_sdk import sse
 from client_sdk.auditing.inspecting import inspect
 from client_sdk.auditing.inspection import Given
+from client_sdk.auditing.proof_file import EnclaveProof
 from contracts.codec import LogState
 from enclave.guest.config import HostConfig
 from enclave.simulator.amd import SimulatedAmd
@@ -105,6 +110,7 @@ TARGETS: dict[str, Target] = {
         lambda value: value.body().encode("latin-1"),
     ),
     "log-proof": exact(Proof.from_bytes),
+    "enclave-proof": exact(EnclaveProof.from_bytes),
     "entry-bundle": exact(decode_bundle, encode_bundle),
     "policy": Policy.from_toml,
     "host-config": HostConfig.from_toml,
@@ -147,9 +153,23 @@ def seeds() -> list[bytes]:
     found += [SimulatedAmd().report(), azure_machine.hcl(), azure_machine.message()]
     genesis = LogState.genesis(origin="log.example", log_key=bytes(32), size=1, root=bytes(32))
     found.append(genesis.to_cell().to_boc())
+    found.append(_enclave_proof().to_bytes())
     request = bhttp.Request("POST", "/v1/models", ((b"a", b"b"),), b"{}")
     response = bhttp.Response(200, ((b"a", b"b"),), b"{}", ((b"c", b"d"),))
     return [*found, bhttp.encode_request(request), bhttp.encode_response(response)]
+
+
+def _enclave_proof() -> EnclaveProof:
+    """Well-formed; nothing in it belongs together."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    note = checkpoints.sign(Checkpoint("log.example", 1, bytes(32)), key=key)
+    log_key = key.public_key().public_bytes_raw()
+    anchor = Anchor(
+        "net", "0:00", bytes(32), "log.example", log_key, 1, 1, bytes(32), 1, False, 2, "reported"
+    )
+    proof = Proof(0, (), note, b"leaf").to_bytes()
+    beacon = BlockRef(1, bytes(32), 1, "reported")
+    return EnclaveProof(proof, anchor, beacon, b"evidence", b"{}", b"{}", b"", b"collateral")
 
 
 def _is_hex(value: object) -> bool:

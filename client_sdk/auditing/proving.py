@@ -1,0 +1,141 @@
+"""Making a proof file of one enclave, and checking one without a network.
+
+A check is as of the enclave's own time, with the collateral in the file. It says of every
+statement whether it was checked here or rests on the prover's word: the file holds no proof
+of the chain, so what the chain said is the prover's word at whatever level it was read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from attestation.errors import Incomplete, LogError
+from attestation.log.leaf import Leaf
+from attestation.log.proof import Proof
+from attestation.policy import Policy
+from attestation.validity import stamp
+from attestation.verdict import Report
+from attestation.verifier import Verifier
+from client_sdk.auditing.machines import bundle_of, time_of
+from client_sdk.auditing.proof_file import EnclaveProof
+from client_sdk.auditing.results import MACHINES
+from client_sdk.auditing.single import Single
+
+HERE, WORD, NOT_SHOWN = "checked here", "the prover's word", "not shown"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the file says, and what that rests on."""
+
+    text: str
+    rests_on: str
+
+
+@dataclass(frozen=True)
+class CheckedProof:
+    """`at` is the time as of which it holds (Unix seconds); `problems` what contradicts."""
+
+    report: Report
+    at: int
+    index: int
+    boot: str
+    problems: tuple[str, ...]
+    statements: tuple[Statement, ...]
+
+    @property
+    def exit_code(self) -> int:
+        if self.problems or self.report.failed:
+            return 1
+        return 0 if self.report.ok else 6
+
+    @property
+    def verdict(self) -> str:
+        return {
+            0: "holds, as of its own time and as far as the prover's word on the chain is true",
+            1: "does not hold",
+            6: "incomplete: something could not be checked",
+        }[self.exit_code]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.exit_code == 0,
+            "verdict": self.verdict,
+            "at": self.at,
+            "index": self.index,
+            "boot": self.boot,
+            "simulated": self.report.simulated,
+            "problems": list(self.problems),
+            "statements": [vars(statement) for statement in self.statements],
+            "report": self.report.to_json(),
+        }
+
+
+def prove(single: Single) -> EnclaveProof:
+    """Of an entry that was verified. Raises LogError where it does not hold, Incomplete where
+    something could not be checked."""
+    audit, entry = single.audit, single.entry
+    if audit.exit_code == 1:
+        raise LogError(f"entry {single.index}: {audit.problems[0].text}")
+    if audit.problems or entry is None or (entry.kind in MACHINES and entry.report is None):
+        text = audit.problems[0].text if audit.problems else "not verified"
+        raise Incomplete(f"entry {single.index}: {text}")
+    if entry.kind not in MACHINES:
+        raise LogError(f"entry {single.index}: expected a boot or renewal, got a {entry.kind}")
+    machines = single.machines
+    presented = machines.presented(single.index, single.data)
+    return EnclaveProof(
+        proof=single.proof,
+        anchor=machines.anchor,
+        beacon=machines.chain.block(bundle_of(presented).beacon[0]),
+        evidence=presented.evidence,
+        engine_config=presented.engine_config,
+        price_table=presented.price_table,
+        host_config=presented.host_config,
+        collateral=presented.collateral.to_bytes(),
+    )
+
+
+def check(file: EnclaveProof, policy: Policy) -> CheckedProof:
+    """Raises ParseError where a part is not of its format."""
+    presented, parsed = file.presented(), Proof.from_bytes(file.proof)
+    bundle = bundle_of(presented)
+    at = time_of(file.beacon, bundle)
+    anchor = dataclasses.replace(file.anchor, read_at=at, level="reported")
+    beacon = dataclasses.replace(file.beacon, level="reported")
+    report = Verifier(policy).examine(presented, anchor=anchor, beacon=beacon, now=at)
+    leaf = Leaf.from_bytes(parsed.extra or b"")
+    archived = presented.collateral.manifest_digest() == leaf.collateral_digest
+    problems = [] if archived else ["the collateral is not the one logged"]
+    if not file.beacon.utime <= file.anchor.read_at >= file.anchor.time:
+        problems.append("the contract was read before its anchor or before the beacon")
+    return CheckedProof(
+        report=report,
+        at=at,
+        index=parsed.index,
+        boot=bundle.boot_id.hex(),
+        problems=tuple(problems),
+        statements=_statements(file, parsed.index, at, HERE if report.ok else NOT_SHOWN),
+    )
+
+
+def _statements(file: EnclaveProof, index: int, at: int, here: str) -> tuple[Statement, ...]:
+    anchor, beacon = file.anchor, file.beacon
+    read = f"read at {stamp(anchor.read_at)} ({anchor.level})"
+    return (
+        Statement("CPU and GPUs are what their vendors' roots vouch for, under the policy", here),
+        Statement(f"collateral and certificates counted at {stamp(at)}", here),
+        Statement(f"the log signed a tree of {anchor.size} with this as entry {index}", here),
+        Statement(
+            f"contract {anchor.address} on {anchor.network}, not forked, held this tree's root as "
+            f"anchor {anchor.sequence} of {stamp(anchor.time)}; {read}",
+            WORD,
+        ),
+        Statement(
+            f"block {beacon.seqno} with the hash that the hardware signed is the chain's, of "
+            f"{stamp(beacon.utime)} ({beacon.level})",
+            WORD,
+        ),
+    )

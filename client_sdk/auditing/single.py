@@ -1,0 +1,142 @@
+"""One entry, with its proof, evidence and report: nothing else of the log is fetched.
+
+The inclusion proof is made from hash tiles and leads to the anchored root, or there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from attestation.anchor import Anchor
+from attestation.errors import UmayError, Unavailable, UsageError
+from attestation.evidence import Evidence
+from attestation.keys import KeyBundle
+from attestation.log.admission import Record
+from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf
+from attestation.log.merkle import inclusion_proof, leaf_hash, verify_inclusion
+from attestation.log.tiles import WIDTH, TilePath
+from client_sdk.auditing import sources, tree
+from client_sdk.auditing.auditor import Auditor, Scope, judge, step
+from client_sdk.auditing.claims import parsed
+from client_sdk.auditing.machines import Machines
+from client_sdk.auditing.results import Audit, EntryVerdict
+from client_sdk.auditing.sources import Source
+
+
+@dataclass(frozen=True)
+class Single:
+    """`data` is the leaf's bytes and `proof` a tlog-proof of it; empty where there is none.
+    `machines` judged it."""
+
+    audit: Audit
+    index: int
+    data: bytes
+    proof: bytes
+    machines: Machines
+
+    @property
+    def entry(self) -> EntryVerdict | None:
+        return self.audit.entries[0] if self.audit.entries else None
+
+    @property
+    def leaf(self) -> Leaf | None:
+        return parsed(self.data)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.audit.to_json(),
+            "index": self.index,
+            "leaf": self.data.hex(),
+            "proof": self.proof.decode(),
+        }
+
+
+def audit_entry(auditor: Auditor, contract: str, index: int, scope: Scope) -> Single:
+    """Raises Unavailable or ParseError where the contract cannot be read, UsageError where
+    the anchored tree has no such entry."""
+    audit, anchor, source = auditor.begin(contract, scope)
+    _within(index, anchor)
+    note = step(audit, "log", lambda: tree.anchored_checkpoint(source, anchor))
+    get_hash = tree.hashes_from_tiles(source, anchor.size)
+    machines = auditor.machines(source, anchor, note, get_hash, scope)
+    data = step(audit, "tree", lambda: _included(machines, index))
+    if data is None:
+        return Single(audit, index, b"", b"", machines)
+    entry = judge(audit, machines, index, data)
+    audit.entries.append(entry)
+    step(audit, "claims", lambda: _claims(audit, machines, index, data, entry.boot))
+    proof = machines.proof(index, data) if note is not None else b""
+    return Single(audit, index, data, proof, machines)
+
+
+def find_boot(auditor: Auditor, contract: str, boot: bytes, scope: Scope) -> int:
+    """Index of a boot's (16 bytes) newest anchored entry. Not verified: see audit_entry.
+
+    Raises UsageError where the log has none, Unavailable where that cannot be said.
+    """
+    _, anchor, source = auditor.begin(contract, scope)
+    missing: list[int] = []
+    for index, data in _backwards(source, anchor.size):
+        scope.progress("entries searched", anchor.size - index, anchor.size)
+        leaf = parsed(data)
+        if leaf is None or leaf.kind not in (BOOT, RENEW):
+            continue
+        try:
+            if _boot_of(source, index) == boot:
+                return index
+        except UmayError:
+            missing.append(index)
+    if missing:
+        raise Unavailable(f"boot {boot.hex()}: not found, and {len(missing)} entries lack evidence")
+    raise UsageError(f"boot {boot.hex()}: the anchored log has no entry of it")
+
+
+def _included(machines: Machines, index: int) -> bytes:
+    """The entry's bytes, proven to stand there. Raises LogError or Unavailable."""
+    anchor = machines.anchor
+    data = tree.leaf_at(machines.source, index, anchor.size)
+    proof = inclusion_proof(index, anchor.size, machines.get_hash)
+    verify_inclusion(leaf_hash(data), index=index, size=anchor.size, root=anchor.root, proof=proof)
+    return data
+
+
+def _claims(audit: Audit, machines: Machines, index: int, data: bytes, boot: str) -> None:
+    """The earlier entries that it names are there and fit."""
+    leaf = parsed(data)
+    if leaf is None or leaf.kind not in (BOOT, RENEW):
+        return
+    if leaf.release is not None:
+        named = _earlier(machines, leaf.release, index)
+        if named is None or named.kind != RELEASE:
+            audit.violation("bad-release", f"entry {index}: names no release", index)
+    if leaf.kind == BOOT and leaf.previous is None:
+        return
+    before = None if leaf.previous is None else _earlier(machines, leaf.previous, index)
+    renews = before is not None and before.kind in (BOOT, RENEW) and leaf.kind == RENEW
+    # A boot of "" was not fetched: that is a problem already, and none of this kind.
+    if not renews or (boot and _boot_of(machines.source, leaf.previous or 0).hex() != boot):
+        audit.violation("bad-previous", f"entry {index}: names no entry of its boot", index)
+
+
+def _earlier(machines: Machines, named: int, index: int) -> Leaf | None:
+    return parsed(_included(machines, named)) if named < index else None
+
+
+def _boot_of(source: Source, index: int) -> bytes:
+    record = Record.from_bytes(source.get(f"submission/{index}"))
+    evidence = Evidence.from_bytes(sources.blob(source, record.evidence))
+    return KeyBundle.from_bytes(evidence.bundle).boot_id
+
+
+def _backwards(source: Source, size: int) -> Iterator[tuple[int, bytes]]:
+    for start in range((size - 1) // WIDTH * WIDTH, -1, -WIDTH):
+        path = TilePath(None, start // WIDTH, min(WIDTH, size - start))
+        leaves = sources.bundle(source, path)
+        yield from ((start + at, leaves[at]) for at in range(len(leaves) - 1, -1, -1))
+
+
+def _within(index: int, anchor: Anchor) -> None:
+    if not 0 <= index < anchor.size:
+        raise UsageError(f"entry: expected an index below {anchor.size}, got {index}")

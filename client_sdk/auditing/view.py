@@ -1,0 +1,70 @@
+"""How one entry and one proof file look to people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attestation.log.leaf import Leaf
+from attestation.validity import stamp
+from client_sdk.auditing.proving import HERE, CheckedProof
+from client_sdk.auditing.results import KINDS, PLATFORMS
+from client_sdk.auditing.single import Single
+from client_sdk.report_view import show_problems, show_report
+
+
+def show_entry(console: Console, single: Single) -> None:
+    """Leaf, proof, report, and what of it contradicts."""
+    audit = single.audit
+    console.print(f"contract   {audit.contract}", markup=False)
+    console.print(f"anchored   {audit.size} entries, root {audit.root}", markup=False)
+    console.print(f"log        {audit.log_url}", markup=False)
+    if single.leaf is not None:
+        table = Table(title=f"Entry {single.index}", title_justify="left", show_header=False)
+        for name, value in leaf_rows(single.leaf):
+            table.add_row(name, Text(value, overflow="fold"))
+        console.print(table)
+    if single.entry is not None and single.entry.report is not None:
+        title = f"boot {single.entry.boot}, as of its own time"
+        show_report(console, single.entry.report, title=title)
+    if single.proof:
+        console.print(Text(single.proof.decode(), overflow="fold", style="dim"))
+    show_problems(console, audit)
+    verdict = single.entry.verdict if single.entry else "not checked"
+    style = "bold green" if audit.ok else "bold red"
+    console.print(f"verdict: {verdict}", style=style, markup=False)
+
+
+def show_proof(console: Console, checked: CheckedProof) -> None:
+    """The report, then what rests on whose word."""
+    title = f"entry {checked.index}, boot {checked.boot}, as of {stamp(checked.at)}"
+    show_report(console, checked.report, title=title)
+    for problem in checked.problems:
+        console.print(f"violation: {problem}", style="red", markup=False)
+    table = Table(title="What this rests on", title_justify="left")
+    for heading in ("statement", "rests on"):
+        table.add_column(heading, overflow="fold")
+    for statement in checked.statements:
+        style = "green" if statement.rests_on == HERE else "yellow"
+        table.add_row(Text(statement.text), Text(statement.rests_on, style=style))
+    console.print(table)
+    style = "bold green" if checked.exit_code == 0 else "bold red"
+    console.print(f"verdict: {checked.verdict}", style=style, markup=False)
+
+
+def leaf_rows(leaf: Leaf) -> list[tuple[str, str]]:
+    """A leaf's fields in words; what says nothing is left out."""
+    rows = [
+        ("kind", KINDS[leaf.kind]),
+        ("platform", PLATFORMS.get(leaf.platform, "")),
+        ("evidence", leaf.evidence_digest.hex()),
+        ("key bundle", leaf.bundle_digest.hex()),
+        ("measurement", leaf.measurement_digest.hex()),
+        ("release", "" if leaf.release is None else f"entry {leaf.release}"),
+        ("collateral", leaf.collateral_digest.hex()),
+        ("beacon", f"block {leaf.beacon[0]}, {leaf.beacon[1].hex()}"),
+        ("previous", "" if leaf.previous is None else f"entry {leaf.previous}"),
+        ("statement", leaf.statement.hex()),
+    ]
+    return [(name, value) for name, value in rows if value and set(value) != {"0"}]
