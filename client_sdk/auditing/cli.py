@@ -137,6 +137,36 @@ def check_proof(file: Path, policy: Path, as_json: bool) -> None:
 
 
 @audit.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--policy", type=FILE, help="Whose log's signatures to check.")
+@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON.")
+def compare(a: str, b: str, policy: Path | None, as_json: bool) -> None:
+    """Compare two logs or mirrors, each a URL or a directory, entry by entry.
+
+    Exit code 0: one log, of which one may show more; 1: a contradiction; 6: something could not
+    be compared, or no policy's key checked the signatures.
+    """
+    from client_sdk import config
+    from client_sdk.auditing.comparing import compare as compared
+    from client_sdk.auditing.progress import Shown
+    from client_sdk.auditing.sources import open_source
+    from client_sdk.auditing.view import show_compared
+    from client_sdk.transport import Transport
+
+    accepted = config.read_policy(policy) if policy else None
+    transport = Transport()
+    with Shown() as progress:
+        sides = open_source(a, transport), open_source(b, transport)
+        done = compared(*sides, accepted, progress)
+    if as_json:
+        click.echo(json.dumps(done.to_json()))
+    else:
+        show_compared(console(), done)
+    sys.exit(done.exit_code)
+
+
+@audit.command()
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
 @click.option("--collateral", multiple=True, type=FILE, help="Serves the checks; repeat.")
 @click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")

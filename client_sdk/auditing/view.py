@@ -1,4 +1,4 @@
-"""How one entry and one proof file look to people."""
+"""How one entry, one proof file and a comparison look to people."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.text import Text
 
 from attestation.log.leaf import Leaf
 from attestation.validity import stamp
+from client_sdk.auditing.comparing import Compared
 from client_sdk.auditing.proving import HERE, CheckedProof
 from client_sdk.auditing.results import KINDS, PLATFORMS
 from client_sdk.auditing.single import Single
@@ -51,6 +52,17 @@ def show_proof(console: Console, checked: CheckedProof) -> None:
     console.print(table)
     style = "bold green" if checked.exit_code == 0 else "bold red"
     console.print(f"verdict: {checked.verdict}", style=style, markup=False)
+
+
+def show_compared(console: Console, done: Compared) -> None:
+    """Both heads, what differs, the verdict."""
+    for name, head in zip((done.a, done.b), done.heads, strict=True):
+        known = f"{head.origin}, {head.size} entries, root {head.root.hex()}" if head else "none"
+        console.print(f"{name}: {known}", markup=False)
+    for problem in done.problems:
+        console.print(f"{problem.severity}: {problem.text}", style="red", markup=False)
+    style = "bold green" if done.exit_code == 0 else "bold red"
+    console.print(f"verdict: {done.verdict}", style=style, markup=False)
 
 
 def leaf_rows(leaf: Leaf) -> list[tuple[str, str]]:

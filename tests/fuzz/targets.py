@@ -20,6 +20,7 @@ from attestation.channel import bhttp
 from attestation.channel.key_config import parse_key_list
 from attestation.channel.ohttp import KeyRing, encode_key_list
 from attestation.collateral import Collateral
+from attestation.digests import domain_digest
 from attestation.errors import UmayError
 from attestation.evidence import Evidence
 from attestation.keys import KeyBundle
@@ -74,6 +75,14 @@ def twice(parse: Callable[[bytes], Any]) -> Target:
     return run
 
 
+def _enclave_fields(data: bytes) -> None:
+    """The file's fields under a digest that fits them, which no mutation finds."""
+    fields = {**cbor.decode_map(data, required=frozenset()), 9: b""}
+    del fields[9]
+    digest = domain_digest("umay/enclave-proof/v1", cbor.encode(fields))
+    exact(EnclaveProof.from_bytes)(cbor.encode({**fields, 9: digest}))
+
+
 def _ohttp(data: bytes) -> None:
     _RING.request(chunked=True).open(data)
 
@@ -111,6 +120,7 @@ TARGETS: dict[str, Target] = {
     ),
     "log-proof": exact(Proof.from_bytes),
     "enclave-proof": exact(EnclaveProof.from_bytes),
+    "enclave-proof-fields": _enclave_fields,
     "entry-bundle": exact(decode_bundle, encode_bundle),
     "policy": Policy.from_toml,
     "host-config": HostConfig.from_toml,

@@ -1,0 +1,159 @@
+"""Two logs or mirrors of one: the same origin, and one tree within the other?
+
+Entries are compared one by one as far as both go, and hashed into the tree that each signed.
+Without a policy whose key checks the signatures nothing is called good.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from attestation.errors import UmayError, Unavailable
+from attestation.log import checkpoint as checkpoints
+from attestation.log.checkpoint import Checkpoint
+from attestation.log.merkle import Tree
+from attestation.log.tiles import WIDTH, TilePath
+from attestation.policy import Policy
+from client_sdk.auditing import sources
+from client_sdk.auditing.results import Problem, Severity
+from client_sdk.auditing.sources import Source
+from client_sdk.auditing.tree import Progress, silent
+
+
+@dataclass
+class Compared:
+    """`differs` is the first entry that differs. exit_code: 0 consistent, 1 contradiction, 6
+    incomplete."""
+
+    a: str
+    b: str
+    heads: list[Checkpoint | None] = field(default_factory=list)
+    differs: int | None = None
+    common: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        severities = {problem.severity for problem in self.problems}
+        return 1 if "violation" in severities else 6 if severities else 0
+
+    @property
+    def verdict(self) -> str:
+        return {
+            0: f"consistent: one log, {self.common} entries in common",
+            1: "they contradict each other or themselves",
+            6: "incomplete: something could not be compared",
+        }[self.exit_code]
+
+    def to_json(self) -> dict[str, Any]:
+        heads = [
+            head and {"origin": head.origin, "size": head.size, "root": head.root.hex()}
+            for head in self.heads
+        ]
+        return {
+            "ok": self.exit_code == 0,
+            "verdict": self.verdict,
+            "a": self.a,
+            "b": self.b,
+            "heads": heads,
+            "common": self.common,
+            "differs": self.differs,
+            "problems": [dataclasses.asdict(problem) for problem in self.problems],
+        }
+
+    def told(self, error: UmayError, code: str, where: str) -> None:
+        """A contradiction, or where nothing answered something incomplete."""
+        severity: Severity = "incomplete" if isinstance(error, Unavailable) else "violation"
+        self.problems.append(Problem(severity, code, f"{where}: {error}"))
+
+
+def compare(
+    a: Source, b: Source, policy: Policy | None = None, progress: Progress = silent
+) -> Compared:
+    """Never raises for what a side serves."""
+    done = Compared(a.name, b.name)
+    heads = [_head(done, source, policy) for source in (a, b)]
+    done.heads = list(heads)
+    if policy is None:
+        text = "no policy was given: nobody's signature was checked"
+        done.problems.append(Problem("incomplete", "unsigned", text))
+    first, second = heads
+    if first is None or second is None:
+        return done
+    if first.origin != second.origin:
+        text = f"{a.name} is of {first.origin}, {b.name} of {second.origin}"
+        done.problems.append(Problem("violation", "other-origin", text))
+        return done
+    _entries(done, ((a, first), (b, second)), progress)
+    if first.size == second.size and first.root != second.root:
+        text = f"two trees of {first.size} entries are signed: a split view"
+        done.problems.append(Problem("violation", "split-view", text))
+    return done
+
+
+def _head(done: Compared, source: Source, policy: Policy | None) -> Checkpoint | None:
+    try:
+        note = source.get("checkpoint")
+        if policy is None:
+            return checkpoints.parse(note)[0]
+        return checkpoints.verify(note, origin=policy.log_origin, log_key=policy.log_key)
+    except UmayError as error:
+        done.told(error, "checkpoint", source.name)
+        return None
+
+
+def _entries(
+    done: Compared, sides: tuple[tuple[Source, Checkpoint], ...], progress: Progress
+) -> None:
+    """Each side's entries into its own tree, and both against each other while both go on."""
+    trees: list[Tree | None] = [Tree(), Tree()]
+    most = max(head.size for _, head in sides)
+    for start in range(0, most, WIDTH):
+        found = [_bundle(done, trees, at, *sides[at], start) for at in range(2)]
+        if not any(found):  # a signed size may be anything
+            break
+        _differ(done, start, *found)
+        progress("entries compared", min(start + WIDTH, most), most)
+    for (source, head), tree in zip(sides, trees, strict=True):
+        if tree is not None and tree.root() != head.root:
+            text = f"{source.name}: its entries do not make the root that it signs"
+            done.problems.append(Problem("violation", "tree", text))
+
+
+def _bundle(
+    done: Compared,
+    trees: list[Tree | None],
+    at: int,
+    source: Source,
+    head: Checkpoint,
+    start: int,
+) -> tuple[bytes, ...]:
+    """The side's entries from `start`. Where they lack, its tree is given up."""
+    tree, width = trees[at], min(WIDTH, head.size - start)
+    if tree is None or width <= 0:
+        return ()
+    try:
+        leaves = sources.bundle(source, TilePath(None, start // WIDTH, width))
+    except UmayError as error:
+        done.told(error, "entries", source.name)
+        trees[at] = None
+        return ()
+    for leaf in leaves:
+        tree.append(leaf)
+    return leaves
+
+
+def _differ(
+    done: Compared, start: int, first: tuple[bytes, ...], second: tuple[bytes, ...]
+) -> None:
+    if done.differs is not None:
+        return
+    for offset, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            done.differs = start + offset
+            text = f"entry {done.differs} differs: the first to do so"
+            done.problems.append(Problem("violation", "differs", text, done.differs))
+            return
+        done.common += 1
