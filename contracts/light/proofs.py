@@ -81,9 +81,14 @@ def tag(body: Slice, bits: int, wanted: int, what: str) -> None:
         raise ParseError(f"{what}: expected tag {wanted:#x}, got {found:#x}")
 
 
+def header_tag(block: Cell) -> None:
+    """Raises ParseError unless the cell begins as block#11ef55aa."""
+    tag(ordinary(block), 32, 0x11EF55AA, "block")
+
+
 def header(block: Cell) -> Header:
     """block_info#9bc7a987 of block#11ef55aa."""
-    tag(ordinary(block), 32, 0x11EF55AA, "block")
+    header_tag(block)
     info = ordinary(block.refs[0])
     tag(info, 32, 0x9BC7A987, "block info")
     info.load_uint(32)  # version
