@@ -37,21 +37,25 @@ def _asking(command: click.Command) -> click.Command:
 @_asking
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="So many, at random.")
 @click.option("--state", type=FILE, help="What verified is kept here, for today.")
+@click.option("--html", type=FILE, help="The audit as one HTML file, written there.")
 @click.option("--json", "as_json", is_flag=True, help="The audit as JSON.")
-def run_audit(as_json: bool, **asking: Any) -> None:
+def run_audit(as_json: bool, html: Path | None, **asking: Any) -> None:
     """Verify a log's every entry again, from its contract on.
 
     Each as of its own time, and as of now. Exit code 0: no violation; 1: a violation; 3: not an
     AttestationLog; 5: the contract could not be read; 6: something was not checked, as with
     --sample.
     """
-    from client_sdk.auditing.given import asked
+    from client_sdk.auditing.given import asked, write
+    from client_sdk.auditing.page import page
     from client_sdk.auditing.progress import Shown
     from client_sdk.report_view import show_audit
 
     with Shown() as progress:
-        asking_ = asked(progress=progress, **asking)
-        done = asking_.auditor.run(asking_.contract, asking_.scope)
+        given = asked(progress=progress, **asking)
+        done = given.auditor.run(given.contract, given.scope)
+    if html is not None:
+        write(html, page(done).encode())
     if as_json:
         click.echo(json.dumps(done.to_json()))
     else:
@@ -91,7 +95,7 @@ def prove(boot: str | None, index: int | None, out: Path, **asking: Any) -> None
 
     Exit code 0: written; 1: the entry does not hold; 6: something could not be checked.
     """
-    from client_sdk.auditing.given import asked, boot_id
+    from client_sdk.auditing.given import asked, boot_id, write
     from client_sdk.auditing.progress import Shown
     from client_sdk.auditing.proving import prove as proof_of
     from client_sdk.auditing.single import audit_entry, find_boot
@@ -104,10 +108,7 @@ def prove(boot: str | None, index: int | None, out: Path, **asking: Any) -> None
             index = find_boot(given.auditor, given.contract, boot_id(boot or ""), given.scope)
         single = audit_entry(given.auditor, given.contract, index, given.scope)
     data = proof_of(single).to_bytes()
-    try:
-        out.write_bytes(data)
-    except OSError as error:
-        raise UsageError(f"{out}: {error.strerror}") from None
+    write(out, data)
     click.echo(f"{out}: entry {index}, {len(data)} bytes")
 
 

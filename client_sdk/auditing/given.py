@@ -83,3 +83,11 @@ def boot_id(text: str) -> bytes:
     if not re.fullmatch(r"[0-9a-f]{32}", text):
         raise UsageError("--boot: expected 32 lower-case hex digits")
     return bytes.fromhex(text)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Raises UsageError where that cannot be."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None

@@ -1,0 +1,154 @@
+"""An audit as one HTML file: nothing from outside, no script, and everything escaped.
+
+What a log says is hostile: release names, errors and paths go through `safe`, and the page's
+own policy (CSP) lets a browser load nothing and apply only the style written here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from client_sdk.auditing.plots import Span, bars, growth, moment, safe, spans
+from client_sdk.auditing.results import MACHINES, Audit, EntryVerdict, Problem
+
+MAX_TABLE = 2000
+"""Rows of a table; more of them no browser shows well, and the JSON has all."""
+
+SIMULATED = "SIMULATED: these machines prove nothing. Their roots are the simulator's own."
+NOT_SAID = (
+    "Chain reads are reported by the endpoint that the auditor chose; they are not proven.",
+    "That evidence was on record by now is shown, not that it was on record at its own time.",
+    "Which releases deserve trust is the policy's answer, not the log's.",
+    "No check can show that CPU and GPU sit in one machine, or that nobody probed its memory.",
+)
+STYLE = """
+:root{color-scheme:light dark;--line:#8886;--good:#1a7f37;--bad:#c62828;--warn:#9a6700}
+body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}
+table{border-collapse:collapse;width:100%;font-size:.85rem}
+th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px solid var(--line);
+overflow-wrap:anywhere}
+.mono{font-family:ui-monospace,monospace;font-size:.85em;overflow-wrap:anywhere}
+.verdict{border-left:6px solid var(--warn);padding:.6rem 1rem;font-weight:600}
+.verdict.c0{border-color:var(--good)}.verdict.c1{border-color:var(--bad)}
+.simulated{background:#ffd54f;color:#222;padding:.6rem 1rem;font-weight:700}
+.violation,.refused{color:var(--bad)}.incomplete,.finding{color:var(--warn)}
+.verified{color:var(--good)}
+figure{margin:1.2rem 0}figcaption{font-weight:600}
+svg{width:100%;max-width:44rem;height:auto}svg text{font-size:11px;fill:currentColor}
+.bar{fill:#3b82c4}.line{fill:none;stroke:#3b82c4;stroke-width:2}.axis{stroke:currentColor}
+"""
+
+
+def page(audit: Audit) -> str:
+    """The whole file."""
+    body = (
+        _head(audit),
+        "<h2>Problems and findings</h2>",
+        _problems([*audit.problems, *audit.findings]),
+        "<h2>Plots</h2>",
+        *_plots(audit),
+        "<h2>Every entry</h2>",
+        _entries(audit.entries),
+        "<h2>What this cannot say</h2><ul>",
+        *(f"<li>{safe(text)}</li>" for text in NOT_SAID),
+        "</ul>",
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">'
+        '<meta name="referrer" content="no-referrer">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>Audit of {safe(audit.contract)}</title><style>{STYLE}</style></head><body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
+
+
+def _policy() -> str:
+    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'none'; base-uri 'none'"
+
+
+def _head(audit: Audit) -> str:
+    rows = (
+        ("Contract", audit.contract),
+        ("Read from", audit.log_url),
+        ("Anchored", f"{audit.size} entries, root {audit.root}"),
+        ("Last anchor", moment(audit.anchored)),
+        ("Contract read", f"{moment(audit.read_at)} (reported)"),
+        ("Judged as of", moment(audit.at)),
+        ("Beyond the anchor", f"{audit.tail} entries, not audited"),
+    )
+    table = "".join(f'<tr><th>{k}</th><td class="mono">{safe(v)}</td></tr>' for k, v in rows)
+    label = f'<p class="simulated">{safe(SIMULATED)}</p>' if audit.simulated else ""
+    verdict = f'<p class="verdict c{audit.exit_code}">{safe(audit.verdict)}</p>'
+    return f"<h1>Audit of an attestation log</h1>{label}{verdict}<table>{table}</table>"
+
+
+def _problems(problems: Sequence[Problem]) -> str:
+    rows = (
+        f'<tr><td class="{problem.severity}">{problem.severity}</td>'
+        f'<td class="mono">{safe(problem.code)}</td>'
+        f"<td>{'' if problem.index is None else problem.index}</td>"
+        f"<td>{safe(problem.text)}</td></tr>"
+        for problem in problems[:MAX_TABLE]
+    )
+    return _table(("Severity", "Code", "Entry", "What"), rows, len(problems))
+
+
+def _entries(entries: Sequence[EntryVerdict]) -> str:
+    """Those with something wrong first."""
+    first = sorted(entries, key=lambda entry: (not entry.detail, entry.index))
+    rows = (
+        f"<tr><td>{entry.index}</td><td>{safe(entry.kind)}</td>"
+        f'<td class="mono">{safe(entry.boot)}</td><td>{safe(entry.platform)}</td>'
+        f"<td>{safe(entry.runs)}</td>"
+        f"<td>{'' if entry.since is None else moment(entry.since)}</td>"
+        f'<td class="{safe(entry.verdict)}">{safe(entry.verdict)} {safe(entry.detail)}</td></tr>'
+        for entry in first[:MAX_TABLE]
+    )
+    heads = ("Entry", "What", "Boot", "Platform", "Release, model", "Beacon", "Verdict")
+    return _table(heads, rows, len(entries))
+
+
+def _table(heads: Sequence[str], rows: Iterable[str], count: int) -> str:
+    if not count:
+        return "<p>None.</p>"
+    head = "".join(f"<th>{safe(name)}</th>" for name in heads)
+    more = count - MAX_TABLE
+    rest = f"<p>{more} more are not shown; the JSON has them.</p>" if more > 0 else ""
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>{rest}"
+
+
+def _plots(audit: Audit) -> tuple[str, ...]:
+    machines = [entry for entry in audit.entries if entry.kind in MACHINES]
+    dated = [entry.since for entry in machines if entry.since is not None]
+    platforms = Counter(entry.platform for entry in machines if entry.platform)
+    return (
+        growth(dated, "Attestations by the time of their beacon block"),
+        spans(_service(machines), "Releases in service, from first to last beacon"),
+        bars(platforms.most_common(), "Attestations by platform"),
+        bars(_lag(audit, dated), "Anchor lag", " s"),
+    )
+
+
+def _service(machines: Sequence[EntryVerdict]) -> list[Span]:
+    """The release that came last stands first."""
+    seen: dict[str, tuple[int, int]] = {}
+    for entry in machines:
+        if entry.release and entry.since is not None:
+            first, last = seen.get(entry.release, (entry.since, entry.since))
+            seen[entry.release] = min(first, entry.since), max(last, entry.since)
+    return sorted(((name, *times) for name, times in seen.items()), key=lambda row: -row[2])
+
+
+def _lag(audit: Audit, dated: Sequence[int]) -> list[tuple[str, int]]:
+    """What one reading of the contract shows: earlier anchors are not read."""
+    rows = [("last anchor to reading", max(0, audit.read_at - audit.anchored))]
+    if dated:
+        rows.append(("last beacon to anchor", max(0, audit.anchored - max(dated))))
+    return rows
