@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pytoniq_core import Cell, Slice
 
 from attestation.errors import NotAuthentic, ParseError
-from contracts.light import proofs, tl
-from contracts.light.tl import BlockId, ForwardLink, SignatureSet
+from contracts.lite import proofs, tl
+from contracts.lite.tl import BlockId, ForwardLink, SignatureSet
 
 MASTERCHAIN, WHOLE_SHARD = -1, 1 << 63
 MAX_VALIDATORS = 1024

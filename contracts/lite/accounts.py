@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pytoniq_core import Cell, Slice
 
 from attestation.errors import ParseError
-from contracts.light import proofs
-from contracts.light.links import MASTERCHAIN
-from contracts.light.proofs import ordinary, proven, refused
-from contracts.light.tl import BlockId
+from contracts.lite import proofs
+from contracts.lite.links import MASTERCHAIN
+from contracts.lite.proofs import ordinary, proven, refused
+from contracts.lite.tl import BlockId
 
 ACCOUNT_STATES = {"00": "uninitialized", "01": "frozen"}
 
