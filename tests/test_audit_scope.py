@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -216,7 +217,8 @@ def test_a_directory_answers_nothing_outside_itself(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     (tmp_path / "mirror").mkdir()
     source = open_source(str(tmp_path / "mirror"), Transport())
-    for path in ("../secret", "proof?index=0", "nothing"):
+    os.mkfifo(tmp_path / "mirror" / "pipe")
+    for path in ("../secret", "proof?index=0", "nothing", "pipe"):
         with pytest.raises(Unavailable):
             source.get(path)
 
@@ -324,6 +326,12 @@ def test_collateral_of_today_counts_today(net: Net, world: World) -> None:
     found = run(net, Scope(current=Collateral(parts)))
     assert found.exit_code == 0 and found.entries[1].verdict == "verified"
     assert finding_codes(found) and found.entries[1].now
+
+
+def test_more_collateral_of_today_than_fits_is_incomplete(net: Net) -> None:
+    many = Collateral({f"intel/part{number}": b"" for number in range(256)})
+    found = run(net, Scope(current=many))
+    assert found.exit_code == 6 and found.entries[1].verdict == "not checked"
 
 
 def test_at_its_own_time_nothing_is_found(net: Net) -> None:

@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from attestation.errors import Refused
+from client_sdk.audit import log_url
 from client_sdk.client import Client
 from client_sdk.config import read_policy
 from client_sdk.devnet import MODEL_NAME, Network
@@ -128,6 +129,53 @@ def test_the_audit_verifies_every_machine_again(network: Network) -> None:
     entries = json.loads(done.stdout)["entries"]
     assert [entry["kind"] for entry in entries[:1]] == ["release"]
     assert sum(entry["verdict"] == "verified" for entry in entries) >= 2
+
+
+def test_an_audit_is_written_sampled_and_resumed(network: Network, tmp_path: Path) -> None:
+    page, state = tmp_path / "audit.html", tmp_path / "state"
+    run = ["audit", "run", "--json", "--contract", network.contract]
+    done = umay(network, *run, "--html", str(page), "--state", str(state))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SIMULATED" in page.read_text() and "<script" not in page.read_text()
+    again = umay(network, *run, "--state", str(state))
+    verified = [e for e in json.loads(again.stdout)["entries"] if e["verdict"] == "verified"]
+    assert again.returncode == 0 and any(entry["report"] is None for entry in verified)
+    assert umay(network, *run, "--sample", "1").returncode == 6
+
+
+def test_an_enclave_is_proven_by_one_file(network: Network, tmp_path: Path) -> None:
+    where = ["--contract", network.contract]
+    entries = json.loads(umay(network, "audit", "run", "--json", *where).stdout)["entries"]
+    boot = next(entry["boot"] for entry in entries if entry["boot"])
+    out, policy = str(tmp_path / "proof"), str(network.files.policy)
+    made = umay(network, "audit", "prove", *where, "--boot", boot, "--out", out)
+    assert made.returncode == 0, made.stdout + made.stderr
+    check = [*UMAY, "audit", "check-proof", "--policy", policy]
+    good = subprocess.run([*check, out], capture_output=True, text=True, timeout=60, check=False)
+    assert good.returncode == 0 and "the prover's word" in good.stdout, good.stdout
+    data = bytearray(Path(out).read_bytes())
+    data[len(data) // 2] ^= 1
+    Path(out).write_bytes(data)
+    bad = subprocess.run([*check, out], capture_output=True, timeout=60, check=False)
+    assert bad.returncode == 3
+
+
+def test_one_entry_is_shown(network: Network) -> None:
+    where = ["--contract", network.contract]
+    for index in ("0", "1"):
+        done = umay(network, "audit", "entry", index, *where)
+        assert done.returncode == 0 and "c2sp.org/tlog-proof@v1" in done.stdout, done.stdout
+    assert umay(network, "audit", "entry", "9999", *where).returncode == 2
+
+
+def test_a_log_is_consistent_with_itself(network: Network) -> None:
+    policy, url = str(network.files.policy), log_url(read_policy(network.files.policy).log_origin)
+    compare = [*UMAY, "audit", "compare", url, url]
+    for options, expected in ((["--policy", policy], 0), ([], 6)):
+        done = subprocess.run(
+            [*compare, *options], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == expected, done.stdout + done.stderr
 
 
 def test_an_audit_under_another_key_is_a_violation(network: Network, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from client_sdk.auditing.inspecting import offered
 from client_sdk.auditing.inspection import Given
 from client_sdk.auditing.progress import Shown
 from client_sdk.auditing.state import State, question
+from client_sdk.auditing.tree import silent
 from contracts.chain import ToncenterV2, raw_address
 
 
@@ -47,7 +49,7 @@ def asked(
     found = config.load(url="-", **where)
     policy, now = config.read_policy(found.policy), int(time.time())
     current = _current(collateral, archive, policy, now)
-    scope = Scope(sample=sample, now=now, current=current, progress=progress or Shown())
+    scope = Scope(sample=sample, now=now, current=current, progress=progress or silent)
     if state is not None:
         under = question(
             contract=contract,
@@ -55,7 +57,7 @@ def asked(
             collateral=current.manifest_digest() if current else None,
             now=now,
         )
-        scope = Scope(sample, State(state, under), now, current, scope.progress)
+        scope = dataclasses.replace(scope, state=State(state, under))
     auditor = Auditor(policy=policy, chain=ToncenterV2(found.chain), mirror=mirror)
     return Asked(auditor, policy, scope, contract)
 

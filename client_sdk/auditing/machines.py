@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from attestation.anchor import Anchor, BlockRef
 from attestation.collateral import Collateral
 from attestation.digests import sha256
-from attestation.errors import Incomplete, NotAuthentic
+from attestation.errors import Incomplete, NotAuthentic, ParseError
 from attestation.evidence import Evidence
 from attestation.keys import KeyBundle
 from attestation.log.admission import Record
@@ -102,8 +102,11 @@ class Machines:
     ) -> tuple[str, ...]:
         """Names of what would fail now, each a finding."""
         current = self.current.parts if self.current else {}
-        parts = {**presented.collateral.parts, **current}
-        today = dataclasses.replace(presented, collateral=Collateral(parts))
+        try:
+            collateral = Collateral({**presented.collateral.parts, **current})
+        except ParseError as error:  # too many of them: nobody's fault but the auditor's
+            raise Incomplete(f"today's collateral does not fit: {error}") from None
+        today = dataclasses.replace(presented, collateral=collateral)
         report = self.examine(today, beacon, self.now)
         failed = [s for s in report.steps if s.name in STANDING and s.status == "failed"]
         for step in failed:

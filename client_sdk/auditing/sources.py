@@ -46,6 +46,8 @@ class DirectorySource:
         if "?" in path or ".." in path.split("/"):
             raise Unavailable(f"{self.name}: a directory answers no {path.partition('?')[0]}")
         try:
+            if not (self._directory / path).is_file():  # a pipe would never end
+                raise Unavailable(f"{self.name}/{path}: there is no such file")
             with (self._directory / path).open("rb") as file:
                 data = file.read(MAX_ANSWER + 1)
         except OSError as error:
