@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 from pytoniq_core import Cell, begin_cell
 
-from attestation.errors import NotAuthentic, ParseError, UmayError
+from attestation.errors import NotAuthentic, ParseError, UmayError, UsageError
+from contracts.codec import LogState
 from contracts.lite import links, tl
 from contracts.lite.accounts import AccountAnswer, read_account
+from contracts.lite.client import LiteClient, TrustedBlock
 from contracts.lite.tl import BlockId
 from tests import ton_chain as chain
 from tests.ton_chain import ACCOUNT, KEYS, NOW, Link, answer, block, block_id, link, pruned
@@ -36,7 +38,8 @@ def test_links_are_followed(simplex: bool) -> None:
         link(FIRST, NEXT, (1, 5), simplex=simplex),
         link(NEXT, LAST, (5, 9), simplex=simplex, to_key_block=False),
     )
-    assert links.follow(TRUSTED, answer(*steps)) == (block_id(LAST, 9), NOW + 60)
+    reached = links.follow(TRUSTED, answer(*steps))
+    assert reached == links.Reached(block_id(LAST, 9), NOW + 60, block_id(NEXT, 5))
 
 
 GOOD, SIMPLEX = link(FIRST, NEXT), link(FIRST, NEXT, simplex=True)
@@ -184,7 +187,7 @@ def test_any_changed_byte_changes_the_answer(where: int, change: int, simplex: b
         reached = links.follow(TRUSTED, bytes(data))
     except UmayError:
         return
-    assert reached == (GOOD.target, NOW)
+    assert reached == links.Reached(GOOD.target, NOW, GOOD.target)
 
 
 # ---- accounts
@@ -321,7 +324,7 @@ def test_a_recorded_link(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     data, (seqno, signers) = recorded_link(kind), LINKS[kind]
     source, target, steps = tl.read_block_proof(data)
     started = time.perf_counter()
-    assert links.follow(source, data)[0] == target
+    assert links.follow(source, data).block == target
     with capsys.disabled():
         print(f" {kind}: {(time.perf_counter() - started) * 1e3:.0f} ms a link ", end="")
     assert (target.seqno, len(steps[0].signatures.signatures)) == (seqno, signers)
@@ -378,6 +381,91 @@ def test_any_changed_byte_of_a_recorded_link(kind: str, where: int, change: int)
     source, target, _ = tl.read_block_proof(bytes(data))
     data[where % len(data)] ^= change
     try:
-        assert links.follow(source, bytes(data))[0] == target
+        assert links.follow(source, bytes(data)).block == target
     except UmayError:
         pass
+
+
+# ---- the client: a transport that says what it likes
+
+
+class Replayed:
+    """A liteserver's answers from memory: blocks by number, and what it claims is the head."""
+
+    def __init__(self, steps: list[Link], given: chain.Read) -> None:
+        self.steps, self.given, self.asked = steps, given, list[int]()
+
+    def masterchain_head(self) -> BlockId:
+        return self.given.head
+
+    def block_proof(self, known: BlockId, target: BlockId) -> bytes:
+        self.asked.append(known.seqno)
+        step = next((one for one in self.steps if one.source == known), self.steps[0])
+        return answer(step)
+
+    def account(self, block: BlockId, address: str) -> AccountAnswer:
+        return self.given.answer
+
+
+GENESIS = LogState.genesis(origin="a.example/log", log_key=bytes(32), size=7, root=bytes(32))
+
+
+def network(tmp_path: Path) -> tuple[LiteClient, Replayed]:
+    """Two key blocks, then a head with an AttestationLog in it."""
+    given = chain.read(chain.account(CODE, GENESIS.to_cell()))
+    top = chain.head_block(chain.account(CODE, GENESIS.to_cell()))
+    steps = [link(FIRST, NEXT, (1, 5)), link(NEXT, top, (5, 20), to_key_block=False)]
+    trusted = TrustedBlock(tmp_path / "trusted.json")
+    trusted.pin(TRUSTED)
+    transport = Replayed(steps, replace(given, head=block_id(top, 20)))
+    return LiteClient(transport, trusted), transport
+
+
+def test_an_anchor_is_proven_and_the_trusted_block_moves(tmp_path: Path) -> None:
+    client, transport = network(tmp_path)
+    anchor = client.anchor(ACCOUNT, network="test", now=NOW + 5)
+    assert (anchor.level, anchor.size, anchor.read_at) == ("proven", 7, NOW)
+    assert anchor.code_hash == CODE.hash
+    assert client.trusted.read() == block_id(NEXT, 5)
+    assert transport.asked == [1, 5]
+    client.anchor(ACCOUNT, network="test", now=NOW + 5)
+    assert transport.asked == [1, 5, 5]
+
+
+def test_a_head_that_no_proof_reaches(tmp_path: Path) -> None:
+    client, transport = network(tmp_path)
+    transport.given = replace(transport.given, head=block_id(LAST, 9))
+    with pytest.raises(UmayError):
+        client.head()
+    assert client.trusted.read().seqno in (1, 5)
+
+
+def test_a_head_that_is_the_trusted_block(tmp_path: Path) -> None:
+    client, transport = network(tmp_path)
+    transport.given = replace(transport.given, head=TRUSTED)
+    assert client.head() == TRUSTED
+    assert transport.asked == []
+
+
+def test_the_trusted_block_never_moves_back(tmp_path: Path) -> None:
+    trusted = TrustedBlock(tmp_path / "trusted.json")
+    trusted.pin(block_id(NEXT, 5))
+    trusted.move(TRUSTED)
+    assert trusted.read() == block_id(NEXT, 5)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"seqno": -1}', '{"seqno": true}'])
+def test_a_damaged_trusted_block(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "trusted.json"
+    with pytest.raises(UsageError, match="pin"):
+        TrustedBlock(path).read()
+    path.write_text(content)
+    with pytest.raises(ParseError):
+        TrustedBlock(path).read()
+
+
+def test_an_account_that_is_no_log(tmp_path: Path) -> None:
+    client, transport = network(tmp_path)
+    transport.given = replace(transport.given, answer=chain.read(None).answer)
+    with pytest.raises(UmayError):
+        client.anchor(ACCOUNT, network="test", now=NOW)

@@ -234,6 +234,13 @@ def read(
     )
 
 
+def head_block(cell: Cell, *, address: str = ACCOUNT, utime: int = NOW) -> Cell:
+    """The masterchain block under which `read` proves this account."""
+    state = shard_state(accounts_of(cell, address))
+    shard = block(8, key=False, workchain=0, state=state)
+    return block(20, key=False, state=master_state(shard.get_hash(0), utime=utime))
+
+
 def two(first: Cell, second: Cell) -> bytes:
     """A bag of cells with two roots, Merkle proofs of these."""
     tops = [merkle_proof(first), merkle_proof(second)]

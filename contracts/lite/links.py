@@ -49,22 +49,32 @@ class Validator:
     weight: int
 
 
-def follow(trusted: BlockId, answer: bytes) -> tuple[BlockId, int]:
-    """Every link of a liteServer.partialBlockProof from `trusted` on.
+@dataclass(frozen=True)
+class Reached:
+    """A block that validators signed, its time (Unix seconds), and the last key block on the
+    way to it: where to begin the next time."""
 
-    Returns the block that the last one reaches and its time (Unix seconds). Raises
-    ParseError or NotAuthentic("chain", …).
+    block: BlockId
+    utime: int
+    key_block: BlockId
+
+
+def follow(trusted: BlockId, answer: bytes) -> Reached:
+    """Every link of a liteServer.partialBlockProof from the key block `trusted` on.
+
+    Raises ParseError or NotAuthentic("chain", …).
     """
     source, _, links = tl.read_block_proof(answer)
     if source != trusted or not links:
         raise proofs.refused("other-start", "expected a proof that begins at the trusted block")
-    at, utime, is_key = trusted, 0, True
+    reached = Reached(trusted, 0, trusted)
     for link in links:
-        if not is_key or link.source != at:
+        if link.source != reached.block or link.source != reached.key_block:
             raise proofs.refused("broken-chain", "a link does not begin where the last one ended")
         utime = check_link(link)
-        at, is_key = link.target, link.to_key_block
-    return at, utime
+        last_key = link.target if link.to_key_block else reached.key_block
+        reached = Reached(link.target, utime, last_key)
+    return reached
 
 
 def check_link(link: ForwardLink) -> int:
