@@ -1,0 +1,269 @@
+"""From a trusted key block to a later block, through the signatures of its validators.
+
+Plan, for each forward link of a liteServer.partialBlockProof:
+
+1. it starts at the trusted block;
+2. the config proof's root is the trusted block's root, and its header says key block;
+3. the validators stand in that configuration;
+4. the destination proof's root is the target's, and its header says the same place;
+5. the payload names the target, each signature is another validator's and is valid,
+   and weight * 3 > total * 2;
+6. the target is trusted; what follows starts there.
+
+Backward links prove the past, which a reader that only goes forward does not need: they
+are refused. Source: TON tl/generate/scheme/{lite_api,ton_api}.tl.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from nacl.exceptions import CryptoError
+from nacl.signing import VerifyKey
+
+from attestation.errors import NotAuthentic
+from contracts.light.blocks import (
+    MASTERCHAIN,
+    MAX_VALIDATORS,
+    WHOLE_SHARD,
+    BlockId,
+    Header,
+    Validators,
+    check_header,
+    read_validators,
+)
+from contracts.light.boc import read_bag
+from contracts.light.cells import STEP, proof_root
+from contracts.light.tl import TlReader, tl_bytes
+
+PARTIAL_BLOCK_PROOF = 0x8ED0D2C1
+LINK_FORWARD, LINK_BACK = 0x520FCE1C, 0xEF7E1BEF
+SIGNATURES_ORDINARY, SIGNATURES_SIMPLEX = 0xF644A6E6, 0xAC249800
+BLOCK_ID = 0xC50B6E70
+DATA_TO_SIGN = 0xA8E33DF8
+FINALIZE_VOTE = 0x40A7E105
+CANDIDATE_ID = 0xB691CD3F
+CANDIDATE_ORDINARY, CANDIDATE_EMPTY = 0xE8F9BCDC, 0x72B4D933
+PARENT, NO_PARENT = 0x1A4B9AF1, 0x22CBCCA9
+MAX_LINKS = 64  # a server sends 16 at most
+
+
+@dataclass(frozen=True)
+class Simplex:
+    """What a Simplex signature set has besides signatures: session (32 bytes), slot, candidate."""
+
+    session: bytes
+    slot: bytes
+    candidate: bytes
+
+
+@dataclass(frozen=True)
+class SignatureSet:
+    """Pairs of short id (32 bytes) and signature (64 bytes), and which session made them."""
+
+    validator_hash: int
+    catchain_seqno: int
+    signatures: tuple[tuple[bytes, bytes], ...]
+    simplex: Simplex | None
+
+
+@dataclass(frozen=True)
+class ForwardLink:
+    """liteServer.blockLinkForward; the proofs are bags of cells."""
+
+    to_key_block: bool
+    source: BlockId
+    target: BlockId
+    dest_proof: bytes
+    config_proof: bytes
+    signatures: SignatureSet
+
+
+@dataclass(frozen=True)
+class Signed:
+    """One link that was checked: how many signed and with which weight of what total."""
+
+    target: BlockId
+    header: Header
+    count: int
+    weight: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Where a proof led: the last block, the last key block, and each link on the way.
+
+    The next proof starts at `key_block`; `complete` is the server's word that there is no
+    more to send.
+    """
+
+    head: BlockId
+    key_block: BlockId
+    links: tuple[Signed, ...]
+    complete: bool
+
+
+def check_links(trusted: BlockId, proof: bytes, *, max_links: int = MAX_LINKS) -> BlockId:
+    """The block that `proof` (liteServer.partialBlockProof, TL) leads to from `trusted`.
+
+    Raises ParseError where it is not exactly that, NotAuthentic where a link does not hold.
+    """
+    return walk(trusted, proof, max_links=max_links).head
+
+
+def walk(trusted: BlockId, proof: bytes, *, max_links: int = MAX_LINKS) -> Walk:
+    """check_links, and the key block to go on from. No links lead to `trusted` itself."""
+    complete, source, target, links = read_proof(proof, max_links)
+    _same(source, trusted, "proof")
+    head = key_block = trusted
+    signed: list[Signed] = []
+    for link in links:
+        signed.append(check_link(head, link))
+        head = link.target
+        key_block = head if link.to_key_block else key_block
+    _same(target, head, "end of the proof")
+    return Walk(head, key_block, tuple(signed), complete)
+
+
+def check_link(trusted: BlockId, link: ForwardLink) -> Signed:
+    """Steps 1 to 5 of the plan for one link. Raises ParseError or NotAuthentic."""
+    _same(link.source, trusted, "link")
+    _check_target(trusted, link.target)
+    validators = _validators(trusted, link.config_proof)
+    (proof,) = read_bag(link.dest_proof)
+    header = check_header(proof_root(proof, link.target.root_hash, "target"), link.target)
+    if header.key_block != link.to_key_block:
+        text = f"target: expected key block {link.to_key_block}, got {header.key_block}"
+        raise NotAuthentic(STEP, "other-header", text)
+    _check_session(link.signatures, header)
+    weight = _check_signatures(link.signatures, validators, payload(link.signatures, link.target))
+    return Signed(link.target, header, len(link.signatures.signatures), weight, validators.total)
+
+
+def payload(signed: SignatureSet, target: BlockId) -> bytes:
+    """What the validators signed for `target`.
+
+    ton.blockId in the ordinary form; in the Simplex form the session's consensus.dataToSign
+    over a finalizeVote for a candidate. The vote holds only the candidate's hash, so the
+    candidate is opened: it must name the target. Raises ParseError, NotAuthentic.
+    """
+    if signed.simplex is None:
+        return BLOCK_ID.to_bytes(4, "little") + target.root_hash + target.file_hash
+    vote = signed.simplex
+    _same(read_candidate(vote.candidate), target, "candidate")
+    digest = hashlib.sha256(vote.candidate).digest()
+    tags = FINALIZE_VOTE.to_bytes(4, "little") + CANDIDATE_ID.to_bytes(4, "little")
+    data = tl_bytes(tags + vote.slot + digest)
+    return DATA_TO_SIGN.to_bytes(4, "little") + vote.session + data
+
+
+def read_candidate(candidate: bytes) -> BlockId:
+    """The block a consensus.CandidateHashData names. Raises ParseError.
+
+    An empty candidate repeats its parent's block: to finalize it finalizes that block.
+    """
+    data = TlReader(candidate, "candidate")
+    tag = data.expect(CANDIDATE_ORDINARY, CANDIDATE_EMPTY)
+    block = BlockId.read(data)
+    if tag == CANDIDATE_EMPTY:
+        data.take(36)  # the parent: slot and hash
+    else:
+        data.take(32)  # file hash of the collated data
+        if data.expect(PARENT, NO_PARENT) == PARENT:
+            data.expect(CANDIDATE_ID)
+            data.take(36)
+    data.end()
+    return block
+
+
+def read_proof(
+    proof: bytes, max_links: int
+) -> tuple[bool, BlockId, BlockId, tuple[ForwardLink, ...]]:
+    """A liteServer.partialBlockProof: complete, from, to, steps. Raises ParseError."""
+    data = TlReader(proof, "block proof")
+    data.expect(PARTIAL_BLOCK_PROOF)
+    complete, source, target = data.flag(), BlockId.read(data), BlockId.read(data)
+    links = tuple(_link(data) for _ in range(data.count(max_links)))
+    data.end()
+    return complete, source, target, links
+
+
+def _link(data: TlReader) -> ForwardLink:
+    if data.expect(LINK_FORWARD, LINK_BACK) == LINK_BACK:
+        text = "link: expected one forward, got one back"
+        raise NotAuthentic(STEP, "backward", text)
+    return ForwardLink(
+        data.flag(),
+        BlockId.read(data),
+        BlockId.read(data),
+        data.blob(),
+        data.blob(),
+        _signature_set(data),
+    )
+
+
+def _signature_set(data: TlReader) -> SignatureSet:
+    """Either form. They swap their first two integers."""
+    form = data.expect(SIGNATURES_ORDINARY, SIGNATURES_SIMPLEX)
+    first, second = data.uint(), data.uint()
+    pairs = tuple((data.take(32), data.blob()) for _ in range(data.count(MAX_VALIDATORS)))
+    if form == SIGNATURES_ORDINARY:
+        return SignatureSet(first, second, pairs, None)
+    return SignatureSet(second, first, pairs, Simplex(data.take(32), data.take(4), data.blob()))
+
+
+def _same(got: BlockId, expected: BlockId, what: str) -> None:
+    if got != expected:
+        raise NotAuthentic(STEP, "other-block", f"{what}: expected {expected}, got {got}")
+
+
+def _check_target(trusted: BlockId, target: BlockId) -> None:
+    if (target.workchain, target.shard) != (MASTERCHAIN, WHOLE_SHARD):
+        raise NotAuthentic(STEP, "other-chain", f"link: expected the masterchain, got {target}")
+    if target.seqno <= trusted.seqno:
+        text = f"link: expected a block after {trusted.seqno}, got {target.seqno}"
+        raise NotAuthentic(STEP, "backward", text)
+
+
+def _validators(trusted: BlockId, config_proof: bytes) -> Validators:
+    (proof,) = read_bag(config_proof)
+    block = proof_root(proof, trusted.root_hash, "configuration")
+    if not check_header(block, trusted).key_block:
+        raise NotAuthentic(STEP, "not-a-key-block", f"expected a key block, got {trusted}")
+    return read_validators(block)
+
+
+def _check_session(signed: SignatureSet, header: Header) -> None:
+    got = (signed.validator_hash, signed.catchain_seqno)
+    expected = (header.validator_hash, header.catchain_seqno)
+    if got != expected:
+        raise NotAuthentic(STEP, "other-session", f"signatures: expected {expected}, got {got}")
+
+
+def _check_signatures(signed: SignatureSet, validators: Validators, text: bytes) -> int:
+    """The weight behind `text`. Each signature must count: one bad one spoils the set."""
+    seen: set[bytes] = set()
+    weight = 0
+    for who, signature in signed.signatures:
+        if who not in validators.members:
+            raise NotAuthentic(STEP, "unknown-validator", f"signatures: no validator {who.hex()}")
+        if who in seen:
+            raise NotAuthentic(STEP, "repeated", f"signatures: {who.hex()} signed twice")
+        seen.add(who)
+        key, share = validators.members[who]
+        _check_signature(key, signature, text)
+        weight += share
+    if weight * 3 <= validators.total * 2:
+        reason = f"signatures: expected more than 2/3 of {validators.total}, got {weight}"
+        raise NotAuthentic(STEP, "too-little-weight", reason)
+    return weight
+
+
+def _check_signature(key: bytes, signature: bytes, text: bytes) -> None:
+    try:
+        VerifyKey(key).verify(text, signature)
+    except (CryptoError, ValueError) as error:
+        reason = f"signatures: that of the key {key.hex()} does not hold"
+        raise NotAuthentic(STEP, "bad-signature", reason) from error
