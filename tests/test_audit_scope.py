@@ -18,7 +18,6 @@ from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import Leaf
 from attestation.verifier import Presented
 from client_sdk.audit import Audit, Auditor, Scope
-from client_sdk.auditing import state as states
 from client_sdk.auditing.progress import Shown
 from client_sdk.auditing.sources import open_source
 from client_sdk.auditing.state import State, question
@@ -107,7 +106,7 @@ def test_what_failed_is_not_kept(net: Net, tmp_path: Path) -> None:
     path = tmp_path / "state"
     kept = net.answers.pop("submission/1")
     assert run(net, Scope(state=State(path, asked()))).exit_code == 6
-    assert "1" not in json.loads(path.read_text())["entries"]
+    assert len(path.read_bytes().splitlines()) == 1
     net.answers["submission/1"] = kept
     assert run(net, Scope(state=State(path, asked()))).exit_code == 0
 
@@ -119,37 +118,61 @@ def test_findings_of_an_earlier_run_are_told_again(net: Net, tmp_path: Path) -> 
     assert finding_codes(first) == finding_codes(again) != set()
 
 
+HEAD = b'{"umay-audit-state": 1, "under": "%s"}\n' % asked().hex().encode()
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"\xff", b'{"version":1}', b'{"version":1,"under":"%s","entries":{"0":1}}'],
-    ids=["empty", "a list", "no text", "no entries", "an entry that is none"],
+    [b"[]", b"a letter\nto somebody", b"\xff", HEAD + b"{}\n", HEAD + b"[]\n", HEAD + b"x\n"],
+    ids=["a list", "text", "no text", "no index", "no entry", "no JSON"],
 )
-def test_another_file_is_no_state(tmp_path: Path, content: bytes) -> None:
+def test_another_file_is_no_state_and_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "state"
-    path.write_bytes(content.replace(b"%s", asked().hex().encode()))
+    path.write_bytes(content)
     with pytest.raises(UsageError):
         State(path, asked())
+    assert path.read_bytes() == content
 
 
 def test_an_entry_of_a_state_has_all_its_fields(net: Net, tmp_path: Path) -> None:
     path = tmp_path / "state"
     run(net, Scope(state=State(path, asked())))
-    content = json.loads(path.read_text())
-    content["entries"]["1"]["keys"] = 7
-    path.write_text(json.dumps(content))
+    head, line = path.read_text().splitlines()
+    path.write_text(head + "\n" + json.dumps({**json.loads(line), "keys": 7}) + "\n")
     with pytest.raises(UsageError, match="remove it"):
         run(net, Scope(state=State(path, asked())))
 
 
-def test_a_state_is_saved_while_it_grows(
-    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(states, "SAVE_EVERY", 1)
+def test_an_interrupted_audit_goes_on(world: World, tmp_path: Path) -> None:
+    leaves = [boot(world), boot(world, kind=2, previous=0, statement=b"\x02" * 32)]
+    net, path = Net(world, leaves, world.presented(), []), tmp_path / "state"
+
+    def interrupted(what: str, done: int, total: int) -> None:
+        if what == "entries verified":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(net, Scope(state=State(path, asked()), progress=interrupted))
+    path.write_bytes(path.read_bytes() + b'{"index": 1, "lea')
+    del net.answers["submission/0"]
+    found = run(net, Scope(state=State(path, asked())))
+    assert [entry.verdict for entry in found.entries] == ["verified", "refused"]
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_a_state_is_of_a_leafs_bytes(net: Net, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    found = run(net)
-    State(path, asked()).keep(found.entries[1], b"leaf")
+    state = State(path, asked())
+    state.keep(run(net).entries[1], b"leaf")
+    state.close()
     assert State(path, asked()).recall(1, b"leaf") is not None
     assert State(path, asked()).recall(1, b"another leaf") is None
+    assert State(path, asked(policy=b"other")).recall(1, b"leaf") is None
+
+
+def test_a_state_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        State(tmp_path / "no" / "state", asked())
 
 
 # -- a mirror

@@ -146,16 +146,12 @@ class Auditor:
 
     def _entries(self, audit: Audit, machines: Machines, leaves: list[bytes], scope: Scope) -> None:
         chosen = _chosen(audit, len(leaves), scope.sample)
-        try:
-            for index, data in enumerate(leaves):
-                if chosen is not None and index not in chosen:
-                    audit.entries.append(_unseen(index, data))
-                else:
-                    audit.entries.append(_known(audit, machines, index, data, scope.state))
-                scope.progress("entries verified", index + 1, len(leaves))
-        finally:
-            if scope.state is not None:
-                scope.state.save()
+        for index, data in enumerate(leaves):
+            if chosen is not None and index not in chosen:
+                audit.entries.append(_unseen(index, data))
+            else:
+                audit.entries.append(_known(audit, machines, index, data, scope.state))
+            scope.progress("entries verified", index + 1, len(leaves))
 
 
 def judge(audit: Audit, machines: Machines, index: int, data: bytes) -> EntryVerdict:

@@ -1,16 +1,16 @@
 """What an audit has verified already, in one file of the auditor's own.
 
-It counts under exactly one question: contract, policy, collateral and UTC day. Under another
-one it is empty. An entry counts for its leaf's bytes alone, so the tree is always read. Only
-what verified is kept: whatever had a problem is looked at again.
+Lines of JSON: first the question, then one verified entry each, written as it is verified; a
+last line that was cut off does not count. It all counts under exactly one question: contract,
+policy, collateral and UTC day. Under another one the file begins anew. An entry counts for its
+leaf's bytes alone, so the tree is always read. Only what verified is kept: whatever had a
+problem is looked at again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ WINDOW_S = 86_400
 MAX_STATE_BYTES = 1 << 30
 """Half a kilobyte an entry: two million of them."""
 
-SAVE_EVERY = 256
 _KEPT = ("kind", "boot", "runs", "since", "platform", "release", "keys", "now")
 
 
@@ -38,12 +37,17 @@ class State:
     """Raises UsageError where the file cannot be used or is none of this program's."""
 
     def __init__(self, path: Path, under: bytes) -> None:
-        self._path, self._under, self._unsaved = path, under.hex(), 0
-        self._entries: dict[str, dict[str, Any]] = self._read()
+        self._path = path
+        self._head = _line({"umay-audit-state": 1, "under": under.hex()})
+        try:
+            self._file = path.open("r+b" if path.exists() else "w+b")
+            self._entries = self._read()
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
 
     def recall(self, index: int, leaf: bytes) -> EntryVerdict | None:
         """What verified earlier, without its report."""
-        kept = self._entries.get(str(index))
+        kept = self._entries.get(index)
         if kept is None or kept.get("leaf") != sha256(leaf).hex():
             return None
         try:
@@ -55,40 +59,42 @@ class State:
         if entry.verdict != "verified":
             return
         shown = dataclasses.asdict(dataclasses.replace(entry, report=None))
-        kept = {"leaf": sha256(leaf).hex(), **{name: shown[name] for name in _KEPT}}
-        self._entries[str(entry.index)] = kept
-        self._unsaved += 1
-        if self._unsaved >= SAVE_EVERY:
-            self.save()
+        kept = {"index": entry.index, "leaf": sha256(leaf).hex()}
+        self._write(_line({**kept, **{name: shown[name] for name in _KEPT}}))
 
-    def save(self) -> None:
-        """Whole or not at all."""
-        text = json.dumps({"version": 1, "under": self._under, "entries": self._entries})
+    def close(self) -> None:
+        self._file.close()
+
+    def _read(self) -> dict[int, dict[str, Any]]:
+        """Every whole line of this question; the file is left at their end."""
+        data = self._file.read(MAX_STATE_BYTES)
+        whole = data[: data.rfind(b"\n") + 1]
+        head, *lines = whole.splitlines(keepends=True) or [data]
+        if head and not head.startswith(b'{"umay-audit-state": 1,'):
+            raise UsageError(f"{self._path}: expected the state of an audit")
+        if head != self._head:
+            lines, whole = [], b""
         try:
-            directory = self._path.absolute().parent
-            with tempfile.NamedTemporaryFile("w", dir=directory, delete=False) as file:
-                file.write(text)
-            os.replace(file.name, self._path)
+            items = [json.loads(line) for line in lines]
+            entries = {item["index"]: item for item in items}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise UsageError(f"{self._path}: expected an entry on every line") from None
+        self._file.seek(len(whole))
+        self._file.truncate()
+        if not whole:
+            self._write(self._head)
+        return entries
+
+    def _write(self, line: bytes) -> None:
+        try:
+            self._file.write(line)
+            self._file.flush()
         except OSError as error:
             raise UsageError(f"{self._path}: {error.strerror}") from None
-        self._unsaved = 0
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        try:
-            with self._path.open("rb") as file:
-                state = json.loads(file.read(MAX_STATE_BYTES))
-            if state["version"] != 1 or state["under"] != self._under:
-                return {}
-            entries = state["entries"]
-            if not all(isinstance(item, dict) for item in entries.values()):
-                raise ValueError
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise UsageError(f"{self._path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise UsageError(f"{self._path}: expected the state of an audit") from None
-        return dict(entries)
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
 
 
 def _verdict(index: int, kept: dict[str, Any]) -> EntryVerdict:
