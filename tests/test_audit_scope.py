@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from attestation.collateral import Collateral
 from attestation.digests import sha256
@@ -21,7 +23,7 @@ from client_sdk.audit import Audit, Auditor, Scope
 from client_sdk.auditing.progress import Shown
 from client_sdk.auditing.sources import open_source
 from client_sdk.auditing.state import State, question
-from client_sdk.transport import Transport
+from client_sdk.transport import MAX_ANSWER, Transport
 from tests.test_break_audit import RELEASE, Net, boot, codes, start
 from tests.test_client_audit import CONTRACT, ORIGIN
 from tests.world import NOW, World
@@ -379,3 +381,51 @@ def test_progress_is_told_but_not_of_short_work(
         shown("entries", 1, 2)
         shown("entries", 2, 2)
     assert capsys.readouterr().err == "entries: 1 of 2\n"
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client_sdk.auditing.progress.QUIET_S", -1.0)
+    screen = io.StringIO()
+    with Shown(Console(file=screen, force_terminal=True, width=80)) as shown:
+        shown("entries", 1, 2)
+        shown("entries", 2, 2)
+    assert "entries" in screen.getvalue() and "2/2" in screen.getvalue()
+
+
+# -- what is served in an entry's place
+
+
+class Junk:
+    """Bytes that are no leaf."""
+
+    kind = 0
+
+    def to_bytes(self) -> bytes:
+        return b"junk"
+
+
+def test_a_leaf_that_is_none_is_a_violation(world: World) -> None:
+    net = Net(world, [RELEASE, Junk()], world.presented(), [])  # type: ignore[list-item]
+    found = run(net)
+    assert codes(found) == {"malformed-leaf"} and found.entries[1].verdict == "refused"
+    assert run(net, Scope(sample=1)).exit_code in (1, 6)
+
+
+def test_the_record_of_another_entry_is_a_violation(net: Net) -> None:
+    net.answers["submission/1"] = net.answers["submission/0"]
+    assert codes(run(net)) == {"bad-entry"}
+
+
+def test_a_file_without_end_is_not_there(net: Net, tmp_path: Path) -> None:
+    mirror = net.export(tmp_path / "mirror")
+    with (mirror / "submission/1").open("wb") as file:
+        file.truncate(MAX_ANSWER + 1)
+    assert codes(run(net, mirror=str(mirror))) == {"unavailable"}
+
+
+def test_a_mirror_at_a_url_is_asked_in_the_logs_place(net: Net) -> None:
+    """The log's own address would be another path, which nobody answers here."""
+    moved = {f"http://127.0.0.1:7/copy/{path}": data for path, data in net.answers.items()}
+    net.answers = {url.replace("checkpoint/", "checkpoints/"): d for url, d in moved.items()}
+    found = run(net, mirror="http://127.0.0.1:7/copy/")
+    assert found.exit_code == 0 and found.log_url == "http://127.0.0.1:7/copy"

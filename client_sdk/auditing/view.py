@@ -75,7 +75,7 @@ def leaf_rows(leaf: Leaf) -> list[tuple[str, str]]:
         ("measurement", leaf.measurement_digest.hex()),
         ("release", "" if leaf.release is None else f"entry {leaf.release}"),
         ("collateral", leaf.collateral_digest.hex()),
-        ("beacon", f"block {leaf.beacon[0]}, {leaf.beacon[1].hex()}"),
+        ("beacon", f"block {leaf.beacon[0]}, {leaf.beacon[1].hex()}" if leaf.beacon[0] else ""),
         ("previous", "" if leaf.previous is None else f"entry {leaf.previous}"),
         ("statement", leaf.statement.hex()),
     ]
