@@ -20,8 +20,8 @@ from contracts.lite import links, tl
 from contracts.lite.accounts import AccountAnswer, read_account
 from contracts.lite.client import LiteClient, TrustedBlock
 from contracts.lite.tl import BlockId
-from tests import ton_chain as chain
-from tests.ton_chain import ACCOUNT, KEYS, NOW, Link, answer, block, block_id, link, pruned
+from tests import lite_chain as chain
+from tests.lite_chain import ACCOUNT, KEYS, NOW, Link, answer, block, block_id, link, pruned
 
 FIRST, NEXT, LAST = block(1), block(5), block(9, key=False, utime=NOW + 60)
 TRUSTED = block_id(FIRST, 1)
