@@ -1,259 +1,343 @@
-"""A small TON chain of our own validators: key blocks, links in both forms, an account.
+"""A small TON: validators with keys, key blocks, states with accounts, and proofs of them.
 
-Everything is built as the network builds it, but for what no proof looks at.
+Everything is built bit by bit from the schema, with no line of the code under test but its
+dataclasses and its canonical bag of cells. Blocks are as thin as the schema allows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+from bitarray import bitarray
 from nacl.signing import SigningKey
-from pytoniq_core import Address, Builder, Cell, HashMap, begin_cell
+from pytoniq_core import Cell
 
-from contracts.lite import links, tl
-from contracts.lite.accounts import AccountAnswer
-from contracts.lite.tl import BlockId
+from contracts.light.accounts import AccountAnswer
+from contracts.light.blocks import BlockId, short_id
+from contracts.light.boc import write_bag
+from contracts.light.links import ForwardLink, SignatureSet, Simplex
 
-NOW = 1_795_000_000
-KEYS = tuple(SigningKey(bytes([number + 1]) * 32) for number in range(5))
-WEIGHTS = (30, 20, 20, 20, 10)
-ACCOUNT = "0:" + "5a" * 32
-EMPTY = begin_cell().end_cell()
-SESSION = b"\x77" * 32
-
-
-def short_id(key: SigningKey) -> bytes:
-    return hashlib.sha256(links.PUBLIC_KEY.to_bytes(4, "little") + bytes(key.verify_key)).digest()
+WHOLE = 1 << 63
+UTIME = 1_800_000_000
+VALIDATOR_HASH, CATCHAIN = 0x1234, 77
+SESSION, SLOT = b"\x5e" * 32, (3000).to_bytes(4, "little")
+LOG_ADDRESS, ABSENT = "0:" + "c1" * 32, "0:" + "d7" * 32
+Leaf = tuple[str, tuple[Cell, ...]]
 
 
-def validator_set(weights: tuple[int, ...] = WEIGHTS, main: int = len(KEYS)) -> Cell:
-    listed = HashMap(16)
-    for number, (key, weight) in enumerate(zip(KEYS, weights, strict=True)):
-        descriptor = begin_cell().store_uint(0x53, 8).store_uint(0x8E81278A, 32)
-        descriptor.store_bytes(bytes(key.verify_key)).store_uint(weight, 64)
-        listed.set(number, descriptor.end_cell())
-    body = begin_cell().store_uint(0x12, 8).store_uint(0, 64).store_uint(len(KEYS), 16)
-    body.store_uint(main, 16).store_uint(sum(weights), 64)
-    return body.store_dict(listed.serialize()).end_cell()
+def uint(value: int, bits: int) -> str:
+    return f"{value % (1 << bits):0{bits}b}" if bits else ""
 
 
-def config(weights: tuple[int, ...] = WEIGHTS) -> Cell:
-    params = HashMap(32)
-    catchain = begin_cell().store_uint(0xC2, 8).store_uint(1, 8).end_cell()
-    for number, cell in ((28, catchain), (34, validator_set(weights))):
-        params.set(number, begin_cell().store_ref(cell).end_cell())
-    found = params.serialize()
-    assert found is not None
-    return found
+def octets(data: bytes) -> str:
+    return uint(int.from_bytes(data), 8 * len(data))
 
 
-def currency(body: Builder) -> Builder:
-    return body.store_coins(0).store_bit(0)
+def cell(bits: str, *refs: Cell, kind: int = -1) -> Cell:
+    return Cell(bitarray(bits), list(refs), kind)
 
 
-def exotic(kind: int, content: bytes, refs: list[Cell]) -> Cell:
-    bits = begin_cell().store_uint(kind, 8).store_bytes(content).end_cell().bits
-    return Cell(bits, refs, kind)
+def stuff(name: str) -> Cell:
+    """A cell whose content matters to nobody here."""
+    return cell(octets(hashlib.sha256(name.encode()).digest()))
 
 
-def merkle_proof(cell: Cell) -> Cell:
-    return exotic(3, cell.get_hash(0) + cell.get_depth(0).to_bytes(2), [cell])
+def pruned(of: Cell) -> Cell:
+    return cell(octets(b"\1\1" + of.get_hash(0) + of.get_depth(0).to_bytes(2)), kind=1)
 
 
-def pruned(cell: Cell) -> Cell:
-    return exotic(1, b"\1" + cell.get_hash(0) + cell.get_depth(0).to_bytes(2), [])
+def merkle_proof(root: Cell, cut: Collection[Cell]) -> Cell:
+    """A proof of everything under `root` but the cells in `cut`."""
+    hashes = {one.hash for one in cut}
+
+    def left(one: Cell) -> Cell:
+        if one.hash in hashes:
+            return pruned(one)
+        return one if one.is_exotic else Cell(one.bits, [left(r) for r in one.refs], one.type_)
+
+    text = b"\3" + root.hash + root.get_depth(0).to_bytes(2)
+    return cell(octets(text), left(root), kind=3)
 
 
-def update(new: Cell) -> Cell:
-    hashes = EMPTY.get_hash(0) + new.get_hash(0)
-    depths = EMPTY.get_depth(0).to_bytes(2) + new.get_depth(0).to_bytes(2)
-    return exotic(4, hashes + depths, [EMPTY, new])
+def merkle_update(old: Cell, new: Cell) -> Cell:
+    text = b"\4" + old.hash + new.hash
+    text += old.get_depth(0).to_bytes(2) + new.get_depth(0).to_bytes(2)
+    return cell(octets(text), pruned(old), pruned(new), kind=4)
 
 
-def block(
+def hashmap(entries: Mapping[str, Leaf], room: int, extra: str = "") -> Cell:
+    """Hashmap, or HashmapAug where forks have `extra` (leaves bring theirs)."""
+    low, high = min(entries), max(entries)
+    size = next((i for i, bit in enumerate(low) if bit != high[i]), len(low))
+    label = low[:size]
+    bits = "10" + uint(len(label), room.bit_length()) + label
+    if len(label) == room:
+        leaf, refs = entries[label]
+        return cell(bits + leaf, *refs)
+    at = len(label)
+    sides = [{k[at + 1 :]: v for k, v in entries.items() if k[at] == side} for side in "01"]
+    return cell(bits + extra, *(hashmap(side, room - at - 1, extra) for side in sides))
+
+
+def shard_ident(workchain: int, shard: int) -> str:
+    size = 63 - (shard & -shard).bit_length() + 1
+    return "00" + uint(size, 6) + uint(workchain, 32) + uint(shard & (shard - 1), 64)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A block as it was made; `cut` is what its thin proofs leave out."""
+
+    cell: Cell
+    block: BlockId
+    cut: tuple[Cell, ...]
+
+    def header_proof(self) -> bytes:
+        return write_bag([merkle_proof(self.cell, (*self.cut, *self.cell.refs[2:]))])
+
+    def config_proof(self, *more: Cell) -> bytes:
+        return write_bag([merkle_proof(self.cell, (*self.cut, self.cell.refs[2], *more))])
+
+
+@dataclass(frozen=True)
+class Validator:
+    key: SigningKey
+    weight: int
+
+    @cached_property
+    def public(self) -> bytes:
+        return bytes(self.key.verify_key)
+
+
+def validator_set(validators: Sequence[Validator], main: int) -> Cell:
+    leaves: dict[str, Leaf] = {
+        uint(i, 16): ("01010011" + uint(0x8E81278A, 32) + octets(v.public) + uint(v.weight, 64), ())
+        for i, v in enumerate(validators)
+    }
+    total = sum(v.weight for v in validators)
+    head = uint(0x12, 8) + uint(UTIME, 32) + uint(UTIME + 65536, 32)
+    head += uint(len(validators), 16) + uint(main, 16) + uint(total, 64)
+    return cell(head + "1", hashmap(leaves, 16))
+
+
+def make_block(
     seqno: int,
     *,
-    key: bool = True,
-    utime: int = NOW,
+    config: Mapping[int, Cell] | None = None,
+    state: Cell | None = None,
     workchain: int = -1,
-    state: Cell = EMPTY,
-    weights: tuple[int, ...] = WEIGHTS,
-) -> Cell:
-    info = begin_cell().store_uint(0x9BC7A987, 32).store_uint(0, 32)
-    info.store_bits("000000" + str(int(key)) + "0").store_uint(0, 8).store_uint(seqno, 32)
-    info.store_uint(0, 32).store_uint(0, 8).store_int(workchain, 32).store_uint(0, 64)
-    info.store_uint(utime, 32)
-    custom = begin_cell().store_uint(0xCCA5, 16).store_bit(int(key)).store_bit(0).store_bit(0)
-    currency(currency(custom)).store_ref(EMPTY)
-    if key:
-        custom.store_bytes(bytes(32)).store_ref(config(weights))
-    extra = begin_cell().store_uint(0x4A33F6FD, 32).store_ref(EMPTY).store_ref(EMPTY)
-    extra.store_ref(EMPTY).store_bytes(bytes(64)).store_bit(1).store_ref(custom.end_cell())
-    whole = begin_cell().store_uint(0x11EF55AA, 32).store_int(-239, 32)
-    whole.store_ref(info.end_cell()).store_ref(EMPTY).store_ref(update(state))
-    return whole.store_ref(extra.end_cell()).end_cell()
-
-
-def block_id(cell: Cell, seqno: int, workchain: int = -1) -> BlockId:
-    root: bytes = cell.get_hash(0)
-    return BlockId(workchain, 1 << 63, seqno, root, hashlib.sha256(root).digest())
-
-
-@dataclass(frozen=True)
-class Link:
-    """One forward link, each part to be changed by a test before it is written."""
-
-    source: BlockId
-    target: BlockId
-    target_proof: bytes
-    config_proof: bytes
-    signatures: tuple[tuple[bytes, bytes], ...]
-    to_key_block: bool = True
-    session: bytes | None = None
-    slot: int = 9
-    candidate: bytes = b""
-
-    def set_bytes(self) -> bytes:
-        simplex = self.session is not None
-        kind = tl.SIGNATURES_SIMPLEX if simplex else tl.SIGNATURES
-        head = kind.to_bytes(4, "little") + bytes(8) + len(self.signatures).to_bytes(4, "little")
-        pairs = b"".join(name + tl.write_bytes(value) for name, value in self.signatures)
-        tail = (self.session or b"") + self.slot.to_bytes(4, "little")
-        return head + pairs + (tail + tl.write_bytes(self.candidate) if simplex else b"")
-
-    def to_bytes(self) -> bytes:
-        flag = tl.BOOL_TRUE if self.to_key_block else tl.BOOL_FALSE
-        ends = self.source.to_tl() + self.target.to_tl()
-        head = tl.LINK_FORWARD.to_bytes(4, "little") + flag.to_bytes(4, "little") + ends
-        proofs = tl.write_bytes(self.target_proof) + tl.write_bytes(self.config_proof)
-        return head + proofs + self.set_bytes()
-
-
-def candidate_of(target: BlockId) -> bytes:
-    head = links.CANDIDATE.to_bytes(4, "little") + target.to_tl() + bytes(32)
-    return head + links.NO_PARENT.to_bytes(4, "little")
-
-
-def sign(link: Link, signers: tuple[SigningKey, ...]) -> Link:
-    """The link signed by these, over what it says now."""
-    given = tl.SignatureSet((), link.session, link.slot, link.candidate)
-    payload = links.signed_payload(link.target, given)
-    return replace(
-        link, signatures=tuple((short_id(key), key.sign(payload).signature) for key in signers)
+    shard: int = WHOLE,
+    utime: int = UTIME,
+) -> Made:
+    """A block; a key block where it has a configuration."""
+    info = uint(0x9BC7A987, 32) + uint(0, 32) + uint(workchain != -1, 1) + "00000"
+    info += uint(config is not None, 1) + "0" + uint(0, 8) + uint(seqno, 32) + uint(0, 32)
+    info += shard_ident(workchain, shard) + uint(utime, 32) + uint(0, 128)
+    info += uint(VALIDATOR_HASH, 32) + uint(CATCHAIN, 32) + uint(0, 64)
+    cut = tuple(stuff(f"{name} {seqno}") for name in ("flow", "in", "out", "accounts"))
+    update = merkle_update(stuff(f"state before {seqno}"), state or stuff(f"state {seqno}"))
+    extra = cell(
+        uint(0x4A33F6FD, 32) + uint(0, 512) + "1", *cut[1:], _masterchain_extra(seqno, config)
     )
+    block = uint(0x11EF55AA, 32) + uint(-3, 32)
+    root = cell(block, cell(info, stuff(f"previous {seqno}")), cut[0], update, extra)
+    file_hash = hashlib.sha256(b"file" + root.hash).digest()
+    return Made(root, BlockId(workchain, shard, seqno, root.hash, file_hash), cut)
 
 
-def link(
-    source: Cell,
-    target: Cell,
-    seqnos: tuple[int, int] = (1, 5),
+def _masterchain_extra(seqno: int, config: Mapping[int, Cell] | None) -> Cell:
+    fees = "0" + "00000" * 2
+    bits, refs = uint(0xCCA5, 16) + uint(config is not None, 1) + "0" + fees, [stuff(f"s {seqno}")]
+    if config is None:
+        return cell(bits, *refs)
+    params = {uint(n, 32): ("", (value,)) for n, value in config.items()}
+    return cell(bits + octets(b"\x55" * 32), *refs, hashmap(params, 32))
+
+
+def account_cell(address: str, code: Cell, data: Cell) -> Cell:
+    """An active account with a balance of 200 nano."""
+    workchain, _, digits = address.partition(":")
+    bits = "1" + "100" + uint(int(workchain), 8) + octets(bytes.fromhex(digits))
+    bits += ("001" + uint(5, 8)) * 2 + "000" + uint(UTIME, 32) + "0"
+    bits += uint(9, 64) + "0001" + uint(200, 8) + "0" + "1" + "00110"
+    return cell(bits, code, data)
+
+
+def shard_state(
+    seqno: int,
+    accounts: Mapping[str, Cell],
     *,
-    simplex: bool = False,
-    signers: tuple[SigningKey, ...] = KEYS[:4],
-    to_key_block: bool = True,
-) -> Link:
-    """A genuine link between two blocks; it holds unless `signers` are too few."""
-    start, end = block_id(source, seqnos[0]), block_id(target, seqnos[1])
-    made = Link(
-        start,
-        end,
-        merkle_proof(target).to_boc(),
-        merkle_proof(source).to_boc(),
-        (),
-        to_key_block,
-        SESSION if simplex else None,
-        candidate=candidate_of(end) if simplex else b"",
-    )
-    return sign(made, signers)
+    workchain: int = 0,
+    shard: int = WHOLE,
+    utime: int = UTIME,
+    custom: Cell | None = None,
+) -> Cell:
+    extra = uint(0, 5) + "0000" + "0"
+    leaves: dict[str, Leaf] = {
+        octets(bytes.fromhex(address.partition(":")[2])): (extra + uint(7, 320), (one,))
+        for address, one in accounts.items()
+    }
+    table = cell("1" + extra, hashmap(leaves, 256, extra)) if leaves else cell("0" + extra)
+    bits = uint(0x9023AFE2, 32) + uint(-3, 32) + shard_ident(workchain, shard) + uint(seqno, 32)
+    bits += uint(0, 32) + uint(utime, 32) + uint(0, 96) + "0" + uint(custom is not None, 1)
+    tail = (custom,) if custom is not None else ()
+    return cell(bits, stuff("queue"), table, stuff("sums"), *tail)
 
 
-def answer(*steps: Link) -> bytes:
-    head = tl.PARTIAL_PROOF.to_bytes(4, "little") + tl.BOOL_TRUE.to_bytes(4, "little")
-    head += steps[0].source.to_tl() + steps[-1].target.to_tl()
-    return head + len(steps).to_bytes(4, "little") + b"".join(one.to_bytes() for one in steps)
+def shard_tree(left: BlockId, right: BlockId) -> Cell:
+    """McStateExtra with one workchain in two shards."""
+
+    def leaf(block: BlockId) -> Cell:
+        bits = "0" + uint(0xB, 4) + uint(block.seqno, 32) + uint(0, 160)
+        return cell(bits + octets(block.root_hash) + octets(block.file_hash) + uint(0, 64))
+
+    shards = hashmap({uint(0, 32): ("", (cell("1", leaf(left), leaf(right)),))}, 32)
+    return cell(uint(0xCC26, 16) + "1", shards, stuff("configuration"))
 
 
-# ---- an account
+@dataclass
+class TonChain:
+    """Key block 100, key block 200 and head 210; three shards' worth of accounts.
+
+    Ten validators of weight 10; the first `main_count` are the masterchain's.
+    """
+
+    data: Cell = field(default_factory=lambda: stuff("data"))
+    code: Cell = field(default_factory=lambda: stuff("code"))
+    utime: int = UTIME
+    main_count: int = 8
+
+    def __post_init__(self) -> None:
+        seeds = (hashlib.sha256(bytes([i])).digest() for i in range(10))
+        self.validators = [Validator(SigningKey(seed), 10) for seed in seeds]
+        self.main = self.validators[: self.main_count]
+        self.first, self.second = (make_block(n, config=self.config()) for n in (100, 200))
+        self.account = account_cell(LOG_ADDRESS, self.code, self.data)
+        self.other = account_cell("0:" + "e1" * 32, stuff("other code"), stuff("other data"))
+        self.config_account = account_cell("-1:" + "55" * 32, self.code, self.data)
+        self._make_states()
+
+    def _make_states(self) -> None:
+        accounts = {LOG_ADDRESS: self.account, "0:" + "e1" * 32: self.other}
+        high = 0xC << 60
+        self.shard_state = shard_state(50, accounts, shard=high)
+        self.shard = make_block(50, state=self.shard_state, workchain=0, shard=high)
+        low = make_block(49, workchain=0, shard=1 << 62)
+        self.state = shard_state(
+            210,
+            {"-1:" + "55" * 32: self.config_account},
+            workchain=-1,
+            utime=self.utime,
+            custom=shard_tree(low.block, self.shard.block),
+        )
+        self.head = make_block(210, state=self.state, utime=self.utime)
+
+    def config(self) -> dict[int, Cell]:
+        catchain = cell(uint(0xC2, 8) + uint(1, 8) + uint(250, 128))
+        return {28: catchain, 34: validator_set(self.validators, self.main_count)}
+
+    def sign(self, text: bytes, who: Sequence[Validator]) -> tuple[tuple[bytes, bytes], ...]:
+        return tuple((short_id(v.public), v.key.sign(text).signature) for v in who)
+
+    def link(
+        self, source: Made, target: Made, *, simplex: bool = False, signers: int = 6
+    ) -> ForwardLink:
+        signed = self.simplex(target.block) if simplex else self.ordinary(target.block)
+        is_key = target in (self.first, self.second)
+        signed = replace(signed, signatures=signed.signatures[:signers])
+        return ForwardLink(
+            is_key,
+            source.block,
+            target.block,
+            target.header_proof(),
+            source.config_proof(),
+            signed,
+        )
+
+    def ordinary(self, target: BlockId, who: Sequence[Validator] | None = None) -> SignatureSet:
+        text = bytes.fromhex("706e0bc5") + target.root_hash + target.file_hash
+        pairs = self.sign(text, who or self.main)
+        return SignatureSet(VALIDATOR_HASH, CATCHAIN, pairs, None)
+
+    def simplex(self, target: BlockId, *, named: BlockId | None = None) -> SignatureSet:
+        """`named` is the block the candidate says, where it is not the target."""
+        text = candidate(named or target)
+        vote = bytes.fromhex("05e1a740" + "3fcd91b6") + SLOT + hashlib.sha256(text).digest()
+        signed = bytes.fromhex("f83de3a8") + SESSION + tl_blob(vote)
+        pairs = self.sign(signed, self.main)
+        return SignatureSet(VALIDATOR_HASH, CATCHAIN, pairs, Simplex(SESSION, SLOT, text))
+
+    def answer(self, address: str = LOG_ADDRESS) -> AccountAnswer:
+        """What an honest lite server says about this account at the head."""
+        if address.startswith("-1:"):
+            proof = self._state_proof(self.head, self.state)
+            return AccountAnswer(
+                self.head.block, self.head.block, b"", proof, write_bag([self.config_account])
+            )
+        state = {LOG_ADDRESS: self.account, "0:" + "e1" * 32: self.other}.get(address)
+        return AccountAnswer(
+            self.head.block,
+            self.shard.block,
+            self._state_proof(self.head, self.state),
+            self._state_proof(self.shard, self.shard_state),
+            b"" if state is None else write_bag([state]),
+        )
+
+    def _state_proof(self, block: Made, state: Cell, *cut: Cell) -> bytes:
+        thin = merkle_proof(block.cell, (*block.cut, block.cell.refs[0], block.cell.refs[3]))
+        out = (state.refs[0], state.refs[2], self.account, self.other, self.config_account, *cut)
+        return write_bag([thin, merkle_proof(state, out)])
 
 
-def account(code: Cell, data: Cell, address: str = ACCOUNT) -> Cell:
-    body = begin_cell().store_bit(1).store_address(Address(address)).store_uint(0, 9)
-    body.store_uint(0, 32).store_bit(0).store_uint(7, 64)
-    currency(body).store_bit(1).store_bits("00").store_bit(1).store_ref(code).store_bit(1)
-    return body.store_ref(data).store_bit(0).end_cell()
+def candidate(block: BlockId, *, empty: bool = False) -> bytes:
+    if empty:
+        return bytes.fromhex("33d9b472") + block.to_bytes() + SLOT + b"\7" * 32
+    parent = bytes.fromhex("f19a4b1a" + "3fcd91b6") + SLOT + b"\7" * 32
+    return bytes.fromhex("dcbcf9e8") + block.to_bytes() + b"\6" * 32 + parent
 
 
-def shard_state(accounts: Cell | None, *, utime: int = NOW, custom: Cell | None = None) -> Cell:
-    held = begin_cell().store_bit(int(accounts is not None))
-    if accounts is not None:
-        held.store_ref(accounts)
-    body = begin_cell().store_uint(0x9023AFE2, 32).store_int(-239, 32)
-    body.store_uint(0, 8).store_int(0, 32).store_uint(0, 64)
-    body.store_uint(8, 32).store_uint(0, 32).store_uint(utime, 32).store_uint(0, 96)
-    body.store_ref(EMPTY).store_bit(0).store_ref(held.end_cell()).store_ref(EMPTY)
-    return body.store_maybe_ref(custom).end_cell()
+def tl_blob(data: bytes) -> bytes:
+    head = bytes([len(data)]) if len(data) < 254 else b"\xfe" + len(data).to_bytes(3, "little")
+    return head + data + bytes(-(len(head) + len(data)) % 4)
 
 
-def accounts_of(cell: Cell, address: str = ACCOUNT) -> Cell:
-    """ShardAccounts of one account: a single edge with a long label."""
-    edge = begin_cell().store_bits("10").store_uint(256, 9)
-    edge.store_bytes(bytes.fromhex(address.partition(":")[2])).store_uint(0, 5)
-    return currency(edge).store_ref(cell).store_bytes(bytes(32)).store_uint(7, 64).end_cell()
+def tl_bool(value: bool) -> bytes:
+    return bytes.fromhex("b5757299" if value else "379779bc")
 
 
-def master_state(shard_root: bytes, *, utime: int = NOW) -> Cell:
-    leaf = begin_cell().store_bit(0).store_uint(0xB, 4).store_bytes(bytes(24))
-    leaf.store_bytes(shard_root)
-    shards = HashMap(32)
-    shards.set(0, begin_cell().store_ref(leaf.end_cell()).end_cell())
-    extra = begin_cell().store_uint(0xCC26, 16).store_dict(shards.serialize())
-    return shard_state(None, utime=utime, custom=extra.end_cell())
+def tl_int(value: int) -> bytes:
+    return value.to_bytes(4, "little")
 
 
-@dataclass(frozen=True)
-class Read:
-    """A head and the answer that proves an account under it."""
-
-    head: BlockId
-    answer: AccountAnswer
-
-
-def read(
-    cell: Cell | None, *, named: Cell | None = None, address: str = ACCOUNT, utime: int = NOW
-) -> Read:
-    """`cell` is what the answer carries, `named` what the state has (the same unless said)."""
-    held = named if named is not None else cell
-    state = shard_state(accounts_of(held, address) if held is not None else None)
-    shard = block(8, key=False, workchain=0, state=state)
-    master = master_state(shard.get_hash(0), utime=utime)
-    top = block(20, key=False, state=master)
-    return Read(
-        block_id(top, 20),
-        AccountAnswer(two(top, master), two(shard, state), cell.to_boc() if cell else b""),
-    )
+def set_bytes(signed: SignatureSet) -> bytes:
+    pairs = b"".join(who + tl_blob(signature) for who, signature in signed.signatures)
+    pairs = tl_int(len(signed.signatures)) + pairs
+    whose, when = tl_int(signed.validator_hash), tl_int(signed.catchain_seqno)
+    if signed.simplex is None:
+        return bytes.fromhex("e6a644f6") + whose + when + pairs
+    vote = signed.simplex
+    tail = vote.session + vote.slot + tl_blob(vote.candidate)
+    return bytes.fromhex("009824ac") + when + whose + pairs + tail
 
 
-def head_block(cell: Cell, *, address: str = ACCOUNT, utime: int = NOW) -> Cell:
-    """The masterchain block under which `read` proves this account."""
-    state = shard_state(accounts_of(cell, address))
-    shard = block(8, key=False, workchain=0, state=state)
-    return block(20, key=False, state=master_state(shard.get_hash(0), utime=utime))
+def link_bytes(link: ForwardLink) -> bytes:
+    head = bytes.fromhex("1cce0f52") + tl_bool(link.to_key_block)
+    ends = link.source.to_bytes() + link.target.to_bytes()
+    return (
+        head + ends + tl_blob(link.dest_proof) + tl_blob(link.config_proof)
+        + set_bytes(link.signatures)
+    )  # fmt: skip
 
 
-def two(first: Cell, second: Cell) -> bytes:
-    """A bag of cells with two roots, Merkle proofs of these."""
-    tops = [merkle_proof(first), merkle_proof(second)]
-    after = dict.fromkeys(cell for top in tops for cell in _below(top))
-    cells = list(reversed(after))  # every cell before those it refers to
-    index = {cell: number for number, cell in enumerate(cells)}
-    content = b"".join(bytes(cell.serialize(index, 2)) for cell in cells)
-    head = bytes.fromhex("b5ee9c72") + bytes([2, 4])
-    counts = [len(cells), 2, 0]
-    numbers = b"".join(count.to_bytes(2) for count in counts) + len(content).to_bytes(4)
-    return head + numbers + b"".join(index[top].to_bytes(2) for top in tops) + content
+def proof_bytes(*links: ForwardLink, complete: bool = True) -> bytes:
+    ends = links[0].source.to_bytes() + links[-1].target.to_bytes()
+    head = bytes.fromhex("c1d2d08e") + tl_bool(complete) + ends
+    return head + tl_int(len(links)) + b"".join(link_bytes(link) for link in links)
 
 
-def _below(cell: Cell) -> list[Cell]:
-    """The cells of a tree, each after all below it."""
-    return [one for ref in cell.refs for one in _below(ref)] + [cell]
+def answer_bytes(answer: AccountAnswer) -> bytes:
+    head = bytes.fromhex("51c77970") + answer.block.to_bytes() + answer.shard_block.to_bytes()
+    return head + b"".join(tl_blob(b) for b in (answer.shard_proof, answer.proof, answer.state))
