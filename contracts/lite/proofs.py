@@ -13,9 +13,9 @@ from typing import TypeVar
 from pytoniq_core import Cell, Slice
 
 from attestation.errors import NotAuthentic, ParseError, UmayError
+from contracts.lite.boc import read_bag
 
 ORDINARY, PRUNED, MERKLE_PROOF, MERKLE_UPDATE = -1, 1, 3, 4
-MAX_BOC_BYTES = 2 << 20
 STEP = "chain"
 T = TypeVar("T")
 
@@ -35,17 +35,9 @@ def refused(code: str, text: str) -> NotAuthentic:
     return NotAuthentic(STEP, code, text)
 
 
-def roots(boc: bytes, count: int) -> list[Cell]:
+def roots(bag: bytes, count: int) -> list[Cell]:
     """The roots of a bag of cells. Raises ParseError."""
-    if len(boc) > MAX_BOC_BYTES:
-        raise ParseError(f"bag of cells: expected at most {MAX_BOC_BYTES} bytes")
-    try:
-        found: list[Cell] = Cell.from_boc(boc)
-    except Exception as error:  # the library raises whatever comes
-        raise ParseError(f"bag of cells: {type(error).__name__}") from None
-    if len(found) != count:
-        raise ParseError(f"bag of cells: expected {count} roots, got {len(found)}")
-    return found
+    return read_bag(bag, roots=count)
 
 
 def proven(proof: Cell, root_hash: bytes) -> Cell:
