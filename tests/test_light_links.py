@@ -234,6 +234,12 @@ def test_a_candidate_swapped_under_the_vote() -> None:
         check_links(chain().first.block, proof_bytes(other))
 
 
+def test_an_empty_candidate_finalizes_the_block_it_repeats() -> None:
+    signed = chain().simplex(chain().second.block, empty=True)
+    link = replace(good(), signatures=signed)
+    assert check_links(chain().first.block, proof_bytes(link)) == chain().second.block
+
+
 def test_a_vote_of_another_session() -> None:
     link = good(simplex=True)
     vote = replace(link.signatures.simplex, session=b"\0" * 32)

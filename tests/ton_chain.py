@@ -262,9 +262,11 @@ class TonChain:
         pairs = self.sign(text, who or self.main)
         return SignatureSet(VALIDATOR_HASH, CATCHAIN, pairs, None)
 
-    def simplex(self, target: BlockId, *, named: BlockId | None = None) -> SignatureSet:
+    def simplex(
+        self, target: BlockId, *, named: BlockId | None = None, empty: bool = False
+    ) -> SignatureSet:
         """`named` is the block the candidate says, where it is not the target."""
-        text = candidate(named or target)
+        text = candidate(named or target, empty=empty)
         vote = bytes.fromhex("05e1a740" + "3fcd91b6") + SLOT + hashlib.sha256(text).digest()
         signed = bytes.fromhex("f83de3a8") + SESSION + tl_blob(vote)
         pairs = self.sign(signed, self.main)

@@ -2,7 +2,7 @@
 
 Pure verification: no socket, no clock. `check_links` leads from a trusted key block to a
 later block through validator signatures, `read_account` from that block to one account.
-Format and rules: docs/spec/light-client.md.
+Each module opens with the rules it checks.
 """
 
 from contracts.light.accounts import ProvenAccount, read_account
