@@ -15,10 +15,10 @@ from typing import Protocol
 
 from attestation.anchor import Anchor
 from attestation.errors import ParseError, Unavailable, UsageError
-from contracts.codec import LogState
-from contracts.lite.accounts import AccountAnswer, ProvenAccount, read_account
-from contracts.lite.links import MASTERCHAIN, WHOLE_SHARD, follow
-from contracts.lite.tl import BlockId
+from contracts.codec import LogState, cell_from_boc
+from contracts.light.accounts import ProvenAccount, read_account
+from contracts.light.blocks import MASTERCHAIN, WHOLE_SHARD, BlockId
+from contracts.light.links import walk
 
 MAX_ANSWERS = 256
 """Partial proofs on the way from the trusted block to the head: a year of key blocks is fewer."""
@@ -33,8 +33,8 @@ class Transport(Protocol):
     def block_proof(self, known: BlockId, target: BlockId) -> bytes:
         """liteServer.getBlockProof: a liteServer.partialBlockProof."""
 
-    def account(self, block: BlockId, address: str) -> AccountAnswer:
-        """liteServer.getAccountState at this block."""
+    def account(self, block: BlockId, address: str) -> bytes:
+        """liteServer.getAccountState at this block: a liteServer.accountState."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class TrustedBlock:
 
 
 @dataclass(frozen=True)
-class LiteClient:
+class LightClient:
     """Reads at the level `proven`; `max_age_s` bounds the age of the head it accepts."""
 
     transport: Transport
@@ -92,12 +92,12 @@ class LiteClient:
         for _ in range(MAX_ANSWERS):
             if at == wanted:
                 return at
-            reached = follow(at, self.transport.block_proof(at, wanted))
+            reached = walk(at, self.transport.block_proof(at, wanted))
             self.trusted.move(reached.key_block)
-            if reached.block == wanted:
+            if reached.head == wanted:
                 return wanted
             if reached.key_block == at:
-                raise Unavailable(f"proofs end at block {reached.block.seqno}")
+                raise Unavailable(f"proofs end at block {reached.head.seqno}")
             at = reached.key_block
         raise Unavailable(f"no proof reached block {wanted.seqno} in {MAX_ANSWERS} answers")
 
@@ -114,13 +114,13 @@ class LiteClient:
         Raises Unavailable where no active contract stands there, ParseError for other data.
         """
         found, _ = self.account(address, now=now)
-        if found.code is None or found.data is None:
+        if found.state != "active" or not found.data:
             raise Unavailable(f"{address}: expected an active contract, got {found.state}")
-        state = LogState.from_boc(found.data.to_boc())
+        state = LogState.from_boc(found.data)
         return Anchor(
             network=network,
             address=address,
-            code_hash=found.code.hash,
+            code_hash=cell_from_boc(found.code).hash,
             origin=state.origin,
             log_key=state.log_key,
             sequence=state.sequence,
@@ -128,6 +128,6 @@ class LiteClient:
             root=state.root,
             time=state.time,
             forked=state.forked,
-            read_at=found.utime,
+            read_at=found.read_at,
             level="proven",
         )

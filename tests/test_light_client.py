@@ -1,0 +1,107 @@
+"""The light client as a whole: a transport that says what it likes, a trusted block on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from attestation.errors import ParseError, Refused, UmayError, Unavailable, UsageError
+from contracts.codec import LogState
+from contracts.light.blocks import BlockId
+from contracts.light.client import LightClient, TrustedBlock
+from tests.ton_chain import ABSENT, LOG_ADDRESS, UTIME, TonChain, answer_bytes, proof_bytes
+
+GENESIS = LogState.genesis(origin="a.example/log", log_key=bytes(32), size=7, root=bytes(32))
+CHAIN = TonChain(data=GENESIS.to_cell())
+
+
+class Replayed:
+    """A liteserver's answers from memory: one link at a time, and what it says is the head."""
+
+    def __init__(self) -> None:
+        self.head, self.answer, self.asked = CHAIN.head.block, CHAIN.answer(), list[int]()
+        made = ((CHAIN.first, CHAIN.second), (CHAIN.second, CHAIN.head))
+        self.links = {source.block: CHAIN.link(source, target) for source, target in made}
+
+    def masterchain_head(self) -> BlockId:
+        return self.head
+
+    def block_proof(self, known: BlockId, target: BlockId) -> bytes:
+        self.asked.append(known.seqno)
+        return proof_bytes(self.links[known])
+
+    def account(self, block: BlockId, address: str) -> bytes:
+        return answer_bytes(self.answer)
+
+
+def client(tmp_path: Path) -> tuple[LightClient, Replayed]:
+    trusted = TrustedBlock(tmp_path / "trusted.json")
+    trusted.pin(CHAIN.first.block)
+    transport = Replayed()
+    return LightClient(transport, trusted), transport
+
+
+def test_an_anchor_is_proven_and_the_trusted_block_moves(tmp_path: Path) -> None:
+    light, transport = client(tmp_path)
+    anchor = light.anchor(LOG_ADDRESS, network="test", now=UTIME + 5)
+    assert (anchor.level, anchor.size, anchor.read_at) == ("proven", 7, UTIME)
+    assert anchor.code_hash == CHAIN.code.hash
+    assert light.trusted.read() == CHAIN.second.block
+    light.anchor(LOG_ADDRESS, network="test", now=UTIME + 5)
+    assert transport.asked == [100, 200, 200]
+
+
+def test_a_head_that_no_proof_reaches(tmp_path: Path) -> None:
+    light, transport = client(tmp_path)
+    transport.head = replace(CHAIN.head.block, seqno=211)
+    with pytest.raises(Unavailable, match="proofs end"):
+        light.head()
+    assert light.trusted.read() == CHAIN.second.block
+
+
+def test_a_link_that_does_not_hold_moves_nothing(tmp_path: Path) -> None:
+    light, transport = client(tmp_path)
+    few = CHAIN.link(CHAIN.first, CHAIN.second, signers=3)
+    transport.links[CHAIN.first.block] = few
+    with pytest.raises(UmayError):
+        light.head()
+    assert light.trusted.read() == CHAIN.first.block
+
+
+def test_a_head_that_is_the_trusted_block(tmp_path: Path) -> None:
+    light, transport = client(tmp_path)
+    transport.head = CHAIN.first.block
+    assert light.head() == CHAIN.first.block
+    assert transport.asked == []
+
+
+def test_a_stale_head(tmp_path: Path) -> None:
+    light, _ = client(tmp_path)
+    with pytest.raises(Refused):
+        light.anchor(LOG_ADDRESS, network="test", now=UTIME + 601)
+
+
+def test_an_account_that_is_no_log(tmp_path: Path) -> None:
+    light, transport = client(tmp_path)
+    transport.answer = CHAIN.answer(ABSENT)
+    with pytest.raises(Unavailable, match="absent"):
+        light.anchor(ABSENT, network="test", now=UTIME)
+
+
+def test_the_trusted_block_never_moves_back(tmp_path: Path) -> None:
+    trusted = TrustedBlock(tmp_path / "trusted.json")
+    trusted.pin(CHAIN.second.block)
+    trusted.move(CHAIN.first.block)
+    assert trusted.read() == CHAIN.second.block
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"seqno": -1}', '{"seqno": true}'])
+def test_a_damaged_trusted_block(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "trusted.json"
+    with pytest.raises(UsageError, match="pin"):
+        TrustedBlock(path).read()
+    path.write_text(content)
+    with pytest.raises(ParseError):
+        TrustedBlock(path).read()
