@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+MAX_EXPORTED = 32 << 20
+"""Bytes of one file of a log."""
+
 NANO = 1_000_000_000
 
 
@@ -90,6 +93,44 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     loop.run()
 
 
+@log.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--log", "log_url", required=True, metavar="URL", help="The log's address.")
+@click.option("--log-key", required=True, help="The log's Ed25519 key, 64 hex digits.")
+@click.option("--size", "sizes", multiple=True, type=click.IntRange(1), help="Older too; repeat.")
+def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) -> None:
+    """Write a log to DIRECTORY as static files, for any CDN; again, to bring it up to date.
+
+    Name the anchored size with --size: an audit of the export needs its checkpoint. Exit code
+    0: all of it; 3: the log's bytes are not authentic; 5: the log did not answer.
+    """
+    from attestation.fetch import HttpFetcher
+    from attestation.log.export import Export
+
+    url, fetcher, new = log_url.rstrip("/"), HttpFetcher(), [0]
+
+    def tell(path: str, fresh: bool) -> None:
+        new[0] += fresh
+        if fresh and new[0] % 1000 == 0:
+            click.echo(f"{new[0]} files, now {path}", err=True)
+
+    def get(path: str) -> bytes:
+        return fetcher.get(f"{url}/{path}", limit=MAX_EXPORTED).body
+
+    origin = url.partition("://")[2]
+    written = Export(directory, get, tell)
+    size = written.run(origin=origin, log_key=_log_key(log_key), sizes=sizes)
+    ready(directory=str(directory), size=size, new_files=new[0])
+
+
+def _log_key(text: str) -> bytes:
+    from attestation.errors import UsageError
+
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise UsageError("--log-key: expected 64 lower-case hex digits")
+    return bytes.fromhex(text)
+
+
 @click.group()
 def net() -> None:
     """A chain on this machine, wallets, and the log's contract."""
@@ -143,21 +184,17 @@ def faucet(chain: str, to: str, coins: int) -> None:
 @click.option("--log-key", required=True, help="The log's Ed25519 key, 64 hex digits.")
 def deploy(chain: str, wallet: Path, log_url: str, log_key: str) -> None:
     """Deploy the AttestationLog of a log, its present checkpoint as genesis."""
-    from attestation.errors import UsageError
     from attestation.log import checkpoint as checkpoints
     from contracts.codec import LogState
     from contracts.deploy import deploy as put
     from contracts.reader import fetch_checkpoint
     from contracts.wallet import Wallet
 
-    if len(log_key) != 64 or not set(log_key) <= set("0123456789abcdef"):
-        raise UsageError("--log-key: expected 64 lower-case hex digits")
+    key = _log_key(log_key)
     note = fetch_checkpoint(log_url)
     parsed, _ = checkpoints.parse(note)
-    head = checkpoints.verify(note, origin=parsed.origin, log_key=bytes.fromhex(log_key))
-    genesis = LogState.genesis(
-        origin=head.origin, log_key=bytes.fromhex(log_key), size=head.size, root=head.root
-    )
+    head = checkpoints.verify(note, origin=parsed.origin, log_key=key)
+    genesis = LogState.genesis(origin=head.origin, log_key=key, size=head.size, root=head.root)
     endpoint = ToncenterV2(chain)
     deployed = put(endpoint, Wallet.open(endpoint, wallet), genesis)
     ready(address=deployed.address, code_hash=deployed.code_hash.hex(), size=head.size)
