@@ -269,7 +269,14 @@ def up(tmp_path: Path) -> Iterator[Up]:
     def start() -> subprocess.Popen[str]:
         command = [*UMAY, "up", "--dir", str(tmp_path)]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+        process = subprocess.Popen(
+            command,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            # A shell has what it runs in the background ignore SIGINT; a user's does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         started.append(process)
         for line in process.stdout:
             if line.startswith("OPENAI_API_KEY="):
