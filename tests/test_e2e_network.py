@@ -275,7 +275,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
             stderr=pipe,
             text=True,
             # A shell has what it runs in the background ignore SIGINT; a user's does not.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         started.append(process)
         for line in process.stdout:
