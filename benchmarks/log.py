@@ -14,6 +14,7 @@ from typing import Any
 import pymerkle
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from attestation.log.database import Sqlite
 from attestation.log.merkle import Tree, verify_consistency, verify_inclusion
 from attestation.log.proof import verify_proof
 from attestation.log.store import Entry, Store
@@ -33,9 +34,9 @@ def run() -> Iterator[dict[str, Any]]:
     rates, whole, peers = [], [], []
     with tempfile.TemporaryDirectory() as directory:
         for number in range(RUNS):
-            store = Store(Path(directory, str(number)), origin=ORIGIN, key=key)
+            store = Store(Sqlite(Path(directory, str(number))), origin=ORIGIN, key=key)
             rates.append(ENTRIES / _seconds(lambda log=store: _append(log, leaves, BATCH)))
-            with Store(Path(directory, f"whole{number}"), origin=ORIGIN, key=key) as once:
+            with Store(Sqlite(Path(directory, f"whole{number}")), origin=ORIGIN, key=key) as once:
                 whole.append(ENTRIES / _seconds(lambda log=once: _append(log, leaves, ENTRIES)))
             peer = pymerkle.SqliteTree(os.path.join(directory, f"{number}.db"))
             peers.append(ENTRIES / _seconds(lambda tree=peer: tree.append_entries(leaves)))

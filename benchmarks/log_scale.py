@@ -16,6 +16,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from attestation.log.database import Sqlite
 from attestation.log.merkle import leaf_hash
 from attestation.log.store import Entry, Store
 from attestation.log.tiles import TilePath, decode_bundle, fold
@@ -32,7 +33,7 @@ def run() -> Iterator[dict[str, Any]]:
     key = Ed25519PrivateKey.generate()
     with (
         tempfile.TemporaryDirectory() as directory,
-        Store(Path(directory), origin=ORIGIN, key=key) as store,
+        Store(Sqlite(Path(directory)), origin=ORIGIN, key=key) as store,
     ):
         for size in largest:
             yield from _at(store, size, Path(directory))

@@ -1,5 +1,7 @@
-"""A log that appends without end and serves what it has: `python -m tests.crash_log DIR PORT`.
+"""A log that appends without end and serves what it has.
 
+`python -m tests.crash_log WHERE ORIGIN PORT`: WHERE is a directory for SQLite, or a connection
+string of PostgreSQL, which several of these may share.
 Every batch that was committed is acknowledged by one line: the size after it.
 """
 
@@ -12,8 +14,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.errors import Refused
+from attestation.errors import Refused, Unavailable
 from attestation.log import server
+from attestation.log.database import Sqlite
+from attestation.log.postgres import Postgres
 from attestation.log.store import Entry, Store
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32)
@@ -28,15 +32,20 @@ def leaf(index: int) -> bytes:
     return b"leaf %d" % index
 
 
-def main(directory: str, port: str) -> None:
-    store = Store(Path(directory), origin=origin(port), key=KEY)
+def main(where: str, origin: str, port: str) -> None:
+    database = Postgres(where) if "host=" in where else Sqlite(Path(where))
+    store = Store(database, origin=origin, key=KEY)
 
     def write() -> None:
         while True:
-            at = store.size
-            numbers = range(at, at + BATCH)
-            store.append([Entry(n.to_bytes(32), leaf(n), (b"evidence %d" % n,)) for n in numbers])
-            sys.stdout.write(f"{store.size}\n")
+            try:
+                at = store.size
+                numbers = range(at, at + BATCH)
+                store.append([Entry(n.to_bytes(32), leaf(n), (b"blob %d" % n,)) for n in numbers])
+            except Unavailable:
+                time.sleep(0.1)
+                continue
+            sys.stdout.write(f"{numbers.stop}\n")
             sys.stdout.flush()
             time.sleep(0.02)
 

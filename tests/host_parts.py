@@ -25,6 +25,7 @@ from attestation.anchor import BlockRef
 from attestation.collateral import Collateral
 from attestation.evidence import evidence_digest
 from attestation.log.admission import Submission, release_key
+from attestation.log.database import Sqlite
 from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.server import create_app
 from attestation.log.store import Entry, Store
@@ -219,7 +220,7 @@ class Net:
         self._parts, self._services = ExitStack(), list[Service]()
         self.admit: Callable[[Submission], Leaf] = leaf_of
         self.submitted: list[Submission] = []
-        self.store = self._parts.enter_context(Store(directory, origin=ORIGIN, key=KEY))
+        self.store = self._parts.enter_context(Store(Sqlite(directory), origin=ORIGIN, key=KEY))
         genesis = release_leaf(MANIFEST).to_bytes()
         self.store.append([Entry(release_key(MANIFEST), genesis, (MANIFEST,))])
         self.log = self.service(create_app(self.store, admit=self._judge)).url + "/log"

@@ -15,6 +15,7 @@ from attestation.errors import Unavailable
 from attestation.log import checkpoint as checkpoints
 from attestation.log.admission import release_key
 from attestation.log.checkpoint import Checkpoint
+from attestation.log.database import Sqlite
 from attestation.log.leaf import release_leaf
 from attestation.log.server import create_app
 from attestation.log.store import Entry, Store
@@ -35,7 +36,7 @@ class Ground:
 
     def __init__(self, directory: Path) -> None:
         self.key = Ed25519PrivateKey.generate()
-        self.store = Store(directory, origin=ORIGIN, key=self.key)
+        self.store = Store(Sqlite(directory), origin=ORIGIN, key=self.key)
         entries = [Entry(release_key(m), release_leaf(m).to_bytes(), blobs=(m,)) for m in MANIFESTS]
         self.store.append(entries[:3])
         self.store.append(entries[3:])

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from contracts.localnet.process import LocalChain
 from contracts.reader import read_anchor
 from contracts.wallet import Wallet, create_key
 from tests import crash_log
+from tests.postgres import Cluster, needs_postgres
 
 pytestmark = [
     pytest.mark.e2e,
@@ -64,13 +66,22 @@ class Child:
 
 
 class Network:
-    """A chain, a log under load, its contract and the loop that anchors it."""
+    """A chain, a log under load, its contract and the loop that anchors it.
 
-    def __init__(self, directory: Path, local: LocalChain) -> None:
+    With a `cluster` two processes write the log, and the database server is killed too.
+    """
+
+    def __init__(self, directory: Path, local: LocalChain, cluster: Cluster | None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = str(probe.getsockname()[1])
         self.origin, self.url = crash_log.origin(port), f"http://127.0.0.1:{port}/log"
-        self.log = Child("-m", "tests.crash_log", str(directory / "log"), port)
+        self.cluster = cluster
+        where = cluster.create("log") if cluster else str(directory / "log")
+        self.log = Child("-m", "tests.crash_log", where, self.origin, port)
+        self.writers = [self.log]
+        if cluster:
+            self.wait_for_checkpoint()
+            self.writers.append(Child("-m", "tests.crash_log", where, self.origin, "0"))
         self.chain = local.client()
         wallet = Wallet(self.chain, create_key(directory / "wallet"))
         local.faucet(wallet.address, 10**15)
@@ -103,7 +114,7 @@ class Network:
 
         What must be contained is read first: the log grows on meanwhile.
         """
-        acknowledged = [int(line) for line in self.log.lines]
+        acknowledged = [[int(line) for line in writer.lines] for writer in self.writers]
         anchor = read_anchor(self.chain, network="", address=self.contract)
         head = checkpoint.verify(self.wait_for_checkpoint(), origin=self.origin, log_key=LOG_KEY)
         for number in range(len(tree) // 256, -(-head.size // 256)):
@@ -111,8 +122,9 @@ class Network:
                 assert leaf == crash_log.leaf(len(tree))
                 tree.append(leaf)
         assert len(tree) >= head.size and tree.root(head.size) == head.root
-        assert acknowledged == sorted(set(acknowledged))
-        assert head.size >= acknowledged[-1]
+        for sizes in acknowledged:
+            assert sizes == sorted(set(sizes))
+            assert head.size >= max(sizes, default=0)
         assert not anchor.forked and anchor.size <= head.size
         assert tree.root(anchor.size) == anchor.root
 
@@ -125,23 +137,37 @@ class Network:
         return tuple(decode_bundle(answer.content))
 
 
-def test_random_kills(tmp_path: Path) -> None:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster | None]:
+    if request.param == "sqlite":
+        yield None
+        return
+    cluster = Cluster()
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def test_random_kills(tmp_path: Path, cluster: Cluster | None) -> None:
     rng, tree = random.Random(os.environ.get("UMAY_SEED", "1")), Tree()
     with LocalChain.start(tmp_path / "chain") as local:
-        network = Network(tmp_path, local)
+        network = Network(tmp_path, local, cluster)
+        mortal = [*network.writers, network.loop, *([cluster] if cluster else [])]
         try:
             for _ in range(KILLS):
                 time.sleep(rng.uniform(0.0, 1.5))
-                victims = rng.choice(([network.log], [network.loop], [network.log, network.loop]))
+                victims = [one for one in mortal if rng.random() < 0.5] or [rng.choice(mortal)]
                 for victim in victims:
                     victim.kill()
-                for victim in victims:
+                for victim in reversed(victims):  # the server first, then its writers
                     victim.start()
                 network.audit(tree)
             anchored_at_last(network)
+            assert all(writer.lines for writer in network.writers)
         finally:
-            network.log.kill()
-            network.loop.kill()
+            for child in (*network.writers, network.loop):
+                child.kill()
 
 
 def anchored_at_last(network: Network) -> None:

@@ -38,7 +38,7 @@ PINNED = {
     "uvicorn": SERVERS,
     "torch": {"enclave.guest.engines"},
     "transformers": {"enclave.guest.engines"},
-    "psycopg": {"attestation.log.store"},
+    "psycopg": {"attestation.log.postgres"},
     "tonsdk": {"contracts.wallet"},
     "pytoniq_core": {"contracts"},
     "dcap_qvl": {"attestation.tdx"},

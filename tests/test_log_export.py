@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestation.errors import NotAuthentic, Refused, UmayError, Unavailable
 from attestation.log import server
 from attestation.log.admission import release_key
+from attestation.log.database import Sqlite
 from attestation.log.export import Export
 from attestation.log.leaf import release_leaf
 from attestation.log.store import Entry, Store
@@ -113,7 +114,7 @@ def served(tmp_path: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
         origin = f"127.0.0.1:{port}/log"
-        with Store(tmp_path / "store", origin=origin, key=KEY) as store:
+        with Store(Sqlite(tmp_path / "store"), origin=origin, key=KEY) as store:
             for part in (MANIFESTS[:260], MANIFESTS[260:]):
                 store.append(
                     [Entry(release_key(m), release_leaf(m).to_bytes(), (m,)) for m in part]

@@ -29,6 +29,7 @@ from attestation.evidence import Evidence, statement
 from attestation.keys import KeyBundle, bundle_digest
 from attestation.log import checkpoint, merkle, tiles
 from attestation.log.admission import Logged, Record, Submission, release_key
+from attestation.log.database import Sqlite
 from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.proof import verify_proof
 from attestation.log.server import create_app, serve
@@ -114,7 +115,7 @@ class Log:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
-    with Store(tmp_path, origin=ORIGIN, key=KEY) as store:
+    with Store(Sqlite(tmp_path), origin=ORIGIN, key=KEY) as store:
         store.append([Entry(release_key(MANIFEST), release_leaf(MANIFEST).to_bytes(), (MANIFEST,))])
         log = Log("", store, leaf_of)
         app = create_app(store, admit=log.judge, max_pending=8)
@@ -364,8 +365,9 @@ CHILD = """
 import sys, json; from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestation.log.server import create_app, serve
+from attestation.log.database import Sqlite
 from attestation.log.store import Store
-store = Store(Path(sys.argv[1]), origin="localhost/log", key=Ed25519PrivateKey.generate())
+store = Store(Sqlite(Path(sys.argv[1])), origin="localhost/log", key=Ed25519PrivateKey.generate())
 app = create_app(store, admit=None)
 say = lambda url: print(json.dumps({"listening": url}), flush=True)
 serve(app, listen="127.0.0.1:0", ready=say)

@@ -19,9 +19,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import LogError, NotAuthentic, ParseError, Unavailable, UsageError
 from attestation.log import checkpoint, merkle, tiles
+from attestation.log.database import Sqlite
 from attestation.log.merkle import Tree
 from attestation.log.proof import verify_proof
 from attestation.log.store import Entry, Store, load_or_create_key
+from tests.log_retention import forgets_passing_blobs
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\7" * 32)
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -29,7 +31,7 @@ ORIGIN = "localhost/log"
 
 
 def open_store(directory: Path, key: Ed25519PrivateKey = KEY, origin: str = ORIGIN) -> Store:
-    return Store(directory, origin=origin, key=key)
+    return Store(Sqlite(directory), origin=origin, key=key)
 
 
 def entries(start: int, end: int) -> list[Entry]:
@@ -146,7 +148,7 @@ def test_reopening_resumes(tmp_path: Path) -> None:
         assert store.consistency(1, size) == tree.consistency(1, size)
 
 
-def test_a_failing_batch_leaves_nothing(store: Store) -> None:
+def test_a_failing_batch_leaves_nothing(tmp_path: Path, store: Store) -> None:
     store.append(entries(0, 300))
     before, tree = store.checkpoint, tree_of(600)
 
@@ -155,12 +157,14 @@ def test_a_failing_batch_leaves_nothing(store: Store) -> None:
 
     with pytest.raises(RuntimeError):
         store.append([*entries(300, 560), Entry(b"bad", b"leaf", (b"blob",), fail)])
-    store._writer.execute(
+    other = sqlite3.connect(tmp_path / "log.sqlite", isolation_level=None)
+    other.execute(
         "CREATE TRIGGER t BEFORE INSERT ON checkpoint BEGIN SELECT RAISE(ABORT,'full'); END"
     )
     with pytest.raises(sqlite3.IntegrityError):
         store.append([*entries(300, 560), Entry(b"bad", b"leaf", (b"blob",))])
-    store._writer.execute("DROP TRIGGER t")
+    other.execute("DROP TRIGGER t")
+    other.close()
     assert (store.size, store.checkpoint) == (300, before)
     assert store.leaf(300) is None
     assert store.blob(sha256(b"blob").digest()) is None
@@ -171,8 +175,9 @@ def test_a_failing_batch_leaves_nothing(store: Store) -> None:
 CHILD = """
 import sys; from pathlib import Path; from hashlib import sha256
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from attestation.log.database import Sqlite
 from attestation.log.store import Entry, Store
-store = Store(Path(sys.argv[1]), origin="localhost/log",
+store = Store(Sqlite(Path(sys.argv[1])), origin="localhost/log",
               key=Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32))
 while True:
     at = store.size
@@ -295,3 +300,7 @@ def test_the_key_file_is_private_and_of_one_origin(tmp_path: Path) -> None:
     path.chmod(0o640)
     with pytest.raises(UsageError):
         load_or_create_key(path, origin=ORIGIN)
+
+
+def test_passing_blobs_are_forgotten_and_others_kept(tmp_path: Path) -> None:
+    forgets_passing_blobs(Sqlite(tmp_path))

@@ -42,7 +42,7 @@ from attestation.log.admission import (
     check_claims,
     check_leaf,
 )
-from attestation.log.leaf import Leaf
+from attestation.log.leaf import RENEW, Leaf
 from attestation.log.note import from_decimal
 from attestation.log.store import Entry, Store
 from attestation.log.tiles import TilePath
@@ -114,7 +114,8 @@ class LogService:
         self.appender = Appender(store)
 
     async def checkpoint(self, _: Request) -> Response:
-        return _answer(self._store.checkpoint, TEXT, CHECKPOINT_CACHE)
+        note = await run_in_threadpool(lambda: self._store.checkpoint)
+        return _answer(note, TEXT, CHECKPOINT_CACHE)
 
     async def checkpoint_at(self, request: Request) -> Response:
         size = from_decimal(request.path_params["size"], "size")
@@ -159,7 +160,10 @@ class LogService:
             async with self._judging:
                 entry = await run_in_threadpool(self._judge, submission)
             index = await self.appender.append(entry)
-        leaf = await run_in_threadpool(self._store.leaf, index)
+        return await run_in_threadpool(self._logged, index)
+
+    def _logged(self, index: int) -> Logged:
+        leaf = self._store.leaf(index)
         if leaf is None:
             raise LogError("log: a committed entry is missing")
         return Logged(index, self._store.size, leaf)
@@ -181,20 +185,25 @@ class LogService:
 
 
 def entry_of(submission: Submission, leaf: Leaf, collateral: Collateral) -> Entry:
-    """What the log keeps of an admitted submission: one leaf per REPORT_DATA[0:32]."""
-    contents = (
-        submission.evidence,
+    """What the log keeps of an admitted submission: one leaf per REPORT_DATA[0:32].
+
+    A boot's evidence is kept for good; a renewal's is most of what a log holds, and passes
+    where its operator says so.
+    """
+    rest = (
         submission.engine_config,
         submission.price_table,
         submission.host_config,
         submission.collateral,
     )
-    digests = [sha256(content) for content in contents]
+    evidence, renewal = (submission.evidence,), submission.kind == RENEW
+    digests = [sha256(content) for content in (*evidence, *rest)]
     return Entry(
         key=binding_of(submission.evidence),
         leaf=leaf.to_bytes(),
-        blobs=(*contents, *collateral.parts.values()),
+        blobs=(*(() if renewal else evidence), *rest, *collateral.parts.values()),
         record=lambda index: Record(index, *digests).to_bytes(),
+        passing=evidence if renewal else (),
     )
 
 

@@ -1,18 +1,16 @@
-"""The log on disk: SQLite, one writer, a signed checkpoint with every batch.
+"""The log on disk: one tree, a signed checkpoint with every batch.
 
 Entries, tiles, blobs and the checkpoint that covers them are committed together or not
 at all, and only what is committed is ever served or signed twice the same. Opening
-recomputes the root and compares it with the last checkpoint. Nothing is deleted.
+recomputes the root and compares it with the last checkpoint. No leaf is ever deleted.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +19,12 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.digests import sha256
-from attestation.errors import LogError, ParseError, Unavailable, UsageError
+from attestation.errors import LogError, ParseError, UsageError
 from attestation.log import checkpoint as checkpoints
 from attestation.log import note, tiles
 from attestation.log.checkpoint import Checkpoint
+from attestation.log.database import SCHEMA_VERSION, Database, Transaction
+from attestation.log.growth import Head, grow, load_edge, root_of
 from attestation.log.leaf import MAX_LEAF_BYTES
 from attestation.log.merkle import (
     HASH_BYTES,
@@ -35,67 +35,62 @@ from attestation.log.merkle import (
 )
 from attestation.log.proof import Proof
 
-SCHEMA_VERSION = 1
 CACHED_TILES = 512
 """Inner rows of a full tile take about 30 kB: 16 MB at most."""
 
-_TILE_BYTES = tiles.WIDTH * HASH_BYTES
+DAY_S = 86_400
 _LOOKUP = 500
 """Keys per query; SQLite's oldest limit is 999 parameters."""
 
-_WAL_PAGES = 16_384
-"""64 MiB of log before it is copied into the database: keys scatter over many pages."""
+_FORGOTTEN_AT_ONCE = 1000
 
-_SCHEMA = """
-CREATE TABLE entry (position INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, leaf BLOB NOT NULL);
-CREATE TABLE tile (level INTEGER, number INTEGER, hashes BLOB NOT NULL,
-                   PRIMARY KEY (level, number));
-CREATE TABLE blob (digest BLOB PRIMARY KEY, content BLOB NOT NULL);
-CREATE TABLE record (position INTEGER PRIMARY KEY, content BLOB NOT NULL);
-CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL);
-"""
+_LAST = "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1"
+_TILE = "SELECT hashes FROM tile WHERE level = ? AND number = ?"
+_PUT_TILE = (
+    "INSERT INTO tile VALUES (?, ?, ?)"
+    " ON CONFLICT (level, number) DO UPDATE SET hashes = excluded.hashes"
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One leaf to append. `key` makes it idempotent; `blobs` are kept by their SHA-256;
-    `record` makes the bytes to keep beside the leaf from its index."""
+    """One leaf to append. `key` makes it idempotent; `blobs` are kept by their SHA-256,
+    `passing` ones until a retention setting removes them; `record` makes the bytes to keep
+    beside the leaf from its index."""
 
     key: bytes
     leaf: bytes
     blobs: tuple[bytes, ...] = ()
     record: Callable[[int], bytes] | None = None
+    passing: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < len(self.leaf) <= MAX_LEAF_BYTES:
             raise ParseError(f"entry: expected a leaf of 1 to {MAX_LEAF_BYTES} bytes")
 
 
-@dataclass(frozen=True)
-class _Head:
-    """A committed state: the unfinished tile of every level, and its checkpoint."""
-
-    size: int
-    edge: tuple[bytes, ...]
-    checkpoint: bytes
-
-
 class Store:
-    """A log in a directory. Threads may share it; a second process may not open it."""
+    """A log in a database. Threads may share it."""
 
-    def __init__(self, directory: Path, *, origin: str, key: Ed25519PrivateKey) -> None:
-        """Opens or creates. Raises Unavailable when another process holds it, LogError
-        when what is on disk is not what this key signed."""
-        checkpoints.check_origin(origin)
-        self._origin, self._key = origin, key
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock_file = _lock(directory / "lock")
-        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
-        self._writer = _connect(directory / "log.sqlite")
-        self._reader = _connect(directory / "log.sqlite")
+    def __init__(
+        self,
+        database: Database,
+        *,
+        origin: str,
+        key: Ed25519PrivateKey,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Opens or creates, and closes `database` in the end. Raises LogError when what is
+        in it is not what this key signed, Unavailable."""
+        self._origin, self._key, self._clock = origin, key, clock
+        self._database = database
+        self._public_key = key.public_key().public_bytes_raw()
+        self._write_lock, self._head_lock = threading.Lock(), threading.Lock()
         self._pyramid = lru_cache(CACHED_TILES)(self._load_pyramid)
         try:
-            self._head = self._open()
+            checkpoints.check_origin(origin)
+            with database.writing() as transaction:
+                self._head = self._open(transaction)
         except BaseException:
             self.close()
             raise
@@ -107,9 +102,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        self._writer.close()
-        self._reader.close()
-        os.close(self._lock_file)
+        self._database.close()
 
     @property
     def origin(self) -> str:
@@ -117,12 +110,12 @@ class Store:
 
     @property
     def size(self) -> int:
-        return self._head.size
+        return self._newest().size
 
     @property
     def checkpoint(self) -> bytes:
         """The newest signed checkpoint."""
-        return self._head.checkpoint
+        return self._newest().checkpoint
 
     def append(self, entries: Sequence[Entry]) -> list[int]:
         """Commits a batch and a checkpoint that covers it; the index of every entry.
@@ -130,14 +123,24 @@ class Store:
         An entry whose key is known gets the index of the leaf that has it.
         """
         with self._write_lock:
-            known = self._known([entry.key for entry in entries])
-            fresh: dict[bytes, Entry] = {}
-            for entry in entries:
-                if entry.key not in known:
-                    fresh.setdefault(entry.key, entry)
-            if fresh:
-                known.update(self._commit(list(fresh.values())))
+            with self._database.writing() as transaction:
+                head = self._follow(transaction.all)
+                known = _known(transaction, [entry.key for entry in entries])
+                fresh: dict[bytes, Entry] = {}
+                for entry in entries:
+                    if entry.key not in known:
+                        fresh.setdefault(entry.key, entry)
+                if fresh:
+                    head = self._write(transaction, head, list(fresh.values()), known)
+            self._moved(head)
             return [known[entry.key] for entry in entries]
+
+    def forget(self, days: int) -> int:
+        """Remove the passing blobs that came more than `days` ago; how many."""
+        before, gone = self._day() - days, 0
+        while removed := self._forget_some(before):
+            gone += removed
+        return gone
 
     def find(self, key: bytes) -> int | None:
         """Index of the leaf with this key."""
@@ -184,84 +187,114 @@ class Store:
         """Hash tile or entry bundle of exactly that width; None where it is not reached."""
         if path.level is None:
             return self._bundle(path.index, path.width)
-        query = "SELECT hashes FROM tile WHERE level = ? AND number = ?"
-        hashes = self._bytes(query, path.level, path.index)
+        hashes = self._bytes(_TILE, path.level, path.index)
         wanted = path.width * HASH_BYTES
         return hashes[:wanted] if hashes is not None and len(hashes) >= wanted else None
 
     def get_hash(self, level: int, index: int) -> bytes:
         """Root of a complete committed subtree (merkle.GetHash)."""
+        at_edge = self._head.get_hash(level, index)
+        if at_edge is not None:
+            return at_edge
         row, height = divmod(level, tiles.HEIGHT)
         number, offset = divmod(index << height, tiles.WIDTH)
-        head = self._head
-        if number == head.size >> tiles.HEIGHT * (row + 1):
-            return _edge_rows(head.edge[row])[height][offset >> height]
         return self._pyramid(row, number)[height][offset >> height]
 
-    def _open(self) -> _Head:
-        version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+    def _open(self, transaction: Transaction) -> Head:
+        version = transaction.version()
         if version == 0:
-            return self._create()
+            return self._create(transaction)
         if version != SCHEMA_VERSION:
             raise LogError(f"log store: expected schema {SCHEMA_VERSION}, got {version}")
-        size, signed = self._writer.execute(
-            "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1"
-        ).fetchone()
-        public_key = self._key.public_key().public_bytes_raw()
-        head = checkpoints.verify(signed, origin=self._origin, log_key=public_key)
-        edge = self._load_edge(size)
-        entries = self._writer.execute("SELECT MAX(position) FROM entry").fetchone()[0]
-        found = tree_root(size, _edge_reader(edge))
-        if (head.size, head.root) != (size, found) or (
-            -1 if entries is None else entries
-        ) != size - 1:
+        head = self._load(transaction.all)
+        last = transaction.all("SELECT MAX(position) FROM entry")[0][0]
+        if (-1 if last is None else last) != head.size - 1:
             raise LogError("log store: the tree on disk is not the one last signed")
-        return _Head(size, edge, signed)
-
-    def _create(self) -> _Head:
-        head = self._signed(0, ())
-        with _transaction(self._writer):
-            for statement in _SCHEMA.split(";"):
-                self._writer.execute(statement)
-            self._writer.execute("INSERT INTO checkpoint VALUES (0, ?)", (head.checkpoint,))
-            self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         return head
 
-    def _commit(self, entries: list[Entry]) -> dict[bytes, int]:
-        start = self._head.size
-        edge, finished = _grow(start, self._head.edge, [leaf_hash(e.leaf) for e in entries])
-        head = self._signed(start + len(entries), edge)
-        rows = [(start + at, e.key, e.leaf) for at, e in enumerate(entries)]
-        blobs = {sha256(blob): blob for entry in entries for blob in entry.blobs}
-        records = [(start + at, e.record(start + at)) for at, e in enumerate(entries) if e.record]
-        with _transaction(self._writer) as database:
-            database.executemany("INSERT INTO entry VALUES (?, ?, ?)", rows)
-            database.executemany("INSERT INTO record VALUES (?, ?)", records)
-            database.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?)", blobs.items())
-            open_tiles = _open_tiles(head)
-            database.executemany("REPLACE INTO tile VALUES (?, ?, ?)", finished + open_tiles)
-            row = (head.size, head.checkpoint)
-            database.execute("INSERT INTO checkpoint VALUES (?, ?)", row)
-        self._head = head
-        return {key: position for position, key, _ in rows}
+    def _create(self, transaction: Transaction) -> Head:
+        head = self._signed(0, ())
+        transaction.create()
+        transaction.run("INSERT INTO checkpoint VALUES (0, ?)", (head.checkpoint,))
+        return head
 
-    def _signed(self, size: int, edge: tuple[bytes, ...]) -> _Head:
-        root = tree_root(size, _edge_reader(edge))
-        signed = checkpoints.sign(Checkpoint(self._origin, size, root), key=self._key)
-        return _Head(size, edge, signed)
+    def _load(self, rows: Callable[..., list[tuple[Any, ...]]]) -> Head:
+        """The last committed state, its checkpoint verified and its root recomputed."""
+        size, signed = rows(_LAST)[0]
+        head = checkpoints.verify(bytes(signed), origin=self._origin, log_key=self._public_key)
 
-    def _load_edge(self, size: int) -> tuple[bytes, ...]:
-        edge: list[bytes] = []
-        while size:
-            row = self._writer.execute(
-                "SELECT hashes FROM tile WHERE level = ? AND number = ?", (len(edge), size >> 8)
-            ).fetchone()
-            width = size % tiles.WIDTH * HASH_BYTES
-            edge.append(row[0][:width] if row else b"")
-            if len(edge[-1]) != width:
-                raise LogError(f"log store: the last tile of level {len(edge) - 1} is missing")
-            size >>= tiles.HEIGHT
-        return tuple(edge)
+        def row_of(level: int, number: int) -> bytes | None:
+            found = rows(_TILE, (level, number))
+            return bytes(found[0][0]) if found else None
+
+        edge = load_edge(size, row_of)
+        if edge is None or (head.size, head.root) != (size, root_of(size, edge)):
+            raise LogError("log store: the tree on disk is not the one last signed")
+        return Head(size, edge, bytes(signed))
+
+    def _follow(self, rows: Callable[..., list[tuple[Any, ...]]]) -> Head:
+        """The last committed state, another writer's perhaps. Raises LogError for one that
+        went back or changed."""
+        known = self._head
+        size, signed = rows(_LAST)[0]
+        if size > known.size:
+            return self._load(rows)
+        if size < known.size or bytes(signed) != known.checkpoint:
+            raise LogError(f"log store: {known.size} entries were committed, now there are {size}")
+        return known
+
+    def _newest(self) -> Head:
+        if not self._database.shared:
+            return self._head
+        with self._head_lock:
+            found = self._follow(self._database.all)
+        return self._moved(found)
+
+    def _moved(self, head: Head) -> Head:
+        with self._head_lock:
+            if head.size > self._head.size:
+                self._head = head
+            return self._head
+
+    def _write(
+        self, transaction: Transaction, head: Head, entries: list[Entry], known: dict[bytes, int]
+    ) -> Head:
+        """Adds the entries' indexes to `known`; the state to commit."""
+        edge, finished = grow(head.size, head.edge, [leaf_hash(e.leaf) for e in entries])
+        new = self._signed(head.size + len(entries), edge)
+        numbered = list(enumerate(entries, head.size))
+        known.update((entry.key, at) for at, entry in numbered)
+        rows = [(at, entry.key, entry.leaf) for at, entry in numbered]
+        transaction.many("INSERT INTO entry VALUES (?, ?, ?)", rows)
+        records = [(at, entry.record(at)) for at, entry in numbered if entry.record]
+        transaction.many("INSERT INTO record VALUES (?, ?)", records)
+        self._write_blobs(transaction, entries)
+        transaction.many(_PUT_TILE, finished + new.open_tiles())
+        transaction.run("INSERT INTO checkpoint VALUES (?, ?)", (new.size, new.checkpoint))
+        return new
+
+    def _forget_some(self, before: int) -> int:
+        query = "SELECT digest FROM passing WHERE day < ? LIMIT ?"
+        with self._write_lock, self._database.writing() as transaction:
+            old = transaction.all(query, (before, _FORGOTTEN_AT_ONCE))
+            transaction.many("DELETE FROM blob WHERE digest = ?", old)
+            transaction.many("DELETE FROM passing WHERE digest = ?", old)
+        return len(old)
+
+    def _write_blobs(self, transaction: Transaction, entries: list[Entry]) -> None:
+        """What is kept for good once is not passing any more."""
+        kept = {sha256(blob): blob for entry in entries for blob in entry.blobs}
+        passing = {sha256(blob): blob for entry in entries for blob in entry.passing}
+        put = "INSERT INTO blob VALUES (?, ?) ON CONFLICT DO NOTHING"
+        for digest in passing.keys() - kept.keys():
+            if transaction.run(put, (digest, passing[digest])):
+                transaction.run("INSERT INTO passing VALUES (?, ?)", (digest, self._day()))
+        transaction.many(put, kept.items())
+        transaction.many("DELETE FROM passing WHERE digest = ?", [(digest,) for digest in kept])
+
+    def _signed(self, size: int, edge: tuple[bytes, ...]) -> Head:
+        head = Checkpoint(self._origin, size, root_of(size, edge))
+        return Head(size, edge, checkpoints.sign(head, key=self._key))
 
     def _load_pyramid(self, row: int, number: int) -> tuple[tuple[bytes, ...], ...]:
         tile = self.tile(tiles.TilePath(row, number))
@@ -271,34 +304,36 @@ class Store:
 
     def _bundle(self, number: int, width: int) -> bytes | None:
         first = number * tiles.WIDTH
-        if first + width > self._head.size:
+        if first + width > self.size:
             return None
         query = "SELECT leaf FROM entry WHERE position >= ? AND position < ? ORDER BY position"
-        with self._read_lock:
-            rows = self._reader.execute(query, (first, first + width)).fetchall()
-        return tiles.encode_bundle([row[0] for row in rows])
-
-    def _known(self, keys: list[bytes]) -> dict[bytes, int]:
-        found: dict[bytes, int] = {}
-        for at in range(0, len(keys), _LOOKUP):
-            part = keys[at : at + _LOOKUP]
-            marks = ",".join("?" * len(part))
-            query = f"SELECT key, position FROM entry WHERE key IN ({marks})"  # noqa: S608
-            found.update(self._writer.execute(query, part))
-        return found
+        rows = self._database.all(query, (first, first + width))
+        return tiles.encode_bundle([bytes(row[0]) for row in rows])
 
     def _reached(self, size: int) -> None:
         if not 0 <= size <= self.size:
             raise UsageError(f"log: expected a size of at most {self.size}, got {size}")
 
+    def _day(self) -> int:
+        return int(self._clock()) // DAY_S
+
     def _one(self, query: str, *arguments: object) -> Any:
-        with self._read_lock:
-            row = self._reader.execute(query, arguments).fetchone()
-        return row[0] if row else None
+        rows = self._database.all(query, arguments)
+        return rows[0][0] if rows else None
 
     def _bytes(self, query: str, *arguments: object) -> bytes | None:
         value = self._one(query, *arguments)
         return None if value is None else bytes(value)
+
+
+def _known(transaction: Transaction, keys: list[bytes]) -> dict[bytes, int]:
+    found: dict[bytes, int] = {}
+    for at in range(0, len(keys), _LOOKUP):
+        part = keys[at : at + _LOOKUP]
+        marks = ",".join("?" * len(part))
+        query = f"SELECT key, position FROM entry WHERE key IN ({marks})"  # noqa: S608
+        found.update((bytes(key), at) for key, at in transaction.all(query, part))
+    return found
 
 
 def load_or_create_key(path: Path, *, origin: str) -> Ed25519PrivateKey:
@@ -321,75 +356,3 @@ def load_or_create_key(path: Path, *, origin: str) -> Ed25519PrivateKey:
         stream.flush()
         os.fsync(stream.fileno())
     return key
-
-
-def _grow(
-    size: int, edge: tuple[bytes, ...], hashes: Iterable[bytes]
-) -> tuple[tuple[bytes, ...], list[tuple[int, int, bytes]]]:
-    """The edge after more leaf hashes, and the tiles that became full on the way."""
-    rows, finished = [bytearray(row) for row in edge], []
-    numbers = [size >> tiles.HEIGHT * (level + 1) for level in range(len(edge))]
-    for digest in hashes:
-        level, item = 0, digest
-        while True:
-            if level == len(rows):
-                rows.append(bytearray())
-                numbers.append(0)
-            rows[level] += item
-            if len(rows[level]) < _TILE_BYTES:
-                break
-            full = bytes(rows[level])
-            finished.append((level, numbers[level], full))
-            item = tiles.subtree(full, tiles.HEIGHT, 0)
-            rows[level].clear()
-            numbers[level] += 1
-            level += 1
-    return tuple(bytes(row) for row in rows), finished
-
-
-def _open_tiles(head: _Head) -> list[tuple[int, int, bytes]]:
-    numbered = enumerate(head.edge)
-    return [(at, head.size >> tiles.HEIGHT * (at + 1), row) for at, row in numbered if row]
-
-
-def _edge_reader(edge: tuple[bytes, ...]) -> Callable[[int, int], bytes]:
-    """GetHash for the subtrees that a root of the current size is made of."""
-
-    def get(level: int, index: int) -> bytes:
-        row, height = divmod(level, tiles.HEIGHT)
-        return tiles.subtree(edge[row], height, (index << height) % tiles.WIDTH)
-
-    return get
-
-
-_edge_rows = lru_cache(4 * tiles.MAX_LEVEL)(tiles.pyramid)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
-    database.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
-    return database
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield database
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
-
-
-def _lock(path: Path) -> int:
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(file)
-        raise Unavailable("log store: another process has it open") from None
-    return file

@@ -1,0 +1,136 @@
+"""What the store needs of a database, and SQLite: one process, one file, every commit durable."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from attestation.errors import Unavailable
+
+SCHEMA_VERSION = 2
+
+SCHEMA = (
+    "CREATE TABLE entry (position INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE,"
+    " leaf BLOB NOT NULL)",
+    "CREATE TABLE tile (level INTEGER, number INTEGER, hashes BLOB NOT NULL,"
+    " PRIMARY KEY (level, number))",
+    "CREATE TABLE blob (digest BLOB PRIMARY KEY, content BLOB NOT NULL)",
+    "CREATE TABLE passing (digest BLOB PRIMARY KEY, day INTEGER NOT NULL)",
+    "CREATE TABLE record (position INTEGER PRIMARY KEY, content BLOB NOT NULL)",
+    "CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL)",
+)
+"""`passing` names the blobs that a retention setting may remove, with the day they came."""
+
+_WAL_PAGES = 16_384
+"""64 MiB of log before it is copied into the database: keys scatter over many pages."""
+
+
+class Transaction(Protocol):
+    """One that holds the log's only write lock. Queries mark their arguments with `?`."""
+
+    def all(self, query: str, arguments: Sequence[object] = ()) -> list[tuple[Any, ...]]: ...
+
+    def run(self, query: str, arguments: Sequence[object] = ()) -> int:
+        """The number of rows changed."""
+
+    def many(self, query: str, rows: Iterable[Sequence[object]]) -> None: ...
+
+    def version(self) -> int:
+        """Of the schema; 0 where there is none yet."""
+
+    def create(self) -> None:
+        """Lay out SCHEMA."""
+
+
+class Database(Protocol):
+    """Reads see what is committed. `shared`: other processes may write too."""
+
+    shared: bool
+
+    def all(self, query: str, arguments: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Raises Unavailable."""
+
+    def writing(self) -> AbstractContextManager[Transaction]:
+        """Committed and durable when it ends, or not at all. Raises Unavailable."""
+
+    def close(self) -> None: ...
+
+
+class Sqlite:
+    """A directory with one database. Threads may share it; a second process may not open it."""
+
+    shared = False
+
+    def __init__(self, directory: Path) -> None:
+        """Raises Unavailable when another process holds it."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._held = _lock(directory / "lock")
+        self._reading = threading.Lock()
+        self._writer = _connect(directory / "log.sqlite")
+        self._reader = _connect(directory / "log.sqlite")
+
+    def close(self) -> None:
+        self._writer.close()
+        self._reader.close()
+        os.close(self._held)
+
+    def all(self, query: str, arguments: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with self._reading:
+            return self._reader.execute(query, arguments).fetchall()
+
+    @contextmanager
+    def writing(self) -> Iterator[Transaction]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield _SqliteTransaction(self._writer)
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+
+class _SqliteTransaction:
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def all(self, query: str, arguments: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        return self._database.execute(query, arguments).fetchall()
+
+    def run(self, query: str, arguments: Sequence[object] = ()) -> int:
+        return self._database.execute(query, arguments).rowcount
+
+    def many(self, query: str, rows: Iterable[Sequence[object]]) -> None:
+        self._database.executemany(query, rows)
+
+    def version(self) -> int:
+        return int(self.all("PRAGMA user_version")[0][0])
+
+    def create(self) -> None:
+        for statement in SCHEMA:
+            self.run(statement)
+        self.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+    return database
+
+
+def _lock(path: Path) -> int:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise Unavailable("log store: another process has it open") from None
+    return file
