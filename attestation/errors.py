@@ -12,6 +12,7 @@ UmayError                      exit code, so that every command ends alike
 │   └── NotForUs          5    sealed to a key this enclave does not hold
 ├── LogError              1    a transparency log contradicts itself
 ├── Unavailable           5    a service did not answer
+│   └── NotThere          5    it answered that it does not have this
 └── Incomplete            6    something could not be checked
 """
 
@@ -85,6 +86,10 @@ class LogError(UmayError):
 
 class Unavailable(UmayError):
     exit_code = 5
+
+
+class NotThere(Unavailable):
+    """A service answered, and has no such thing."""
 
 
 class Incomplete(UmayError):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from attestation.errors import Truncated, Unavailable, UsageError
+from attestation.errors import NotThere, Truncated, Unavailable, UsageError
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 120.0
@@ -83,7 +83,7 @@ class Transport:
         self._session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=32))
 
     def get(self, url: str, *, limit: int = MAX_ANSWER) -> bytes:
-        """A 200's body of at most `limit` bytes. Raises Unavailable."""
+        """A 200's body of at most `limit` bytes. Raises NotThere for a 404, Unavailable."""
         return self._small("GET", url, None, limit)
 
     def post(self, url: str, body: bytes, *, limit: int = MAX_ANSWER) -> bytes:
@@ -102,6 +102,8 @@ class Transport:
     def _small(self, method: str, url: str, body: bytes | None, limit: int) -> bytes:
         headers = {"content-type": "application/octet-stream"} if body is not None else {}
         with self._request(method, url, body, headers) as response:
+            if response.status_code == 404:
+                raise NotThere(f"{url}: there is no such thing (HTTP 404)")
             if response.status_code != 200:
                 raise Unavailable(f"{url}: expected HTTP 200, got {response.status_code}")
             return _bounded(response, limit)

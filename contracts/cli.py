@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 from contracts.chain import ToncenterV2, raw_address
 
 if TYPE_CHECKING:
+    from attestation.log.database import Database
     from attestation.log.store import Store
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -34,35 +36,71 @@ def log() -> None:
 
 
 @log.command()
-@click.option("--dir", "directory", type=DIRECTORY, required=True, help="Where the log lives.")
+@click.option("--dir", "directory", type=DIRECTORY, help="Where the log lives, in SQLite.")
+@click.option(
+    "--database",
+    metavar="CONNINFO|env:NAME",
+    help="PostgreSQL instead: several servers may write one log.",
+)
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Address to serve on.")
 @click.option("--origin", required=True, help="The log's name: its address without scheme.")
 @click.option("--key", type=FILE, required=True, help="Ed25519 key file, made where absent.")
 @click.option("--policy", type=FILE, required=True, help="What evidence is admitted.")
 @click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint for beacons.")
 @click.option("--release", type=FILE, help="Manifest to log as the first leaf of a new log.")
+@click.option(
+    "--keep-renewals",
+    type=click.IntRange(2),
+    metavar="DAYS",
+    help="Remove renewals' evidence after so many days; unless said, never.",
+)
 def serve(
-    directory: Path,
+    directory: Path | None,
+    database: str | None,
     listen: str,
     origin: str,
     key: Path,
     policy: Path,
     chain: str,
     release: Path | None,
+    keep_renewals: int | None,
 ) -> None:
-    """Serve a log: tiles, checkpoints, proofs, evidence, and submission."""
+    """Serve a log: tiles, checkpoints, proofs, evidence, and submission.
+
+    Leaves, boots' evidence and collateral are kept for good, whatever --keep-renewals says.
+    """
     from attestation.log import server
     from attestation.log.store import Store, load_or_create_key
     from contracts.admit import PolicyAdmission
 
     signing_key = load_or_create_key(key, origin=origin)
-    with Store(directory, origin=origin, key=signing_key) as store:
+    with Store(_database(directory, database), origin=origin, key=signing_key) as store:
         if release is not None and store.size == 0:
             _append_release(store, release.read_bytes())
         admission = PolicyAdmission(policy, ToncenterV2(chain))
         _, _, path = origin.partition("/")
-        app = server.create_app(store, admit=admission, origin_path=f"/{path}")
+        app = server.create_app(
+            store, admit=admission, origin_path=f"/{path}", keep_renewals=keep_renewals
+        )
         server.serve(app, listen=listen, ready=lambda url: ready(listening=f"{url}/{path}"))
+
+
+def _database(directory: Path | None, conninfo: str | None) -> Database:
+    from attestation.errors import UsageError
+    from attestation.log.database import Sqlite
+
+    if (directory is None) == (conninfo is None):
+        raise UsageError("give --dir or --database")
+    if directory is not None:
+        return Sqlite(directory)
+    from attestation.log.postgres import Postgres
+
+    name = (conninfo or "").removeprefix("env:")
+    if name == conninfo:
+        return Postgres(name)
+    if name not in os.environ:
+        raise UsageError(f"--database: there is no variable {name}")
+    return Postgres(os.environ[name])
 
 
 def _append_release(store: Store, manifest: bytes) -> None:

@@ -120,7 +120,7 @@ def test_findings_of_an_earlier_run_are_told_again(net: Net, tmp_path: Path) -> 
     assert finding_codes(first) == finding_codes(again) != set()
 
 
-HEAD = b'{"umay-audit-state": 1, "under": "%s"}\n' % asked().hex().encode()
+HEAD = b'{"umay-audit-state": 2, "under": "%s"}\n' % asked().hex().encode()
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_removed_evidence_file_is_incomplete(net: Net, tmp_path: Path) -> None
 
 
 LIES = {
-    "a leaf with other bytes": ("tile/entries/000.p/2", "tree"),
+    "a leaf with other bytes": ("tile/entries/000.p/2", "other-leaf"),
     "a tile with other hashes": ("tile/0/000.p/2", "tiles"),
     "a checkpoint with another signature": ("checkpoints/2", "log"),
     "evidence with other bytes": ("evidence/sha256/EVIDENCE", "bad-entry"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -54,6 +55,7 @@ MAX_JUDGED = 4
 """Verifications at a time, so that readers keep their threads."""
 
 BODY_SECONDS = 30
+FORGET_SECONDS = 3600
 
 CHECKPOINT_CACHE = "public, max-age=2"
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -66,6 +68,7 @@ _STATUS: tuple[tuple[type[UmayError], int], ...] = (
     (Refused, 403),
     (Unavailable, 503),
 )
+logger = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -213,17 +216,33 @@ def create_app(
     admit: Admission,
     origin_path: str = "/log",
     max_pending: int = MAX_PENDING,
+    keep_renewals: int | None = None,
 ) -> Starlette:
-    """The ASGI application under `origin_path`. `admit` runs in a worker thread."""
+    """The ASGI application under `origin_path`. `admit` runs in a worker thread.
+
+    Renewals' evidence is removed after `keep_renewals` days, unless None.
+    """
     service = LogService(store, admit=admit, max_pending=max_pending)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(service.appender.run())
+        tasks = [asyncio.create_task(service.appender.run())]
+        if keep_renewals is not None:
+            tasks.append(asyncio.create_task(_forget(store, keep_renewals)))
         yield
-        task.cancel()
+        for task in tasks:
+            task.cancel()
 
     return Starlette(routes=_routes(service, origin_path.rstrip("/")), lifespan=lifespan)
+
+
+async def _forget(store: Store, days: int) -> None:
+    while True:
+        try:
+            await run_in_threadpool(store.forget, days)
+        except Unavailable as error:
+            logger.warning("old renewals: %s", error)
+        await asyncio.sleep(FORGET_SECONDS)
 
 
 def serve(app: Starlette, *, listen: str, ready: Callable[[str], None] = lambda url: None) -> None:

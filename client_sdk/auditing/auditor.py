@@ -9,6 +9,7 @@
              and as of now
 7 claims     entries name earlier ones of their boot and releases; no statement twice, no
              key in two boots
+8 registry   where one is named: release and model of every machine were allowed at its time
 
 Nobody's word is taken: what a server or a mirror says is hashed, and compared with the
 chain. A violation is something that contradicts; what cannot be fetched or was left out is
@@ -24,7 +25,14 @@ from typing import TypeVar
 
 from attestation.anchor import Anchor
 from attestation.collateral import Collateral
-from attestation.errors import Incomplete, NotAuthentic, ParseError, UmayError, Unavailable
+from attestation.errors import (
+    Incomplete,
+    NotAuthentic,
+    NotThere,
+    ParseError,
+    UmayError,
+    Unavailable,
+)
 from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf, release_leaf
 from attestation.log.merkle import Tree
 from attestation.policy import Policy
@@ -32,6 +40,7 @@ from attestation.verifier import Verifier
 from client_sdk.auditing import sources, tree
 from client_sdk.auditing.claims import check_claims
 from client_sdk.auditing.machines import Machines
+from client_sdk.auditing.registered import check_registered
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.sources import HttpSource, Source, log_url, open_source
 from client_sdk.auditing.state import State
@@ -49,19 +58,22 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Scope:
     """How much, how and as of when. `sample` entries at random, or all; `now` in Unix
-    seconds, or the time of the chain's state; `current` collateral of today."""
+    seconds, or the time of the chain's state; `current` collateral of today; evidence of
+    renewals older than `renewals_kept_s` may be gone, which leaves the audit incomplete."""
 
     sample: int | None = None
     state: State | None = None
     now: int | None = None
     current: Collateral | None = None
     progress: tree.Progress = tree.silent
+    renewals_kept_s: int | None = None
 
 
 class Auditor:
     """Audits one contract under one policy, with an endpoint that the auditor chose.
 
-    `mirror` (URL or directory) is read in place of the log's own address.
+    `mirror` (URL or directory) is read in place of the log's own address; `registry` is the
+    address of a Registry that must have allowed what the machines ran.
     """
 
     def __init__(
@@ -71,8 +83,10 @@ class Auditor:
         chain: Chain,
         transport: Transport | None = None,
         mirror: str | None = None,
+        registry: str | None = None,
     ) -> None:
         self._policy, self._chain, self._mirror = policy, chain, mirror
+        self._registry = registry
         self._transport = transport or Transport()
         self._verifier = Verifier(policy)
 
@@ -90,7 +104,12 @@ class Auditor:
             machines = self.machines(source, anchor, note, built.get_hash, scope)
             self._entries(audit, machines, leaves, scope)
         check_claims(audit, leaves)
+        self.check_registered(audit)
         return audit
+
+    def check_registered(self, audit: Audit) -> None:
+        if self._registry is not None:
+            check_registered(audit, self._chain, self._registry)
 
     def begin(self, contract: str, scope: Scope) -> tuple[Audit, Anchor, Source]:
         """The contract, checked, and where its log is read."""
@@ -121,6 +140,7 @@ class Auditor:
             get_hash=get_hash,
             now=anchor.read_at if scope.now is None else scope.now,
             current=scope.current,
+            renewals_kept_s=scope.renewals_kept_s,
         )
 
     def _source(self, anchor: Anchor) -> Source:
@@ -144,10 +164,14 @@ class Auditor:
             age = audit.at - anchor.read_at
             audit.incomplete("old-read", f"the chain's endpoint shows a state {age} s old")
 
-    def _entries(self, audit: Audit, machines: Machines, leaves: list[bytes], scope: Scope) -> None:
+    def _entries(
+        self, audit: Audit, machines: Machines, leaves: list[bytes | None], scope: Scope
+    ) -> None:
         chosen = _chosen(audit, len(leaves), scope.sample)
         for index, data in enumerate(leaves):
-            if chosen is not None and index not in chosen:
+            if data is None:
+                audit.entries.append(_other_bytes(audit, index))
+            elif chosen is not None and index not in chosen:
                 audit.entries.append(_unseen(index, data))
             else:
                 audit.entries.append(_known(audit, machines, index, data, scope.state))
@@ -163,6 +187,8 @@ def judge(audit: Audit, machines: Machines, index: int, data: bytes) -> EntryVer
         if leaf.kind in (BOOT, RENEW):
             return machines.judge(audit, index, data)
         return _document(machines.source, index, leaf)
+    except NotThere as error:
+        return _missing(audit, machines, index, kind, data, error)
     except (Unavailable, Incomplete) as error:
         audit.incomplete("unavailable", f"entry {index}: {error}", index)
         return EntryVerdict(index, kind, "", "", "not checked", str(error))
@@ -170,6 +196,26 @@ def judge(audit: Audit, machines: Machines, index: int, data: bytes) -> EntryVer
         code = "malformed-leaf" if kind == "unknown" else "bad-entry"
         audit.violation(code, f"entry {index}: {error}", index)
         return EntryVerdict(index, kind, "", "", "refused", str(error))
+
+
+def _missing(
+    audit: Audit, machines: Machines, index: int, kind: str, data: bytes, error: NotThere
+) -> EntryVerdict:
+    """The log must have it. A mirror may lack it, and a renewal's may have passed."""
+    if machines.source.mirror:
+        audit.incomplete("unavailable", f"entry {index}: {error}", index)
+    elif machines.may_be_gone(Leaf.from_bytes(data)):
+        audit.incomplete("passed", f"entry {index}: its evidence is not kept any more", index)
+    else:
+        audit.violation("missing-evidence", f"entry {index}: {error}", index)
+        return EntryVerdict(index, kind, "", "", "refused", str(error))
+    return EntryVerdict(index, kind, "", "", "not checked", str(error))
+
+
+def _other_bytes(audit: Audit, index: int) -> EntryVerdict:
+    text = "the log serves other bytes than the anchored ones"
+    audit.violation("other-leaf", f"entry {index}: {text}", index)
+    return EntryVerdict(index, "unknown", "", "", "refused", text)
 
 
 def _known(

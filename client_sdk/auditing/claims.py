@@ -9,20 +9,24 @@ from attestation.errors import ParseError
 from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf
 from client_sdk.auditing.results import Audit
 
+UNSEEN = 0
+"""The kind of an entry whose bytes were not served: it may be any."""
 
-def check_claims(audit: Audit, leaves: list[bytes]) -> None:
-    """Of every entry of `audit`, in order. Those that do not parse are violations already."""
+
+def check_claims(audit: Audit, leaves: Sequence[bytes | None]) -> None:
+    """Of every entry of `audit`, in order. Those that do not parse, or have other bytes (None),
+    are violations already."""
     kinds: list[int | None] = []
     boots: list[str | None] = []
     statements: dict[bytes, int] = {}
     for index, (entry, data) in enumerate(zip(audit.entries, leaves, strict=True)):
-        leaf = parsed(data)
+        leaf = parsed(data) if data is not None else None
         machine = leaf is not None and leaf.kind in (BOOT, RENEW)
         if leaf is not None and machine:
             _claimed(audit, index, leaf, entry.boot, boots, kinds)
             _once(audit, index, leaf, statements)
-        boots.append(entry.boot if machine else None)
-        kinds.append(leaf.kind if leaf else None)
+        boots.append(entry.boot if machine or data is None else None)
+        kinds.append(UNSEEN if data is None else leaf.kind if leaf else None)
     _keys(audit)
 
 
@@ -46,7 +50,7 @@ def _claimed(
     if renews != (leaf.kind == RENEW) or (leaf.kind == BOOT and leaf.previous is not None):
         audit.violation("bad-previous", f"entry {index}: names no entry of its boot", index)
     release = leaf.release
-    if release is not None and not (release < len(kinds) and kinds[release] == RELEASE):
+    if release is not None and not (release < len(kinds) and kinds[release] in (RELEASE, UNSEEN)):
         audit.violation("bad-release", f"entry {index}: names no release", index)
 
 

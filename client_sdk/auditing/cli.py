@@ -24,6 +24,13 @@ def _asking(command: click.Command) -> click.Command:
         directory(SAVED),
         click.option("--archive", type=DIRECTORY, help="Collateral of today, kept there."),
         click.option("--collateral", multiple=True, type=FILE, help="Of today; repeat."),
+        click.option("--registry", help="Address of the Registry that allows releases and models."),
+        click.option(
+            "--renewals-kept",
+            type=click.IntRange(1),
+            metavar="DAYS",
+            help="Older renewals' evidence may be gone.",
+        ),
         click.option("--mirror", metavar="DIR|URL", help="Read there, not at the log."),
         click.option("--policy", type=FILE, help="What you accept."),
         click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust."),

@@ -22,6 +22,8 @@ from client_sdk.auditing.state import State, question
 from client_sdk.auditing.tree import silent
 from contracts.chain import ToncenterV2, raw_address
 
+DAY_S = 86_400
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -41,15 +43,25 @@ def asked(
     state: Path | None = None,
     collateral: tuple[Path, ...] = (),
     archive: Path | None = None,
+    registry: str | None = None,
+    renewals_kept: int | None = None,
     progress: Shown | None = None,
     **where: Any,
 ) -> Asked:
     """`where` is what `config.load` takes. Raises UsageError for what cannot be asked."""
     raw_address(contract)
+    if registry is not None:
+        raw_address(registry)
     found = config.load(url="-", **where)
     policy, now = config.read_policy(found.policy), int(time.time())
     current = _current(collateral, archive, policy, now)
-    scope = Scope(sample=sample, now=now, current=current, progress=progress or silent)
+    scope = Scope(
+        sample=sample,
+        now=now,
+        current=current,
+        progress=progress or silent,
+        renewals_kept_s=None if renewals_kept is None else renewals_kept * DAY_S,
+    )
     if state is not None:
         under = question(
             contract=contract,
@@ -58,7 +70,8 @@ def asked(
             now=now,
         )
         scope = dataclasses.replace(scope, state=State(state, under))
-    auditor = Auditor(policy=policy, chain=ToncenterV2(found.chain), mirror=mirror)
+    chain = ToncenterV2(found.chain)
+    auditor = Auditor(policy=policy, chain=chain, mirror=mirror, registry=registry)
     return Asked(auditor, policy, scope, contract)
 
 

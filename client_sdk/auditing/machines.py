@@ -17,7 +17,7 @@ from attestation.errors import Incomplete, NotAuthentic, ParseError
 from attestation.evidence import Evidence
 from attestation.keys import KeyBundle
 from attestation.log.admission import Record
-from attestation.log.leaf import Leaf
+from attestation.log.leaf import RENEW, Leaf
 from attestation.log.merkle import GetHash, inclusion_proof
 from attestation.log.proof import Proof
 from attestation.verdict import Report, StepResult
@@ -42,7 +42,8 @@ STANDING = (
 @dataclass(frozen=True)
 class Machines:
     """What entries are judged by. `note` is the anchored checkpoint, None where it could not
-    be had; `current` collateral of today, laid over what the log archived."""
+    be had; `current` collateral of today, laid over what the log archived; a renewal's
+    evidence may be gone after `renewals_kept_s`."""
 
     verifier: Verifier
     chain: Chain
@@ -52,6 +53,13 @@ class Machines:
     get_hash: GetHash
     now: int
     current: Collateral | None = None
+    renewals_kept_s: int | None = None
+
+    def may_be_gone(self, leaf: Leaf) -> bool:
+        """Whether the auditor grants that this evidence is not kept. Raises Unavailable."""
+        if self.renewals_kept_s is None or leaf.kind != RENEW:
+            return False
+        return self.chain.block(leaf.beacon[0]).utime < self.now - self.renewals_kept_s
 
     def judge(self, audit: Audit, index: int, data: bytes) -> EntryVerdict:
         """Raises Unavailable or Incomplete where something lacks, and the other errors of
@@ -62,9 +70,10 @@ class Machines:
         beacon = self.chain.block(bundle.beacon[0])
         at = time_of(beacon, bundle)
         then = self.examine(presented, beacon, at)
-        _told(audit, index, then)
-        now = self._today(audit, index, presented, beacon) if then.ok else None
-        return _verdict(index, leaf, bundle, beacon, then, now)
+        failed = tuple(name for name in then.failed if self.note or name != "log")
+        _told(audit, index, then, failed)
+        now = self._today(audit, index, presented, beacon) if not failed else None
+        return _verdict(index, leaf, bundle, beacon, then, failed, now)
 
     def examine(self, presented: Presented, beacon: BlockRef, at: int) -> Report:
         """As of `at` (Unix seconds). The anchor was read today; that only means the evidence
@@ -90,10 +99,10 @@ class Machines:
             proof=self.proof(index, data),
         )
 
-    def proof(self, index: int, data: bytes) -> bytes:
-        """Made here, from the tree: no server is asked for one."""
+    def proof(self, index: int, data: bytes) -> bytes | None:
+        """Made here, from the tree: no server is asked for one. None without `note`."""
         if self.note is None:
-            raise Incomplete("the signed checkpoint of the anchored tree could not be checked")
+            return None
         hashes = inclusion_proof(index, self.anchor.size, self.get_hash)
         return Proof(index, tuple(hashes), self.note, data).to_bytes()
 
@@ -130,15 +139,12 @@ def time_of(beacon: BlockRef, bundle: KeyBundle) -> int:
     return max(beacon.utime, bundle.not_before)
 
 
-def _told(audit: Audit, index: int, then: Report) -> None:
-    if then.ok:
-        return
-    steps = ", ".join(then.failed) or "not everything could be checked"
-    text = f"entry {index}: evidence that the log admitted does not verify: {steps}"
-    if then.failed:
-        audit.violation("bad-evidence", text, index)
-    else:
-        audit.incomplete("not-checked", text, index)
+def _told(audit: Audit, index: int, then: Report, failed: tuple[str, ...]) -> None:
+    if failed:
+        text = f"evidence that the log admitted does not verify: {', '.join(failed)}"
+        audit.violation("bad-evidence", f"entry {index}: {text}", index)
+    elif not then.ok:
+        audit.incomplete("not-checked", f"entry {index}: not everything could be checked", index)
 
 
 def _verdict(
@@ -147,6 +153,7 @@ def _verdict(
     bundle: KeyBundle,
     beacon: BlockRef,
     then: Report,
+    failed: tuple[str, ...],
     now: tuple[str, ...] | None,
 ) -> EntryVerdict:
     named = {step.name: step.detail for step in then.steps}
@@ -157,13 +164,15 @@ def _verdict(
         kind=KINDS[leaf.kind],
         boot=bundle.boot_id.hex(),
         runs=runs if then.ok else "",
-        verdict="verified" if then.ok else "refused" if then.failed else "not checked",
-        detail=", ".join(then.failed or now or ()),
+        verdict="verified" if then.ok else "refused" if failed else "not checked",
+        detail=", ".join(failed or now or ()),
         since=beacon.utime,
         report=then,
         platform=PLATFORMS[leaf.platform],
         release=shape.removeprefix("release ").rpartition(", ")[0] if then.ok else "",
         keys=_keys(bundle),
+        measurement=leaf.measurement_digest.hex(),
+        model=bundle.model_digest.hex(),
         now=now,
     )
 

@@ -37,7 +37,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class EntryVerdict:
-    """One leaf and what became of it. `boot` and digests in hex, `since` in Unix seconds.
+    """One leaf and what became of it. `boot` and digests in hex, `since` in Unix seconds;
+    `measurement` and `model` are what a Registry lists.
 
     `keys` are SHA-256 of the public keys in its KeyBundle. `now` names what would fail
     today; None where that was not asked.
@@ -54,6 +55,8 @@ class EntryVerdict:
     platform: str = ""
     release: str = ""
     keys: tuple[str, ...] = ()
+    measurement: str = ""
+    model: str = ""
     now: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:

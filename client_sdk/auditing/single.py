@@ -67,8 +67,8 @@ def audit_entry(auditor: Auditor, contract: str, index: int, scope: Scope) -> Si
     entry = judge(audit, machines, index, data)
     audit.entries.append(entry)
     step(audit, "claims", lambda: _claims(audit, machines, index, data, entry.boot))
-    proof = machines.proof(index, data) if note is not None else b""
-    return Single(audit, index, data, proof, machines)
+    auditor.check_registered(audit)
+    return Single(audit, index, data, machines.proof(index, data) or b"", machines)
 
 
 def find_boot(auditor: Auditor, contract: str, boot: bytes, scope: Scope) -> int:

@@ -11,17 +11,23 @@ from pathlib import Path
 from typing import Protocol
 
 from attestation.digests import sha256
-from attestation.errors import LogError, NotAuthentic, ParseError, Unavailable
+from attestation.errors import LogError, NotAuthentic, NotThere, ParseError, Unavailable
 from attestation.log.merkle import HASH_BYTES
 from attestation.log.tiles import WIDTH, TilePath, decode_bundle
 from client_sdk.transport import MAX_ANSWER, Transport, check_url, is_loopback
 
 
 class Source(Protocol):
-    """Bytes by path below the log's address. Raises Unavailable."""
+    """Bytes by path below the log's address. Raises NotThere, Unavailable.
+
+    A `mirror` may lack what the log itself must have.
+    """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def mirror(self) -> bool: ...
 
     def get(self, path: str) -> bytes: ...
 
@@ -29,8 +35,8 @@ class Source(Protocol):
 class HttpSource:
     """A log or a mirror of one at a URL."""
 
-    def __init__(self, url: str, transport: Transport) -> None:
-        self.name, self._transport = url.rstrip("/"), transport
+    def __init__(self, url: str, transport: Transport, *, mirror: bool = False) -> None:
+        self.name, self._transport, self.mirror = url.rstrip("/"), transport, mirror
 
     def get(self, path: str) -> bytes:
         return self._transport.get(f"{self.name}/{path}")
@@ -38,6 +44,8 @@ class HttpSource:
 
 class DirectorySource:
     """A static export. What is no plain file of at most MAX_ANSWER bytes is not there."""
+
+    mirror = True
 
     def __init__(self, directory: Path) -> None:
         self.name, self._directory = str(directory), directory
@@ -47,7 +55,7 @@ class DirectorySource:
             raise Unavailable(f"{self.name}: a directory answers no {path.partition('?')[0]}")
         try:
             if not (self._directory / path).is_file():  # a pipe would never end
-                raise Unavailable(f"{self.name}/{path}: there is no such file")
+                raise NotThere(f"{self.name}/{path}: there is no such file")
             with (self._directory / path).open("rb") as file:
                 data = file.read(MAX_ANSWER + 1)
         except OSError as error:
@@ -60,7 +68,7 @@ class DirectorySource:
 def open_source(where: str, transport: Transport) -> Source:
     """A URL, or else a directory. Raises UsageError for a URL that may not be spoken with."""
     if "://" in where:
-        return HttpSource(check_url(where), transport)
+        return HttpSource(check_url(where), transport, mirror=True)
     return DirectorySource(Path(where).expanduser())
 
 

@@ -23,7 +23,8 @@ WINDOW_S = 86_400
 MAX_STATE_BYTES = 1 << 30
 """Half a kilobyte an entry: two million of them."""
 
-_KEPT = ("kind", "boot", "runs", "since", "platform", "release", "keys", "now")
+_TEXTS = ("kind", "boot", "runs", "platform", "release", "measurement", "model")
+_KEPT = (*_TEXTS, "since", "keys", "now")
 
 
 def question(*, contract: str, policy: bytes, collateral: bytes | None, now: int) -> bytes:
@@ -38,7 +39,7 @@ class State:
 
     def __init__(self, path: Path, under: bytes) -> None:
         self._path = path
-        self._head = _line({"umay-audit-state": 1, "under": under.hex()})
+        self._head = _line({"umay-audit-state": 2, "under": under.hex()})
         try:
             self._file = path.open("r+b" if path.exists() else "w+b")
             self._entries = self._read()
@@ -70,7 +71,7 @@ class State:
         data = self._file.read(MAX_STATE_BYTES)
         whole = data[: data.rfind(b"\n") + 1]
         head, *lines = whole.splitlines(keepends=True) or [data]
-        if head and not head.startswith(b'{"umay-audit-state": 1,'):
+        if head and not head.startswith(b'{"umay-audit-state": '):
             raise UsageError(f"{self._path}: expected the state of an audit")
         if head != self._head:
             lines, whole = [], b""
@@ -98,22 +99,17 @@ def _line(value: dict[str, Any]) -> bytes:
 
 
 def _verdict(index: int, kept: dict[str, Any]) -> EntryVerdict:
-    texts = [kept.get(name) for name in ("kind", "boot", "runs", "platform", "release")]
+    texts = {name: kept.get(name) for name in _TEXTS}
     lists = [kept.get("keys"), kept.get("now")]
-    good = all(isinstance(text, str) for text in texts) and all(map(_words, lists))
+    good = all(isinstance(text, str) for text in texts.values()) and all(map(_words, lists))
     if not good or type(kept.get("since")) is not int:
         raise ParseError(f"entry {index}: not as this program writes it")
-    kind, boot, runs, platform, release = map(str, texts)
     return EntryVerdict(
+        **{name: str(text) for name, text in texts.items()},
         index=index,
-        kind=kind,
-        boot=boot,
-        runs=runs,
         verdict="verified",
         detail=", ".join(kept["now"]),
         since=kept["since"],
-        platform=platform,
-        release=release,
         keys=tuple(kept["keys"]),
         now=tuple(kept["now"]),
     )

@@ -13,7 +13,14 @@ from attestation.anchor import Anchor
 from attestation.errors import LogError, ParseError, Unavailable
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
-from attestation.log.merkle import HASH_BYTES, GetHash, Tree, node_hash, verify_consistency
+from attestation.log.merkle import (
+    HASH_BYTES,
+    GetHash,
+    Tree,
+    leaf_hash,
+    node_hash,
+    verify_consistency,
+)
 from attestation.log.tiles import HEIGHT, WIDTH, TilePath, tiles_of
 from client_sdk.auditing import sources
 from client_sdk.auditing.sources import Source
@@ -49,15 +56,36 @@ def leaves_of(
 
 def anchored_tree(
     source: Source, anchor: Anchor, progress: Progress = silent
-) -> tuple[list[bytes], Tree]:
-    """Every anchored entry, and the tree they make: it has the anchored root."""
+) -> tuple[list[bytes | None], Tree]:
+    """Every anchored entry, and the tree of the anchored root.
+
+    Where the entries make another root and the hash tiles make that one, the tiles tell which
+    entries have other bytes: None stands in their place.
+    """
     leaves = leaves_of(source, anchor.size, progress)
     tree = Tree()
     for leaf in leaves:
         tree.append(leaf)
+    if tree.root() == anchor.root:
+        return list(leaves), tree
+    tree, genuine = Tree(), _leaf_hashes(source, anchor.size)
+    for digest in genuine:
+        tree.append_hash(digest)
     if tree.root() != anchor.root:
         raise LogError("the entries that the log serves do not make the anchored root")
-    return leaves, tree
+    pairs = zip(leaves, genuine, strict=True)
+    return [leaf if leaf_hash(leaf) == digest else None for leaf, digest in pairs], tree
+
+
+def _leaf_hashes(source: Source, size: int) -> list[bytes]:
+    """As the hash tiles have them. Raises LogError where they cannot be had."""
+    try:
+        tiles = [sources.tile(source, path) for path in tiles_of(size) if path.level == 0]
+    except (Unavailable, ParseError) as error:
+        text = f"the entries do not make the anchored root, nor do the tiles help: {error}"
+        raise LogError(text) from None
+    row = b"".join(tiles)
+    return [_at(row, position) for position in range(len(row) // HASH_BYTES)]
 
 
 def check_tiles(source: Source, tree: Tree, size: int, progress: Progress = silent) -> None:
