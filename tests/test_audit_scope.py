@@ -13,17 +13,20 @@ from rich.console import Console
 
 from attestation.collateral import Collateral
 from attestation.digests import sha256
-from attestation.errors import Unavailable, UsageError
+from attestation.errors import NotAuthentic, ParseError, UmayError, Unavailable, UsageError
 from attestation.keys import KeyBundle
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import Leaf
+from attestation.log.tiles import encode_bundle
 from attestation.verifier import Presented
 from client_sdk.audit import Audit, Auditor, Scope
+from client_sdk.auditing import registered
 from client_sdk.auditing.progress import Shown
 from client_sdk.auditing.sources import open_source
 from client_sdk.auditing.state import State, question
 from client_sdk.transport import MAX_ANSWER, Transport
+from contracts.registry import GUEST, MODEL, Entry, RegistryState
 from tests.test_break_audit import RELEASE, Net, boot, codes, start
 from tests.test_client_audit import CONTRACT, ORIGIN
 from tests.world import NOW, World
@@ -429,3 +432,146 @@ def test_a_mirror_at_a_url_is_asked_in_the_logs_place(net: Net) -> None:
     net.answers = {url.replace("checkpoint/", "checkpoints/"): d for url, d in moved.items()}
     found = run(net, mirror="http://127.0.0.1:7/copy/")
     assert found.exit_code == 0 and found.log_url == "http://127.0.0.1:7/copy"
+
+
+# -- evidence that is gone
+
+
+def without_evidence(net: Net, index: int) -> Net:
+    path = f"evidence/sha256/{sha256(net.world.presented().evidence).hex()}"
+    del net.answers[path]
+    net.gone.add(path)
+    return net
+
+
+def renewed(world: World) -> Net:
+    leaves = [boot(world), boot(world, kind=2, previous=0, statement=b"\x02" * 32)]
+    return Net(world, leaves, world.presented(), [])
+
+
+def test_a_log_that_has_no_evidence_violates_and_one_that_is_silent_does_not(net: Net) -> None:
+    found = run(without_evidence(net, 1))
+    assert found.exit_code == 1 and codes(found) == {"missing-evidence"}
+    net.gone.clear()
+    assert run(net).exit_code == 6
+
+
+DAY = 86_400
+GRANTS = {
+    "nothing granted": (None, LATER, {"missing-evidence"}),
+    "kept longer than that": (365 * DAY, LATER, {"missing-evidence"}),
+    "not old enough": (DAY, NOW + DAY // 2, {"missing-evidence"}),
+    "old enough": (DAY, LATER, {"missing-evidence", "passed"}),
+}
+
+
+@pytest.mark.parametrize(("kept", "now", "expected"), GRANTS.values(), ids=GRANTS)
+def test_a_renewals_evidence_may_pass_where_the_auditor_grants_it_and_a_boots_never(
+    world: World, kept: int | None, now: int, expected: set[str]
+) -> None:
+    net = without_evidence(renewed(world), 1)
+    found = run(net, Scope(now=now, renewals_kept_s=kept))
+    assert found.exit_code == 1
+    assert {p.code for p in found.problems if p.code in ("missing-evidence", "passed")} == expected
+    assert {p.index for p in found.problems if p.code == "passed"} <= {1}
+
+
+# -- leaves with other bytes
+
+
+def test_entries_with_other_bytes_are_told_from_the_rest(world: World) -> None:
+    net = Net(world, [RELEASE, boot(world, release=0)], world.presented(), [])
+    leaves = [b"something else", boot(world, release=0).to_bytes()]
+    net.answers["tile/entries/000.p/2"] = encode_bundle(leaves)
+    found = run(net)
+    assert {(p.code, p.index) for p in found.problems} == {("other-leaf", 0)}
+    assert [entry.verdict for entry in found.entries] == ["refused", "verified"]
+
+
+def test_entries_and_tiles_that_both_lie_make_no_tree(net: Net) -> None:
+    net.answers["tile/entries/000.p/2"] = encode_bundle([b"a", b"b"])
+    net.answers["tile/0/000.p/2"] = bytes(64)
+    found = run(net)
+    assert found.exit_code == 1 and "tree" in codes(found) and not found.entries
+
+
+# -- a registry
+
+
+def listed(kind: int, digest: str, active: int = 1, revoked: int = 0) -> Entry:
+    return Entry(
+        kind,
+        bytes(32),
+        1,
+        active,
+        revoked,
+        3 if revoked else 0,
+        bytes(32),
+        {bytes.fromhex(digest): 1},
+    )
+
+
+REGISTRIES = {
+    "allowed": ({}, {}, 0, set(), set()),
+    "no release listed": (None, {}, 1, {"unlisted-release"}, set()),
+    "no model listed": ({}, None, 1, {"unlisted-model"}, set()),
+    "revoked before": ({"revoked": 5}, {}, 1, {"revoked-release"}, set()),
+    "revoked since": ({"revoked": NOW + 5}, {}, 0, set(), {"revoked-release"}),
+    "model revoked since": ({}, {"revoked": NOW + 5}, 0, set(), {"revoked-model"}),
+    "not yet in force": ({"active": NOW + 5}, {}, 1, {"early-release"}, set()),
+}
+
+
+@pytest.mark.parametrize(
+    ("release", "model", "code", "problems", "findings"), REGISTRIES.values(), ids=REGISTRIES
+)
+def test_a_registry_is_asked_about_its_time_and_now(
+    net: Net,
+    monkeypatch: pytest.MonkeyPatch,
+    release: dict[str, int] | None,
+    model: dict[str, int] | None,
+    code: int,
+    problems: set[str],
+    findings: set[str],
+) -> None:
+    seen = run(net).entries[1]
+    entries = {}
+    if release is not None:
+        entries[b"r"] = listed(GUEST, seen.measurement, **release)
+    if model is not None:
+        entries[b"m"] = listed(MODEL, seen.model, **model)
+    state = RegistryState("0:" + "11" * 32, None, 0, None, entries, {})
+    monkeypatch.setattr(registered, "read_registry", lambda chain, address: (state, NOW))
+    auditor = Auditor(policy=net.world.policy, chain=net, transport=net, registry=CONTRACT)  # type: ignore[arg-type]
+    found = auditor.run(CONTRACT, Scope(now=NOW + 60))
+    assert found.exit_code == code and codes(found) == problems
+    assert {f.code for f in found.findings if f.code.startswith("revoked")} == findings
+
+
+def test_a_release_is_no_model(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = run(net).entries[1]
+    entries = {b"r": listed(MODEL, seen.measurement), b"m": listed(GUEST, seen.model)}
+    state = RegistryState("0:" + "11" * 32, None, 0, None, entries, {})
+    monkeypatch.setattr(registered, "read_registry", lambda chain, address: (state, NOW))
+    auditor = Auditor(policy=net.world.policy, chain=net, transport=net, registry=CONTRACT)  # type: ignore[arg-type]
+    assert codes(auditor.run(CONTRACT)) == {"unlisted-release", "unlisted-model"}
+
+
+FAILURES = {
+    "no answer": (Unavailable("silence"), 6, "registry-unavailable"),
+    "other code": (NotAuthentic("registry", "other-code", "x"), 1, "registry"),
+    "other data": (ParseError("x"), 1, "registry"),
+}
+
+
+@pytest.mark.parametrize(("error", "code", "name"), FAILURES.values(), ids=FAILURES)
+def test_a_registry_that_cannot_be_read_is_never_good(
+    net: Net, monkeypatch: pytest.MonkeyPatch, error: UmayError, code: int, name: str
+) -> None:
+    def fail(chain: object, address: str) -> None:
+        raise error
+
+    monkeypatch.setattr(registered, "read_registry", fail)
+    auditor = Auditor(policy=net.world.policy, chain=net, transport=net, registry=CONTRACT)  # type: ignore[arg-type]
+    found = auditor.run(CONTRACT)
+    assert found.exit_code == code and codes(found) == {name}

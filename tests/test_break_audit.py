@@ -11,7 +11,7 @@ import pytest
 
 from attestation.anchor import BlockRef
 from attestation.digests import sha256
-from attestation.errors import Unavailable
+from attestation.errors import NotThere, Unavailable
 from attestation.log import checkpoint as checkpoints
 from attestation.log.admission import Record
 from attestation.log.checkpoint import Checkpoint
@@ -39,7 +39,7 @@ class Net:
         tree = Tree()
         for leaf in leaves:
             tree.append(leaf.to_bytes())
-        self.world, size = world, len(leaves)
+        self.world, size, self.gone = world, len(leaves), set[str]()
         note = checkpoints.sign(Checkpoint(ORIGIN, size, tree.root()), key=world.log_key)
         blobs = contents(presented)
         self.answers = {
@@ -82,7 +82,7 @@ class Net:
     def get(self, url: str, *, limit: int = 0) -> bytes:
         path = url.removeprefix("http://127.0.0.1:9/log/")
         if path not in self.answers:
-            raise Unavailable(path)
+            raise (NotThere if path in self.gone else Unavailable)(path)
         return self.answers[path]
 
     def account(self, address: str) -> AccountState:
