@@ -38,6 +38,11 @@ class Fetcher(Protocol):
     def post(self, url: str, body: bytes, *, media_type: str, limit: int) -> Fetched: ...
 
 
+def manifest_digest(manifest: bytes) -> bytes:
+    """Of a manifest's deterministic CBOR: 32 bytes, leaf field 7."""
+    return domain_digest("umay/collateral/v1", manifest)
+
+
 @dataclass(frozen=True)
 class Collateral:
     """Named parts, e.g. "intel/tcb_info" or "nvidia/rim/<id>" (docs/spec/collateral.md)."""
@@ -64,7 +69,11 @@ class Collateral:
 
     @cached_property
     def _manifest_digest(self) -> bytes:
-        return domain_digest("umay/collateral/v1", cbor.encode(self.manifest()))
+        return manifest_digest(self.manifest_bytes())
+
+    def manifest_bytes(self) -> bytes:
+        """What the log keeps of the set beside its parts."""
+        return cbor.encode(self.manifest())
 
     def to_bytes(self) -> bytes:
         return cbor.encode({0: 1, 1: dict(self.parts)})

@@ -1,12 +1,14 @@
-"""What a log needs beyond its store: a policy, and blocks read from a chain it chose."""
+"""What a log needs beyond its store: a policy, a Registry, and blocks of a chain it chose."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from attestation.collateral import Collateral
-from attestation.errors import Unavailable
+from attestation.digests import sha256
+from attestation.errors import Refused, Unavailable
 from attestation.evidence import Evidence
 from attestation.keys import KeyBundle
 from attestation.log.admission import Submission
@@ -14,6 +16,32 @@ from attestation.log.leaf import Leaf
 from attestation.policy import Policy
 from attestation.verifier import Presented, Verifier
 from contracts.chain import Chain
+from contracts.reader import read_registry
+from contracts.registry import GUEST, MODEL
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The Registry at `address`, read anew for each question: revocation counts at once."""
+
+    chain: Chain
+    address: str
+
+    def check_machine(self, measurement: bytes, model: bytes) -> None:
+        """Both 32-byte digests are in force. Raises Refused("registry", …), Unavailable,
+        NotAuthentic or ParseError where the Registry cannot be read."""
+        state, moment = read_registry(self.chain, address=self.address)
+        for kind, what, digest in ((GUEST, "release", measurement), (MODEL, "model", model)):
+            if not any(entry.kind == kind for entry in state.allowed(digest, moment)):
+                text = f"the Registry does not allow this {what} now: {digest.hex()}"
+                raise Refused("registry", f"{what}-not-allowed", text)
+
+    def check_release(self, manifest: bytes) -> None:
+        """The Registry has an entry of exactly this manifest. Raises as check_machine."""
+        state, _ = read_registry(self.chain, address=self.address)
+        if sha256(manifest) not in state.entries:
+            text = f"the Registry has no entry of the manifest {sha256(manifest).hex()}"
+            raise Refused("registry", "unlisted", text)
 
 
 class PolicyAdmission:
@@ -23,8 +51,8 @@ class PolicyAdmission:
     address depends on the log's first checkpoint.
     """
 
-    def __init__(self, policy: Path, chain: Chain) -> None:
-        self._path, self._chain = policy, chain
+    def __init__(self, policy: Path, chain: Chain, registry: Registry | None = None) -> None:
+        self._path, self._chain, self._registry = policy, chain, registry
 
     def __call__(self, submission: Submission) -> Leaf:
         """The leaf to append. Raises UmayError saying why there is none."""
@@ -37,7 +65,7 @@ class PolicyAdmission:
             host_config=submission.host_config,
             collateral=Collateral.from_bytes(submission.collateral),
         )
-        return verifier.admit(
+        leaf = verifier.admit(
             presented,
             beacon=self._chain.block(bundle.beacon[0]),
             now=int(time.time()),
@@ -45,6 +73,9 @@ class PolicyAdmission:
             release=submission.release,
             previous=submission.previous,
         )
+        if self._registry is not None:
+            self._registry.check_machine(leaf.measurement_digest, bundle.model_digest)
+        return leaf
 
     def _policy(self) -> Policy:
         try:

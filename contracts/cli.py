@@ -48,6 +48,7 @@ def log() -> None:
 @click.option("--policy", type=FILE, required=True, help="What evidence is admitted.")
 @click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint for beacons.")
 @click.option("--release", type=FILE, help="Manifest to log as the first leaf of a new log.")
+@click.option("--registry", help="Address of the Registry that must allow what is logged.")
 @click.option(
     "--keep-renewals",
     type=click.IntRange(2),
@@ -63,24 +64,34 @@ def serve(
     policy: Path,
     chain: str,
     release: Path | None,
+    registry: str | None,
     keep_renewals: int | None,
 ) -> None:
     """Serve a log: tiles, checkpoints, proofs, evidence, and submission.
 
     Leaves, boots' evidence and collateral are kept for good, whatever --keep-renewals says.
+    With --registry machines are admitted only while it allows their release and model, and
+    release manifests that it lists.
     """
     from attestation.log import server
+    from attestation.log.admission import no_release
     from attestation.log.store import Store, load_or_create_key
-    from contracts.admit import PolicyAdmission
+    from contracts.admit import PolicyAdmission, Registry
 
     signing_key = load_or_create_key(key, origin=origin)
     with Store(_database(directory, database), origin=origin, key=signing_key) as store:
         if release is not None and store.size == 0:
             _append_release(store, release.read_bytes())
-        admission = PolicyAdmission(policy, ToncenterV2(chain))
+        endpoint = ToncenterV2(chain)
+        allowed = Registry(endpoint, raw_address(registry)) if registry else None
+        admission = PolicyAdmission(policy, endpoint, allowed)
         _, _, path = origin.partition("/")
         app = server.create_app(
-            store, admit=admission, origin_path=f"/{path}", keep_renewals=keep_renewals
+            store,
+            admit=admission,
+            admit_release=allowed.check_release if allowed else no_release,
+            origin_path=f"/{path}",
+            keep_renewals=keep_renewals,
         )
         server.serve(app, listen=listen, ready=lambda url: ready(listening=f"{url}/{path}"))
 
@@ -104,12 +115,32 @@ def _database(directory: Path | None, conninfo: str | None) -> Database:
 
 
 def _append_release(store: Store, manifest: bytes) -> None:
-    from attestation.log.admission import release_key
-    from attestation.log.leaf import release_leaf
-    from attestation.log.store import Entry
+    from attestation.log.documents import release_entry
 
-    leaf = release_leaf(manifest).to_bytes()
-    store.append([Entry(release_key(manifest), leaf, blobs=(manifest,))])
+    store.append([release_entry(manifest)])
+
+
+@log.command()
+@click.argument("manifest", type=FILE)
+@click.option("--log", "log_url", required=True, metavar="URL", help="The log's address.")
+def release(manifest: Path, log_url: str) -> None:
+    """Log a release MANIFEST that the log's Registry lists; its leaf index.
+
+    Exit code 4: the log does not take it, and says why; 5: the log did not answer.
+    """
+    from contracts.reader import submit
+
+    logged = submit(f"{log_url.rstrip('/')}/release", _content(manifest))
+    ready(index=logged.index, size=logged.size)
+
+
+def _content(path: Path) -> bytes:
+    from attestation.errors import UsageError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
 
 
 @log.command()

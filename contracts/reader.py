@@ -6,10 +6,13 @@ of the account's own code; whether that contract is the right one is the policy'
 
 from __future__ import annotations
 
+import json
+
 import requests
 
 from attestation.anchor import Anchor
-from attestation.errors import NotAuthentic, ParseError, Unavailable
+from attestation.errors import NotAuthentic, ParseError, Refused, Unavailable
+from attestation.log.admission import Logged
 from contracts import artefact
 from contracts.chain import AccountState, Chain
 from contracts.codec import LogState, cell_from_boc
@@ -73,6 +76,28 @@ def read_registry(chain: Chain, *, address: str) -> tuple[RegistryState, int]:
 def fetch_checkpoint(log_url: str) -> bytes:
     """A log's present checkpoint, unverified. Raises Unavailable."""
     return fetch(f"{log_url.rstrip('/')}/checkpoint")
+
+
+def submit(url: str, body: bytes) -> Logged:
+    """What a log answers to a submission. Raises Refused with its reason, Unavailable, or
+    ParseError for an answer that is none."""
+    try:
+        with requests.post(
+            url, data=body, timeout=HTTP_SECONDS, stream=True, allow_redirects=False
+        ) as answer:
+            data = _bounded(answer)
+    except requests.RequestException as error:
+        raise Unavailable(f"{url}: no answer ({type(error).__name__})") from error
+    if answer.status_code == 200:
+        return Logged.from_bytes(data)
+    try:
+        refusal = json.loads(data)["error"]
+        step, code, text = (str(refusal[key]) for key in ("step", "code", "message"))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Unavailable(f"{url}: expected HTTP 200, got {answer.status_code}") from None
+    if answer.status_code in (429, 503):
+        raise Unavailable(f"{url}: {text}")
+    raise Refused(step, code, text)
 
 
 def fetch(url: str) -> bytes:

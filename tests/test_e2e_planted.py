@@ -42,6 +42,7 @@ from attestation.log.leaf import BOOT, release_leaf
 from attestation.log.merkle import Tree
 from attestation.log.store import load_or_create_key
 from attestation.log.tiles import decode_bundle, encode_bundle
+from attestation.verifier import Presented
 from client_sdk.devnet import FAUCET_NANO, Network
 from client_sdk.drills import ask
 from client_sdk.netfiles import GuestSpec
@@ -99,10 +100,9 @@ def codes(found: dict[str, Any]) -> set[tuple[str, int | None]]:
     return {(problem["code"], problem["index"]) for problem in found["problems"]}
 
 
-def boot_again_with_the_keys_of(network: Network, url: str) -> int:
+def boot_again_with_the_keys_of(network: Network, presented: Presented) -> int:
     """A genuine machine in all but its keys, which are another boot's; its index in the log."""
-    transport, socket = Transport(), network.files.socket()
-    presented = fetch_presented(transport, fetch_places(transport, url)[0], size=2)
+    socket = network.files.socket()
     stolen = KeyBundle.from_bytes(Evidence.from_bytes(presented.evidence).bundle)
     head = network.chain().head()
     bundle = dataclasses.replace(
@@ -184,6 +184,31 @@ class Planted:
         return server
 
 
+def refused_release(network: RegisteredNetwork) -> int:
+    """The log was started without a Registry."""
+    done = umay(
+        network, "log", "release", str(network.files.release), "--log", network.url("log", "/log")
+    )
+    return done.returncode
+
+
+def retire(network: RegisteredNetwork) -> None:
+    """The guest's boot ends, and the log has its word for it."""
+    done = umay(network, "host", "retire", "--feed", network.url("feed-ada"))
+    assert done.returncode == 0, done.stderr
+    index = json.loads(done.stdout)["entry"]
+    where = ("--policy", str(network.files.policy), "--chain", network.chain_url)
+    asked = umay(network, "client", "verify", "--url", network.relay, *where)
+    assert asked.returncode == 5, asked.stdout + asked.stderr
+    wait_until_anchored(network, index + 1)
+    assert refused_release(network) == 4
+    code, found = audit(network)
+    ended = found["entries"][index]
+    boots = {entry["boot"] for entry in found["entries"] if entry["kind"] == "boot"}
+    assert (code, ended["kind"], ended["verdict"]) == (0, "retirement", "on record")
+    assert boots == {ended["boot"]}
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
     directory, export = tmp_path_factory.mktemp("net"), tmp_path_factory.mktemp("export")
@@ -191,8 +216,11 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
     with RegisteredNetwork(directory, guests=guests, threads=1) as network:
         network.start()
         assert audit(network)[0] == 0
+        transport = Transport()
+        ada = fetch_presented(transport, fetch_places(transport, network.relay)[0], size=2)
+        retire(network)
         network.tell(registry.revoke(MANIFEST, LEAKED_KEY))
-        thief = boot_again_with_the_keys_of(network, network.relay)
+        thief = boot_again_with_the_keys_of(network, ada)
         wait_until_anchored(network, thief + 1)
         network.supervisor.kill("agent-ada")
         network.supervisor.kill("anchor")

@@ -379,6 +379,36 @@ def test_keys_end_on_time_even_while_the_agent_is_down(boot: Boot) -> None:
         boot.ring.find(key_id)
 
 
+def test_a_boot_that_ended_has_no_keys_and_makes_none_again(boot: Boot) -> None:
+    boot.running()
+    second = boot.at(60)
+    assert second == ["current", "pending"]
+    ids = [key_id for epoch, _ in boot.epochs.living for key_id in epoch.key_ids]
+    last = boot.epoch(0)
+    assert boot.epochs.end() is last
+    assert boot.epochs.end() is last  # asked again
+    assert (boot.states(), boot.epochs.current) == ([], None)
+    for key_id in ids:
+        with pytest.raises(NotForUs):
+            boot.ring.find(key_id)
+    assert boot.at(61) == boot.at(500) == []
+
+
+def test_an_epoch_under_way_while_the_boot_ends_leaves_no_key(boot: Boot) -> None:
+    boot.running()
+    boot.epochs.end()
+    boot.epochs.first(5)
+    assert boot.states() == []
+    assert not boot.ring._held
+
+
+def test_what_was_never_anchored_cannot_retire(boot: Boot) -> None:
+    boot.epochs.first(0)
+    with pytest.raises(Unavailable):
+        boot.epochs.end()
+    assert boot.at(1) == ["pending"]
+
+
 def test_an_epoch_that_could_not_be_proved_leaves_no_key(boot: Boot) -> None:
     boot.running()
     held = len(boot.ring._held)

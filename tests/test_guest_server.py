@@ -19,6 +19,8 @@ from attestation.channel.key_config import parse_key_list
 from attestation.channel.ohttp import ClientRequest
 from attestation.errors import Truncated, Unavailable
 from attestation.evidence import fresh_challenged
+from attestation.keys import bundle_digest
+from attestation.retirement import Retirement
 from attestation.tdx import parse_quote
 from enclave.guest import server
 from tests.guest_room import CHAT, HOST, MODEL, PROMPT, Room, Script, post, room, stream, wait_for
@@ -415,6 +417,26 @@ def test_when_its_epoch_has_ended_nothing_is_served() -> None:
         assert send(guest, sealed)[::2] == (503, b"")
         assert get(guest, "evidence")[0] == 404
         assert epochs_of(guest) == []
+
+
+def test_a_boot_retires_by_its_word_and_serves_nobody_any_more() -> None:
+    with room() as guest:
+        sealed, bundle = seal(guest), guest.epochs.current.bundle  # type: ignore[union-attr]
+        status, _, word = ask(guest, "POST", f"/umay/{guest.boot}/retire")
+        assert status == 200
+        retirement = Retirement.from_bytes(word)
+        retirement.check(bundle.receipt_key)
+        assert retirement.boot_id.hex() == guest.boot
+        assert retirement.bundle_digest == bundle_digest(bundle.to_bytes())
+        assert send(guest, sealed)[::2] == (503, b"")
+        assert challenge(guest, bytes(32))[0] == 503
+        assert (get(guest, "evidence")[0], epochs_of(guest)) == (404, [])
+        assert ask(guest, "POST", f"/umay/{guest.boot}/retire")[2] == word
+
+
+def test_a_boot_without_an_anchored_epoch_does_not_retire() -> None:
+    with room(anchored=False) as guest:
+        assert ask(guest, "POST", f"/umay/{guest.boot}/retire")[::2] == (503, b"")
 
 
 def test_an_answer_under_way_outlives_its_epoch() -> None:

@@ -112,7 +112,7 @@ def test_an_agent_that_starts_later_finds_its_guest_in_the_log(net: Net) -> None
     net.look()
     net.look()
     assert net.registrar.standing.entry is not None
-    assert (net.registrar.standing.entry.index, net.store.size) == (2, size)
+    assert (net.registrar.standing.entry.index, net.store.size) == (3, size)
     assert listing(net)[0]["state"] == "ready"
 
 
@@ -131,15 +131,15 @@ GARBAGE_SIZES = {
     "none": "",
     "empty": "?size=",
     "negative": "?size=-1",
-    "signed": "?size=+2",
-    "fraction": "?size=2.0",
-    "leading zero": "?size=02",
-    "encoded digit": "?size=%32",
-    "encoded other digit": "?size=%d9%a2",
-    "line end": "?size=2%0a",
-    "twice": "?size=2&size=2",
-    "something else too": "?size=2&a=1",
-    "other name": "?Size=2",
+    "signed": "?size=+3",
+    "fraction": "?size=3.0",
+    "leading zero": "?size=03",
+    "encoded digit": "?size=%33",
+    "encoded other digit": "?size=%d9%a3",
+    "line end": "?size=3%0a",
+    "twice": "?size=3&size=3",
+    "something else too": "?size=3&a=1",
+    "other name": "?Size=3",
     "endless": "?size=" + "9" * 40,
     "zero": "?size=0",
     "the leaf not within": "?size=1",
@@ -148,7 +148,7 @@ GARBAGE_SIZES = {
 
 @pytest.mark.parametrize("query", GARBAGE_SIZES.values(), ids=GARBAGE_SIZES)
 def test_no_proof_to_a_garbage_size(still: Net, query: str) -> None:
-    assert status_of(still, "proof?size=2") == 200
+    assert status_of(still, "proof?size=3") == 200
     assert status_of(still, f"proof{query}") == 404
 
 
@@ -171,7 +171,7 @@ def test_where_the_log_holds_other_bytes_its_copy_is_served(net: Net) -> None:
     assert get(net, "evidence") == first.evidence
     assert get(net, f"evidence/{evidence_digest(first.evidence).hex()}") == first.evidence
     assert get(net, f"evidence/{epoch.digest.hex()}") == epoch.submission.evidence
-    leaf, _ = verify_proof(get(net, "proof?size=2"), origin=ORIGIN, log_key=PUBLIC)
+    leaf, _ = verify_proof(get(net, "proof?size=3"), origin=ORIGIN, log_key=PUBLIC)
     assert Leaf.from_bytes(leaf).evidence_digest == evidence_digest(first.evidence)
     assert cbor.decode(ask(net.feed, "/anchored").body) == [epoch.digest]
 
@@ -193,7 +193,7 @@ def test_a_refusal_is_told_once_kept_in_sight_and_not_repeated_hotly(net: Net) -
     net.admit = leaf_of
     net.look(after=60)
     assert json.loads(ask(net.feed, "/status").body)["refused"] == {}
-    assert net.store.size == 2
+    assert net.store.size == 3
 
 
 def test_one_refused_evidence_does_not_hold_up_the_next(net: Net) -> None:
@@ -219,7 +219,7 @@ def test_a_busy_log_is_asked_again(net: Net) -> None:
     net.look()
     net.admit = leaf_of
     net.look()
-    assert net.store.size == 2
+    assert net.store.size == 3
 
 
 def test_a_log_that_answers_with_other_keys_is_not_followed(net: Net) -> None:
@@ -585,3 +585,17 @@ def test_the_agent_s_exit_codes(net: Net, tmp_path: Path) -> None:
         )
         assert done.returncode == code, (changes, done.stderr)
         assert b"Traceback" not in done.stderr
+
+
+# Retiring
+
+
+def test_nobody_retires_a_guest_through_its_public_address(still: Net) -> None:
+    for path in ("retire", "retire/", "epochs/retire"):
+        assert status_of(still, path, "POST", b"") == 404
+    assert not [seen for seen in still.guest.seen if "retire" in seen[1]]
+
+
+def test_a_guest_without_an_entry_cannot_retire(net: Net) -> None:
+    answer = ask(net.feed, "/retire", method="POST")
+    assert answer.status == 503 and "no current entry" in json.loads(answer.body)["error"]

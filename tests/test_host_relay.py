@@ -76,7 +76,7 @@ def test_requests_go_to_the_agent_that_lists_the_boot(
         assert evidence.body == net.guest.epochs[0].submission.evidence
         assert ask(relay.url, f"{base}/ohttp", method="POST", body=b"sealed").body == 3 * PIECE
         assert [seen[3] for seen in net.guest.seen] == [b"sealed"]
-    assert ask(relay.url, f"/umay/{nets[0].guest.boot_id}/proof?size=2").status == 200
+    assert ask(relay.url, f"/umay/{nets[0].guest.boot_id}/proof?size=3").status == 200
     assert ask(relay.url, f"/umay/{nets[0].guest.boot_id}/collateral").status == 200
 
 

@@ -30,6 +30,7 @@ from attestation.keys import KeyBundle, bundle_digest
 from attestation.log import checkpoint, merkle, tiles
 from attestation.log.admission import Logged, Record, Submission, release_key
 from attestation.log.database import Sqlite
+from attestation.log.leaf import COLLATERAL as COLLATERAL_KIND
 from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.proof import verify_proof
 from attestation.log.server import create_app, serve
@@ -143,11 +144,11 @@ def test_a_submission_becomes_a_leaf_that_anyone_can_check(log: Log) -> None:
     assert newest.headers["content-type"] == "text/plain; charset=utf-8"
     assert checkpoint.verify(newest.content, origin=ORIGIN, log_key=PUBLIC) == head
     assert log.get(f"checkpoint/{head.size}").content == newest.content
-    steps = log.get("consistency", **{"from": 1, "to": 2}).json()
+    steps = log.get("consistency", **{"from": 1, "to": head.size}).json()
     merkle.verify_consistency(
         old_size=1,
         old_root=log.store.root(1),
-        new_size=2,
+        new_size=head.size,
         new_root=head.root,
         proof=[bytes.fromhex(item) for item in steps["hashes"]],
     )
@@ -201,8 +202,9 @@ def test_one_report_data_has_one_leaf(log: Log) -> None:
     evidence = Evidence.from_bytes(first.evidence)
     again = replace(first, evidence=replace(evidence, quote=b"another quote").to_bytes())
     logged = log.submit(first)
+    size = log.store.size
     assert log.submit(again) == logged
-    assert log.store.size == 2
+    assert log.store.size == size == 3  # with the release and the collateral
 
 
 def test_renewals_follow_a_leaf_of_the_same_boot(log: Log) -> None:
@@ -219,7 +221,7 @@ def test_renewals_follow_a_leaf_of_the_same_boot(log: Log) -> None:
 def test_a_release_is_a_release_leaf(log: Log, index: int) -> None:
     log.submit(submission())
     assert log.refused(submission(1, release=index)) == (403, "log", "unknown-release")
-    assert log.submit(submission(1, release=None)).index == 2
+    assert log.submit(submission(1, release=None)).index == 3
 
 
 @pytest.mark.parametrize(
@@ -301,13 +303,19 @@ def test_a_full_log_refuses_and_recovers(log: Log) -> None:
         assert log.get("checkpoint").status_code == 200
         release.set()
         assert sum(answer.result().status_code == 200 for answer in answers) == 8
-    assert log.store.size == 9
+    assert log.store.size == 10  # with the release and the collateral
+
+
+def kind_of(log: Log, index: int) -> int:
+    return Leaf.from_bytes(log.store.leaf(index) or b"").kind
 
 
 def test_many_submitters_get_their_own_leaves(log: Log) -> None:
     with ThreadPoolExecutor(6) as pool:
         logged = list(pool.map(lambda n: (n, log.submit(submission(n))), range(60)))
-    assert sorted(answer.index for _, answer in logged) == list(range(1, 61))
+    documents = {0, *(n for n in range(62) if kind_of(log, n) == COLLATERAL_KIND)}
+    assert len(documents) == 2
+    assert {answer.index for _, answer in logged} == set(range(62)) - documents
     for number, answer in logged:
         assert answer.leaf == leaf_of(submission(number)).to_bytes()
         assert log.store.checkpoint_at(answer.size) is not None

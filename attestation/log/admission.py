@@ -7,6 +7,7 @@ that one REPORT_DATA[0:32] has one leaf.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -132,6 +133,14 @@ class Admission(Protocol):
     """Decides. Returns the leaf, or raises a UmayError that says why there is none."""
 
     def __call__(self, submission: Submission) -> Leaf: ...
+
+
+ReleaseAdmission = Callable[[bytes], None]
+"""Raises a UmayError that says why a release manifest becomes no leaf."""
+
+
+def no_release(_: bytes) -> None:
+    raise Refused("log", "closed", "this log takes no releases: it was started without a Registry")
 
 
 class Reader(Protocol):

@@ -97,18 +97,23 @@ class Leaf:
 
 def release_leaf(manifest: bytes) -> Leaf:
     """The leaf of a release manifest: its SHA-256 as evidence_digest, the rest zero."""
-    return Leaf(
-        kind=RELEASE,
-        platform=NO_PLATFORM,
-        evidence_digest=sha256(manifest),
-        bundle_digest=ZERO,
-        measurement_digest=ZERO,
-        release=None,
-        collateral_digest=ZERO,
-        beacon=(0, ZERO),
-        previous=None,
-        statement=ZERO,
-    )
+    return document_leaf(RELEASE, manifest)
+
+
+def document_leaf(kind: int, document: bytes, **fields: Any) -> Leaf:
+    """A leaf that no quote stands behind: the SHA-256 of its document as evidence_digest,
+    zero or None for all that `fields` does not name."""
+    nothing: dict[str, Any] = {
+        "platform": NO_PLATFORM,
+        "bundle_digest": ZERO,
+        "measurement_digest": ZERO,
+        "release": None,
+        "collateral_digest": ZERO,
+        "beacon": (0, ZERO),
+        "previous": None,
+        "statement": ZERO,
+    }
+    return Leaf(kind=kind, evidence_digest=sha256(document), **{**nothing, **fields})
 
 
 def _check(good: bool, expected: str) -> None:

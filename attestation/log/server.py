@@ -38,10 +38,20 @@ from attestation.log.admission import (
     Admission,
     Logged,
     Record,
+    ReleaseAdmission,
     Submission,
     binding_of,
     check_claims,
     check_leaf,
+    no_release,
+)
+from attestation.log.appender import Appender
+from attestation.log.documents import (
+    RetireRequest,
+    check_not_retired,
+    collateral_entry,
+    release_entry,
+    retire_entry,
 )
 from attestation.log.leaf import RENEW, Leaf
 from attestation.log.note import from_decimal
@@ -80,38 +90,13 @@ class _Busy(UmayError):
     """As many submissions in hand as the log takes."""
 
 
-class Appender:
-    """Gathers entries while a batch commits, and commits them as the next batch."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._queue: asyncio.Queue[tuple[Entry, asyncio.Future[int]]] = asyncio.Queue()
-
-    async def append(self, entry: Entry) -> int:
-        """The committed entry's index."""
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((entry, future))
-        return await future
-
-    async def run(self) -> None:
-        while True:
-            batch = [await self._queue.get()]
-            while not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            try:
-                entries = [entry for entry, _ in batch]
-                indexes = await run_in_threadpool(self._store.append, entries)
-            except Exception as error:
-                _settle(batch, error)
-            else:
-                _settle(batch, indexes)
-
-
 class LogService:
     """The endpoints of one log."""
 
-    def __init__(self, store: Store, *, admit: Admission, max_pending: int) -> None:
-        self._store, self._admit = store, admit
+    def __init__(
+        self, store: Store, *, admit: Admission, admit_release: ReleaseAdmission, max_pending: int
+    ) -> None:
+        self._store, self._admit, self._admit_release = store, admit, admit_release
         self._max_pending, self._pending = max_pending, 0
         self._judging = asyncio.Semaphore(MAX_JUDGED)
         self.appender = Appender(store)
@@ -147,22 +132,49 @@ class LogService:
         return _answer(json.dumps(body).encode(), "application/json")
 
     async def submit(self, request: Request) -> Response:
+        return await self._taken(request, self._machine)
+
+    async def release(self, request: Request) -> Response:
+        """A release manifest as the body."""
+        return await self._taken(request, self._release)
+
+    async def retire(self, request: Request) -> Response:
+        """A RetireRequest."""
+        return await self._taken(request, self._retire)
+
+    async def _taken(self, request: Request, log: Callable[[bytes], Awaitable[Logged]]) -> Response:
+        """The answer of `log` to the body, if so much is not in hand already."""
         if self._pending >= self._max_pending:
             raise _Busy("the log has its hands full: try again in a few seconds")
         self._pending += 1
         try:
-            submission = Submission.from_bytes(await _body(request))
-            logged = await self._log(submission)
+            logged = await log(await _body(request))
         finally:
             self._pending -= 1
         return _answer(logged.to_bytes(), CBOR, "no-store")
+
+    async def _machine(self, body: bytes) -> Logged:
+        return await self._log(Submission.from_bytes(body))
+
+    async def _release(self, body: bytes) -> Logged:
+        entry = release_entry(body)
+        await run_in_threadpool(self._admit_release, body)
+        index = await self.appender.append(entry)
+        return await run_in_threadpool(self._logged, index)
+
+    async def _retire(self, body: bytes) -> Logged:
+        request = RetireRequest.from_bytes(body)
+        entry = await run_in_threadpool(retire_entry, request, self._store)
+        index = await self.appender.append(entry)
+        return await run_in_threadpool(self._logged, index)
 
     async def _log(self, submission: Submission) -> Logged:
         index = await run_in_threadpool(self._already, submission)
         if index is None:
             async with self._judging:
                 entry = await run_in_threadpool(self._judge, submission)
-            index = await self.appender.append(entry)
+            collateral = collateral_entry(Collateral.from_bytes(submission.collateral))
+            index, _ = await asyncio.gather(*map(self.appender.append, (entry, collateral)))
         return await run_in_threadpool(self._logged, index)
 
     def _logged(self, index: int) -> Logged:
@@ -182,6 +194,7 @@ class LogService:
     def _judge(self, submission: Submission) -> Entry:
         collateral = Collateral.from_bytes(submission.collateral)
         check_claims(submission, self._store)
+        check_not_retired(submission.evidence, self._store)
         leaf = self._admit(submission)
         check_leaf(leaf, submission)
         return entry_of(submission, leaf, collateral)
@@ -214,15 +227,16 @@ def create_app(
     store: Store,
     *,
     admit: Admission,
+    admit_release: ReleaseAdmission = no_release,
     origin_path: str = "/log",
     max_pending: int = MAX_PENDING,
     keep_renewals: int | None = None,
 ) -> Starlette:
-    """The ASGI application under `origin_path`. `admit` runs in a worker thread.
+    """The ASGI application under `origin_path`. Both admissions run in a worker thread.
 
     Renewals' evidence is removed after `keep_renewals` days, unless None.
     """
-    service = LogService(store, admit=admit, max_pending=max_pending)
+    service = LogService(store, admit=admit, admit_release=admit_release, max_pending=max_pending)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -280,7 +294,12 @@ def _routes(service: LogService, prefix: str) -> list[Route]:
         "/consistency": service.consistency,
     }
     routes = [Route(prefix + path, _named(end), methods=["GET"]) for path, end in gets.items()]
-    return [*routes, Route(prefix + "/submit", _named(service.submit), methods=["POST"])]
+    posts: dict[str, Endpoint] = {
+        "/submit": service.submit,
+        "/release": service.release,
+        "/retire": service.retire,
+    }
+    return routes + [Route(prefix + p, _named(end), methods=["POST"]) for p, end in posts.items()]
 
 
 def _named(endpoint: Endpoint) -> Endpoint:
@@ -344,13 +363,3 @@ def _digest(text: str) -> bytes:
     if len(text) != 2 * DIGEST_BYTES or any(c not in "0123456789abcdef" for c in text):
         raise ParseError("digest: expected 64 lower-case hex characters")
     return bytes.fromhex(text)
-
-
-def _settle(batch: list[tuple[Entry, asyncio.Future[int]]], outcome: list[int] | Exception) -> None:
-    for at, (_, future) in enumerate(batch):
-        if future.done():  # the submitter has gone; the entry is logged all the same
-            continue
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome[at])

@@ -27,18 +27,18 @@ from attestation.anchor import Anchor
 from attestation.collateral import Collateral
 from attestation.errors import (
     Incomplete,
-    NotAuthentic,
     NotThere,
     ParseError,
     UmayError,
     Unavailable,
 )
-from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf, release_leaf
+from attestation.log.leaf import BOOT, RENEW, Leaf
 from attestation.log.merkle import Tree
 from attestation.policy import Policy
 from attestation.verifier import Verifier
-from client_sdk.auditing import sources, tree
+from client_sdk.auditing import tree
 from client_sdk.auditing.claims import check_claims
+from client_sdk.auditing.documents import check_document
 from client_sdk.auditing.machines import Machines
 from client_sdk.auditing.registered import check_registered
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
@@ -186,7 +186,7 @@ def judge(audit: Audit, machines: Machines, index: int, data: bytes) -> EntryVer
         kind = KINDS[leaf.kind]
         if leaf.kind in (BOOT, RENEW):
             return machines.judge(audit, index, data)
-        return _document(machines.source, index, leaf)
+        return check_document(machines, index, leaf)
     except NotThere as error:
         return _missing(audit, machines, index, kind, data, error)
     except (Unavailable, Incomplete) as error:
@@ -248,16 +248,6 @@ def _unseen(index: int, data: bytes) -> EntryVerdict:
     except ParseError:
         kind = "unknown"
     return EntryVerdict(index, kind, "", "", "not checked", "not in the sample")
-
-
-def _document(source: Source, index: int, leaf: Leaf) -> EntryVerdict:
-    """A release and its like: its bytes must be there; what it allows is the policy's."""
-    if leaf.kind == RELEASE:
-        manifest = sources.blob(source, leaf.evidence_digest)
-        if leaf != release_leaf(manifest):
-            raise NotAuthentic("log", "other-leaf", "a release's leaf claims more than it is")
-    digest = leaf.evidence_digest.hex()[:16]
-    return EntryVerdict(index, KINDS[leaf.kind], "", digest, "on record")
 
 
 def _tiles(source: Source, built: Tree, anchor: Anchor, scope: Scope) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attestation.errors import ParseError
-from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf
+from attestation.log.leaf import BOOT, RELEASE, RENEW, RETIRE, Leaf
 from client_sdk.auditing.results import Audit
 
 UNSEEN = 0
@@ -19,12 +19,18 @@ def check_claims(audit: Audit, leaves: Sequence[bytes | None]) -> None:
     kinds: list[int | None] = []
     boots: list[str | None] = []
     statements: dict[bytes, int] = {}
+    retired: dict[str, int] = {}
     for index, (entry, data) in enumerate(zip(audit.entries, leaves, strict=True)):
         leaf = parsed(data) if data is not None else None
         machine = leaf is not None and leaf.kind in (BOOT, RENEW)
         if leaf is not None and machine:
             _claimed(audit, index, leaf, entry.boot, boots, kinds)
             _once(audit, index, leaf, statements)
+            if entry.boot in retired:
+                text = f"entry {index}: its boot retired with entry {retired[entry.boot]}"
+                audit.finding("after-retirement", text, index)
+        elif leaf is not None and leaf.kind == RETIRE and entry.boot:
+            retired.setdefault(entry.boot, index)
         boots.append(entry.boot if machine or data is None else None)
         kinds.append(UNSEEN if data is None else leaf.kind if leaf else None)
     _keys(audit)

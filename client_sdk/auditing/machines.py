@@ -18,11 +18,11 @@ from attestation.evidence import Evidence
 from attestation.keys import KeyBundle
 from attestation.log.admission import Record
 from attestation.log.leaf import RENEW, Leaf
-from attestation.log.merkle import GetHash, inclusion_proof
+from attestation.log.merkle import GetHash, inclusion_proof, leaf_hash, verify_inclusion
 from attestation.log.proof import Proof
 from attestation.verdict import Report, StepResult
 from attestation.verifier import Presented, Verifier
-from client_sdk.auditing import sources
+from client_sdk.auditing import sources, tree
 from client_sdk.auditing.results import KINDS, PLATFORMS, Audit, EntryVerdict
 from client_sdk.auditing.sources import Source
 from contracts.chain import Chain
@@ -98,6 +98,14 @@ class Machines:
             collateral=collateral,
             proof=self.proof(index, data),
         )
+
+    def leaf_at(self, index: int) -> bytes:
+        """An entry's bytes, proven to stand there. Raises LogError or Unavailable."""
+        size, root = self.anchor.size, self.anchor.root
+        data = tree.leaf_at(self.source, index, size)
+        proof = inclusion_proof(index, size, self.get_hash)
+        verify_inclusion(leaf_hash(data), index=index, size=size, root=root, proof=proof)
+        return data
 
     def proof(self, index: int, data: bytes) -> bytes | None:
         """Made here, from the tree: no server is asked for one. None without `note`."""

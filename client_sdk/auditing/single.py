@@ -15,7 +15,6 @@ from attestation.evidence import Evidence
 from attestation.keys import KeyBundle
 from attestation.log.admission import Record
 from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf
-from attestation.log.merkle import inclusion_proof, leaf_hash, verify_inclusion
 from attestation.log.tiles import WIDTH, TilePath
 from client_sdk.auditing import sources, tree
 from client_sdk.auditing.auditor import Auditor, Scope, judge, step
@@ -61,7 +60,7 @@ def audit_entry(auditor: Auditor, contract: str, index: int, scope: Scope) -> Si
     note = step(audit, "log", lambda: tree.anchored_checkpoint(source, anchor))
     get_hash = tree.hashes_from_tiles(source, anchor.size)
     machines = auditor.machines(source, anchor, note, get_hash, scope)
-    data = step(audit, "tree", lambda: _included(machines, index))
+    data = step(audit, "tree", lambda: machines.leaf_at(index))
     if data is None:
         return Single(audit, index, b"", b"", machines)
     entry = judge(audit, machines, index, data)
@@ -93,15 +92,6 @@ def find_boot(auditor: Auditor, contract: str, boot: bytes, scope: Scope) -> int
     raise UsageError(f"boot {boot.hex()}: the anchored log has no entry of it")
 
 
-def _included(machines: Machines, index: int) -> bytes:
-    """The entry's bytes, proven to stand there. Raises LogError or Unavailable."""
-    anchor = machines.anchor
-    data = tree.leaf_at(machines.source, index, anchor.size)
-    proof = inclusion_proof(index, anchor.size, machines.get_hash)
-    verify_inclusion(leaf_hash(data), index=index, size=anchor.size, root=anchor.root, proof=proof)
-    return data
-
-
 def _claims(audit: Audit, machines: Machines, index: int, data: bytes, boot: str) -> None:
     """The earlier entries that it names are there and fit."""
     leaf = parsed(data)
@@ -121,7 +111,7 @@ def _claims(audit: Audit, machines: Machines, index: int, data: bytes, boot: str
 
 
 def _earlier(machines: Machines, named: int, index: int) -> Leaf | None:
-    return parsed(_included(machines, named)) if named < index else None
+    return parsed(machines.leaf_at(named)) if named < index else None
 
 
 def _boot_of(source: Source, index: int) -> bytes:

@@ -57,6 +57,7 @@ class Epochs:
         self._current: Epoch | None = None
         self._last: bytes | None = None
         self._beacon: Beacon | None = None
+        self._ended: Epoch | None = None
 
     @property
     def living(self) -> tuple[tuple[Epoch, str], ...]:
@@ -83,6 +84,8 @@ class Epochs:
     def step(self, now: float) -> None:
         """Whatever is due at `now` (monotonic seconds). Raises what feed and prover raise."""
         self.retire(now)
+        if self._ended is not None:
+            return
         self._learn()
         self._switch(now)
         if self._due(now):
@@ -98,6 +101,19 @@ class Epochs:
                 self._current = None
         for epoch in over:
             self.ring.retire(epoch.keys)
+
+    def end(self) -> Epoch:
+        """Forget all keys, for good; the epoch that was used last. Raises Unavailable where
+        none was ever anchored."""
+        with self._lock:
+            last = self._current or self._ended
+            if last is None:
+                raise Unavailable("retire: no epoch is anchored")
+            self._ended, self._current = last, None
+            over, self._living = self._living, ()
+        for epoch in over:
+            self.ring.retire(epoch.keys)
+        return last
 
     def _learn(self) -> None:
         """Which of the living are anchored; what else the feed names is forgotten."""
@@ -140,7 +156,10 @@ class Epochs:
 
     def _add(self, epoch: Epoch) -> None:
         with self._lock:
-            self._living = (*self._living, epoch)
+            if self._ended is None:
+                self._living = (*self._living, epoch)
+                return
+        self.ring.retire(epoch.keys)
 
     def _switch(self, now: float) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from attestation import cbor
 from attestation.errors import Unavailable, UsageError
 from attestation.evidence import fresh_challenged
+from attestation.keys import bundle_digest
 from attestation.receipt import TIME_GRAIN_S
 from attestation.tdx import parse_quote
 from enclave.guest.engines.base import Engine
@@ -56,6 +57,14 @@ class Guest:
             return cbor.encode({0: self.platform.quote(half + fresh_challenged(nonce)).quote})
         finally:
             self._challenges.release()
+
+    def retire(self) -> bytes:
+        """Forget every key of this boot, for good, and say so: a Retirement.
+
+        Raises Unavailable where nothing was ever anchored.
+        """
+        last = self.epochs.end()
+        return self.boot.retire(bundle_digest(last.bundle.to_bytes())).to_bytes()
 
     def receipt_time(self) -> int:
         """Unix seconds by beacon and monotonic clock, in whole minutes."""

@@ -23,6 +23,7 @@ from attestation.evidence import (
 )
 from attestation.keys import KeyBundle, bundle_digest
 from attestation.receipt import Receipt, SignedReceipt
+from attestation.retirement import Retirement
 from attestation.tdx import parse_quote
 from attestation.tdx.eventlog import check_replay
 from enclave.guest.config import HostConfig
@@ -49,6 +50,10 @@ class BootKeys:
 
     def sign(self, receipt: Receipt) -> SignedReceipt:
         return receipt.sign(self._key)
+
+    def retire(self, bundle_digest: bytes) -> Retirement:
+        """The word that this boot's keys are gone; its caller sees to it that they are."""
+        return Retirement.sign(self._key, self.boot_id, bundle_digest)
 
     def __repr__(self) -> str:
         return f"<BootKeys of {self.boot_id.hex()}, secret>"

@@ -68,6 +68,7 @@ class _Service:
             Route("/ohttp-keys", self.keys),
             Route("/config/{name}", self.config),
             Route("/challenge", self.challenge, methods=["POST"]),
+            Route("/retire", self.retire, methods=["POST"]),
             Route("/ohttp", self.sealed, methods=["POST"]),
             Route("/healthz", self.health),
             Route("/metrics", self.metrics),
@@ -116,6 +117,10 @@ class _Service:
         except (UsageError, ClientDisconnect, TimeoutError):
             return _plain(400)
         return _bytes(answer, "application/cbor")
+
+    async def retire(self, _: Request) -> Response:
+        """For the host alone: agents forward it to nobody."""
+        return _bytes(self._guest.retire(), "application/cbor")
 
     async def health(self, _: Request) -> Response:
         ready = self._guest.epochs.current is not None

@@ -125,6 +125,14 @@ class Agent:
         known = {"boot": standing.boot, "answering": standing.answering, "ready": standing.ready}
         return JSONResponse({**known, "logged": logged, "refused": refused})
 
+    async def retire(self, _: Request) -> Response:
+        """For the host: the guest forgets its keys, and the log gets its word."""
+        try:
+            index = await asyncio.to_thread(self._registrar.retire)
+        except UmayError as error:
+            return JSONResponse({"error": str(error)}, 503)
+        return JSONResponse({"entry": index})
+
     def public(self) -> Starlette:
         below = Route("/umay/{rest:path}", self.below, methods=METHODS)
         return _app(Route("/umay/", self.listing), below)
@@ -135,6 +143,7 @@ class Agent:
             Route("/anchored", self.anchored),
             Route("/collateral", self.collateral),
             Route("/status", self.status),
+            Route("/retire", self.retire, methods=["POST"]),
         )
 
 

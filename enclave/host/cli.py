@@ -120,6 +120,20 @@ def _named(*places: Path | None) -> list[tuple[str, Path | None]]:
 
 
 @host.command()
+@click.option("--feed", required=True, metavar="URL", help="The agent's feed address.")
+def retire(feed: str) -> None:
+    """End a boot: its guest forgets all keys for good, and the log gets its word for it.
+
+    The guest serves nobody afterwards; stop it, and start it anew for a new boot. Exit code 5:
+    the agent, the guest or the log did not do it; it can be asked again.
+    """
+    from enclave.host.peer import Peer
+
+    answer = Peer().submit(f"{feed.rstrip('/')}/retire", b"")
+    click.echo(json.dumps({"retired": True, **json.loads(answer)}))
+
+
+@host.command()
 @click.option("--listen", required=True, metavar=LISTEN, help="Address to serve on.")
 @click.option("--upstream", required=True, multiple=True, metavar="URL", help="An agent; repeat.")
 @click.option("--record", type=FILE, help="Write every byte handled to this file.")

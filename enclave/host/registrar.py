@@ -21,6 +21,7 @@ from attestation.errors import LogError, ParseError, Refused, UmayError, Unavail
 from attestation.evidence import MAX_EVIDENCE_BYTES, Evidence, evidence_digest
 from attestation.keys import bundle_digest
 from attestation.log.admission import Logged, Submission
+from attestation.log.documents import RetireRequest
 from attestation.log.leaf import BOOT, RENEW, Leaf
 from contracts.chain import Chain
 from contracts.reader import read_anchor
@@ -224,6 +225,20 @@ class Registrar:
         return Entry(
             logged.index, served=None if named == epoch.evidence else self._logs_copy(named)
         )
+
+    def retire(self) -> int:
+        """Have the guest forget its keys and log its word for it; the leaf's index.
+
+        Raises Unavailable where the guest has nothing on record or does not answer, Refused
+        with the log's reason.
+        """
+        standing = self.standing
+        if standing.boot is None or standing.entry is None:
+            raise Unavailable("retire: the guest has no current entry in the log")
+        word = self._peer.submit(f"{self._guest}/umay/{standing.boot}/retire", b"")
+        request = RetireRequest(standing.entry.index, word)
+        answer = self._peer.submit(f"{self._log}/retire", request.to_bytes())
+        return Logged.from_bytes(answer).index
 
     def _submission(self, base: str, epoch: Listed) -> Submission:
         """A renewal whose predecessor this agent never logged goes in as a boot: where the

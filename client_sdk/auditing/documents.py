@@ -1,0 +1,41 @@
+"""Entries that no quote stands behind: a release, a collateral set, a retirement.
+
+Their document must be there, and the leaf must say no more than it does. What a release allows
+is the policy's and the Registry's matter.
+"""
+
+from __future__ import annotations
+
+from attestation.errors import NotAuthentic
+from attestation.log.documents import collateral_leaf, retire_leaf
+from attestation.log.leaf import COLLATERAL, RELEASE, Leaf, release_leaf
+from attestation.retirement import Retirement
+from client_sdk.auditing import sources
+from client_sdk.auditing.machines import Machines
+from client_sdk.auditing.results import KINDS, EntryVerdict
+
+
+def check_document(machines: Machines, index: int, leaf: Leaf) -> EntryVerdict:
+    """Raises Unavailable where something lacks, NotAuthentic, Refused or ParseError for what
+    contradicts."""
+    document = sources.blob(machines.source, leaf.evidence_digest)
+    boot = ""
+    if leaf.kind == RELEASE:
+        expected = release_leaf(document)
+    elif leaf.kind == COLLATERAL:
+        expected = collateral_leaf(document)
+    else:
+        retirement = Retirement.from_bytes(document)
+        expected, boot = _retire_leaf(machines, index, leaf, retirement), retirement.boot_id.hex()
+    if leaf != expected:
+        raise NotAuthentic("log", "other-leaf", f"a {KINDS[leaf.kind]} claims more than it is")
+    return EntryVerdict(index, KINDS[leaf.kind], boot, leaf.evidence_digest.hex()[:16], "on record")
+
+
+def _retire_leaf(machines: Machines, index: int, leaf: Leaf, retirement: Retirement) -> Leaf:
+    previous = leaf.previous
+    if previous is None or previous >= index:
+        raise NotAuthentic("log", "bad-previous", "a retirement names no earlier entry")
+    last = Leaf.from_bytes(machines.leaf_at(previous))
+    evidence = sources.blob(machines.source, last.evidence_digest)
+    return retire_leaf(retirement, previous, last, evidence)
