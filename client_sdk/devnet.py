@@ -203,6 +203,11 @@ class Network:
         """The first entry of the log: what this network starts out with."""
         return {"name": "local", "measurement": self._measurement(), "model": self._model()}
 
+    def _release_index(self) -> int | None:
+        """The log's first entry, while it is what the guests run."""
+        first = json.loads(self.files.release.read_text())
+        return 0 if first["measurement"] == self._measurement() else None
+
     def _measurement(self) -> str:
         registers = ask(self.files.socket(), {0: "measurement"})[1]
         return measurement_digest("tdx", tuple(registers)).hex()
@@ -295,6 +300,7 @@ class Network:
             chain=self.chain_url,
             contract=self.contract,
             simulator=socket,
+            release=self._release_index(),
         )
         self._module(
             f"guest-{guest.name}",

@@ -90,6 +90,18 @@ class Transport:
         """The same for a POST of octets."""
         return self._small("POST", url, body, limit)
 
+    def notify(self, url: str, body: bytes) -> None:
+        """POST of JSON, for any 2xx. Raises Unavailable, which names the host alone: such
+        URLs hold secrets."""
+        host = urlsplit(url).hostname
+        try:
+            with self._request("POST", url, body, {"content-type": "application/json"}) as answer:
+                status = answer.status_code
+        except Unavailable:
+            raise Unavailable(f"webhook at {host}: no answer") from None
+        if not 200 <= status < 300:
+            raise Unavailable(f"webhook at {host}: expected HTTP 2xx, got {status}")
+
     def stream(self, url: str, body: bytes, headers: Mapping[str, str]) -> Stream:
         """POST and return as soon as the answer's head is there. Raises Unavailable."""
         response = self._request("POST", url, body, headers)

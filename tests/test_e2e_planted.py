@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,27 @@ class LyingServer(SimpleHTTPRequestHandler):
         return
 
 
+class Hook(BaseHTTPRequestHandler):
+    """Takes JSON and says nothing."""
+
+    received: list[dict[str, Any]]
+
+    @classmethod
+    def start(cls) -> tuple[str, list[dict[str, Any]]]:
+        cls.received = []
+        server = ThreadingHTTPServer(("127.0.0.1", 0), cls)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/secret", cls.received
+
+    def do_POST(self) -> None:
+        self.received.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
 class Planted:
     """The network, its log stopped; `serve` puts an export of it at the log's own address."""
 
@@ -239,6 +260,25 @@ def test_a_revoked_release_and_a_reused_key_are_named(planted: Planted) -> None:
     assert code == 1
     assert codes(found) == {("revoked-release", thief), ("reused-key", thief)}
     assert {f["code"] for f in found["findings"]} >= {"revoked-release"}
+
+
+def test_a_watch_tells_each_once_and_in_its_feed(planted: Planted, tmp_path: Path) -> None:
+    """Over a mirror: the log itself has been stopped."""
+    hook, received = Hook.start()
+    network = planted.network
+    words = ("audit", "watch", "--once", "--json", "--keep", str(tmp_path), "--webhook", hook)
+    where = ("--policy", str(network.files.policy), "--chain", network.chain_url)
+    what = ("--contract", network.contract, "--registry", network.registry)
+    asked = (*words, *where, *what, "--mirror", str(planted.export))
+    first, second = (umay(network, *asked) for _ in range(2))
+    assert first.returncode == second.returncode == 1
+    alerts = [json.loads(line) for line in first.stdout.splitlines()]
+    told = {(alert["code"], alert["index"]) for alert in alerts}
+    assert told >= {("revoked-release", planted.thief), ("reused-key", planted.thief)}
+    assert second.stdout == ""
+    assert [hooked["alerts"] for hooked in received] == [alerts]
+    feed = (tmp_path / "feed.atom").read_text()
+    assert feed.count("<entry>") == len(alerts) and "reused-key" in feed
 
 
 def test_a_mirror_audits_the_same(planted: Planted) -> None:

@@ -56,7 +56,9 @@ def _claimed(
     if renews != (leaf.kind == RENEW) or (leaf.kind == BOOT and leaf.previous is not None):
         audit.violation("bad-previous", f"entry {index}: names no entry of its boot", index)
     release = leaf.release
-    if release is not None and not (release < len(kinds) and kinds[release] in (RELEASE, UNSEEN)):
+    if release is None:
+        audit.finding("no-release", f"entry {index}: names no release", index)
+    elif not (release < len(kinds) and kinds[release] in (RELEASE, UNSEEN)):
         audit.violation("bad-release", f"entry {index}: names no release", index)
 
 

@@ -320,3 +320,35 @@ def allowed(
     if not entries and not as_json:
         click.echo("no release or model of this registry ever had this digest")
     sys.exit(0 if any(entry["allowed"] for entry in entries) else 4)
+
+
+@audit.command()
+@_asking
+@click.option("--keep", type=DIRECTORY, required=True, help="Where state, alerts and feed lie.")
+@click.option("--every", type=click.IntRange(1), default=60, show_default=True, help="Seconds.")
+@click.option("--webhook", metavar="URL", help="New alerts are sent there as JSON.")
+@click.option("--once", is_flag=True, help="One round; ends as run does.")
+@click.option("--json", "as_json", is_flag=True, help="Each alert as a line of JSON.")
+def watch(
+    keep: Path, every: int, webhook: str | None, once: bool, as_json: bool, **asking: Any
+) -> None:
+    """Audit again and again, and tell what is new: on standard output, in an Atom feed
+    (KEEP/feed.atom), to a webhook.
+
+    Entries that verified are not verified again until the next UTC day. With --once the exit
+    code is that of the round: 0: no violation; 1: a violation; 5: it could not look; 6:
+    something was not checked. Otherwise it runs until it is ended.
+    """
+    from client_sdk.auditing.watch_loop import Rounds
+    from client_sdk.auditing.watching import Alert
+
+    def tell(alert: Alert) -> None:
+        click.echo(json.dumps(alert.to_json()) if as_json else str(alert))
+
+    def warn(text: str) -> None:
+        click.echo(text, err=True)
+
+    rounds = Rounds.open(keep, asking, webhook=webhook, tell=tell, warn=warn)
+    if once:
+        sys.exit(rounds.one())
+    rounds.forever(every)

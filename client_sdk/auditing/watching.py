@@ -1,0 +1,138 @@
+"""A monitor: an audit again and again, and an alert for whatever is new in it.
+
+What is about an entry is told once for good. What is about the log as a whole is told when it
+begins, again after it has ended, and after a restart. A round that could not look at all is an
+alert too, and so is its end: silence must not look like peace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from attestation.errors import UmayError, UsageError
+from client_sdk.auditing.results import Audit, Problem
+
+STALE_BEACON_S = 600
+"""An entry older than this when it is first seen anchored: its machine or host held it back."""
+
+BLIND, SEES = "cannot-look", "looks-again"
+PASSING = ("finding", "unanchored-tail", None)
+"""A log that grows always has some entries that wait for their anchor; late ones are told."""
+
+_BEGIN = b'{"time": '
+_FIELDS = frozenset({"time", "severity", "code", "text", "index"})
+
+
+@dataclass(frozen=True)
+class Alert:
+    """`time` in Unix seconds is when it was noticed; `index` the entry it is about, if any."""
+
+    time: int
+    severity: str
+    code: str
+    text: str
+    index: int | None
+
+    @property
+    def subject(self) -> tuple[str, str, int | None]:
+        """What makes two alerts the same."""
+        return self.severity, self.code, self.index
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.code}: {self.text}"
+
+
+class Told:
+    """The alerts so far, one JSON line each, in the watcher's own file."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UsageError for a file that cannot be used or is no such file."""
+        self._path = path
+        try:
+            data = path.read_bytes() if path.exists() else b""
+            whole = data[: data.rfind(b"\n") + 1]
+            self.alerts = [_alert(line) for line in whole.splitlines()]
+            cut_off = data[len(whole) :]
+            if cut_off[: len(_BEGIN)] != _BEGIN[: len(cut_off)]:
+                raise UsageError(f"{path}: expected the alerts of a watch")
+            if cut_off:  # as it was written
+                os.truncate(path, len(whole))
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
+
+    def add(self, alerts: list[Alert]) -> None:
+        try:
+            with self._path.open("a") as file:
+                file.writelines(json.dumps(alert.to_json()) + "\n" for alert in alerts)
+        except OSError as error:
+            raise UsageError(f"{self._path}: {error.strerror}") from None
+        self.alerts += alerts
+
+
+class Watch:
+    """`look` makes one audit; `clock` gives Unix seconds."""
+
+    def __init__(self, look: Callable[[], Audit], told: Told, clock: Callable[[], float]) -> None:
+        self._look, self._told, self._clock = look, told, clock
+        self._seen: int | None = None
+        self._going_on: set[tuple[str, str, int | None]] = set()
+
+    def round(self) -> list[Alert]:
+        """What is new since the last round, kept as told. Raises UsageError alone: anything
+        else that goes wrong is an alert."""
+        try:
+            audit = self._look()
+        except UsageError:
+            raise
+        except UmayError as error:
+            return self._new([self._alert("incomplete", BLIND, str(error))])
+        noticed = [self._of(problem) for problem in (*audit.problems, *audit.findings)]
+        noticed += self._stale(audit)
+        if audit.entries:
+            self._seen = len(audit.entries)
+        if any(code == BLIND for _, code, _ in self._going_on):
+            noticed.insert(0, self._alert("finding", SEES, "the audit works again"))
+        return self._new([alert for alert in noticed if alert.subject != PASSING])
+
+    def _stale(self, audit: Audit) -> Iterator[Alert]:
+        """Of entries that came since the last round: when the earlier ones came is not known."""
+        if self._seen is None:
+            return
+        for entry in audit.entries[self._seen :]:
+            age = int(self._clock()) - entry.since if entry.since is not None else 0
+            if age > STALE_BEACON_S:
+                text = f"entry {entry.index}: its beacon was {age} s old when it was first seen"
+                yield self._alert("finding", "stale-beacon", text, entry.index)
+
+    def _new(self, noticed: list[Alert]) -> list[Alert]:
+        known = {alert.subject for alert in self._told.alerts if alert.index is not None}
+        known |= self._going_on
+        self._going_on = {alert.subject for alert in noticed if alert.index is None}
+        new = {alert.subject: alert for alert in reversed(noticed) if alert.subject not in known}
+        alerts = list(new.values())[::-1]
+        self._told.add(alerts)
+        return alerts
+
+    def _of(self, problem: Problem) -> Alert:
+        return self._alert(problem.severity, problem.code, problem.text, problem.index)
+
+    def _alert(self, severity: str, code: str, text: str, index: int | None = None) -> Alert:
+        return Alert(int(self._clock()), severity, code, text, index)
+
+
+def _alert(line: bytes) -> Alert:
+    try:
+        fields = json.loads(line)
+        if fields.keys() != _FIELDS or type(fields["time"]) is not int:
+            raise ValueError
+        return Alert(**fields)
+    except (ValueError, AttributeError, RecursionError):
+        raise UsageError("expected the alerts of a watch, one on every line") from None
