@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from attestation.anchor import Anchor, BlockRef
 from attestation.policy import Policy
-from contracts.chain import Chain
+from contracts.chain import ReadOnlyChain
 from contracts.reader import read_anchor
 
 
@@ -17,7 +17,7 @@ from contracts.reader import read_anchor
 class ChainReader:
     """Reads what `policy` pins. Raises Unavailable where the endpoint does not answer."""
 
-    chain: Chain
+    chain: ReadOnlyChain
     policy: Policy
 
     def anchor(self) -> Anchor:

@@ -255,11 +255,11 @@ def _verified(opened: Client, place: Place) -> tuple[Report, int]:
 def _client(**where: Any) -> Client:
     from client_sdk import config
     from client_sdk.client import Client
-    from contracts.chain import ToncenterV2
+    from contracts.endpoint import toncenter
 
     found = config.load(**where)
     accepted = config.read_policy(found.policy)
-    return Client(found.url, policy=accepted, chain=ToncenterV2(found.chain))
+    return Client(found.url, policy=accepted, chain=toncenter(found.chain))
 
 
 def console() -> Console:

@@ -42,7 +42,7 @@ from client_sdk.presented import Place, fetch_places, fetch_presented
 from client_sdk.pricing import claimed_offer
 from client_sdk.session import PACING_HEADER, SealedExchange
 from client_sdk.transport import Transport
-from contracts.chain import Chain
+from contracts.chain import ReadOnlyChain
 
 REST_SECONDS = 20.0
 """How long an enclave that failed is left alone; a later choice may take it again."""
@@ -80,7 +80,7 @@ class Client:
         url: str,
         *,
         policy: Policy,
-        chain: Chain,
+        chain: ReadOnlyChain,
         transport: Transport | None = None,
         clock: Callable[[], float] = time.time,
         pacing: str | None = None,

@@ -15,7 +15,7 @@ from attestation.log.admission import Submission
 from attestation.log.leaf import Leaf
 from attestation.policy import Policy
 from attestation.verifier import Presented, Verifier
-from contracts.chain import Chain
+from contracts.chain import ReadOnlyChain
 from contracts.reader import read_registry
 from contracts.registry import GUEST, MODEL
 
@@ -24,7 +24,7 @@ from contracts.registry import GUEST, MODEL
 class Registry:
     """The Registry at `address`, read anew for each question: revocation counts at once."""
 
-    chain: Chain
+    chain: ReadOnlyChain
     address: str
 
     def check_machine(self, measurement: bytes, model: bytes) -> None:
@@ -51,7 +51,9 @@ class PolicyAdmission:
     address depends on the log's first checkpoint.
     """
 
-    def __init__(self, policy: Path, chain: Chain, registry: Registry | None = None) -> None:
+    def __init__(
+        self, policy: Path, chain: ReadOnlyChain, registry: Registry | None = None
+    ) -> None:
         self._path, self._chain, self._registry = policy, chain, registry
 
     def __call__(self, submission: Submission) -> Leaf:

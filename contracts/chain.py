@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import requests
 from pytoniq_core import Address
 
-from attestation.anchor import BlockRef
+from attestation.anchor import BlockRef, Level
 from attestation.errors import Unavailable, UsageError
 
 MAX_ANSWER = 16 << 20  # bytes; the whole configuration of the chain is below 1 MiB
@@ -35,7 +35,8 @@ State = Literal["active", "uninitialized", "frozen"]
 class AccountState:
     """An account at one moment. `code` and `data` are bags of cells, empty unless active.
 
-    balance in nano; read_at is the Unix time of the state that was read, seqno its block.
+    balance in nano; read_at is the Unix time of the state that was read, seqno its block;
+    level says how that is known (attestation/anchor.py).
     """
 
     address: str
@@ -45,6 +46,7 @@ class AccountState:
     state: State
     read_at: int
     seqno: int
+    level: Level = "reported"
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,19 @@ class GetMethodResult:
     stack: tuple[int | bytes | None, ...]
 
 
-class Chain(Protocol):
-    """What a reader or sender needs. Every method raises Unavailable."""
+class ReadOnlyChain(Protocol):
+    """What whoever only reads needs. Every method raises Unavailable; where proofs are
+    checked, NotAuthentic and ParseError too."""
 
     def head(self) -> BlockRef: ...
 
     def block(self, seqno: int) -> BlockRef: ...
 
     def account(self, address: str) -> AccountState: ...
+
+
+class Chain(ReadOnlyChain, Protocol):
+    """What a sender needs too. Every method raises Unavailable."""
 
     def run_get_method(
         self, address: str, method: str, stack: tuple[int, ...] = ()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from contracts.chain import ToncenterV2, raw_address
+from contracts.chain import raw_address
+from contracts.endpoint import toncenter
 
 if TYPE_CHECKING:
     from attestation.log.database import Database
@@ -82,7 +83,7 @@ def serve(
     with Store(_database(directory, database), origin=origin, key=signing_key) as store:
         if release is not None and store.size == 0:
             _append_release(store, release.read_bytes())
-        endpoint = ToncenterV2(chain)
+        endpoint = toncenter(chain)
         allowed = Registry(endpoint, raw_address(registry)) if registry else None
         admission = PolicyAdmission(policy, endpoint, allowed)
         _, _, path = origin.partition("/")
@@ -154,7 +155,7 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     from contracts.anchor import AnchorLoop
     from contracts.wallet import Wallet
 
-    endpoint = ToncenterV2(chain)
+    endpoint = toncenter(chain)
     raw_address(contract)
     loop = AnchorLoop(log_url, endpoint, Wallet.open(endpoint, wallet), contract, interval)
     signal.signal(signal.SIGTERM, _stop)
@@ -228,7 +229,7 @@ def wallet(chain: str, wallet: Path) -> None:
     """Show a wallet's address and balance."""
     from contracts.wallet import Wallet
 
-    opened = Wallet.open(ToncenterV2(chain), wallet)
+    opened = Wallet.open(toncenter(chain), wallet)
     ready(address=opened.address, nano=opened.balance())
 
 
@@ -264,7 +265,7 @@ def deploy(chain: str, wallet: Path, log_url: str, log_key: str) -> None:
     parsed, _ = checkpoints.parse(note)
     head = checkpoints.verify(note, origin=parsed.origin, log_key=key)
     genesis = LogState.genesis(origin=head.origin, log_key=key, size=head.size, root=head.root)
-    endpoint = ToncenterV2(chain)
+    endpoint = toncenter(chain)
     deployed = put(endpoint, Wallet.open(endpoint, wallet), genesis)
     ready(address=deployed.address, code_hash=deployed.code_hash.hex(), size=head.size)
 
@@ -281,7 +282,7 @@ def deploy_registry(chain: str, wallet: Path, owner: str | None, notice: int) ->
     from contracts.registry import genesis
     from contracts.wallet import Wallet
 
-    endpoint = ToncenterV2(chain)
+    endpoint = toncenter(chain)
     opened = Wallet.open(endpoint, wallet)
     owned_by = raw_address(owner or opened.address)
     address, code_hash = put(endpoint, opened, "registry", genesis(owner=owned_by, notice=notice))
@@ -303,7 +304,7 @@ def deploy_verifier(chain: str, wallet: Path, registry: str, root: Path) -> None
 
     key = pinned_root_key(root.read_bytes(), PRODUCTION)
     data = genesis(root_key=key, registry=raw_address(registry))
-    endpoint = ToncenterV2(chain)
+    endpoint = toncenter(chain)
     address, code_hash = put(endpoint, Wallet.open(endpoint, wallet), "quote_verifier", data)
     ready(address=address, code_hash=code_hash.hex())
 

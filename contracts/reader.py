@@ -14,7 +14,7 @@ from attestation.anchor import Anchor
 from attestation.errors import NotAuthentic, ParseError, Refused, Unavailable
 from attestation.log.admission import Logged
 from contracts import artefact
-from contracts.chain import AccountState, Chain
+from contracts.chain import AccountState, ReadOnlyChain
 from contracts.codec import LogState, cell_from_boc
 from contracts.registry import RegistryState
 
@@ -22,7 +22,7 @@ MAX_ANSWER = 64 * 1024  # bytes from a log
 HTTP_SECONDS = 10
 
 
-def read_anchor(chain: Chain, *, network: str, address: str) -> Anchor:
+def read_anchor(chain: ReadOnlyChain, *, network: str, address: str) -> Anchor:
     """Read the AttestationLog at `address`; the Anchor repeats network and address as given.
 
     Raises Unavailable where there is no such contract, ParseError where its data is not
@@ -42,7 +42,7 @@ def read_anchor(chain: Chain, *, network: str, address: str) -> Anchor:
         time=state.time,
         forked=state.forked,
         read_at=account.read_at,
-        level="reported",
+        level=account.level,
     )
 
 
@@ -56,7 +56,7 @@ def decode(account: AccountState) -> tuple[LogState, bytes]:
     return LogState.from_boc(account.data), code_hash
 
 
-def read_registry(chain: Chain, *, address: str) -> tuple[RegistryState, int]:
+def read_registry(chain: ReadOnlyChain, *, address: str) -> tuple[RegistryState, int]:
     """The Registry at `address`, and the Unix second at which it was read.
 
     Raises Unavailable where there is none, NotAuthentic where other code stands there,

@@ -22,6 +22,7 @@ from attestation.errors import ParseError, Unavailable, UsageError
 from contracts import chain as chain_module
 from contracts import node
 from contracts.chain import ToncenterV2, raw_address
+from contracts.endpoint import toncenter
 from contracts.localnet.__main__ import command
 from contracts.localnet.process import LocalChain
 from contracts.reader import read_anchor
@@ -484,3 +485,16 @@ def test_the_key_is_not_shown() -> None:
 def test_bad_address(text: str) -> None:
     with pytest.raises(UsageError):
         raw_address(text)
+
+
+def test_a_commands_endpoint_gets_the_key_of_the_environment_and_shows_it_to_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("UMAY_TONCENTER_KEY", raising=False)
+    assert "x-api-key" not in toncenter("http://127.0.0.1:9")._session.headers
+    monkeypatch.setenv("UMAY_TONCENTER_KEY", key := "k" * 40)
+    opened = toncenter("http://127.0.0.1:9")
+    assert opened._session.headers["x-api-key"] == key
+    with pytest.raises(Unavailable) as told:
+        opened.head()
+    assert key not in f"{opened!r} {told.value}"

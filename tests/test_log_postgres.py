@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import requests
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import LogError, NotAuthentic, Unavailable, UsageError
@@ -301,3 +303,65 @@ def test_a_server_that_may_lose_commits_is_refused(where: str) -> None:
 
 def test_passing_blobs_are_forgotten_and_others_kept(where: str) -> None:
     forgets_passing_blobs(Postgres(where))
+
+
+class Served:
+    """`umay log serve` on a database, at an address of its own."""
+
+    def __init__(self, directory: Path, where: str) -> None:
+        command = [sys.executable, "-m", "client_sdk.cli", "log", "serve", "--origin", ORIGIN]
+        (directory / "release").write_bytes(b"manifest")
+        options = {"database": "env:UMAY_LOG_DATABASE", "listen": "127.0.0.1:0"}
+        options |= {"key": "key", "policy": "policy", "chain": "http://127.0.0.1:9"}
+        options |= {"release": "release", "keep-renewals": "30"}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        self.process = subprocess.Popen(
+            [*command, *words],
+            stdout=subprocess.PIPE,
+            cwd=directory,
+            env={**os.environ, "UMAY_LOG_DATABASE": where},
+        )
+        assert self.process.stdout is not None
+        self.url = json.loads(self.process.stdout.readline())["listening"]
+
+    def get(self, path: str) -> bytes:
+        answer = requests.get(f"{self.url}/{path}", timeout=10)
+        assert answer.status_code == 200
+        return answer.content
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def test_two_servers_serve_one_log(tmp_path: Path, where: str) -> None:
+    one, two = Served(tmp_path, where), Served(tmp_path, where)
+    try:
+        note = one.get("checkpoint")
+        assert note.splitlines()[1] == b"1"
+        assert two.get("checkpoint") == note
+        assert two.get("tile/entries/000.p/1") == one.get("tile/entries/000.p/1")
+        one.end()
+        assert two.get("checkpoint/1") == note
+    finally:
+        one.end()
+        two.end()
+
+
+MISTAKES = {
+    "neither": ([], "--dir or --database"),
+    "both": (["--dir", "log", "--database", "host=/nowhere"], "--dir or --database"),
+    "a variable that is not set": (["--database", "env:NOWHERE"], "no variable NOWHERE"),
+    "no connection string": (["--database", "nonsense"], "connection string"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_a_log_lives_in_one_place(tmp_path: Path, words: list[str], said: str) -> None:
+    given = ["--listen", "127.0.0.1:0", "--origin", ORIGIN, "--key", str(tmp_path / "key")]
+    more = ["--policy", str(tmp_path / "policy"), "--chain", "http://127.0.0.1:9"]
+    command = [sys.executable, "-m", "client_sdk.cli", "log", "serve", *given, *more, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and said in done.stderr

@@ -45,7 +45,7 @@ from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.sources import HttpSource, Source, log_url, open_source
 from client_sdk.auditing.state import State
 from client_sdk.transport import Transport
-from contracts.chain import Chain
+from contracts.chain import ReadOnlyChain
 from contracts.reader import read_anchor
 
 LATE_ANCHOR_S = 3600
@@ -80,7 +80,7 @@ class Auditor:
         self,
         *,
         policy: Policy,
-        chain: Chain,
+        chain: ReadOnlyChain,
         transport: Transport | None = None,
         mirror: str | None = None,
         registry: str | None = None,

@@ -306,11 +306,12 @@ def allowed(
     from client_sdk import config
     from client_sdk.auditing.allowed import entries_of
     from client_sdk.auditing.inspection import at
-    from contracts.chain import ToncenterV2, raw_address
+    from contracts.chain import raw_address
+    from contracts.endpoint import toncenter
     from contracts.reader import read_registry
 
     found = config.load(url="-", policy=Path("-"), **where)
-    state, read_at = read_registry(ToncenterV2(found.chain), address=raw_address(registry))
+    state, read_at = read_registry(toncenter(found.chain), address=raw_address(registry))
     entries = entries_of(state, measurement, at(moment))
     if as_json:
         click.echo(json.dumps({"at": at(moment), "read_at": read_at, "entries": entries}))

@@ -20,7 +20,8 @@ from client_sdk.auditing.inspection import Given
 from client_sdk.auditing.progress import Shown
 from client_sdk.auditing.state import State, question
 from client_sdk.auditing.tree import silent
-from contracts.chain import ToncenterV2, raw_address
+from contracts.chain import raw_address
+from contracts.endpoint import toncenter
 
 DAY_S = 86_400
 
@@ -70,7 +71,7 @@ def asked(
             now=now,
         )
         scope = dataclasses.replace(scope, state=State(state, under))
-    chain = ToncenterV2(found.chain)
+    chain = toncenter(found.chain)
     auditor = Auditor(policy=policy, chain=chain, mirror=mirror, registry=registry)
     return Asked(auditor, policy, scope, contract)
 

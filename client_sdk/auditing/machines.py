@@ -25,7 +25,7 @@ from attestation.verifier import Presented, Verifier
 from client_sdk.auditing import sources, tree
 from client_sdk.auditing.results import KINDS, PLATFORMS, Audit, EntryVerdict
 from client_sdk.auditing.sources import Source
-from contracts.chain import Chain
+from contracts.chain import ReadOnlyChain
 
 STANDING = (
     "cpu-signature",
@@ -46,7 +46,7 @@ class Machines:
     evidence may be gone after `renewals_kept_s`."""
 
     verifier: Verifier
-    chain: Chain
+    chain: ReadOnlyChain
     source: Source
     anchor: Anchor
     note: bytes | None

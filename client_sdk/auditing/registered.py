@@ -9,12 +9,12 @@ from __future__ import annotations
 from attestation.errors import UmayError, Unavailable
 from attestation.validity import stamp
 from client_sdk.auditing.results import MACHINES, Audit
-from contracts.chain import Chain
+from contracts.chain import ReadOnlyChain
 from contracts.reader import read_registry
 from contracts.registry import GUEST, MODEL, Entry, RegistryState
 
 
-def check_registered(audit: Audit, chain: Chain, address: str) -> None:
+def check_registered(audit: Audit, chain: ReadOnlyChain, address: str) -> None:
     """Every verified machine of `audit`, against the Registry at `address`."""
     try:
         state, _ = read_registry(chain, address=address)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from attestation import cbor
 from attestation.errors import UmayError
-from contracts.chain import Chain
+from contracts.chain import ReadOnlyChain
 from enclave.host.forward import Asked, Forwarder, asked
 from enclave.host.registrar import Entry, Registrar
 
@@ -32,7 +32,7 @@ NO_CACHE = {"cache-control": "no-cache"}
 class Agent:
     """Serves what the guest cannot know; forwards the rest."""
 
-    def __init__(self, registrar: Registrar, *, guest: str, log: str, chain: Chain) -> None:
+    def __init__(self, registrar: Registrar, *, guest: str, log: str, chain: ReadOnlyChain) -> None:
         self._registrar, self._chain = registrar, chain
         self._guest, self._log = guest.rstrip("/"), log.rstrip("/")
         self._forwarder = Forwarder()

@@ -62,7 +62,8 @@ def agent(
     archive the agent asks the vendors itself, hourly, for what the guest's evidence needs.
     Exit code 2: wrong options; 5: an address is taken.
     """
-    from contracts.chain import ToncenterV2, raw_address
+    from contracts.chain import raw_address
+    from contracts.endpoint import toncenter
     from enclave.host.agent import Agent, described
     from enclave.host.registrar import Registrar
     from enclave.host.serving import serve
@@ -72,7 +73,7 @@ def agent(
     registrar = Registrar(
         guest=guest,
         log=log,
-        chain=ToncenterV2(chain),
+        chain=toncenter(chain),
         contract=contract,
         collateral=fetch,
         release=release,
@@ -80,7 +81,7 @@ def agent(
     )
     stopped = threading.Event()
     threading.Thread(target=registrar.run, args=(stopped,), daemon=True).start()
-    standing = Agent(registrar, guest=guest, log=log, chain=ToncenterV2(chain))
+    standing = Agent(registrar, guest=guest, log=log, chain=toncenter(chain))
     apps = [(standing.public(), listen), (standing.feed(), feed_listen)]
     serve(apps, ready=lambda urls: click.echo(described(urls)))
     stopped.set()

@@ -23,7 +23,7 @@ from attestation.keys import bundle_digest
 from attestation.log.admission import Logged, Submission
 from attestation.log.documents import RetireRequest
 from attestation.log.leaf import BOOT, RENEW, Leaf
-from contracts.chain import Chain
+from contracts.chain import ReadOnlyChain
 from contracts.reader import read_anchor
 from enclave.host.peer import Peer
 from enclave.host.retry import Retries
@@ -105,7 +105,7 @@ class Registrar:
         *,
         guest: str,
         log: str,
-        chain: Chain,
+        chain: ReadOnlyChain,
         contract: str,
         collateral: Callable[[], Collateral],
         release: int | None = None,

@@ -1,0 +1,18 @@
+"""The chain as a command's --chain names it.
+
+An API key is read from the environment, so that it stands in no process list and no file of
+ours: UMAY_TONCENTER_KEY, sent to the endpoint that --chain names and to nobody else.
+"""
+
+from __future__ import annotations
+
+import os
+
+from contracts.chain import ToncenterV2
+
+API_KEY = "UMAY_TONCENTER_KEY"
+
+
+def toncenter(url: str) -> ToncenterV2:
+    """Raises UsageError for what is no URL."""
+    return ToncenterV2(url, api_key=os.environ.get(API_KEY))
