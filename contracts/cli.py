@@ -1,11 +1,10 @@
-"""`umay log` and `umay net`: run a transparency log, anchor it, run a chain of one's own."""
+"""`umay log`: run a transparency log, anchor it, witness it, export it."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,15 +14,17 @@ from contracts.chain import raw_address
 from contracts.endpoint import toncenter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attestation.log.checkpoint import Checkpoint
     from attestation.log.database import Database
+    from attestation.log.server import Witnesses
     from attestation.log.store import Store
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 MAX_EXPORTED = 32 << 20
 """Bytes of one file of a log."""
-
-NANO = 1_000_000_000
 
 
 def ready(**fields: object) -> None:
@@ -51,6 +52,14 @@ def log() -> None:
 @click.option("--release", type=FILE, help="Manifest to log as the first leaf of a new log.")
 @click.option("--registry", help="Address of the Registry that must allow what is logged.")
 @click.option(
+    "--witness",
+    "witnesses",
+    nargs=2,
+    multiple=True,
+    metavar="URL VKEY",
+    help="A witness that new checkpoints are offered to; repeat.",
+)
+@click.option(
     "--keep-renewals",
     type=click.IntRange(2),
     metavar="DAYS",
@@ -66,6 +75,7 @@ def serve(
     chain: str,
     release: Path | None,
     registry: str | None,
+    witnesses: tuple[tuple[str, str], ...],
     keep_renewals: int | None,
 ) -> None:
     """Serve a log: tiles, checkpoints, proofs, evidence, and submission.
@@ -91,10 +101,22 @@ def serve(
             store,
             admit=admission,
             admit_release=allowed.check_release if allowed else no_release,
+            witnesses=_witnessing(store, witnesses),
             origin_path=f"/{path}",
             keep_renewals=keep_renewals,
         )
         server.serve(app, listen=listen, ready=lambda url: ready(listening=f"{url}/{path}"))
+
+
+def _witnessing(store: Store, witnesses: tuple[tuple[str, str], ...]) -> Witnesses:
+    import threading
+
+    from contracts.witnessing import Witnessing, parse_witness
+
+    watched = Witnessing(store, [parse_witness(*witness) for witness in witnesses])
+    if witnesses:
+        threading.Thread(target=watched.run, args=(threading.Event(),), daemon=True).start()
+    return watched
 
 
 def _database(directory: Path | None, conninfo: str | None) -> Database:
@@ -164,6 +186,66 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
 
 
 @log.command()
+@click.option("--state", type=FILE, required=True, help="What it cosigned, in SQLite.")
+@click.option("--listen", required=True, metavar="HOST:PORT", help="Address to serve on.")
+@click.option("--name", required=True, help="The witness's name: its address without scheme.")
+@click.option("--key", type=FILE, required=True, help="Ed25519 key file, made where absent.")
+@click.option(
+    "--follow", "logs", required=True, multiple=True, metavar="VKEY", help="A log's key; repeat."
+)
+@click.option("--contract", help="Cosign only what this AttestationLog holds: a TON witness.")
+@click.option("--chain", metavar="URL", help="toncenter-v2 endpoint, with --contract.")
+@click.option("--log", "log_url", metavar="URL", help="The log's address, with --contract.")
+def witness(
+    state: Path,
+    listen: str,
+    name: str,
+    key: Path,
+    logs: tuple[str, ...],
+    contract: str | None,
+    chain: str | None,
+    log_url: str | None,
+) -> None:
+    """Serve a witness (c2sp.org/tlog-witness): cosign what continues what was cosigned before.
+
+    It prints its key (vkey) when it serves. Use another key for each witness.
+    """
+    from attestation.errors import UsageError
+    from attestation.log import server, witness_server
+    from attestation.log.note import COSIGNATURE, VerifierKey
+    from attestation.log.store import load_or_create_key
+    from attestation.log.witness import Witness
+
+    anchored = (contract, chain, log_url)
+    if any(anchored) and not all(anchored):
+        raise UsageError("a TON witness needs --contract, --chain and --log")
+    keys = [VerifierKey.from_text(text) for text in logs]
+    signing_key = load_or_create_key(key, origin=name)
+    served = Witness(
+        state,
+        name=name,
+        key=signing_key,
+        logs={key.name: key for key in keys},
+        confirm=_confirm(contract or "", chain or "", log_url or ""),
+    )
+    own = VerifierKey(name, signing_key.public_key().public_bytes_raw(), COSIGNATURE)
+    app = witness_server.create_app(served, own)
+    server.serve(app, listen=listen, ready=lambda url: ready(listening=url, vkey=own.to_text()))
+
+
+def _confirm(contract: str, chain: str, log_url: str) -> Callable[[Checkpoint], None]:
+    from contracts.reader import read_anchor
+    from contracts.witnessing import only_anchored
+
+    if not contract:
+        return lambda head: None
+    endpoint, address = toncenter(chain), raw_address(contract)
+    return only_anchored(
+        lambda: read_anchor(endpoint, network="", address=address), log_url.rstrip("/")
+    )
+
+
+@log.command()
 @click.argument("directory", type=DIRECTORY)
 @click.option("--log", "log_url", required=True, metavar="URL", help="The log's address.")
 @click.option("--log-key", required=True, help="The log's Ed25519 key, 64 hex digits.")
@@ -189,124 +271,16 @@ def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) 
 
     origin = url.partition("://")[2]
     written = Export(directory, get, tell)
-    size = written.run(origin=origin, log_key=_log_key(log_key), sizes=sizes)
+    size = written.run(origin=origin, log_key=log_key(log_key), sizes=sizes)
     ready(directory=str(directory), size=size, new_files=new[0])
 
 
-def _log_key(text: str) -> bytes:
+def log_key(text: str) -> bytes:
     from attestation.errors import UsageError
 
     if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
         raise UsageError("--log-key: expected 64 lower-case hex digits")
     return bytes.fromhex(text)
-
-
-@click.group()
-def net() -> None:
-    """A chain on this machine, wallets, and the log's contract."""
-
-
-@net.command()
-@click.option("--dir", "directory", type=DIRECTORY, required=True, help="Where its state lives.")
-@click.option("--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT")
-def chain(directory: Path, listen: str) -> None:
-    """Run the embedded chain: the real TVM, no validators, loopback only."""
-    from attestation.errors import UsageError
-    from contracts.localnet import __main__ as localnet
-
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{directory}: {error.strerror}") from None
-    sys.argv = ["umay net chain", "--dir", str(directory), "--listen", listen]
-    localnet.main()
-
-
-@net.command()
-@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
-@click.option("--wallet", type=FILE, required=True, help="Key file, made where absent.")
-def wallet(chain: str, wallet: Path) -> None:
-    """Show a wallet's address and balance."""
-    from contracts.wallet import Wallet
-
-    opened = Wallet.open(toncenter(chain), wallet)
-    ready(address=opened.address, nano=opened.balance())
-
-
-@net.command()
-@click.option("--chain", required=True, metavar="URL", help="Address of the embedded chain.")
-@click.option("--to", required=True, help="Address that receives.")
-@click.option(
-    "--coins", type=click.IntRange(1), default=10, show_default=True, help="Whole coins to give."
-)
-def faucet(chain: str, to: str, coins: int) -> None:
-    """Give coins out of nothing, on the embedded chain only."""
-    from contracts.localnet.process import faucet as give
-
-    give(chain, to, coins * NANO)
-    ready(to=to, nano=coins * NANO)
-
-
-@net.command()
-@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
-@click.option("--wallet", type=FILE, required=True, help="Key file of the wallet that pays.")
-@click.option("--log", "log_url", required=True, metavar="URL", help="The log to be anchored.")
-@click.option("--log-key", required=True, help="The log's Ed25519 key, 64 hex digits.")
-def deploy(chain: str, wallet: Path, log_url: str, log_key: str) -> None:
-    """Deploy the AttestationLog of a log, its present checkpoint as genesis."""
-    from attestation.log import checkpoint as checkpoints
-    from contracts.codec import LogState
-    from contracts.deploy import deploy as put
-    from contracts.reader import fetch_checkpoint
-    from contracts.wallet import Wallet
-
-    key = _log_key(log_key)
-    note = fetch_checkpoint(log_url)
-    parsed, _ = checkpoints.parse(note)
-    head = checkpoints.verify(note, origin=parsed.origin, log_key=key)
-    genesis = LogState.genesis(origin=head.origin, log_key=key, size=head.size, root=head.root)
-    endpoint = toncenter(chain)
-    deployed = put(endpoint, Wallet.open(endpoint, wallet), genesis)
-    ready(address=deployed.address, code_hash=deployed.code_hash.hex(), size=head.size)
-
-
-@net.command("deploy-registry")
-@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
-@click.option("--wallet", type=FILE, required=True, help="Key file of the wallet that pays.")
-@click.option("--owner", help="Address of the owner; the wallet unless said.")
-@click.option("--notice", type=click.IntRange(0), default=604800, show_default=True, help="s.")
-def deploy_registry(chain: str, wallet: Path, owner: str | None, notice: int) -> None:
-    """Deploy a Registry: releases wait NOTICE seconds before they count."""
-    from contracts.chain import raw_address
-    from contracts.deploy import put
-    from contracts.registry import genesis
-    from contracts.wallet import Wallet
-
-    endpoint = toncenter(chain)
-    opened = Wallet.open(endpoint, wallet)
-    owned_by = raw_address(owner or opened.address)
-    address, code_hash = put(endpoint, opened, "registry", genesis(owner=owned_by, notice=notice))
-    ready(address=address, code_hash=code_hash.hex(), owner=owned_by)
-
-
-@net.command("deploy-verifier")
-@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
-@click.option("--wallet", type=FILE, required=True, help="Key file of the wallet that pays.")
-@click.option("--registry", required=True, help="Address of the Registry that sets its floors.")
-@click.option("--root", type=FILE, required=True, help="Intel's root certificate (DER).")
-def deploy_verifier(chain: str, wallet: Path, registry: str, root: Path) -> None:
-    """Deploy a QuoteVerifier under a root certificate whose key is Intel's pinned one."""
-    from attestation.roots import PRODUCTION
-    from contracts.chain import raw_address
-    from contracts.deploy import put
-    from contracts.quote_verifier import genesis, pinned_root_key
-    from contracts.wallet import Wallet
-
-    key = pinned_root_key(root.read_bytes(), PRODUCTION)
-    data = genesis(root_key=key, registry=raw_address(registry))
-    endpoint = toncenter(chain)
-    address, code_hash = put(endpoint, Wallet.open(endpoint, wallet), "quote_verifier", data)
-    ready(address=address, code_hash=code_hash.hex())
 
 
 def _stop(*_: object) -> NoReturn:

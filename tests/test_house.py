@@ -31,6 +31,7 @@ SERVERS = {
     "enclave.host.serving",
     "enclave.host.relay",
     "attestation.log.server",
+    "attestation.log.witness_server",
     "client_sdk.proxy",
 }
 PINNED = {

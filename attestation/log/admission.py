@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from attestation import cbor
+from attestation.collateral import Collateral
 from attestation.digests import domain_digest, sha256
 from attestation.errors import ParseError, Refused
 from attestation.evidence import Evidence, gpu_evidence_digest, report_data_binding
 from attestation.keys import KeyBundle, bundle_digest
 from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf
+from attestation.log.store import Entry
 
 MAX_SUBMISSION_BYTES = 4 * 1024 * 1024
 """Evidence is about 150 kB at most, eight GPUs' RIMs and OCSP answers about 2 MB."""
@@ -184,6 +186,29 @@ def check_leaf(leaf: Leaf, submission: Submission) -> None:
     claims = (submission.previous, submission.release)
     if (leaf.kind, leaf.evidence_digest) != expected or (leaf.previous, leaf.release) != claims:
         raise Refused("log", "other-leaf", "admission returned the leaf of another submission")
+
+
+def entry_of(submission: Submission, leaf: Leaf, collateral: Collateral) -> Entry:
+    """What the log keeps of an admitted submission: one leaf per REPORT_DATA[0:32].
+
+    A boot's evidence is kept for good; a renewal's is most of what a log holds, and passes
+    where its operator says so.
+    """
+    rest = (
+        submission.engine_config,
+        submission.price_table,
+        submission.host_config,
+        submission.collateral,
+    )
+    evidence, renewal = (submission.evidence,), submission.kind == RENEW
+    digests = [sha256(content) for content in (*evidence, *rest)]
+    return Entry(
+        key=binding_of(submission.evidence),
+        leaf=leaf.to_bytes(),
+        blobs=(*(() if renewal else evidence), *rest, *collateral.parts.values()),
+        record=lambda index: Record(index, *digests).to_bytes(),
+        passing=evidence if renewal else (),
+    )
 
 
 def _boot_id(index: int, log: Reader) -> bytes | None:

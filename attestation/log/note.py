@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from attestation.errors import NotAuthentic, ParseError
 
 ED25519 = b"\x01"
+COSIGNATURE = b"\x04"
+"""Type of a witness's Ed25519 key (c2sp.org/tlog-cosignature)."""
+
 KEY_BYTES = 32
 KEY_ID_BYTES = 4
 MAX_SIGNATURES = 64
@@ -32,10 +35,12 @@ _PRIVATE = "PRIVATE+KEY+"
 
 @dataclass(frozen=True)
 class VerifierKey:
-    """A key by name: 32 raw Ed25519 bytes and the name it signs under."""
+    """A key by name: 32 raw Ed25519 bytes, the name it signs under, and the type of what it
+    signs: notes, or COSIGNATURE."""
 
     name: str
     public_key: bytes
+    kind: bytes = ED25519
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -44,18 +49,18 @@ class VerifierKey:
 
     @property
     def key_id(self) -> bytes:
-        return key_id(self.name, self.public_key)
+        return key_id(self.name, self.public_key, self.kind)
 
     def to_text(self) -> str:
-        """The vkey: name+id+base64(01 ‖ key)."""
-        key = base64.b64encode(ED25519 + self.public_key).decode()
+        """The vkey: name+id+base64(type ‖ key)."""
+        key = base64.b64encode(self.kind + self.public_key).decode()
         return f"{self.name}+{self.key_id.hex()}+{key}"
 
     @classmethod
-    def from_text(cls, text: str) -> VerifierKey:
-        """Raises ParseError for anything that is not exactly one Ed25519 vkey."""
-        name, shown_id, public_key = _key_parts(text)
-        key = cls(name, public_key)
+    def from_text(cls, text: str, kind: bytes = ED25519) -> VerifierKey:
+        """Raises ParseError for anything that is not exactly one Ed25519 vkey of that type."""
+        name, shown_id, public_key = _key_parts(text, kind)
+        key = cls(name, public_key, kind)
         if shown_id != key.key_id.hex():
             raise ParseError(f"note key: expected key id {key.key_id.hex()}, got another")
         return key
@@ -131,9 +136,9 @@ def sign(text: str, *, name: str, key: Ed25519PrivateKey) -> Note:
     return Note(text, (Signature(name, key_id(name, public_key), key.sign(text.encode())),))
 
 
-def key_id(name: str, public_key: bytes) -> bytes:
-    """SHA-256(name ‖ newline ‖ 01 ‖ key)[:4]."""
-    return sha256(name.encode() + b"\n" + ED25519 + public_key).digest()[:KEY_ID_BYTES]
+def key_id(name: str, public_key: bytes, kind: bytes = ED25519) -> bytes:
+    """SHA-256(name ‖ newline ‖ type ‖ key)[:4]."""
+    return sha256(name.encode() + b"\n" + kind + public_key).digest()[:KEY_ID_BYTES]
 
 
 def signer_text(name: str, key: Ed25519PrivateKey) -> str:
@@ -194,12 +199,12 @@ def from_decimal(text: str, what: str) -> int:
     return number
 
 
-def _key_parts(text: str) -> tuple[str, str, bytes]:
+def _key_parts(text: str, kind: bytes = ED25519) -> tuple[str, str, bytes]:
     parts = text.split("+", 2)
     if len(parts) != 3:
         raise ParseError("note key: expected name+id+base64")
     blob = from_base64(parts[2], "note key")
-    if blob[:1] != ED25519 or len(blob) != 1 + KEY_BYTES:
-        raise ParseError("note key: expected Ed25519 (type 01) and 32 bytes")
+    if blob[:1] != kind or len(blob) != 1 + KEY_BYTES:
+        raise ParseError(f"note key: expected Ed25519 (type {kind.hex()}) and 32 bytes")
     check_name(parts[0])
     return parts[0], parts[1], blob[1:]

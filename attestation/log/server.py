@@ -13,6 +13,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -37,12 +38,12 @@ from attestation.log.admission import (
     MAX_SUBMISSION_BYTES,
     Admission,
     Logged,
-    Record,
     ReleaseAdmission,
     Submission,
     binding_of,
     check_claims,
     check_leaf,
+    entry_of,
     no_release,
 )
 from attestation.log.appender import Appender
@@ -53,7 +54,7 @@ from attestation.log.documents import (
     release_entry,
     retire_entry,
 )
-from attestation.log.leaf import RENEW, Leaf
+from attestation.log.leaf import Leaf
 from attestation.log.note import from_decimal
 from attestation.log.store import Entry, Store
 from attestation.log.tiles import TilePath
@@ -90,19 +91,49 @@ class _Busy(UmayError):
     """As many submissions in hand as the log takes."""
 
 
+class Witnesses(Protocol):
+    """Whose cosignatures the log's checkpoints carry."""
+
+    def cosigned(self, note: bytes) -> bytes: ...
+
+    def newest(self) -> bytes | None: ...
+
+
+class Unwitnessed:
+    """A log without witnesses."""
+
+    def cosigned(self, note: bytes) -> bytes:
+        return note
+
+    def newest(self) -> bytes | None:
+        return None
+
+
 class LogService:
     """The endpoints of one log."""
 
     def __init__(
-        self, store: Store, *, admit: Admission, admit_release: ReleaseAdmission, max_pending: int
+        self,
+        store: Store,
+        *,
+        admit: Admission,
+        admit_release: ReleaseAdmission,
+        witnesses: Witnesses,
+        max_pending: int,
     ) -> None:
         self._store, self._admit, self._admit_release = store, admit, admit_release
+        self._witnesses = witnesses
         self._max_pending, self._pending = max_pending, 0
         self._judging = asyncio.Semaphore(MAX_JUDGED)
         self.appender = Appender(store)
 
     async def checkpoint(self, _: Request) -> Response:
         note = await run_in_threadpool(lambda: self._store.checkpoint)
+        return _answer(self._witnesses.cosigned(note), TEXT, CHECKPOINT_CACHE)
+
+    async def cosigned(self, _: Request) -> Response:
+        """The newest that every witness cosigned."""
+        note = await run_in_threadpool(self._witnesses.newest)
         return _answer(note, TEXT, CHECKPOINT_CACHE)
 
     async def checkpoint_at(self, request: Request) -> Response:
@@ -200,35 +231,13 @@ class LogService:
         return entry_of(submission, leaf, collateral)
 
 
-def entry_of(submission: Submission, leaf: Leaf, collateral: Collateral) -> Entry:
-    """What the log keeps of an admitted submission: one leaf per REPORT_DATA[0:32].
-
-    A boot's evidence is kept for good; a renewal's is most of what a log holds, and passes
-    where its operator says so.
-    """
-    rest = (
-        submission.engine_config,
-        submission.price_table,
-        submission.host_config,
-        submission.collateral,
-    )
-    evidence, renewal = (submission.evidence,), submission.kind == RENEW
-    digests = [sha256(content) for content in (*evidence, *rest)]
-    return Entry(
-        key=binding_of(submission.evidence),
-        leaf=leaf.to_bytes(),
-        blobs=(*(() if renewal else evidence), *rest, *collateral.parts.values()),
-        record=lambda index: Record(index, *digests).to_bytes(),
-        passing=evidence if renewal else (),
-    )
-
-
 def create_app(
     store: Store,
     *,
     admit: Admission,
     admit_release: ReleaseAdmission = no_release,
     origin_path: str = "/log",
+    witnesses: Witnesses | None = None,
     max_pending: int = MAX_PENDING,
     keep_renewals: int | None = None,
 ) -> Starlette:
@@ -236,7 +245,13 @@ def create_app(
 
     Renewals' evidence is removed after `keep_renewals` days, unless None.
     """
-    service = LogService(store, admit=admit, admit_release=admit_release, max_pending=max_pending)
+    service = LogService(
+        store,
+        admit=admit,
+        admit_release=admit_release,
+        witnesses=witnesses or Unwitnessed(),
+        max_pending=max_pending,
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -287,6 +302,7 @@ def _routes(service: LogService, prefix: str) -> list[Route]:
     gets: dict[str, Endpoint] = {
         "/checkpoint": service.checkpoint,
         "/checkpoint/{size}": service.checkpoint_at,
+        "/cosigned": service.cosigned,
         "/tile/{path:path}": service.tile,
         "/evidence/sha256/{digest}": service.blob,
         "/submission/{index}": service.record,
