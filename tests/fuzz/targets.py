@@ -28,19 +28,24 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.admission import Logged, Submission
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.checkpoint import parse as parse_checkpoint
+from attestation.log.documents import RetireRequest, collateral_leaf
 from attestation.log.leaf import Leaf
 from attestation.log.note import Note
 from attestation.log.proof import Proof
 from attestation.log.tiles import decode_bundle, encode_bundle
+from attestation.log.witness import AddCheckpoint
 from attestation.nvidia import ocsp, parse_report, read_rim
 from attestation.policy import Policy
 from attestation.receipt import Receipt, SignedReceipt
+from attestation.retirement import Retirement
 from attestation.roots import PRODUCTION
 from client_sdk import sse
 from client_sdk.auditing.inspecting import inspect
 from client_sdk.auditing.inspection import Given
 from client_sdk.auditing.proof_file import EnclaveProof
 from contracts.codec import LogState
+from contracts.registry import RegistryState
+from contracts.registry import genesis as registry_genesis
 from enclave.guest.config import HostConfig
 from enclave.simulator.amd import SimulatedAmd
 from enclave.simulator.service import Simulator
@@ -118,6 +123,11 @@ TARGETS: dict[str, Target] = {
         lambda data: Checkpoint.from_body(data.decode("latin-1")),
         lambda value: value.body().encode("latin-1"),
     ),
+    "add-checkpoint": exact(AddCheckpoint.from_bytes),
+    "retirement": twice(Retirement.from_bytes),
+    "retire-request": twice(RetireRequest.from_bytes),
+    "collateral-manifest": collateral_leaf,
+    "registry-state": RegistryState.from_boc,
     "log-proof": exact(Proof.from_bytes),
     "enclave-proof": exact(EnclaveProof.from_bytes),
     "enclave-proof-fields": _enclave_fields,
@@ -164,6 +174,12 @@ def seeds() -> list[bytes]:
     genesis = LogState.genesis(origin="log.example", log_key=bytes(32), size=1, root=bytes(32))
     found.append(genesis.to_cell().to_boc())
     found.append(_enclave_proof().to_bytes())
+    key = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    word = Retirement.sign(key, bytes(16), bytes(32)).to_bytes()
+    found += [word, RetireRequest(1, word).to_bytes(), cbor.encode({"intel/crl": bytes(32)})]
+    note = checkpoints.sign(Checkpoint("log.example", 2, bytes(32)), key=key)
+    found.append(AddCheckpoint(1, (bytes(32),), note).to_bytes())
+    found.append(registry_genesis(owner="0:" + "11" * 32, notice=1).to_boc())
     request = bhttp.Request("POST", "/v1/models", ((b"a", b"b"),), b"{}")
     response = bhttp.Response(200, ((b"a", b"b"),), b"{}", ((b"c", b"d"),))
     return [*found, bhttp.encode_request(request), bhttp.encode_response(response)]
