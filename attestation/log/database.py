@@ -30,6 +30,9 @@ SCHEMA = (
 _WAL_PAGES = 16_384
 """64 MiB of log before it is copied into the database: keys scatter over many pages."""
 
+_CACHE_KIB = 65_536
+"""Keys are scattered over their index: what does not fit is written more than once."""
+
 
 class Transaction(Protocol):
     """One that holds the log's only write lock. Queries mark their arguments with `?`."""
@@ -123,6 +126,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     database.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+    database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     return database
 
 
