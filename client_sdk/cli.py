@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -60,11 +60,11 @@ class Root(click.Group):
             formatter.write_dl(rows)
 
 
-def _groups() -> dict[str, object]:
+def _groups() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
-def directory(text: str) -> Callable[[click.Command], click.Command]:
+def directory(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option(
         "--dir", "directory", type=DIRECTORY, default="~/.umay", show_default=True, help=text
     )
@@ -112,7 +112,7 @@ def client() -> None:
     """Verify an enclave, talk to it, or serve a local OpenAI endpoint."""
 
 
-def _where(command: click.Command) -> click.Command:
+def _where(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say where; what is not given comes from umay.toml of `umay up`."""
     for option in (
         directory(SAVED),

@@ -155,7 +155,8 @@ class Client:
         raise refusal or Unavailable(f"{self.url}: no enclave answers")
 
     def _offers(self, anchor: Anchor) -> list[Offer]:
-        offers, late = [], []
+        offers: list[Offer] = []
+        late: list[Offer] = []
         for place in self.places():
             try:
                 offer = Offer(place, self.present(place, anchor))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 TYPICAL_PROMPT, TYPICAL_COMPLETION = 1, 3
 """Weights for one figure per offer: answers are longer than what a cache leaves to read."""
@@ -15,9 +15,9 @@ UNKNOWN = float("inf")
 def offer(table: Mapping[str, Any]) -> float:
     """One figure to order offers by; a table without both prices comes last."""
     prompt, completion = table.get("prompt"), table.get("completion")
-    if not _is_price(prompt) or not _is_price(completion):
-        return UNKNOWN
-    return float(TYPICAL_PROMPT * prompt + TYPICAL_COMPLETION * completion)
+    if _is_price(prompt) and _is_price(completion):
+        return float(TYPICAL_PROMPT * prompt + TYPICAL_COMPLETION * completion)
+    return UNKNOWN
 
 
 def claimed_offer(price_table: bytes) -> float:
@@ -29,5 +29,5 @@ def claimed_offer(price_table: bytes) -> float:
     return offer(table) if isinstance(table, dict) else UNKNOWN
 
 
-def _is_price(value: object) -> bool:
+def _is_price(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 2**63

@@ -271,11 +271,11 @@ def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) 
 
     origin = url.partition("://")[2]
     written = Export(directory, get, tell)
-    size = written.run(origin=origin, log_key=log_key(log_key), sizes=sizes)
+    size = written.run(origin=origin, log_key=public_key(log_key), sizes=sizes)
     ready(directory=str(directory), size=size, new_files=new[0])
 
 
-def log_key(text: str) -> bytes:
+def public_key(text: str) -> bytes:
     from attestation.errors import UsageError
 
     if len(text) != 64 or not set(text) <= set("0123456789abcdef"):

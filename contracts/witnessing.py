@@ -156,7 +156,7 @@ def only_anchored(read: Callable[[], Anchor], log_url: str) -> Callable[[Checkpo
             raise Refused("log", "other-log", "the contract is of another log, or says it forked")
         if head.size > anchor.size:
             raise Unavailable(f"size {head.size} is not anchored yet: {anchor.size} is")
-        proof = ()
+        proof: tuple[bytes, ...] = ()
         if 0 < head.size < anchor.size:
             proof = fetch_consistency(log_url, old=head.size, new=anchor.size)
         verify_consistency(

@@ -7,16 +7,19 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nacl.signing import SigningKey
 
-from attestation.errors import LogError, NotAuthentic, ParseError, Unavailable
+from attestation.errors import LogError, NotAuthentic, ParseError, Unavailable, UsageError
 from attestation.log import checkpoint
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.merkle import Tree
+from client_sdk.cli import umay
 from contracts import node
 from contracts.anchor import AnchorLoop
 from contracts.codec import ForkMessage, LogState, note_body
@@ -120,6 +123,20 @@ def test_new_leaves_are_anchored_and_read_back(loop: AnchorLoop, log: tuple[Fake
         assert anchored is not None
         assert (anchored.size, anchored.root) == (len(fake.tree), fake.tree.root())
     assert loop.step() is None
+
+
+def test_a_log_is_put_on_chain_by_command(
+    local: LocalChain, log: tuple[FakeLog, str], tmp_path: Path
+) -> None:
+    fake, url = log
+    wallet = Wallet.open(local.client(), tmp_path / "wallet")
+    local.faucet(wallet.address, 10**12)
+    given = ["net", "deploy", "--chain", local.url, "--wallet", str(tmp_path / "wallet")]
+    given += ["--log", url, "--log-key"]
+    made = CliRunner().invoke(umay, [*given, KEY.public_key().public_bytes_raw().hex()])
+    address = json.loads(made.output)["address"]
+    assert read_anchor(local.client(), network="", address=address).root == fake.tree.root()
+    assert isinstance(CliRunner().invoke(umay, [*given, "ab"]).exception, UsageError)
 
 
 def test_the_loop_survives_a_log_that_is_away(loop: AnchorLoop, log: tuple[FakeLog, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def audit() -> None:
     """Follow a contract to every enclave, trusting no server."""
 
 
-def _asking(command: click.Command) -> click.Command:
+def _asking(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say what is audited, from where, under which policy."""
     for option in (
         directory(SAVED),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import collections
 import itertools
 import json
 from collections.abc import Iterator
@@ -106,11 +107,11 @@ def _with_rims(device: nvidia.CheckedDevice, given: Given) -> Iterator[Collatera
         plain = wanted.replace(".", "").upper()
         own = [data for data in given.rims if _version(data, given).upper() == plain]
         part = f"nvidia/rim/{name}"
-        fitting.append([(part, data) for data in own or [parts.get(part)] if data is not None])
+        fitting.append([{part: data} for data in own or filter(None, [parts.get(part)])])
     if not any(fitting):
         raise NotChecked("no RIM for this driver and VBIOS was given")
-    for choice in itertools.product(*(part or [None] for part in fitting)):
-        yield Collateral(parts | dict(item for item in choice if item is not None))
+    for choice in itertools.product(*(part or [{}] for part in fitting)):
+        yield Collateral(parts | dict(collections.ChainMap(*choice)))
 
 
 def _version(data: bytes, given: Given) -> str:

@@ -99,13 +99,13 @@ def _line(value: dict[str, Any]) -> bytes:
 
 
 def _verdict(index: int, kept: dict[str, Any]) -> EntryVerdict:
-    texts = {name: kept.get(name) for name in _TEXTS}
+    texts: dict[str, Any] = {name: kept.get(name) for name in _TEXTS}
     lists = [kept.get("keys"), kept.get("now")]
     good = all(isinstance(text, str) for text in texts.values()) and all(map(_words, lists))
     if not good or type(kept.get("since")) is not int:
         raise ParseError(f"entry {index}: not as this program writes it")
     return EntryVerdict(
-        **{name: str(text) for name, text in texts.items()},
+        **texts,
         index=index,
         verdict="verified",
         detail=", ".join(kept["now"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from contracts.chain import raw_address
-from contracts.cli import DIRECTORY, FILE, ready
+from contracts.cli import DIRECTORY, FILE, public_key, ready
 from contracts.endpoint import toncenter
 
 NANO = 1_000_000_000
@@ -73,7 +73,7 @@ def deploy(chain: str, wallet: Path, log_url: str, log_key: str) -> None:
     from contracts.reader import fetch_checkpoint
     from contracts.wallet import Wallet
 
-    key = log_key(log_key)
+    key = public_key(log_key)
     note = fetch_checkpoint(log_url)
     parsed, _ = checkpoints.parse(note)
     head = checkpoints.verify(note, origin=parsed.origin, log_key=key)
