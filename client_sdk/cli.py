@@ -116,7 +116,11 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say where; what is not given comes from umay.toml of `umay up`."""
     for option in (
         directory(SAVED),
-        click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust."),
+        click.option(
+            "--chain",
+            metavar="URL",
+            help="toncenter v2, or lite:CONFIG.json.",
+        ),
         click.option("--policy", type=FILE, help="What you accept."),
         click.option(
             "--url", metavar="URL", help="A relay, an agent, or one boot of it (…/umay/<boot id>)."
@@ -255,11 +259,11 @@ def _verified(opened: Client, place: Place) -> tuple[Report, int]:
 def _client(**where: Any) -> Client:
     from client_sdk import config
     from client_sdk.client import Client
-    from contracts.endpoint import toncenter
+    from contracts.endpoint import reading
 
     found = config.load(**where)
     accepted = config.read_policy(found.policy)
-    return Client(found.url, policy=accepted, chain=toncenter(found.chain))
+    return Client(found.url, policy=accepted, chain=reading(found.chain))
 
 
 def console() -> Console:

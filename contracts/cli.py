@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from contracts.chain import raw_address
-from contracts.endpoint import toncenter
+from contracts.endpoint import reading, toncenter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ def log() -> None:
 @click.option("--origin", required=True, help="The log's name: its address without scheme.")
 @click.option("--key", type=FILE, required=True, help="Ed25519 key file, made where absent.")
 @click.option("--policy", type=FILE, required=True, help="What evidence is admitted.")
-@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint for beacons.")
+@click.option("--chain", required=True, metavar="URL", help="toncenter v2, or lite:CONFIG.json.")
 @click.option("--release", type=FILE, help="Manifest to log as the first leaf of a new log.")
 @click.option("--registry", help="Address of the Registry that must allow what is logged.")
 @click.option(
@@ -93,7 +93,7 @@ def serve(
     with Store(_database(directory, database), origin=origin, key=signing_key) as store:
         if release is not None and store.size == 0:
             _append_release(store, release.read_bytes())
-        endpoint = toncenter(chain)
+        endpoint = reading(chain)
         allowed = Registry(endpoint, raw_address(registry)) if registry else None
         admission = PolicyAdmission(policy, endpoint, allowed)
         _, _, path = origin.partition("/")
@@ -194,7 +194,7 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     "--follow", "logs", required=True, multiple=True, metavar="VKEY", help="A log's key; repeat."
 )
 @click.option("--contract", help="Cosign only what this AttestationLog holds: a TON witness.")
-@click.option("--chain", metavar="URL", help="toncenter-v2 endpoint, with --contract.")
+@click.option("--chain", metavar="URL", help="With --contract: toncenter v2, or lite:CONFIG.json.")
 @click.option("--log", "log_url", metavar="URL", help="The log's address, with --contract.")
 def witness(
     state: Path,
@@ -239,7 +239,7 @@ def _confirm(contract: str, chain: str, log_url: str) -> Callable[[Checkpoint], 
 
     if not contract:
         return lambda head: None
-    endpoint, address = toncenter(chain), raw_address(contract)
+    endpoint, address = reading(chain), raw_address(contract)
     return only_anchored(
         lambda: read_anchor(endpoint, network="", address=address), log_url.rstrip("/")
     )

@@ -7,11 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from attestation.errors import ParseError, Refused, UmayError, Unavailable, UsageError
+from attestation.errors import (
+    NotAuthentic,
+    ParseError,
+    Refused,
+    UmayError,
+    Unavailable,
+    UsageError,
+)
 from contracts.codec import LogState
 from contracts.light.blocks import BlockId
+from contracts.light.chain import ProvenChain
 from contracts.light.client import LightClient, TrustedBlock
-from tests.ton_chain import ABSENT, LOG_ADDRESS, UTIME, TonChain, answer_bytes, proof_bytes
+from contracts.reader import read_anchor
+from tests.ton_chain import (
+    ABSENT,
+    LOG_ADDRESS,
+    UTIME,
+    TonChain,
+    answer_bytes,
+    header_bytes,
+    make_block,
+    proof_bytes,
+)
 
 GENESIS = LogState.genesis(origin="a.example/log", log_key=bytes(32), size=7, root=bytes(32))
 CHAIN = TonChain(data=GENESIS.to_cell())
@@ -32,6 +50,10 @@ class Replayed:
         self.asked.append(known.seqno)
         return proof_bytes(self.links[known])
 
+    def header(self, seqno: int) -> bytes:
+        made = {m.block.seqno: m for m in (CHAIN.first, CHAIN.middle, CHAIN.second, CHAIN.head)}
+        return header_bytes(made[seqno])
+
     def account(self, block: BlockId, address: str) -> bytes:
         return answer_bytes(self.answer)
 
@@ -43,13 +65,12 @@ def client(tmp_path: Path) -> tuple[LightClient, Replayed]:
     return LightClient(transport, trusted), transport
 
 
-def test_an_anchor_is_proven_and_the_trusted_block_moves(tmp_path: Path) -> None:
+def test_an_account_is_proven_and_the_trusted_block_moves(tmp_path: Path) -> None:
     light, transport = client(tmp_path)
-    anchor = light.anchor(LOG_ADDRESS, network="test", now=UTIME + 5)
-    assert (anchor.level, anchor.size, anchor.read_at) == ("proven", 7, UTIME)
-    assert anchor.code_hash == CHAIN.code.hash
+    account = light.account(LOG_ADDRESS, now=UTIME + 5)
+    assert (account.state, account.read_at) == ("active", UTIME)
     assert light.trusted.read() == CHAIN.second.block
-    light.anchor(LOG_ADDRESS, network="test", now=UTIME + 5)
+    light.account(LOG_ADDRESS, now=UTIME + 5)
     assert transport.asked == [100, 200, 200]
 
 
@@ -80,14 +101,47 @@ def test_a_head_that_is_the_trusted_block(tmp_path: Path) -> None:
 def test_a_stale_head(tmp_path: Path) -> None:
     light, _ = client(tmp_path)
     with pytest.raises(Refused):
-        light.anchor(LOG_ADDRESS, network="test", now=UTIME + 601)
+        light.account(LOG_ADDRESS, now=UTIME + 601)
 
 
-def test_an_account_that_is_no_log(tmp_path: Path) -> None:
+def test_an_account_that_is_not_there(tmp_path: Path) -> None:
     light, transport = client(tmp_path)
     transport.answer = CHAIN.answer(ABSENT)
-    with pytest.raises(Unavailable, match="absent"):
-        light.anchor(ABSENT, network="test", now=UTIME)
+    assert light.account(ABSENT, now=UTIME).state == "absent"
+    with pytest.raises(Unavailable, match="uninitialized"):
+        read_anchor(ProvenChain(light, clock=lambda: UTIME), network="test", address=ABSENT)
+
+
+def test_a_block_of_another_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    light, transport = client(tmp_path)
+    monkeypatch.setattr(transport, "header", lambda seqno: header_bytes(CHAIN.first))
+    with pytest.raises(NotAuthentic, match="expected block 150, got 100"):
+        light.block(150)
+
+
+def test_a_header_of_another_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    light, transport = client(tmp_path)
+    other = replace(CHAIN.middle, cell=CHAIN.second.cell)
+    monkeypatch.setattr(transport, "header", lambda seqno: header_bytes(other))
+    with pytest.raises(NotAuthentic, match="expected a proof of"):
+        light.block(150)
+
+
+def test_another_block_of_the_trusted_number(tmp_path: Path) -> None:
+    """Its header is its own, but it is no block of this chain."""
+    light, transport = client(tmp_path)
+    twin = make_block(100, utime=UTIME + 1)
+    transport.links[CHAIN.first.block] = CHAIN.link(CHAIN.first, CHAIN.second)
+    with pytest.raises((NotAuthentic, ParseError)):
+        light.prove(twin.block)
+
+
+def test_a_head_behind_the_trusted_block(tmp_path: Path) -> None:
+    light, transport = client(tmp_path)
+    light.trusted.move(CHAIN.second.block)
+    transport.head = CHAIN.middle.block
+    with pytest.raises(Unavailable, match="behind"):
+        light.head()
 
 
 def test_the_trusted_block_never_moves_back(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from nacl.signing import SigningKey
 from pytoniq_core import Cell
 
 from contracts.light.accounts import AccountAnswer
+from contracts.light.back import BackLink
 from contracts.light.blocks import BlockId, short_id
 from contracts.light.boc import write_bag
 from contracts.light.links import ForwardLink, SignatureSet, Simplex
@@ -188,19 +189,36 @@ def shard_state(
 
 
 def shard_tree(left: BlockId, right: BlockId) -> Cell:
-    """McStateExtra with one workchain in two shards."""
+    """ShardHashes with one workchain in two shards."""
 
     def leaf(block: BlockId) -> Cell:
         bits = "0" + uint(0xB, 4) + uint(block.seqno, 32) + uint(0, 160)
         return cell(bits + octets(block.root_hash) + octets(block.file_hash) + uint(0, 64))
 
-    shards = hashmap({uint(0, 32): ("", (cell("1", leaf(left), leaf(right)),))}, 32)
-    return cell(uint(0xCC26, 16) + "1", shards, stuff("configuration"))
+    return hashmap({uint(0, 32): ("", (cell("1", leaf(left), leaf(right)),))}, 32)
+
+
+def masterchain_extra(
+    shards: Cell, old: Sequence[Made] = (), key_blocks: Sequence[int] = ()
+) -> Cell:
+    """McStateExtra: the shards, a configuration, and the old blocks."""
+
+    def entry(made: Made) -> Leaf:
+        block, key = made.block, uint(made.block.seqno in key_blocks, 1)
+        bits = key + uint(9, 64) + key + uint(9, 64) + uint(block.seqno, 32)
+        return bits + octets(block.root_hash) + octets(block.file_hash), ()
+
+    extra = "1" + uint(9, 64)
+    known = {uint(made.block.seqno, 32): entry(made) for made in old}
+    bits = uint(0, 16) + uint(0, 65) + uint(bool(known), 1) + extra + "00"
+    rest = cell(bits, *([hashmap(known, 32, extra)] if known else []))
+    head = uint(0xCC26, 16) + "1" + octets(b"\x55" * 32) + "00000"
+    return cell(head, shards, stuff("configuration"), rest)
 
 
 @dataclass
 class TonChain:
-    """Key block 100, key block 200 and head 210; three shards' worth of accounts.
+    """Key block 100, block 150, key block 200 and head 210; three shards' worth of accounts.
 
     Ten validators of weight 10; the first `main_count` are the masterchain's.
     """
@@ -214,7 +232,14 @@ class TonChain:
         seeds = (hashlib.sha256(bytes([i])).digest() for i in range(10))
         self.validators = [Validator(SigningKey(seed), 10) for seed in seeds]
         self.main = self.validators[: self.main_count]
-        self.first, self.second = (make_block(n, config=self.config()) for n in (100, 200))
+        self.first, self.middle = make_block(100, config=self.config()), make_block(150)
+        self.second_state = shard_state(
+            200,
+            {},
+            workchain=-1,
+            custom=masterchain_extra(stuff("shards"), (self.first, self.middle), (100,)),
+        )
+        self.second = make_block(200, config=self.config(), state=self.second_state)
         self.account = account_cell(LOG_ADDRESS, self.code, self.data)
         self.other = account_cell("0:" + "e1" * 32, stuff("other code"), stuff("other data"))
         self.config_account = account_cell("-1:" + "55" * 32, self.code, self.data)
@@ -231,7 +256,7 @@ class TonChain:
             {"-1:" + "55" * 32: self.config_account},
             workchain=-1,
             utime=self.utime,
-            custom=shard_tree(low.block, self.shard.block),
+            custom=masterchain_extra(shard_tree(low.block, self.shard.block)),
         )
         self.head = make_block(210, state=self.state, utime=self.utime)
 
@@ -255,6 +280,20 @@ class TonChain:
             target.header_proof(),
             source.config_proof(),
             signed,
+        )
+
+    def back(self, target: Made, *, source: Made | None = None) -> BackLink:
+        """From key block 200, as a lite server proves an old block."""
+        source = source or self.second
+        thin = merkle_proof(source.cell, (*source.cut, source.cell.refs[0], source.cell.refs[3]))
+        state = merkle_proof(self.second_state, self.second_state.refs[:3])
+        return BackLink(
+            target is self.first,
+            source.block,
+            target.block,
+            target.header_proof(),
+            write_bag([thin]),
+            write_bag([state]),
         )
 
     def ordinary(self, target: BlockId, who: Sequence[Validator] | None = None) -> SignatureSet:
@@ -332,6 +371,27 @@ def link_bytes(link: ForwardLink) -> bytes:
         head + ends + tl_blob(link.dest_proof) + tl_blob(link.config_proof)
         + set_bytes(link.signatures)
     )  # fmt: skip
+
+
+def back_bytes(link: BackLink) -> bytes:
+    """A partialBlockProof of this one link."""
+    ends = link.source.to_bytes() + link.target.to_bytes()
+    head = bytes.fromhex("c1d2d08e") + tl_bool(True) + ends + tl_int(1)
+    blobs = (link.dest_proof, link.proof, link.state_proof)
+    return (
+        head
+        + bytes.fromhex("ef1b7eef")
+        + tl_bool(link.to_key_block)
+        + ends
+        + b"".join(map(tl_blob, blobs))
+    )
+
+
+def header_bytes(made: Made) -> bytes:
+    """liteServer.blockHeader."""
+    return (
+        bytes.fromhex("19822d75") + made.block.to_bytes() + tl_int(1) + tl_blob(made.header_proof())
+    )
 
 
 def proof_bytes(*links: ForwardLink, complete: bool = True) -> bytes:

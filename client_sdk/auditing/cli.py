@@ -34,7 +34,11 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--mirror", metavar="DIR|URL", help="Read there, not at the log."),
         click.option("--policy", type=FILE, help="What you accept."),
-        click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust."),
+        click.option(
+            "--chain",
+            metavar="URL",
+            help="toncenter v2, or lite:CONFIG.json.",
+        ),
         click.option("--contract", required=True, help="Address of the AttestationLog."),
     ):
         command = option(command)
@@ -293,7 +297,7 @@ def fetch(
 @click.option("--registry", required=True, help="Address of the Registry.")
 @click.option("--measurement", required=True, help="Measurement or model digest, 64 hex digits.")
 @click.option("--at", "moment", metavar="TIME", help="At this time (ISO or Unix seconds).")
-@click.option("--chain", metavar="URL", help="toncenter-v2 endpoint that you trust.")
+@click.option("--chain", metavar="URL", help="toncenter v2, or lite:CONFIG.json.")
 @directory(SAVED)
 @click.option("--json", "as_json", is_flag=True, help="The entries as JSON.")
 def allowed(
@@ -308,11 +312,11 @@ def allowed(
     from client_sdk.auditing.allowed import entries_of
     from client_sdk.auditing.inspection import at
     from contracts.chain import raw_address
-    from contracts.endpoint import toncenter
+    from contracts.endpoint import reading
     from contracts.reader import read_registry
 
     found = config.load(url="-", policy=Path("-"), **where)
-    state, read_at = read_registry(toncenter(found.chain), address=raw_address(registry))
+    state, read_at = read_registry(reading(found.chain), address=raw_address(registry))
     entries = entries_of(state, measurement, at(moment))
     if as_json:
         click.echo(json.dumps({"at": at(moment), "read_at": read_at, "entries": entries}))

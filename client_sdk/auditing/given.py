@@ -21,7 +21,7 @@ from client_sdk.auditing.progress import Shown
 from client_sdk.auditing.state import State, question
 from client_sdk.auditing.tree import silent
 from contracts.chain import raw_address
-from contracts.endpoint import toncenter
+from contracts.endpoint import reading
 
 DAY_S = 86_400
 
@@ -71,7 +71,7 @@ def asked(
             now=now,
         )
         scope = dataclasses.replace(scope, state=State(state, under))
-    chain = toncenter(found.chain)
+    chain = reading(found.chain)
     auditor = Auditor(policy=policy, chain=chain, mirror=mirror, registry=registry)
     return Asked(auditor, policy, scope, contract)
 

@@ -21,7 +21,7 @@ from typing import Literal
 from pytoniq_core import Cell
 
 from attestation.errors import NotAuthentic, ParseError, Refused
-from contracts.light.blocks import MASTERCHAIN, WHOLE_SHARD, BlockId, read_shard
+from contracts.light.blocks import MASTERCHAIN, WHOLE_SHARD, BlockId, read_shard, same_block
 from contracts.light.boc import MERKLE_UPDATE, read_bag, read_cell, write_bag
 from contracts.light.cells import STEP, Reader, lookup, proof_root
 from contracts.light.tl import TlReader
@@ -95,7 +95,7 @@ def read_account(
     """
     workchain, account_id = _address(address)
     given = AccountAnswer.from_bytes(answer)
-    _check_block(given.block, head, "answer")
+    same_block(given.block, head, "answer")
     if workchain == MASTERCHAIN:
         top = state = _masterchain(given, head)
         shard_block = head
@@ -103,15 +103,20 @@ def read_account(
         top = _head_state(given.shard_proof, head)
         shard_block = find_shard(top, workchain, account_id)
         state = proven_state(given.proof, shard_block)
-    _check_age(top.utime, max_age_s, now)
-    _check_block(given.shard_block, shard_block, "answer's shard")
+    check_age(top.utime, max_age_s, now)
+    same_block(given.shard_block, shard_block, "answer's shard")
     cell = _account_cell(state, account_id, given.state)
     return _proven(cell, address, top, shard_block)
 
 
 def proven_state(proof: bytes, block: BlockId) -> ChainState:
-    """The state after `block`: a proof of the block, then one of the state it leads to."""
+    """The state after `block`: a bag of two roots, as `state_after` has them."""
     first, second = read_bag(proof, roots=2)
+    return state_after(first, second, block)
+
+
+def state_after(first: Cell, second: Cell, block: BlockId) -> ChainState:
+    """From a proof of the block, then one of the state it leads to. ParseError, NotAuthentic."""
     root = Reader(proof_root(first, block.root_hash, "block"), "block").expect(0x11EF55AA, 32)
     root.ref(), root.ref()  # info, value flow
     update: Cell = root.ref()
@@ -162,12 +167,8 @@ def _address(address: str) -> tuple[int, bytes]:
     return int(workchain), bytes.fromhex(digits)
 
 
-def _check_block(got: BlockId, expected: BlockId, what: str) -> None:
-    if got != expected:
-        raise NotAuthentic(STEP, "other-block", f"{what}: expected {expected}, got {got}")
-
-
-def _check_age(utime: int, max_age_s: int, now: int) -> None:
+def check_age(utime: int, max_age_s: int, now: int) -> None:
+    """Raises Refused where the head of this time (Unix seconds) is too old, or too new."""
     if utime > now + MAX_AHEAD:
         raise Refused(STEP, "future-head", f"head: expected a time up to {now}, got {utime}")
     if now - utime > max_age_s:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pytoniq_core import Cell
 
 from attestation.errors import NotAuthentic, ParseError
-from contracts.light.cells import STEP, Reader, items, lookup
+from contracts.light.boc import read_bag
+from contracts.light.cells import STEP, Reader, items, lookup, proof_root
 from contracts.light.tl import TlReader
 
 MASTERCHAIN = -1
 WHOLE_SHARD = 1 << 63
+BLOCK_HEADER = 0x752D8219
 MAX_VALIDATORS = 1024  # the configuration's own limit is below; mainnet has some 400
 ED25519_TAG = bytes.fromhex("c6b41348")  # pub.ed25519 key:int256 = PublicKey
 
@@ -91,6 +93,20 @@ def read_header(block: Cell) -> Header:
     return Header(workchain, shard, seqno, utime, key_block, info.uint(32), info.uint(32))
 
 
+def read_block_header(answer: bytes) -> tuple[BlockId, Header]:
+    """A liteServer.blockHeader of the masterchain: the header is that of the block it names.
+
+    That the block is one of the chain is for the caller to prove. ParseError, NotAuthentic.
+    """
+    data = TlReader(answer, "block header")
+    data.expect(BLOCK_HEADER)
+    block = BlockId.read(data)
+    data.uint()  # mode: what was asked for beside the header
+    (proof,) = read_bag(data.blob())
+    data.end()
+    return block, check_header(proof_root(proof, block.root_hash, "header"), block)
+
+
 def read_shard(data: Reader) -> tuple[int, int]:
     """ShardIdent: workchain and the shard in its 64-bit form."""
     size = data.expect(0, 2).uint(6)
@@ -108,6 +124,12 @@ def check_header(block: Cell, block_id: BlockId) -> Header:
     if got != (block_id.workchain, block_id.shard, block_id.seqno):
         raise NotAuthentic(STEP, "other-header", f"header: expected {block_id}, got {got}")
     return header
+
+
+def same_block(got: BlockId, expected: BlockId, what: str) -> None:
+    """Raises NotAuthentic, which names both."""
+    if got != expected:
+        raise NotAuthentic(STEP, "other-block", f"{what}: expected {expected}, got {got}")
 
 
 def read_validators(key_block: Cell) -> Validators:

@@ -1,4 +1,4 @@
-"""Accounts and anchors that validators' signatures prove, whoever carries the answers.
+"""Accounts and blocks that validators' signatures prove, whoever carries the answers.
 
 The trusted key block lies in a file and moves forward only. A transport fetches bytes and is
 believed in nothing: what it gives is proven from that block on, or refused.
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from attestation.anchor import Anchor
-from attestation.errors import ParseError, Unavailable, UsageError
-from contracts.codec import LogState, cell_from_boc
+from attestation.anchor import BlockRef
+from attestation.errors import NotAuthentic, ParseError, Unavailable, UsageError
 from contracts.light.accounts import ProvenAccount, read_account
-from contracts.light.blocks import MASTERCHAIN, WHOLE_SHARD, BlockId
+from contracts.light.back import check_back
+from contracts.light.blocks import MASTERCHAIN, WHOLE_SHARD, BlockId, read_block_header
+from contracts.light.cells import STEP
 from contracts.light.links import walk
 
 MAX_ANSWERS = 256
@@ -33,8 +34,34 @@ class Transport(Protocol):
     def block_proof(self, known: BlockId, target: BlockId) -> bytes:
         """liteServer.getBlockProof: a liteServer.partialBlockProof."""
 
+    def header(self, seqno: int) -> bytes:
+        """liteServer.lookupBlock in the masterchain: a liteServer.blockHeader."""
+
     def account(self, block: BlockId, address: str) -> bytes:
         """liteServer.getAccountState at this block: a liteServer.accountState."""
+
+
+class Trusted(Protocol):
+    """The key block that a reader goes out from."""
+
+    def read(self) -> BlockId: ...
+
+    def move(self, block: BlockId) -> None:
+        """Go out from this proven key block from now on, if it is a later one."""
+
+
+class InMemory:
+    """A trusted block for one run."""
+
+    def __init__(self, block: BlockId) -> None:
+        self._block = block
+
+    def read(self) -> BlockId:
+        return self._block
+
+    def move(self, block: BlockId) -> None:
+        if block.seqno > self._block.seqno:
+            self._block = block
 
 
 @dataclass(frozen=True)
@@ -80,54 +107,49 @@ class LightClient:
     """Reads at the level `proven`; `max_age_s` bounds the age of the head it accepts."""
 
     transport: Transport
-    trusted: TrustedBlock
+    trusted: Trusted
     max_age_s: int = 600
 
     def head(self) -> BlockId:
         """The masterchain's head, proven; the trusted block moves to the last key block.
 
-        Raises Unavailable, ParseError or NotAuthentic.
+        Raises Unavailable, ParseError or NotAuthentic, as every method here does.
         """
-        wanted, at = self.transport.masterchain_head(), self.trusted.read()
+        head = self.transport.masterchain_head()
+        if head.seqno < self.trusted.read().seqno:
+            raise Unavailable(f"the server's head, block {head.seqno}, is behind the trusted block")
+        self.prove(head)
+        return head
+
+    def block(self, seqno: int) -> BlockRef:
+        """The masterchain block of this number, proven, before or after the trusted one."""
+        block, header = read_block_header(self.transport.header(seqno))
+        if block.seqno != seqno:
+            text = f"header: expected block {seqno}, got {block.seqno}"
+            raise NotAuthentic(STEP, "other-block", text)
+        self.prove(block)
+        return BlockRef(seqno, block.root_hash, header.utime, "proven")
+
+    def account(self, address: str, *, now: int) -> ProvenAccount:
+        """The account at a proven head. Raises Refused too, where that head is stale."""
+        head = self.head()
+        answer = self.transport.account(head, address)
+        return read_account(head, answer, address, now=now, max_age_s=self.max_age_s)
+
+    def prove(self, target: BlockId) -> None:
+        """That `target` is a block of the trusted block's chain."""
+        at = self.trusted.read()
         for _ in range(MAX_ANSWERS):
-            if at == wanted:
-                return at
-            reached = walk(at, self.transport.block_proof(at, wanted))
+            if at == target:
+                return
+            answer = self.transport.block_proof(at, target)
+            if target.seqno <= at.seqno:
+                return check_back(at, target, answer)
+            reached = walk(at, answer)
             self.trusted.move(reached.key_block)
-            if reached.head == wanted:
-                return wanted
+            if reached.head == target:
+                return
             if reached.key_block == at:
                 raise Unavailable(f"proofs end at block {reached.head.seqno}")
             at = reached.key_block
-        raise Unavailable(f"no proof reached block {wanted.seqno} in {MAX_ANSWERS} answers")
-
-    def account(self, address: str, *, now: int) -> tuple[ProvenAccount, BlockId]:
-        """The account at a proven head, and that head. Raises as `head`."""
-        head = self.head()
-        answer = self.transport.account(head, address)
-        found = read_account(head, answer, address, now=now, max_age_s=self.max_age_s)
-        return found, head
-
-    def anchor(self, address: str, *, network: str, now: int) -> Anchor:
-        """The AttestationLog at `address`, decoded from its proven data cell.
-
-        Raises Unavailable where no active contract stands there, ParseError for other data.
-        """
-        found, _ = self.account(address, now=now)
-        if found.state != "active" or not found.data:
-            raise Unavailable(f"{address}: expected an active contract, got {found.state}")
-        state = LogState.from_boc(found.data)
-        return Anchor(
-            network=network,
-            address=address,
-            code_hash=cell_from_boc(found.code).hash,
-            origin=state.origin,
-            log_key=state.log_key,
-            sequence=state.sequence,
-            size=state.size,
-            root=state.root,
-            time=state.time,
-            forked=state.forked,
-            read_at=found.read_at,
-            level="proven",
-        )
+        raise Unavailable(f"no proof reached block {target.seqno} in {MAX_ANSWERS} answers")

@@ -10,8 +10,8 @@ Plan, for each forward link of a liteServer.partialBlockProof:
    and weight * 3 > total * 2;
 6. the target is trusted; what follows starts there.
 
-Backward links prove the past, which a reader that only goes forward does not need: they
-are refused. Source: TON tl/generate/scheme/{lite_api,ton_api}.tl.
+A link back proves the past and has its own plan (back.py); here it is refused.
+Source: TON tl/generate/scheme/{lite_api,ton_api}.tl.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from contracts.light.blocks import (
     Validators,
     check_header,
     read_validators,
+    same_block,
 )
 from contracts.light.boc import read_bag
 from contracts.light.cells import STEP, proof_root
@@ -116,20 +117,20 @@ def check_links(trusted: BlockId, proof: bytes, *, max_links: int = MAX_LINKS) -
 def walk(trusted: BlockId, proof: bytes, *, max_links: int = MAX_LINKS) -> Walk:
     """check_links, and the key block to go on from. No links lead to `trusted` itself."""
     complete, source, target, links = read_proof(proof, max_links)
-    _same(source, trusted, "proof")
+    same_block(source, trusted, "proof")
     head = key_block = trusted
     signed: list[Signed] = []
     for link in links:
         signed.append(check_link(head, link))
         head = link.target
         key_block = head if link.to_key_block else key_block
-    _same(target, head, "end of the proof")
+    same_block(target, head, "end of the proof")
     return Walk(head, key_block, tuple(signed), complete)
 
 
 def check_link(trusted: BlockId, link: ForwardLink) -> Signed:
     """Steps 1 to 5 of the plan for one link. Raises ParseError or NotAuthentic."""
-    _same(link.source, trusted, "link")
+    same_block(link.source, trusted, "link")
     _check_target(trusted, link.target)
     validators = _validators(trusted, link.config_proof)
     (proof,) = read_bag(link.dest_proof)
@@ -152,7 +153,7 @@ def payload(signed: SignatureSet, target: BlockId) -> bytes:
     if signed.simplex is None:
         return BLOCK_ID.to_bytes(4, "little") + target.root_hash + target.file_hash
     vote = signed.simplex
-    _same(read_candidate(vote.candidate), target, "candidate")
+    same_block(read_candidate(vote.candidate), target, "candidate")
     digest = hashlib.sha256(vote.candidate).digest()
     tags = FINALIZE_VOTE.to_bytes(4, "little") + CANDIDATE_ID.to_bytes(4, "little")
     data = tl_bytes(tags + vote.slot + digest)
@@ -212,11 +213,6 @@ def _signature_set(data: TlReader) -> SignatureSet:
     if form == SIGNATURES_ORDINARY:
         return SignatureSet(first, second, pairs, None)
     return SignatureSet(second, first, pairs, Simplex(data.take(32), data.take(4), data.blob()))
-
-
-def _same(got: BlockId, expected: BlockId, what: str) -> None:
-    if got != expected:
-        raise NotAuthentic(STEP, "other-block", f"{what}: expected {expected}, got {got}")
 
 
 def _check_target(trusted: BlockId, target: BlockId) -> None:

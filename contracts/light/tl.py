@@ -66,6 +66,9 @@ class TlReader:
             raise ParseError(f"{self.what}: expected at most {limit} entries, got {size}")
         return size
 
+    def ended(self) -> bool:
+        return self._at == len(self._data)
+
     def end(self) -> None:
         if self._at != len(self._data):
             raise ParseError(f"{self.what}: expected {self._at} bytes, got {len(self._data)}")
@@ -76,3 +79,8 @@ def tl_bytes(data: bytes) -> bytes:
     short = len(data) < LONG
     head = bytes((len(data),)) if short else bytes((LONG,)) + len(data).to_bytes(3, "little")
     return head + data + bytes(-(len(head) + len(data)) % 4)
+
+
+def tl_id(constructor: int) -> bytes:
+    """A constructor's number as it is sent."""
+    return constructor.to_bytes(4, "little")

@@ -30,7 +30,7 @@ def host() -> None:
 @click.option("--feed-listen", required=True, metavar=LISTEN, help="Where the guest reads.")
 @click.option("--guest", required=True, metavar="URL", help="Where the guest serves.")
 @click.option("--log", required=True, metavar="URL", help="The transparency log.")
-@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
+@click.option("--chain", required=True, metavar="URL", help="toncenter v2, or lite:CONFIG.json.")
 @click.option("--contract", required=True, help="Address of the log's AttestationLog.")
 @click.option("--simulator", type=GIVEN, help="Simulator socket to take collateral from.")
 @click.option("--collateral", type=GIVEN, help="Collateral file, where there is no simulator.")
@@ -63,17 +63,18 @@ def agent(
     Exit code 2: wrong options; 5: an address is taken.
     """
     from contracts.chain import raw_address
-    from contracts.endpoint import toncenter
+    from contracts.endpoint import reading
     from enclave.host.agent import Agent, described
     from enclave.host.registrar import Registrar
     from enclave.host.serving import serve
 
     fetch = _collateral(guest, simulator, collateral, archive, policy, services)
     raw_address(contract)
+    endpoint = reading(chain)
     registrar = Registrar(
         guest=guest,
         log=log,
-        chain=toncenter(chain),
+        chain=endpoint,
         contract=contract,
         collateral=fetch,
         release=release,
@@ -81,7 +82,7 @@ def agent(
     )
     stopped = threading.Event()
     threading.Thread(target=registrar.run, args=(stopped,), daemon=True).start()
-    standing = Agent(registrar, guest=guest, log=log, chain=toncenter(chain))
+    standing = Agent(registrar, guest=guest, log=log, chain=endpoint)
     apps = [(standing.public(), listen), (standing.feed(), feed_listen)]
     serve(apps, ready=lambda urls: click.echo(described(urls)))
     stopped.set()

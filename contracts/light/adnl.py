@@ -1,0 +1,160 @@
+"""ADNL over TCP, the client's side: questions to one lite server whose key is known.
+
+Only whoever holds the server's key can read what is asked or answer it; nobody learns who
+asks. What it answers is still believed in nothing: proofs decide (docs/adr/0006).
+Lengths and times are bounded; whatever goes wrong raises Unavailable.
+
+Source: TON documentation "ADNL TCP"; tl/generate/scheme/ton_api.tl (adnl.message.query,
+adnl.message.answer).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import socket
+import time
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from nacl.bindings import (
+    crypto_scalarmult,
+    crypto_sign_ed25519_pk_to_curve25519,
+    crypto_sign_ed25519_sk_to_curve25519,
+)
+from nacl.exceptions import CryptoError
+from nacl.signing import SigningKey
+
+from attestation.errors import ParseError, Unavailable, UsageError
+from contracts.light.blocks import short_id
+from contracts.light.tl import TlReader, tl_bytes, tl_id
+
+QUERY, ANSWER = 0xB48BF97A, 0x0FAC8416
+MAX_PACKET = 8 << 20  # bytes; a bag of cells that we read has 4 MiB at most
+FRAME = 64  # bytes: nonce and checksum
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a lite server listens, and its Ed25519 key (32 bytes)."""
+
+    host: str
+    port: int
+    key: bytes
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Connection:
+    """One encrypted connection; `seconds` bound its making, and each question."""
+
+    def __init__(self, server: Server, *, seconds: float) -> None:
+        self._server, self._seconds = server, seconds
+        self._until = time.monotonic() + seconds
+        hello, self._receiving, self._sending = handshake(server.key, os.urandom(160))
+        try:
+            self._socket = socket.create_connection((server.host, server.port), timeout=seconds)
+        except OSError as error:
+            raise self._lost(error) from error
+        try:
+            self._send_raw(hello)
+            if self._receive():
+                raise Unavailable(f"{server}: expected an empty packet first, got another")
+        except Unavailable:
+            self.close()
+            raise
+
+    def ask(self, question: bytes) -> bytes:
+        """The answer to one question, both TL objects. Raises Unavailable, ParseError."""
+        self._until = time.monotonic() + self._seconds
+        query_id = os.urandom(32)
+        self._send(tl_id(QUERY) + query_id + tl_bytes(question))
+        return read_answer(self._receive(), query_id)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _send(self, data: bytes) -> None:
+        body = os.urandom(32) + data
+        body += hashlib.sha256(body).digest()
+        self._send_raw(self._sending.update(len(body).to_bytes(4, "little") + body))
+
+    def _send_raw(self, data: bytes) -> None:
+        try:
+            self._socket.settimeout(self._left())
+            self._socket.sendall(data)
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def _receive(self) -> bytes:
+        size = int.from_bytes(self._take(4), "little")
+        if not FRAME <= size <= MAX_PACKET:
+            text = f"{self._server}: expected a packet of {FRAME} to {MAX_PACKET} bytes, got {size}"
+            raise Unavailable(text)
+        packet = self._take(size)
+        body, checksum = packet[:-32], packet[-32:]
+        if not hmac.compare_digest(hashlib.sha256(body).digest(), checksum):
+            raise Unavailable(f"{self._server}: expected a packet's SHA-256, got another")
+        return body[32:]
+
+    def _take(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            try:
+                self._socket.settimeout(self._left())
+                part = self._socket.recv(min(size - len(data), 1 << 16))
+            except OSError as error:
+                raise self._lost(error) from error
+            if not part:
+                raise Unavailable(f"{self._server}: the connection ended")
+            data += part
+        return self._receiving.update(bytes(data))
+
+    def _left(self) -> float:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def _lost(self, error: OSError) -> Unavailable:
+        return Unavailable(f"{self._server}: no answer ({type(error).__name__})")
+
+
+def handshake(server_key: bytes, params: bytes) -> tuple[bytes, CipherContext, CipherContext]:
+    """The first message (256 bytes), and the ciphers of what comes and of what goes.
+
+    params: 160 random bytes: both AES keys (32 each), both counters (16 each), padding.
+    Raises UsageError where the key is no Ed25519 key.
+    """
+    own = SigningKey.generate()
+    secret = crypto_sign_ed25519_sk_to_curve25519(own.encode() + own.verify_key.encode())
+    try:
+        shared = crypto_scalarmult(secret, crypto_sign_ed25519_pk_to_curve25519(server_key))
+    except (CryptoError, ValueError) as error:
+        raise UsageError("lite server: expected an Ed25519 key of 32 bytes") from error
+    hidden = hello_cipher(shared, hashlib.sha256(params).digest()).update(params)
+    hello = short_id(server_key) + own.verify_key.encode() + hashlib.sha256(params).digest()
+    receiving = stream(params[0:32], params[64:80])
+    return hello + hidden, receiving, stream(params[32:64], params[80:96])
+
+
+def hello_cipher(shared: bytes, checksum: bytes) -> CipherContext:
+    """What hides the parameters: keyed by the X25519 secret and their checksum (32 bytes each)."""
+    return stream(shared[:16] + checksum[16:], checksum[:4] + shared[20:])
+
+
+def stream(key: bytes, counter: bytes) -> CipherContext:
+    return Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+
+
+def read_answer(packet: bytes, query_id: bytes) -> bytes:
+    """What an adnl.message.answer to this question holds. Raises ParseError."""
+    data = TlReader(packet, "lite server's packet")
+    data.expect(ANSWER)
+    if data.take(32) != query_id:
+        raise ParseError("lite server's packet: expected the answer to our question, got another")
+    answer = data.blob()
+    data.end()
+    return answer

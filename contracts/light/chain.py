@@ -1,0 +1,114 @@
+"""The chain as commands read it, every answer proven from a block that the reader trusts.
+
+`lite:CONFIG.json` names a TON global config: the lite servers to ask, and the key block that
+all proofs go out from at first. The block reached is kept beside it in CONFIG.json.trusted.
+`?save=FILE` writes the answers to FILE; `?from=FILE` reads them there and asks nobody. Both
+go out from the config's own block.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from attestation.anchor import BlockRef
+from attestation.errors import ParseError, Unavailable, UsageError, VerificationError
+from contracts.chain import AccountState
+from contracts.light.accounts import check_age
+from contracts.light.client import InMemory, LightClient, TrustedBlock
+from contracts.light.liteserver import Ask, LiteServers, LiteTransport, NetworkConfig
+from contracts.light.recording import Recording, Replay
+
+SCHEME = "lite:"
+MAX_KEPT = 65536  # blocks
+
+Clock = Callable[[], int]
+T = TypeVar("T")
+
+
+class ProvenChain:
+    """A ReadOnlyChain at the level `proven`; `clock` gives Unix seconds.
+
+    An answer that proves nothing says nothing about the chain: the next of `servers` is
+    asked, if there are any, and in the end it is Unavailable, never a verdict on anybody.
+    """
+
+    def __init__(
+        self, client: LightClient, *, clock: Clock, servers: LiteServers | None = None
+    ) -> None:
+        self._client, self._clock, self._servers = client, clock, servers
+        self._blocks: dict[int, BlockRef] = {}
+
+    def head(self) -> BlockRef:
+        return self._proven(self._head)
+
+    def block(self, seqno: int) -> BlockRef:
+        if seqno not in self._blocks:
+            if len(self._blocks) >= MAX_KEPT:
+                self._blocks.clear()
+            self._blocks[seqno] = self._proven(lambda: self._client.block(seqno))
+        return self._blocks[seqno]
+
+    def account(self, address: str) -> AccountState:
+        return self._proven(lambda: self._account(address))
+
+    def _proven(self, read: Callable[[], T]) -> T:
+        for _ in range(self._servers.count if self._servers else 1):
+            try:
+                return read()
+            except (ParseError, VerificationError) as error:
+                reason = str(error)
+            if self._servers is not None:
+                self._servers.turn()
+        raise Unavailable(f"no lite server's answer holds: {reason}")
+
+    def _head(self) -> BlockRef:
+        head = self._client.block(self._client.head().seqno)
+        check_age(head.utime, self._client.max_age_s, self._clock())
+        return head
+
+    def _account(self, address: str) -> AccountState:
+        found = self._client.account(address, now=self._clock())
+        return AccountState(
+            address=address,
+            code=found.code,
+            data=found.data,
+            balance=found.balance,
+            state="uninitialized" if found.state == "absent" else found.state,
+            read_at=found.read_at,
+            seqno=found.seqno,
+            level="proven",
+        )
+
+
+def open_lite(text: str) -> ProvenChain:
+    """The chain that `lite:…` names. Raises UsageError, ParseError for a damaged file."""
+    name, _, more = text.removeprefix(SCHEME).partition("?")
+    how, _, file = more.partition("=")
+    if not name or (more and (how not in ("save", "from") or not file)):
+        raise UsageError(f"chain: expected lite:CONFIG.json, ?save=FILE or ?from=FILE, got {text}")
+    config = NetworkConfig.read(Path(name))
+    if more:
+        return _from_init_block(config, how, Path(file))
+    kept = TrustedBlock(Path(f"{name}.trusted"))
+    if not kept.path.exists():
+        kept.pin(config.init_block)
+    servers = LiteServers(config.servers)
+    return ProvenChain(LightClient(LiteTransport(servers.ask), kept), clock=_now, servers=servers)
+
+
+def _from_init_block(config: NetworkConfig, how: str, file: Path) -> ProvenChain:
+    ask: Ask
+    if how == "save":
+        ask, clock = Recording(LiteServers(config.servers).ask, file, now=_now()).ask, _now
+    else:
+        replay = Replay(file)
+        ask, clock = replay.ask, lambda: replay.begun
+    client = LightClient(LiteTransport(ask), InMemory(config.init_block))
+    return ProvenChain(client, clock=clock)
+
+
+def _now() -> int:
+    return int(time.time())
