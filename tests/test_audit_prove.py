@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestation import cbor
+from attestation.anchor import BlockRef
 from attestation.collateral import Collateral
 from attestation.digests import domain_digest, sha256
 from attestation.errors import Incomplete, LogError, ParseError, Unavailable, UsageError
 from attestation.log.proof import verify_proof
 from client_sdk.audit import Auditor, Scope
 from client_sdk.auditing.proof_file import EnclaveProof
-from client_sdk.auditing.proving import HERE, WORD, check, prove
+from client_sdk.auditing.proving import ENDPOINT, HERE, WORD, check, prove
 from client_sdk.auditing.single import Single, audit_entry, find_boot
+from contracts.chain import AccountState
 from tests.test_break_audit import RELEASE, Net, boot, codes, start
 from tests.test_client_audit import CONTRACT, ORIGIN
 from tests.world import World
@@ -171,7 +173,7 @@ def test_a_file_holds_years_later(good: EnclaveProof, world: World) -> None:
     assert {s.rests_on for s in checked.statements} == {HERE, WORD}
     words = [s.text for s in checked.statements if s.rests_on == WORD]
     assert len(words) == 2 and "(reported)" in words[0] and CONTRACT in words[0]
-    assert checked.to_json()["ok"] and "prover's word" in checked.verdict
+    assert checked.to_json()["ok"] and "what it rests on" in checked.verdict
 
 
 def test_a_policy_that_wants_the_chain_proven_takes_nobodys_word(
@@ -185,6 +187,48 @@ def test_a_policy_that_wants_the_chain_proven_takes_nobodys_word(
     checked = check(claimed, dataclasses.replace(world.policy, anchor="proven"))
     assert checked.exit_code == 1 and set(checked.report.failed) == {"freshness", "log"}
     assert HERE not in {s.rests_on for s in checked.statements}
+
+
+@dataclasses.dataclass
+class Proven:
+    """A chain at the level `proven`, as answers in a file give it."""
+
+    net: Net
+    root_hash: bytes | None = None
+
+    def head(self) -> BlockRef:
+        raise NotImplementedError
+
+    def block(self, seqno: int) -> BlockRef:
+        found = self.net.block(seqno)
+        root_hash = self.root_hash or found.root_hash
+        return dataclasses.replace(found, level="proven", root_hash=root_hash)
+
+    def account(self, address: str) -> AccountState:
+        return dataclasses.replace(self.net.account(address), level="proven")
+
+
+def test_with_the_chain_at_hand_nothing_is_the_provers_word(
+    good: EnclaveProof, world: World
+) -> None:
+    policy = dataclasses.replace(world.policy, anchor="proven")
+    net = Net(world, [RELEASE, boot(world, release=0)], world.presented(), [])
+    checked = check(good, policy, Proven(net))
+    assert checked.exit_code == 0, (checked.report, checked.problems)
+    assert {s.rests_on for s in checked.statements} == {HERE}
+    reported = check(good, world.policy, net)  # type: ignore[arg-type]
+    assert {s.rests_on for s in reported.statements} == {HERE, ENDPOINT}
+
+
+def test_a_file_that_says_other_things_of_the_chain(good: EnclaveProof, world: World) -> None:
+    longer = [RELEASE, boot(world, release=0), boot(world, kind=2, previous=1, release=0)]
+    net = Net(world, longer, world.presented(), [])
+    checked = check(good, world.policy, Proven(net))
+    assert checked.exit_code == 1 and "the contract holds other things" in checked.problems[0]
+    same = Net(world, longer[:2], world.presented(), [])
+    checked = check(good, world.policy, Proven(same, root_hash=b"\7" * 32))
+    assert checked.exit_code == 1 and "is another" in checked.problems[0]
+    assert WORD not in {s.rests_on for s in checked.statements}
 
 
 def anchored(**changes: Any) -> Callable[[EnclaveProof], EnclaveProof]:

@@ -1,4 +1,5 @@
-"""The embedded chain's conformance test: @ton/ton and tonutils work against it unchanged.
+"""Conformance: @ton/ton and tonutils work unchanged against the embedded chain, and tonutils
+against the lite server of these tests.
 
 Both are installed into throw-away places. Where no package can be had the test skips, and
 says so.
@@ -19,6 +20,8 @@ from nacl.signing import SigningKey
 from contracts import node
 from contracts.localnet.process import LocalChain
 from contracts.wallet import VERSIONS, Wallet
+from tests.lite_server import LiteChain, serving
+from tests.ton_chain import LOG_ADDRESS, TonChain
 
 pytestmark = [
     pytest.mark.e2e,
@@ -58,6 +61,24 @@ def tonutils(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     python = str(place / "bin" / "python")
     install([python, "-m", "pip", "install", "--quiet", TONUTILS], place)
     return [python, str(PROGRAMS / "tonutils_client.py")]
+
+
+def test_another_client_understands_the_lite_server_that_tests_ours(tonutils: list[str]) -> None:
+    """Or both ends of our ADNL could be wrong in the same way."""
+    chain = TonChain()
+    with serving(LiteChain(chain)) as server:
+        port, key = str(server.entry["port"]), server.entry["id"]["key"]
+        words = [tonutils[0], str(PROGRAMS / "tonutils_lite.py"), port, key]
+        words += [str(chain.second.block.seqno), LOG_ADDRESS.partition(":")[2]]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=True)
+    assert json.loads(done.stdout) == {
+        "head": chain.head.block.root_hash.hex(),
+        "block": chain.second.block.root_hash.hex(),
+        "to": chain.head.block.root_hash.hex(),
+        "signatures": 6,
+        "shard": chain.shard.block.seqno,
+        "state": len(chain.answer().state),
+    }
 
 
 @pytest.mark.parametrize("version", VERSIONS)

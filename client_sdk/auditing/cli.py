@@ -127,21 +127,26 @@ def prove(boot: str | None, index: int | None, out: Path, **asking: Any) -> None
 @audit.command("check-proof")
 @click.argument("file", type=FILE)
 @click.option("--policy", type=FILE, required=True, help="What you accept.")
+@click.option("--chain", metavar="lite:…", help="Compare with it: lite:CONFIG.json?from=FILE.")
 @click.option("--json", "as_json", is_flag=True, help="The check as JSON.")
-def check_proof(file: Path, policy: Path, as_json: bool) -> None:
+def check_proof(file: Path, policy: Path, chain: str | None, as_json: bool) -> None:
     """Verify a file of prove without a network, as of the enclave's own time.
 
-    Exit code 0: it holds, as far as the prover's word on the chain is true; 1: it does not; 3: it
-    is no such file; 6: something could not be checked.
+    What the chain said is the prover's word, unless --chain gives the answers that prove used
+    (prove --chain lite:CONFIG.json?save=FILE): then it is proven from the block your config pins.
+    Exit code 0: it holds, as far as what it rests on does; 1: it does not; 3: it is no such
+    file; 5: the chain has no answer; 6: something could not be checked.
     """
     from client_sdk import config
     from client_sdk.auditing.inspection import read_file
     from client_sdk.auditing.proof_file import EnclaveProof
     from client_sdk.auditing.proving import check
     from client_sdk.auditing.view import show_proof
+    from contracts.endpoint import reading
 
     accepted = config.read_policy(policy)
-    checked = check(EnclaveProof.from_bytes(read_file(file)), accepted)
+    proof = EnclaveProof.from_bytes(read_file(file))
+    checked = check(proof, accepted, reading(chain) if chain else None)
     if as_json:
         click.echo(json.dumps(checked.to_json()))
     else:

@@ -1,8 +1,9 @@
 """Making a proof file of one enclave, and checking one without a network.
 
 A check is as of the enclave's own time, with the collateral in the file. It says of every
-statement whether it was checked here or rests on the prover's word: the file holds no proof
-of the chain, so what the chain said is the prover's word at whatever level it was read.
+statement whether it was checked here or rests on the prover's word. What the chain said is
+the prover's word at whatever level it was read, unless the checker brings a chain to compare
+it with: lite servers' answers in a file, which prove it, or an endpoint.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from attestation.anchor import Level
 from attestation.errors import Incomplete, LogError
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
@@ -22,8 +24,11 @@ from client_sdk.auditing.machines import bundle_of, time_of
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.results import MACHINES
 from client_sdk.auditing.single import Single
+from contracts.chain import ReadOnlyChain
+from contracts.reader import read_anchor
 
 HERE, WORD, NOT_SHOWN = "checked here", "the prover's word", "not shown"
+ENDPOINT = "the word of the endpoint you chose"
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class CheckedProof:
     @property
     def verdict(self) -> str:
         return {
-            0: "holds, as of its own time and as far as the prover's word on the chain is true",
+            0: "holds, as of its own time, as far as what it rests on does",
             1: "does not hold",
             6: "incomplete: something could not be checked",
         }[self.exit_code]
@@ -98,17 +103,19 @@ def prove(single: Single) -> EnclaveProof:
     )
 
 
-def check(file: EnclaveProof, policy: Policy) -> CheckedProof:
-    """Raises ParseError where a part is not of its format."""
+def check(file: EnclaveProof, policy: Policy, chain: ReadOnlyChain | None = None) -> CheckedProof:
+    """`chain`, where given, says what the file may say of it. Raises ParseError where a part is
+    not of its format, Unavailable where the chain has no answer."""
     presented, parsed = file.presented(), Proof.from_bytes(file.proof)
     bundle = bundle_of(presented)
     at = time_of(file.beacon, bundle)
-    anchor = dataclasses.replace(file.anchor, read_at=at, level="reported")
-    beacon = dataclasses.replace(file.beacon, level="reported")
+    level, problems = _compared(file, chain)
+    anchor = dataclasses.replace(file.anchor, read_at=at, level=level)
+    beacon = dataclasses.replace(file.beacon, level=level)
     report = Verifier(policy).examine(presented, anchor=anchor, beacon=beacon, now=at)
     leaf = Leaf.from_bytes(parsed.extra or b"")
-    archived = presented.collateral.manifest_digest() == leaf.collateral_digest
-    problems = [] if archived else ["the collateral is not the one logged"]
+    if presented.collateral.manifest_digest() != leaf.collateral_digest:
+        problems.append("the collateral is not the one logged")
     if not file.beacon.utime <= file.anchor.read_at >= file.anchor.time:
         problems.append("the contract was read before its anchor or before the beacon")
     return CheckedProof(
@@ -117,11 +124,39 @@ def check(file: EnclaveProof, policy: Policy) -> CheckedProof:
         index=parsed.index,
         boot=bundle.boot_id.hex(),
         problems=tuple(problems),
-        statements=_statements(file, parsed.index, at, HERE if report.ok else NOT_SHOWN),
+        statements=_statements(
+            file, parsed.index, at, HERE if report.ok else NOT_SHOWN, _rests(chain, level, problems)
+        ),
     )
 
 
-def _statements(file: EnclaveProof, index: int, at: int, here: str) -> tuple[Statement, ...]:
+def _compared(file: EnclaveProof, chain: ReadOnlyChain | None) -> tuple[Level, list[str]]:
+    """How the chain is known, and where the file says other things of it than `chain`."""
+    if chain is None:
+        return "reported", []
+    told = read_anchor(chain, network=file.anchor.network, address=file.anchor.address)
+    block = chain.block(file.beacon.seqno)
+    problems = []
+    if dataclasses.replace(told, read_at=0) != dataclasses.replace(
+        file.anchor, read_at=0, level=told.level
+    ):
+        problems.append(f"the contract holds other things: anchor {told.sequence}, {told.size}")
+    if block != dataclasses.replace(file.beacon, level=block.level):
+        problems.append(f"block {block.seqno} is another: {block.root_hash.hex()}")
+    return told.level, problems
+
+
+def _rests(chain: ReadOnlyChain | None, level: Level, problems: list[str]) -> str:
+    if chain is None:
+        return WORD
+    if problems:
+        return NOT_SHOWN
+    return HERE if level == "proven" else ENDPOINT
+
+
+def _statements(
+    file: EnclaveProof, index: int, at: int, here: str, word: str
+) -> tuple[Statement, ...]:
     anchor, beacon = file.anchor, file.beacon
     read = f"read at {stamp(anchor.read_at)} ({anchor.level})"
     return (
@@ -131,11 +166,11 @@ def _statements(file: EnclaveProof, index: int, at: int, here: str) -> tuple[Sta
         Statement(
             f"contract {anchor.address} on {anchor.network}, not forked, held this tree's root as "
             f"anchor {anchor.sequence} of {stamp(anchor.time)}; {read}",
-            WORD,
+            word,
         ),
         Statement(
             f"block {beacon.seqno} with the hash that the hardware signed is the chain's, of "
             f"{stamp(beacon.utime)} ({beacon.level})",
-            WORD,
+            word,
         ),
     )

@@ -44,6 +44,15 @@ from client_sdk.auditing.inspecting import inspect
 from client_sdk.auditing.inspection import Given
 from client_sdk.auditing.proof_file import EnclaveProof
 from contracts.codec import LogState
+from contracts.light.accounts import read_account
+from contracts.light.adnl import read_answer
+from contracts.light.back import check_back
+from contracts.light.blocks import read_block_header
+from contracts.light.boc import read_bag
+from contracts.light.links import walk
+from contracts.light.recording import MAGIC as RECORDING
+from contracts.light.recording import read_recording
+from contracts.light.tl import tl_bytes
 from contracts.registry import RegistryState
 from contracts.registry import genesis as registry_genesis
 from enclave.guest.config import HostConfig
@@ -51,6 +60,15 @@ from enclave.simulator.amd import SimulatedAmd
 from enclave.simulator.service import Simulator
 from tests import azure_machine
 from tests.test_policy import GOOD
+from tests.ton_chain import (
+    LOG_ADDRESS,
+    UTIME,
+    TonChain,
+    answer_bytes,
+    back_bytes,
+    header_bytes,
+    proof_bytes,
+)
 from tests.vectors import generate
 
 NOW = 1_795_000_000
@@ -103,6 +121,7 @@ def _simulator() -> Simulator:
 
 _SIMULATOR = _simulator()
 _RING = KeyRing()
+_TON = TonChain()
 _CONFIGS = _RING.open_epoch().configs
 _GIVEN = Given(NOW, PRODUCTION)
 _RIM_ROOT = frozenset({_SIMULATOR.nvidia.rim_root_spki})
@@ -147,6 +166,15 @@ TARGETS: dict[str, Target] = {
     "key-list": parse_key_list,
     "ohttp-request": _ohttp,
     "contract-state": LogState.from_boc,
+    "bag-of-cells": read_bag,
+    "lite-links": lambda data: walk(_TON.first.block, data),
+    "lite-back": lambda data: check_back(_TON.second.block, _TON.first.block, data),
+    "lite-account": lambda data: read_account(
+        _TON.head.block, data, LOG_ADDRESS, now=UTIME, max_age_s=600
+    ),
+    "lite-header": read_block_header,
+    "lite-packet": lambda data: read_answer(data, bytes(32)),
+    "lite-recording": read_recording,
     "sse": lambda data: list(sse.deltas([data])),
     "inspect": _given,
 }
@@ -180,6 +208,9 @@ def seeds() -> list[bytes]:
     note = checkpoints.sign(Checkpoint("log.example", 2, bytes(32)), key=key)
     found.append(AddCheckpoint(1, (bytes(32),), note).to_bytes())
     found.append(registry_genesis(owner="0:" + "11" * 32, notice=1).to_boc())
+    found += [proof_bytes(_TON.link(_TON.first, _TON.second)), back_bytes(_TON.back(_TON.first))]
+    found += [answer_bytes(_TON.answer()), header_bytes(_TON.head), _TON.first.header_proof()]
+    found.append(RECORDING + bytes(8) + tl_bytes(b"question") + tl_bytes(b"answer"))
     request = bhttp.Request("POST", "/v1/models", ((b"a", b"b"),), b"{}")
     response = bhttp.Response(200, ((b"a", b"b"),), b"{}", ((b"c", b"d"),))
     return [*found, bhttp.encode_request(request), bhttp.encode_response(response)]
