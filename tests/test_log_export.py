@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-import uvicorn
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.errors import NotAuthentic, Refused, UmayError, Unavailable
-from attestation.log import server
-from attestation.log.admission import release_key
-from attestation.log.database import Sqlite
+from attestation.errors import NotAuthentic, UmayError, Unavailable
 from attestation.log.export import Export
-from attestation.log.leaf import release_leaf
-from attestation.log.store import Entry, Store
 from client_sdk.audit import Auditor
 from client_sdk.cli import umay
+from tests.log_served import KEY, serving
 from tests.test_break_audit import CONTRACT, ORIGIN, RELEASE, Net, boot, start
 from tests.world import World
 
@@ -103,35 +96,13 @@ def test_a_checkpoint_of_another_key(net: Net, tmp_path: Path) -> None:
 
 # ---- a real server, by command
 
-KEY = Ed25519PrivateKey.generate()
 MANIFESTS = [b"release %d" % number for number in range(300)]
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
-    """A log of three hundred releases at a port of its own."""
-
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port = bound.getsockname()[1]
-        origin = f"127.0.0.1:{port}/log"
-        with Store(Sqlite(tmp_path / "store"), origin=origin, key=KEY) as store:
-            for part in (MANIFESTS[:260], MANIFESTS[260:]):
-                store.append(
-                    [Entry(release_key(m), release_leaf(m).to_bytes(), (m,)) for m in part]
-                )
-
-            def nothing(*_: object) -> None:
-                raise Refused("parse", "closed", "no submissions here")
-
-            config = uvicorn.Config(server.create_app(store, admit=nothing), log_level="error")
-            running = uvicorn.Server(config)
-            thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]})
-            thread.start()
-            while not running.started:
-                pass
-            yield f"http://{origin}"
-            running.should_exit = True
-            thread.join()
+    with serving(tmp_path / "store", (MANIFESTS[:260], MANIFESTS[260:])) as url:
+        yield url
 
 
 def test_the_command_writes_what_the_server_serves(served: str, tmp_path: Path) -> None:
