@@ -12,6 +12,7 @@ from client_sdk.demo import RelaySaw, Stage
 from client_sdk.drills import Attack
 from client_sdk.report_view import show_attacks, show_audit, show_parts, show_report
 from client_sdk.session import CheckedReceipt
+from contracts.coin import shown
 
 
 class ConsoleStage(Stage):
@@ -59,7 +60,7 @@ class ConsoleStage(Stage):
         lines = (
             f"signed by the key in the verified bundle; evidence {inner.evidence_digest.hex()}",
             f"tokens: {prompt} prompt ({cached} cached), {completion} completion; "
-            f"finished: {inner.finish_reason}; amount: {inner.amount} nano",
+            f"finished: {inner.finish_reason}; amount: {shown(inner.amount)}",
             "request and response hashes match what was sealed and opened here",
         )
         for line in lines:

@@ -20,6 +20,7 @@ from tonsdk.crypto import mnemonic_is_valid, mnemonic_to_wallet_key
 from attestation.errors import ParseError, Unavailable, UsageError
 from contracts.chain import Chain
 from contracts.codec import cell_from_boc
+from contracts.coin import shown
 from contracts.wallet_code import V5R1_BOC
 
 V4R2, V5R1 = "v4r2", "v5r1"
@@ -134,9 +135,8 @@ class Wallet:
         """
         balance = self.balance()
         if balance < amount + GAS_MARGIN:
-            raise UsageError(
-                f"wallet {self.address}: expected {amount + GAS_MARGIN} nano, got {balance}"
-            )
+            expected = shown(amount + GAS_MARGIN)
+            raise UsageError(f"wallet {self.address}: expected {expected}, got {shown(balance)}")
         seqno = self.seqno()
         message = internal_message(to, amount, body, state_init=state_init, bounce=bounce)
         self._chain.send_boc(self.signed(seqno, message).to_boc())

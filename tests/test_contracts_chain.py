@@ -246,7 +246,7 @@ def test_the_configuration_is_the_real_one(shared: LocalChain) -> None:
 def test_transfers_count_and_arrive(shared: LocalChain, version: str) -> None:
     chain = shared.client()
     wallet = Wallet(chain, SigningKey.generate(), version)
-    with pytest.raises(UsageError, match="nano"):
+    with pytest.raises(UsageError, match="TON"):
         wallet.transfer(SOMEBODY, 1)
     shared.faucet(wallet.address, 10**9)
     there = "0:" + SigningKey.generate().encode().hex()

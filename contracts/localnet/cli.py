@@ -9,9 +9,8 @@ import click
 
 from contracts.chain import raw_address
 from contracts.cli import DIRECTORY, FILE, public_key, ready
+from contracts.coin import NANO, shown
 from contracts.endpoint import toncenter
-
-NANO = 1_000_000_000
 
 
 @click.group()
@@ -39,11 +38,15 @@ def chain(directory: Path, listen: str) -> None:
 @click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
 @click.option("--wallet", type=FILE, required=True, help="Key file, made where absent.")
 def wallet(chain: str, wallet: Path) -> None:
-    """Show a wallet's address and balance."""
+    """Show a wallet's address and balance.
+
+    The coin is called TON, or what UMAY_COIN says.
+    """
     from contracts.wallet import Wallet
 
     opened = Wallet.open(toncenter(chain), wallet)
-    ready(address=opened.address, nano=opened.balance())
+    nano = opened.balance()
+    ready(address=opened.address, nano=nano, balance=shown(nano))
 
 
 @net.command()
@@ -57,7 +60,7 @@ def faucet(chain: str, to: str, coins: int) -> None:
     from contracts.localnet.process import faucet as give
 
     give(chain, to, coins * NANO)
-    ready(to=to, nano=coins * NANO)
+    ready(to=to, nano=coins * NANO, given=shown(coins * NANO))
 
 
 @net.command()
