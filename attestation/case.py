@@ -55,6 +55,7 @@ class Case:
     engine_config: dict[str, Any] = field(init=False)
     price_table: dict[str, Any] = field(init=False)
     expiries: list[int] = field(default_factory=list)
+    tcb_issued: int | None = None
     valid_until: int = field(init=False)
 
     def needs(self, *names: str) -> None:

@@ -83,6 +83,7 @@ def cpu_tcb(case: Case) -> str:
         text = f"expected collateral of at most {most} s, got {age} s"
         raise Refused("cpu-tcb", "collateral-too-old", text)
     case.expiries += [standing.expires, standing.issued + most]
+    case.tcb_issued = standing.issued
     return standing.text
 
 

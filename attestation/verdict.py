@@ -42,12 +42,14 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Report:
-    """Every step of one verification, in order."""
+    """Every step of one verification, in order. `tcb_issued` (Unix seconds) dates the oldest
+    of the vendor's lists that the TCB was judged by; None where it was not judged."""
 
     steps: tuple[StepResult, ...]
     simulated: bool
     findings: tuple[Finding, ...] = ()
     caveats: tuple[str, ...] = CAVEATS
+    tcb_issued: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -65,6 +67,7 @@ class Report:
             "steps": [vars(step) for step in self.steps],
             "findings": [vars(finding) for finding in self.findings],
             "caveats": list(self.caveats),
+            "tcb_issued": self.tcb_issued,
         }
 
 

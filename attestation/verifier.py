@@ -179,4 +179,5 @@ def _report(case: Case, results: list[StepResult]) -> Report:
         steps=(*results, *rest),
         simulated=case.policy.roots.simulated,
         findings=tuple(case.findings),
+        tcb_issued=case.tcb_issued,
     )

@@ -285,6 +285,8 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except UmayError as error:
         click.echo(f"umay: {error}", err=True)
+        if "--json" in sys.argv:
+            click.echo(json.dumps({"ok": False, "error": _told(error)}))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
@@ -297,6 +299,13 @@ def main() -> NoReturn:
         click.echo(f"umay: {error.filename}: {error.strerror}", err=True)
         sys.exit(UsageError.exit_code)
     sys.exit(0)
+
+
+def _told(error: UmayError) -> dict[str, object]:
+    """An error for whoever reads JSON. A verification error has a step and a code too."""
+    named = {name: getattr(error, name) for name in ("step", "code") if hasattr(error, name)}
+    kind = type(error).__name__
+    return {"kind": kind, **named, "message": str(error), "exit_code": error.exit_code}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,19 @@ def test_a_mistake_has_its_exit_code(place: Path, words: list[str], code: int, s
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("chain", "expected"),
+    [
+        ("http://127.0.0.1:9", {"kind": "Unavailable", "exit_code": 5}),
+        ("lite:nowhere.json", {"kind": "UsageError", "exit_code": 2}),
+    ],
+)
+def test_json_says_the_error_too(place: Path, chain: str, expected: dict[str, object]) -> None:
+    words = ["allowed", "--registry", "0:" + "1" * 64, "--measurement", "ab" * 32, "--json"]
+    done = umay(place, *words, "--chain", chain)
+    said = json.loads(done.stdout)
+    assert said["ok"] is False and done.returncode == expected["exit_code"]
+    assert expected.items() <= said["error"].items()
+    assert said["error"]["message"] in done.stderr

@@ -118,8 +118,24 @@ def test_a_real_audit_makes_a_page(world: World) -> None:
     audit = audited(world, [RELEASE, boot(world, release=0)])
     text = page(audit)
     read = check(text)
-    assert audit.verdict in read.words and "SIMULATED" in text and text.count("<svg") == 4
+    assert audit.verdict in read.words and "SIMULATED" in text and text.count("<svg") == 5
+    assert "0 to 6 days" in text and "not proven" in text
     assert "TDX with GPUs" in text and audit.entries[1].release in text
+
+
+def test_ages_of_tcb_lists_are_counted() -> None:
+    days = (0, 6, 7, 13, 29, 30, 400)
+    machines = [
+        EntryVerdict(n, "boot", "", "", "verified", since=NOW, tcb_issued=NOW - day * 86_400)
+        for n, day in enumerate(days)
+    ]
+    assert [count for _, count in pages._ages(machines)] == [2, 2, 1, 2]
+    assert pages._ages([EntryVerdict(0, "release", "", "", "on record")]) == []
+
+
+def test_a_proven_reading_says_so() -> None:
+    text = page(Audit(CONTRACT, level="proven"))
+    assert "(proven)" in text and "not proven" not in text
 
 
 def test_a_release_whose_name_is_markup_does_nothing(world: World) -> None:

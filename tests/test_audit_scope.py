@@ -123,7 +123,7 @@ def test_findings_of_an_earlier_run_are_told_again(net: Net, tmp_path: Path) -> 
     assert finding_codes(first) == finding_codes(again) != set()
 
 
-HEAD = b'{"umay-audit-state": 2, "under": "%s"}\n' % asked().hex().encode()
+HEAD = b'{"umay-audit-state": 3, "under": "%s"}\n' % asked().hex().encode()
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ class Auditor:
         audit = Audit(contract, simulated=self._policy.roots.simulated)
         anchor = read_anchor(self._chain, network=self._policy.network, address=contract)
         audit.size, audit.root = anchor.size, anchor.root.hex()
-        audit.anchored, audit.read_at = anchor.time, anchor.read_at
+        audit.anchored, audit.read_at, audit.level = anchor.time, anchor.read_at, anchor.level
         audit.at = anchor.read_at if scope.now is None else scope.now
         source = self._source(anchor)
         audit.log_url = source.name

@@ -182,6 +182,7 @@ def _verdict(
         measurement=leaf.measurement_digest.hex(),
         model=bundle.model_digest.hex(),
         now=now,
+        tcb_issued=then.tcb_issued,
     )
 
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from client_sdk.auditing.plots import Span, bars, growth, moment, safe, spans
 from client_sdk.auditing.results import MACHINES, Audit, EntryVerdict, Problem
 
+AGES = (7, 14, 30)
+"""Days: Intel issues its lists for thirty."""
+
+DAY_S, NEVER = 86_400, 1 << 62
 MAX_TABLE = 2000
 """Rows of a table; more of them no browser shows well, and the JSON has all."""
 
 SIMULATED = "SIMULATED: these machines prove nothing. Their roots are the simulator's own."
+REPORTED = "Chain reads are reported by the endpoint that the auditor chose; they are not proven."
 NOT_SAID = (
-    "Chain reads are reported by the endpoint that the auditor chose; they are not proven.",
     "That evidence was on record by now is shown, not that it was on record at its own time.",
     "Which releases deserve trust is the policy's answer, not the log's.",
     "No check can show that CPU and GPU sit in one machine, or that nobody probed its memory.",
@@ -54,7 +59,7 @@ def page(audit: Audit) -> str:
         "<h2>Every entry</h2>",
         _entries(audit.entries),
         "<h2>What this cannot say</h2><ul>",
-        *(f"<li>{safe(text)}</li>" for text in NOT_SAID),
+        *(f"<li>{safe(text)}</li>" for text in _not_said(audit)),
         "</ul>",
     )
     return (
@@ -68,6 +73,10 @@ def page(audit: Audit) -> str:
     )
 
 
+def _not_said(audit: Audit) -> tuple[str, ...]:
+    return NOT_SAID if audit.level == "proven" else (REPORTED, *NOT_SAID)
+
+
 def _policy() -> str:
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'none'; base-uri 'none'"
@@ -79,7 +88,7 @@ def _head(audit: Audit) -> str:
         ("Read from", audit.log_url),
         ("Anchored", f"{audit.size} entries, root {audit.root}"),
         ("Last anchor", moment(audit.anchored)),
-        ("Contract read", f"{moment(audit.read_at)} (reported)"),
+        ("Contract read", f"{moment(audit.read_at)} ({audit.level})"),
         ("Judged as of", moment(audit.at)),
         ("Beyond the anchor", f"{audit.tail} entries, not audited"),
     )
@@ -132,6 +141,7 @@ def _plots(audit: Audit) -> tuple[str, ...]:
         growth(dated, "Attestations by the time of their beacon block"),
         spans(_service(machines), "Releases in service, from first to last beacon"),
         bars(platforms.most_common(), "Attestations by platform"),
+        bars(_ages(machines), "Age of the vendor's TCB lists at attestation"),
         bars(_lag(audit, dated), "Anchor lag", " s"),
     )
 
@@ -144,6 +154,16 @@ def _service(machines: Sequence[EntryVerdict]) -> list[Span]:
             first, last = seen.get(entry.release, (entry.since, entry.since))
             seen[entry.release] = min(first, entry.since), max(last, entry.since)
     return sorted(((name, *times) for name, times in seen.items()), key=lambda row: -row[2])
+
+
+def _ages(machines: Sequence[EntryVerdict]) -> list[tuple[str, int]]:
+    """How many attestations were judged by lists of which age."""
+    days = [(m.since - m.tcb_issued) // DAY_S for m in machines if m.since and m.tcb_issued]
+    rows = []
+    for first, end in itertools.pairwise((0, *AGES, NEVER)):
+        label = f"{first} days or more" if end == NEVER else f"{first} to {end - 1} days"
+        rows.append((label, sum(first <= day < end for day in days)))
+    return rows if days else []
 
 
 def _lag(audit: Audit, dated: Sequence[int]) -> list[tuple[str, int]]:

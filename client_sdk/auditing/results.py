@@ -41,7 +41,7 @@ class EntryVerdict:
     `measurement` and `model` are what a Registry lists.
 
     `keys` are SHA-256 of the public keys in its KeyBundle. `now` names what would fail
-    today; None where that was not asked.
+    today; None where that was not asked. `tcb_issued` as in the report.
     """
 
     index: int
@@ -58,6 +58,7 @@ class EntryVerdict:
     measurement: str = ""
     model: str = ""
     now: tuple[str, ...] | None = None
+    tcb_issued: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         shown = dataclasses.asdict(dataclasses.replace(self, report=None))
@@ -68,7 +69,8 @@ class EntryVerdict:
 class Audit:
     """The whole audit; `exit_code` as every command ends: 0 good, 1 violation, 6 incomplete.
 
-    `tail` counts entries that the log shows beyond the anchored ones; times in Unix seconds.
+    `tail` counts entries that the log shows beyond the anchored ones; times in Unix seconds;
+    `level` says how the contract's state is known (attestation/anchor.py).
     """
 
     contract: str
@@ -78,6 +80,7 @@ class Audit:
     simulated: bool = False
     anchored: int = 0
     read_at: int = 0
+    level: str = "reported"
     at: int = 0
     tail: int = 0
     entries: list[EntryVerdict] = field(default_factory=list)
@@ -121,6 +124,7 @@ class Audit:
             "simulated": self.simulated,
             "anchored": self.anchored,
             "read_at": self.read_at,
+            "level": self.level,
             "at": self.at,
             "tail": self.tail,
             "verdict": self.verdict,

@@ -24,7 +24,8 @@ MAX_STATE_BYTES = 1 << 30
 """Half a kilobyte an entry: two million of them."""
 
 _TEXTS = ("kind", "boot", "runs", "platform", "release", "measurement", "model")
-_KEPT = (*_TEXTS, "since", "keys", "now")
+_TIMES = ("since", "tcb_issued")
+_KEPT = (*_TEXTS, *_TIMES, "keys", "now")
 
 
 def question(*, contract: str, policy: bytes, collateral: bytes | None, now: int) -> bytes:
@@ -39,7 +40,7 @@ class State:
 
     def __init__(self, path: Path, under: bytes) -> None:
         self._path = path
-        self._head = _line({"umay-audit-state": 2, "under": under.hex()})
+        self._head = _line({"umay-audit-state": 3, "under": under.hex()})
         try:
             self._file = path.open("r+b" if path.exists() else "w+b")
             self._entries = self._read()
@@ -102,14 +103,15 @@ def _verdict(index: int, kept: dict[str, Any]) -> EntryVerdict:
     texts: dict[str, Any] = {name: kept.get(name) for name in _TEXTS}
     lists = [kept.get("keys"), kept.get("now")]
     good = all(isinstance(text, str) for text in texts.values()) and all(map(_words, lists))
-    if not good or type(kept.get("since")) is not int:
+    times: dict[str, Any] = {name: kept.get(name) for name in _TIMES}
+    if not good or any(type(time) is not int for time in times.values()):
         raise ParseError(f"entry {index}: not as this program writes it")
     return EntryVerdict(
         **texts,
+        **times,
         index=index,
         verdict="verified",
         detail=", ".join(kept["now"]),
-        since=kept["since"],
         keys=tuple(kept["keys"]),
         now=tuple(kept["now"]),
     )
