@@ -13,7 +13,7 @@ from enum import IntEnum
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from pytoniq_core import Address, Cell, HashMap, begin_cell
+from pytoniq_core import Address, Cell, HashMap, Slice, begin_cell
 
 from attestation.errors import ParseError
 from attestation.roots import Roots
@@ -71,7 +71,7 @@ def genesis(*, root_key: bytes, registry: str) -> Cell:
     """The storage of a new contract. `root_key` is Intel's root key, x ‖ y (64 bytes), of
     which x is pinned; `registry` is a raw address."""
     body = begin_cell().store_uint(STORAGE_VERSION, 8).store_bytes(root_key[:32])
-    body.store_address(Address(registry)).store_uint(0, 16 + 32 + 16 + 16)
+    body.store_address(Address(registry)).store_uint(0, 16 + 32 + 16 + 16 + 8)
     return body.store_bits("0000").end_cell()
 
 
@@ -207,7 +207,8 @@ def _parsed(quote: bytes) -> tuple[TdQuote, tuple[x509.Certificate, ...]]:
 
 @dataclass(frozen=True)
 class Verified:
-    """What the contract recorded of a machine's last quote. `time` is Unix seconds."""
+    """What the contract recorded of a machine's last quote. `time` is Unix seconds; `blocked`:
+    the Registry has since taken its PCK or the CA above back."""
 
     time: int
     tee_tcb_svn: bytes
@@ -215,25 +216,33 @@ class Verified:
     rtmrs: bytes
     mr_td: bytes
     report_data: bytes
+    blocked: bool
 
     @classmethod
-    def from_cell(cls, cell: Cell) -> Verified:
+    def from_cell(cls, cell: Cell, *, blocked: bool, blocked_authorities: int) -> Verified:
         body = cell.begin_parse()
         body.load_bits(48 + 64 + 64)
         time, svn = body.load_uint(64), body.load_bytes(16)
         measurement, rtmrs = body.load_bytes(32), body.load_bytes(32)
+        blocked = blocked or bool(blocked_authorities >> body.load_uint(8) & 1)
         quoted = body.load_ref().begin_parse()
-        return cls(time, svn, measurement, rtmrs, quoted.load_bytes(48), quoted.load_bytes(64))
+        digests = quoted.load_bytes(48), quoted.load_bytes(64)
+        return cls(time, svn, measurement, rtmrs, *digests, blocked)
 
 
 def read_machine(data: Cell, pck: bytes) -> Verified | None:
     """The result under a PCK's x-coordinate in the contract's storage, None where none is."""
     body = data.begin_parse()
     body.load_bits(8 + 256 + 267 + 16 + 32 + 16 + 16)
+    authorities = body.load_uint(8)
     body.load_maybe_ref()
-    machines = body.load_maybe_ref()
-    found = HashMap.parse(machines.begin_parse(), 256) if machines else {}
-    entry = found.get(int.from_bytes(pck))
-    if entry is None:
+    machines, blocked = (_entries(body.load_maybe_ref()) for _ in range(2))
+    key = int.from_bytes(pck)
+    if key not in machines:
         return None
-    return Verified.from_cell(entry.load_ref())
+    cell = machines[key].load_ref()
+    return Verified.from_cell(cell, blocked=key in blocked, blocked_authorities=authorities)
+
+
+def _entries(root: Cell | None) -> dict[int, Slice]:
+    return HashMap.parse(root.begin_parse(), 256) if root else {}

@@ -357,9 +357,13 @@ def test_a_blocked_key_serves_no_more(bench: Bench, which: str) -> None:
     bench.send(address, quote_verifier.set_floor(FMSPC, FLOOR))
     quote = other.quote()
     assert bench.send(address, quote_verifier.verify_full(quote), VALUE).exit_code == Exit.OK
+    kept = recorded(bench, address, other.pck_x)
+    assert kept is not None and not kept.blocked
     bench.send(address, quote_verifier.block(getattr(other, which)))
-    outcome = bench.send(address, quote_verifier.verify_full(quote), VALUE)
-    assert outcome.exit_code == Exit.BLOCKED
+    for verify in (quote_verifier.verify_full, quote_verifier.verify_cached):
+        assert bench.send(address, verify(quote), VALUE).exit_code == Exit.BLOCKED
+    kept = recorded(bench, address, other.pck_x)
+    assert kept is not None and kept.blocked
 
 
 def test_too_little_money(bench: Bench, target: str) -> None:
