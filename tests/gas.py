@@ -9,6 +9,9 @@ import json
 import os
 from pathlib import Path
 
+from contracts.chain import AccountState
+from contracts.codec import cell_from_boc
+
 PATH = Path(__file__).parent / "vectors" / "gas.json"
 
 
@@ -24,3 +27,14 @@ def check(contract: str, name: str, gas: int) -> None:
         whole.setdefault(contract, {})[name] = gas
         PATH.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
     assert table(contract).get(name) == gas, f"{contract}, {name}: {gas} gas"
+
+
+def occupied(account: AccountState) -> tuple[int, int]:
+    """Bits and cells that it pays rent for: code, data, each cell once, and its own frame."""
+    seen: dict[bytes, int] = {}
+    waiting = [cell_from_boc(account.code), cell_from_boc(account.data)]
+    while waiting:
+        cell = waiting.pop()
+        seen[cell.hash] = len(cell.bits)
+        waiting += cell.refs
+    return sum(seen.values()) + 400, len(seen) + 1

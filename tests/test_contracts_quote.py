@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -61,12 +62,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(local, chain, wallet)
 
 
-def deployed(bench: Bench, root_key: bytes, registry: str | None = None) -> str:
+def deployed(
+    bench: Bench, root_key: bytes, registry: str | None = None, nano: int = 2 * 10**9
+) -> str:
     data = quote_verifier.genesis(root_key=root_key, registry=registry or bench.wallet.address)
     init = state_init(artefact.load("quote_verifier").code, data)
     address = address_of(init)
     if bench.chain.account(address).state != "active":
-        bench.wallet.transfer(address, 2 * 10**9, state_init=init, bounce=False)
+        bench.wallet.transfer(address, nano, state_init=init, bounce=False)
     return address
 
 
@@ -364,6 +367,45 @@ def test_a_blocked_key_serves_no_more(bench: Bench, which: str) -> None:
         assert bench.send(address, verify(quote), VALUE).exit_code == Exit.BLOCKED
     kept = recorded(bench, address, other.pck_x)
     assert kept is not None and kept.blocked
+
+
+def test_what_the_registry_orders_needs_no_rent(bench: Bench) -> None:
+    """A contract whose rent has run low must not miss a block: nobody would be told."""
+    other = IntelLike()
+    address = deployed(bench, other.root_key, nano=3 * 10**7)
+    pushed = 50_000 * 400  # what a Registry sends along, in nano
+    for order in (quote_verifier.set_floor(FMSPC, FLOOR), quote_verifier.block(other.pck_x)):
+        before = bench.chain.account(address).balance
+        outcome = bench.send(address, order, pushed)
+        assert outcome.exit_code == Exit.OK and outcome.gas < 10_000
+        assert bench.chain.account(address).balance > before
+    refused = bench.send(address, quote_verifier.verify_full(other.quote()), VALUE)
+    assert refused.exit_code == Exit.BLOCKED
+
+
+def test_a_stranger_pays_the_rent_that_lacks(bench: Bench) -> None:
+    address = deployed(bench, IntelLike().root_key, "0:" + "3" * 64, nano=3 * 10**7)
+    outcome = bench.send(address, quote_verifier.verify_full(good()), 10**8)
+    assert outcome.exit_code != Exit.OK
+
+
+def test_rent_covers_what_is_recorded(bench: Bench) -> None:
+    """Every kind of entry, against the figures in the source."""
+    other = IntelLike()
+    address = deployed(bench, other.root_key)
+    empty = gas.occupied(bench.chain.account(address))
+    assert empty[0] <= 60_000 and empty[1] <= 160
+    for number in range(8):
+        floor = quote_verifier.set_floor(number.to_bytes(6), FLOOR)
+        assert bench.send(address, floor).exit_code == Exit.OK
+        blocked = quote_verifier.block(hashlib.sha256(bytes([number])).digest())
+        assert bench.send(address, blocked).exit_code == Exit.OK
+    bench.send(address, quote_verifier.set_floor(FMSPC, FLOOR))
+    outcome = bench.send(address, quote_verifier.verify_full(other.quote()), VALUE)
+    assert outcome.exit_code == Exit.OK
+    bits, cells = gas.occupied(bench.chain.account(address))
+    entries = 8 + 8 + 1 + 2  # floors, blocks, the test family's floor, CA and machine
+    assert bits - empty[0] <= entries * 3200 and cells - empty[1] <= entries * 5
 
 
 def test_too_little_money(bench: Bench, target: str) -> None:

@@ -17,7 +17,7 @@ from pytoniq_core import Cell, begin_cell
 from attestation.errors import NotAuthentic, ParseError, UmayError, Unavailable
 from client_sdk.cli import umay
 from contracts import artefact, node, quote_verifier, registry
-from contracts.codec import cell_from_boc, state_init
+from contracts.codec import state_init
 from contracts.localnet.process import LocalChain
 from contracts.quote_verifier import Floor
 from contracts.reader import read_registry
@@ -269,7 +269,7 @@ def test_the_owner(room: Room, target: str, name: str) -> None:
 
 def test_too_little_money(room: Room, target: str) -> None:
     before = room.bench.chain.account(target)
-    assert room.send(target, GOOD, 60_000_000) == Exit.UNDERFUNDED
+    assert room.send(target, GOOD, 45_000_000) == Exit.UNDERFUNDED
     assert room.bench.chain.account(target).data == before.data
 
 
@@ -302,20 +302,11 @@ def test_damaged_storage(room: Room, target: str, where: int, change: int) -> No
         pass
 
 
-def occupied(cell: Cell, seen: dict[bytes, int]) -> dict[bytes, int]:
-    seen[cell.hash] = len(cell.bits)
-    for ref in cell.refs:
-        occupied(ref, seen)
-    return seen
-
-
 def test_rent_covers_what_a_full_release_occupies(room: Room) -> None:
     address = room.registry(12)
 
     def size() -> tuple[int, int]:
-        account = room.bench.chain.account(address)
-        cells = occupied(cell_from_boc(account.data), occupied(cell_from_boc(account.code), {}))
-        return sum(cells.values()) + 400, len(cells) + 1
+        return gas.occupied(room.bench.chain.account(address))
 
     empty = size()
     assert empty[0] <= 30_000 and empty[1] <= 80
