@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,16 @@ from contracts.light.chain import ProvenChain
 from contracts.light.client import TrustedBlock
 from contracts.light.liteserver import LiteServers, NetworkConfig
 from contracts.reader import read_anchor
-from tests.lite_server import INFO, PROOF, LiteChain, LiteServer, framed, serving, write_config
+from tests.lite_server import (
+    ACCOUNT,
+    INFO,
+    PROOF,
+    LiteChain,
+    LiteServer,
+    framed,
+    serving,
+    write_config,
+)
 from tests.ton_chain import LOG_ADDRESS, UTIME, TonChain, proof_bytes, tl_blob
 
 GENESIS = LogState.genesis(origin="a.example/log", log_key=bytes(32), size=7, root=bytes(32))
@@ -214,9 +224,9 @@ def test_any_packet_is_an_answer_or_a_parse_error(packet: bytes) -> None:
 
 
 @pytest.mark.parametrize("key", [bytes(32), b"\xff" * 32], ids=["zeros", "no point"])
-def test_a_key_that_is_none(lite: tuple[LiteChain, LiteServer], key: bytes) -> None:
+def test_a_key_that_is_none(key: bytes) -> None:
     with pytest.raises(UsageError, match="Ed25519"):
-        Connection(Server("127.0.0.1", 1, key), seconds=1)
+        Server("127.0.0.1", 1, key)
 
 
 def without(config: dict[str, Any], *path: str) -> None:
@@ -243,6 +253,7 @@ BAD_CONFIGS = {
     "port-bool": put("liteservers", 0, "port", True),
     "ip-text": put("liteservers", 0, "ip", "127.0.0.1"),
     "key-short": put("liteservers", 0, "id", "key", base64.b64encode(bytes(31)).decode()),
+    "key-no-point": put("liteservers", 0, "id", "key", base64.b64encode(b"\xff" * 32).decode()),
     "key-not-base64": put("liteservers", 0, "id", "key", "*"),
     "no-init-block": lambda config: without(config, "validator", "init_block"),
     "basechain": put(*INIT, "workchain", 0),
@@ -275,6 +286,27 @@ def test_a_file_that_is_no_config(tmp_path: Path, text: str) -> None:
 def test_a_spelling_that_is_none(config: Path, more: str) -> None:
     with pytest.raises(UsageError):
         reading(f"lite:{config}{more}")
+
+
+@pytest.mark.parametrize("address", ["", "0:", "0:xy", "7:" + "1" * 64, "0:" + "A" * 64])
+def test_an_address_that_is_none_is_not_asked_for(
+    config: Path, lite: tuple[LiteChain, LiteServer], address: str
+) -> None:
+    with pytest.raises(Unavailable, match="address"):
+        reading(f"lite:{config}").account(address)
+    assert ACCOUNT not in lite[0].asked
+
+
+def test_a_slow_drip_ends_with_the_time_given(lite: tuple[LiteChain, LiteServer]) -> None:
+    def drip(data: bytes) -> bytes:
+        time.sleep(0.4)
+        return framed(data)[:40]
+
+    lite[1].frame = drip
+    begun = time.monotonic()
+    with pytest.raises(Unavailable):
+        Connection(server_of(lite[1]), seconds=0.5)
+    assert time.monotonic() - begun < 2
 
 
 def test_a_registry_is_read_by_command_over_adnl(tmp_path: Path, now: None) -> None:

@@ -157,5 +157,10 @@ def test_a_damaged_trusted_block(tmp_path: Path, content: str) -> None:
     with pytest.raises(UsageError, match="pin"):
         TrustedBlock(path).read()
     path.write_text(content)
-    with pytest.raises(ParseError):
+    with pytest.raises(UsageError, match="begin anew"):
         TrustedBlock(path).read()
+
+
+def test_a_trusted_block_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        TrustedBlock(tmp_path / "missing" / "trusted.json").pin(CHAIN.first.block)

@@ -93,7 +93,7 @@ def read_account(
     is not there is an answer too (state "absent"). Raises ParseError for a malformed answer,
     NotAuthentic where a proof does not hold, Refused where the head is too old or too new.
     """
-    workchain, account_id = _address(address)
+    workchain, account_id = parse_address(address)
     given = AccountAnswer.from_bytes(answer)
     same_block(given.block, head, "answer")
     if workchain == MASTERCHAIN:
@@ -160,7 +160,8 @@ def _shard_block(leaf: Reader, workchain: int, path: str) -> BlockId:
     return BlockId(workchain, shard, seqno, leaf.octets(32), leaf.octets(32))
 
 
-def _address(address: str) -> tuple[int, bytes]:
+def parse_address(address: str) -> tuple[int, bytes]:
+    """Workchain and account id (32 bytes) of `workchain:hex`. Raises ParseError."""
     workchain, _, digits = address.partition(":")
     if workchain not in ("0", "-1") or len(digits) != 64 or set(digits) - set("0123456789abcdef"):
         raise ParseError(f"address: expected 0: or -1: and 64 hex digits, got {address!r}")

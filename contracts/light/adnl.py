@@ -43,6 +43,10 @@ class Server:
     port: int
     key: bytes
 
+    def __post_init__(self) -> None:
+        """Raises UsageError where the key is none."""
+        curve_key(self.key)
+
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
@@ -126,18 +130,22 @@ def handshake(server_key: bytes, params: bytes) -> tuple[bytes, CipherContext, C
     """The first message (256 bytes), and the ciphers of what comes and of what goes.
 
     params: 160 random bytes: both AES keys (32 each), both counters (16 each), padding.
-    Raises UsageError where the key is no Ed25519 key.
     """
     own = SigningKey.generate()
     secret = crypto_sign_ed25519_sk_to_curve25519(own.encode() + own.verify_key.encode())
-    try:
-        shared = crypto_scalarmult(secret, crypto_sign_ed25519_pk_to_curve25519(server_key))
-    except (CryptoError, ValueError) as error:
-        raise UsageError("lite server: expected an Ed25519 key of 32 bytes") from error
+    shared = crypto_scalarmult(secret, curve_key(server_key))
     hidden = hello_cipher(shared, hashlib.sha256(params).digest()).update(params)
     hello = short_id(server_key) + own.verify_key.encode() + hashlib.sha256(params).digest()
     receiving = stream(params[0:32], params[64:80])
     return hello + hidden, receiving, stream(params[32:64], params[80:96])
+
+
+def curve_key(key: bytes) -> bytes:
+    """The X25519 form of an Ed25519 key (32 bytes each). Raises UsageError where it is none."""
+    try:
+        return crypto_sign_ed25519_pk_to_curve25519(key)
+    except (CryptoError, ValueError) as error:
+        raise UsageError("lite server: expected an Ed25519 key of 32 bytes") from error
 
 
 def hello_cipher(shared: bytes, checksum: bytes) -> CipherContext:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from attestation.anchor import BlockRef
-from attestation.errors import NotAuthentic, ParseError, Unavailable, UsageError
+from attestation.errors import NotAuthentic, Unavailable, UsageError
 from contracts.light.accounts import ProvenAccount, read_account
 from contracts.light.back import check_back
 from contracts.light.blocks import MASTERCHAIN, WHOLE_SHARD, BlockId, read_block_header
@@ -71,7 +71,7 @@ class TrustedBlock:
     path: Path
 
     def read(self) -> BlockId:
-        """Raises UsageError where there is none: it has to be pinned first."""
+        """Raises UsageError where there is none, or something else."""
         try:
             raw = json.loads(self.path.read_text())
             root, file_hash = bytes.fromhex(raw["root_hash"]), bytes.fromhex(raw["file_hash"])
@@ -79,23 +79,29 @@ class TrustedBlock:
         except FileNotFoundError:
             raise UsageError(f"{self.path}: no trusted block; pin a key block first") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ParseError(f"{self.path}: no trusted block ({type(error).__name__})") from None
+            text = (
+                f"{self.path}: no trusted block ({type(error).__name__}): remove it to begin anew"
+            )
+            raise UsageError(text) from None
         if type(seqno) is not int or seqno < 0 or (len(root), len(file_hash)) != (32, 32):
-            raise ParseError(f"{self.path}: expected seqno and two hashes of 32 bytes")
+            raise UsageError(f"{self.path}: expected seqno and two hashes: remove it to begin anew")
         return BlockId(MASTERCHAIN, WHOLE_SHARD, seqno, root, file_hash)
 
     def pin(self, block: BlockId) -> None:
-        """Write it, whole or not at all."""
+        """Write it, whole or not at all. Raises UsageError where that cannot be."""
         content = {
             "seqno": block.seqno,
             "root_hash": block.root_hash.hex(),
             "file_hash": block.file_hash.hex(),
         }
-        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, self.path)
+        try:
+            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
+                json.dump(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(file.name, self.path)
+        except OSError as error:
+            raise UsageError(f"{self.path}: {error.strerror}") from None
 
     def move(self, block: BlockId) -> None:
         if block.seqno > self.read().seqno:

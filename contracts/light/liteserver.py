@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attestation.errors import ParseError, Unavailable, UsageError
+from contracts.light.accounts import parse_address
 from contracts.light.adnl import Connection, Server
 from contracts.light.blocks import MASTERCHAIN, WHOLE_SHARD, BlockId
 from contracts.light.tl import TlReader, tl_bytes, tl_id
@@ -47,6 +48,8 @@ class NetworkConfig:
             found = cls(servers, _block(raw["validator"]["init_block"]))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from None
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             text = f"{path}: expected a TON global config ({type(error).__name__})"
             raise UsageError(text) from None
@@ -83,9 +86,9 @@ class LiteTransport:
 
     def account(self, block: BlockId, address: str) -> bytes:
         """liteServer.getAccountState: a liteServer.accountState. `address` is workchain:hex."""
-        workchain, _, digits = address.partition(":")
-        account = int(workchain).to_bytes(4, "little", signed=True) + bytes.fromhex(digits)
-        return self.ask(tl_id(GET_ACCOUNT_STATE) + block.to_bytes() + account)
+        workchain, account = parse_address(address)
+        place = workchain.to_bytes(4, "little", signed=True)
+        return self.ask(tl_id(GET_ACCOUNT_STATE) + block.to_bytes() + place + account)
 
 
 class LiteServers:
