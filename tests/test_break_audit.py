@@ -24,7 +24,7 @@ from contracts import artefact
 from contracts.chain import AccountState
 from contracts.codec import LogState
 from tests.test_client_audit import CONTRACT, ORIGIN
-from tests.world import NOW, World
+from tests.world import BEACON, NOW, World
 
 MANIFEST = b"release"
 RELEASE = release_leaf(MANIFEST)
@@ -104,12 +104,12 @@ def contents(presented: Presented) -> tuple[bytes, ...]:
     )
 
 
-def start(directory: Path) -> World:
+def start(directory: Path, beacon: BlockRef = BEACON, contract: str = CONTRACT) -> World:
     """A world whose policy pins the log of a Net."""
-    world = World.start(directory)
+    world = World.start(directory, beacon)
     world.policy = dataclasses.replace(
         world.policy,
-        log_contract=CONTRACT,
+        log_contract=contract,
         log_code_hash=artefact.load("attestation_log").code_hash,
         log_origin=ORIGIN,
     )

@@ -22,6 +22,7 @@ from contracts.light.boc import write_bag
 from contracts.light.links import ForwardLink, SignatureSet, Simplex
 
 WHOLE = 1 << 63
+BEFORE = 60  # seconds from block 150 to the head
 UTIME = 1_800_000_000
 VALIDATOR_HASH, CATCHAIN = 0x1234, 77
 SESSION, SLOT = b"\x5e" * 32, (3000).to_bytes(4, "little")
@@ -232,7 +233,8 @@ class TonChain:
         seeds = (hashlib.sha256(bytes([i])).digest() for i in range(10))
         self.validators = [Validator(SigningKey(seed), 10) for seed in seeds]
         self.main = self.validators[: self.main_count]
-        self.first, self.middle = make_block(100, config=self.config()), make_block(150)
+        self.first = make_block(100, config=self.config())
+        self.middle = make_block(150, utime=self.utime - BEFORE)
         self.second_state = shard_state(
             200,
             {},

@@ -44,6 +44,7 @@ ENGINE = b'{"engine":"torch"}'
 PRICE = b'{"completion":2,"prompt":1}'
 HOST = b'[network]\nid = "umay-test"\n'
 MODEL = b"\x44" * 32
+BEACON = BlockRef(100, b"\x0b" * 32, NOW - 60, "reported")
 
 
 @dataclass
@@ -63,10 +64,9 @@ class World:
     price: bytes = PRICE
 
     @classmethod
-    def start(cls, directory: Path) -> World:
+    def start(cls, directory: Path, beacon: BlockRef = BEACON) -> World:
         simulator = Simulator(directory, clock=lambda: NOW)
         log_key = Ed25519PrivateKey.generate()
-        beacon = BlockRef(100, b"\x0b" * 32, NOW - 60, "reported")
         bundle = KeyBundle(
             boot_id=bytes(16),
             key_configs=(b"\x01" * 41,),
