@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attestation.errors import ParseError, Unavailable, UsageError
@@ -16,7 +16,7 @@ from contracts.endpoint import reading
 from contracts.light.recording import MAGIC, Recording, Replay, read_recording
 from contracts.reader import read_anchor
 from tests.lite_server import LiteChain, serving, write_config
-from tests.ton_chain import LOG_ADDRESS, UTIME, TonChain, proof_bytes, tl_blob
+from tests.ton_chain import BEFORE, LOG_ADDRESS, UTIME, TonChain, proof_bytes, tl_blob
 
 GENESIS = LogState.genesis(origin="a.example/log", log_key=bytes(32), size=7, root=bytes(32))
 CHAIN = TonChain(data=GENESIS.to_cell())
@@ -115,3 +115,25 @@ def test_any_bytes_are_one_recording_or_none(raw: bytes) -> None:
         return
     pairs = b"".join(tl_blob(q) + tl_blob(a) for q, a in answers.items())
     assert HEAD[:12] + begun.to_bytes(8, "little") + pairs == HEAD[:12] + raw
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=3))
+def test_no_change_of_a_recording_changes_what_is_proven(
+    saved: tuple[Path, Path], flips: list[tuple[float, int]]
+) -> None:
+    config, file = saved
+    raw = bytearray(file.read_bytes())
+    for where, mask in flips:
+        raw[min(int(where * len(raw)), len(raw) - 1)] ^= mask
+    changed = file.with_name("changed")
+    changed.write_bytes(raw)
+    try:
+        chain = reading(f"lite:{config}?from={changed}")
+        anchor, block = read_anchor(chain, network="test", address=LOG_ADDRESS), chain.block(150)
+    except (Unavailable, ParseError):
+        return
+    assert (anchor.size, anchor.read_at, anchor.code_hash) == (7, UTIME, CHAIN.code.hash)
+    assert (block.root_hash, block.utime) == (CHAIN.middle.block.root_hash, UTIME - BEFORE)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,10 @@ from contracts.light.links import walk
 
 MAX_ANSWERS = 256
 """Partial proofs on the way from the trusted block to the head: a year of key blocks is fewer."""
+
+
+MAX_PROVEN = 1024
+"""Blocks that are not proven again; the head is asked for often."""
 
 
 class Transport(Protocol):
@@ -115,6 +120,7 @@ class LightClient:
     transport: Transport
     trusted: Trusted
     max_age_s: int = 600
+    proven: OrderedDict[BlockId, None] = field(default_factory=OrderedDict, repr=False)
 
     def head(self) -> BlockId:
         """The masterchain's head, proven; the trusted block moves to the last key block.
@@ -143,7 +149,15 @@ class LightClient:
         return read_account(head, answer, address, now=now, max_age_s=self.max_age_s)
 
     def prove(self, target: BlockId) -> None:
-        """That `target` is a block of the trusted block's chain."""
+        """That `target` is a block of the trusted block's chain; the same one is proven once."""
+        if target in self.proven:
+            return
+        self._prove(target)
+        self.proven[target] = None
+        while len(self.proven) > MAX_PROVEN:
+            self.proven.popitem(last=False)
+
+    def _prove(self, target: BlockId) -> None:
         at = self.trusted.read()
         for _ in range(MAX_ANSWERS):
             if at == target:
