@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import time
 import zlib
@@ -24,7 +25,7 @@ from contracts.codec import LogState
 from contracts.endpoint import reading
 from contracts.light import adnl, liteserver
 from contracts.light.adnl import Connection, Server, read_answer
-from contracts.light.blocks import BLOCK_HEADER
+from contracts.light.blocks import BLOCK_HEADER, BlockId
 from contracts.light.chain import ProvenChain
 from contracts.light.client import TrustedBlock
 from contracts.light.liteserver import LiteServers, NetworkConfig
@@ -157,6 +158,24 @@ def test_a_server_that_lies_is_left_for_the_next_and_is_no_verdict(
         with pytest.raises(Unavailable, match="more than 2/3"):
             reading(f"lite:{alone}").account(LOG_ADDRESS)
         assert TrustedBlock(Path(f"{alone}.trusted")).read() == CHAIN.first.block
+
+
+UNREACHED = dataclasses.replace(CHAIN.head.block, seqno=211)
+
+
+@pytest.mark.parametrize("head", [CHAIN.first.block, UNREACHED], ids=["behind", "no way there"])
+def test_a_server_that_stays_behind_is_left_for_the_next(
+    tmp_path: Path, lite: tuple[LiteChain, LiteServer], now: None, head: BlockId
+) -> None:
+    slow = LiteChain(CHAIN)
+    slow.head = head
+    slow.spoil[PROOF] = lambda _: proof_bytes(CHAIN.link(CHAIN.second, CHAIN.head), complete=False)
+    with serving(slow, OTHER_KEY) as lagging:
+        config = write_config(tmp_path / "two.json", CHAIN.first.block, lagging, lite[1])
+        TrustedBlock(Path(f"{config}.trusted")).pin(CHAIN.second.block)
+        chain = reading(f"lite:{config}")
+        assert chain.head().seqno == 210
+        assert slow.asked
 
 
 def test_a_stale_head_is_no_answer(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from attestation.anchor import BlockRef
-from attestation.errors import NotAuthentic, Unavailable, UsageError
+from attestation.errors import NotAuthentic, Refused, UsageError
 from contracts.light.accounts import ProvenAccount, read_account
 from contracts.light.back import check_back
 from contracts.light.blocks import MASTERCHAIN, WHOLE_SHARD, BlockId, read_block_header
@@ -125,11 +125,13 @@ class LightClient:
     def head(self) -> BlockId:
         """The masterchain's head, proven; the trusted block moves to the last key block.
 
-        Raises Unavailable, ParseError or NotAuthentic, as every method here does.
+        Raises Unavailable where no server answers, ParseError, NotAuthentic or Refused where
+        an answer will not do, as every method here does.
         """
         head = self.transport.masterchain_head()
         if head.seqno < self.trusted.read().seqno:
-            raise Unavailable(f"the server's head, block {head.seqno}, is behind the trusted block")
+            text = f"head: expected one after the trusted block, got {head.seqno}"
+            raise Refused(STEP, "behind", text)
         self.prove(head)
         return head
 
@@ -143,7 +145,7 @@ class LightClient:
         return BlockRef(seqno, block.root_hash, header.utime, "proven")
 
     def account(self, address: str, *, now: int) -> ProvenAccount:
-        """The account at a proven head. Raises Refused too, where that head is stale."""
+        """The account at a proven head that is not stale."""
         head = self.head()
         answer = self.transport.account(head, address)
         return read_account(head, answer, address, now=now, max_age_s=self.max_age_s)
@@ -170,6 +172,8 @@ class LightClient:
             if reached.head == target:
                 return
             if reached.key_block == at:
-                raise Unavailable(f"proofs end at block {reached.head.seqno}")
+                text = f"proofs: expected a way to {target}, they end at {reached.head.seqno}"
+                raise NotAuthentic(STEP, "no-way", text)
             at = reached.key_block
-        raise Unavailable(f"no proof reached block {target.seqno} in {MAX_ANSWERS} answers")
+        text = f"proofs: expected a way to {target} in {MAX_ANSWERS} answers, got none"
+        raise NotAuthentic(STEP, "no-way", text)
