@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attestation.verdict import Report
+    from attestation.verify.verdict import Report
 
 
 class UmayError(Exception):

@@ -21,8 +21,8 @@ from enclave.guest.boot import Machine, boot
 from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
 from enclave.guest.feed import Beacon, Feed
 from enclave.guest.guest import Guest
+from enclave.guest.platforms.simulated import SimulatedMachine
 from enclave.guest.server import create_app
-from enclave.guest.simulated import SimulatedMachine
 from enclave.simulator.server import Server
 from enclave.simulator.service import Simulator
 

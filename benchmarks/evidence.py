@@ -21,14 +21,15 @@ from typing import Any
 
 import dcap_qvl
 
-from attestation import nvidia, tdx
-from attestation.evidence import GPU, Device
+from attestation import nvidia
+from attestation.formats.evidence import GPU, Device
 from attestation.nvidia import chain as chains
 from attestation.nvidia import rim as rims
-from attestation.roots import PRODUCTION
-from attestation.tdx import tcb
-from client_sdk.auditing.inspect_collateral import read_intel_bundle
-from client_sdk.auditing.inspect_gpu import pem_certificates
+from attestation.platforms import tdx
+from attestation.platforms.tdx import tcb
+from attestation.trust.roots import PRODUCTION
+from client_sdk.inspection.collateral import read_intel_bundle
+from client_sdk.inspection.gpu import pem_certificates
 
 EVIDENCE = Path(os.environ.get("UMAY_EVIDENCE", "../shared/evidence"))
 NOW = 1_792_454_400  # 2026-10-20: collateral and both RIMs are current

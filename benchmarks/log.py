@@ -14,10 +14,10 @@ from typing import Any
 import pymerkle
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.log.database import Sqlite
 from attestation.log.merkle import Tree, verify_consistency, verify_inclusion
 from attestation.log.proof import verify_proof
-from attestation.log.store import Entry, Store
+from contracts.logservice.database import Sqlite
+from contracts.logservice.store import Entry, Store
 
 ENTRIES = 100_000
 BATCH = 1000

@@ -16,10 +16,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.log.database import Sqlite
 from attestation.log.merkle import leaf_hash
-from attestation.log.store import Entry, Store
 from attestation.log.tiles import TilePath, decode_bundle, fold
+from contracts.logservice.database import Sqlite
+from contracts.logservice.store import Entry, Store
 
 SIZES = (100_000, 1_000_000, 10_000_000)
 BATCH = 1000

@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestation.channel import bhttp
 from attestation.channel.ohttp import parse_key_list
 from attestation.errors import Unavailable
-from attestation.verdict import VerifiedEnclave
+from attestation.verify.verdict import VerifiedEnclave
 from client_sdk import sse
 from client_sdk.session import PACING_HEADER, SealedExchange
 from client_sdk.transport import Transport
-from tests.fake_enclave import verified
+from tests.helpers.fake_enclave import verified
 
 STREAMS = (1, 8, 32)
 TOKENS = 96

@@ -12,12 +12,12 @@ from typing import Any
 
 import dcap_qvl
 
-from attestation import verifier as plan
-from attestation.case import Case
 from attestation.nvidia import chain, rim
-from attestation.tdx import tcb
-from attestation.verifier import Verifier
-from tests.world import NOW, World
+from attestation.platforms.tdx import tcb
+from attestation.verify import verifier as plan
+from attestation.verify.case import Case
+from attestation.verify.verifier import Verifier
+from tests.helpers.world import NOW, World
 
 RUNS = 30
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attestation.anchor import Anchor, BlockRef
-from attestation.policy import Policy
+from attestation.trust.anchor import Anchor, BlockRef
+from attestation.trust.policy import Policy
 from contracts.chain import ReadOnlyChain
 from contracts.reader import read_anchor
 

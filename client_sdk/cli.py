@@ -21,7 +21,7 @@ from attestation.errors import ParseError, UmayError, Unavailable, UsageError, V
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from attestation.verdict import Report
+    from attestation.verify.verdict import Report
     from client_sdk.client import Client
     from client_sdk.presented import Place
 
@@ -80,7 +80,7 @@ def umay() -> None:
 @directory("Where it keeps chain, log, keys and addresses.")
 def up(directory: Path) -> None:
     """Run a whole network on this machine, in the foreground."""
-    from client_sdk import up as foreground
+    from client_sdk.localnet import up as foreground
 
     signal.signal(signal.SIGTERM, _interrupt)
     foreground.run(directory, say=click.echo)
@@ -92,8 +92,8 @@ def demo(as_json: bool) -> None:
     """Start a network, talk to it privately, audit it, attack it."""
     import tempfile
 
-    from client_sdk.demo import Demo
-    from client_sdk.demo_view import ConsoleStage
+    from client_sdk.localnet.demo import Demo
+    from client_sdk.localnet.demo_view import ConsoleStage
 
     signal.signal(signal.SIGTERM, _interrupt)
     with tempfile.TemporaryDirectory(prefix="umay-demo-") as directory:

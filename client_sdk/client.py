@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attestation.anchor import Anchor
 from attestation.channel import bhttp
 from attestation.errors import (
     NotForUs,
@@ -31,11 +30,12 @@ from attestation.errors import (
     UsageError,
     VerificationError,
 )
-from attestation.evidence import Evidence
-from attestation.keys import KeyBundle
-from attestation.policy import Policy
-from attestation.verdict import Report, VerifiedEnclave
-from attestation.verifier import Presented, Verifier
+from attestation.formats.evidence import Evidence
+from attestation.formats.keys import KeyBundle
+from attestation.trust.anchor import Anchor
+from attestation.trust.policy import Policy
+from attestation.verify.verdict import Report, VerifiedEnclave
+from attestation.verify.verifier import Presented, Verifier
 from client_sdk.answer import Answer
 from client_sdk.chain_reader import ChainReader
 from client_sdk.presented import Place, fetch_places, fetch_presented

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attestation.errors import ParseError, UsageError
-from attestation.policy import Policy
+from attestation.trust.policy import Policy
 
 DEFAULT_DIR = Path("~/.umay")
 NAME = "umay.toml"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attestation.policy import Policy, Release
+from attestation.trust.policy import Policy, Release
 
 
 def explain(policy: Policy) -> list[tuple[str, str]]:

@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from attestation import cbor
-from attestation.collateral import Collateral
 from attestation.errors import ParseError, Unavailable
-from attestation.evidence import MAX_EVIDENCE_BYTES
-from attestation.steps import MAX_CONFIG_BYTES
-from attestation.verifier import Challenge, Presented
+from attestation.formats import cbor
+from attestation.formats.collateral import Collateral
+from attestation.formats.evidence import MAX_EVIDENCE_BYTES
+from attestation.verify.steps import MAX_CONFIG_BYTES
+from attestation.verify.verifier import Challenge, Presented
 from client_sdk.transport import Transport, check_url
 
 MAX_LISTING_BYTES = 1 << 20

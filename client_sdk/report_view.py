@@ -9,11 +9,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from attestation.verdict import Report, StepResult
-from client_sdk.auditing.dated import Dated
-from client_sdk.auditing.inspection import Inspected
+from attestation.verify.verdict import Report, StepResult
 from client_sdk.auditing.results import Audit, EntryVerdict
-from client_sdk.drills import Attack
+from client_sdk.inspection.dated import Dated
+from client_sdk.inspection.inspected import Inspected
+from client_sdk.localnet.drills import Attack
 
 MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not checked": ("–", "yellow")}
 SIMULATED = "SIMULATED: these machines prove nothing. Their roots are this machine's own."

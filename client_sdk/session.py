@@ -15,8 +15,8 @@ from attestation.channel import bhttp, padding
 from attestation.channel.ohttp import ClientRequest
 from attestation.channel.protocol import MAX_REQUEST_BYTES
 from attestation.errors import ChannelError, NotAuthentic, ParseError
-from attestation.keys import KeyBundle
-from attestation.receipt import (
+from attestation.formats.keys import KeyBundle
+from attestation.formats.receipt import (
     REQUEST_SALT_LABEL,
     RESPONSE_SALT_LABEL,
     SALT_BYTES,
@@ -25,7 +25,7 @@ from attestation.receipt import (
     amount_of,
     matches,
 )
-from attestation.verdict import VerifiedEnclave
+from attestation.verify.verdict import VerifiedEnclave
 
 RECEIPT_TRAILER = b"umay-receipt"
 PACING_HEADER = b"umay-pacing"

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import requests
 from pytoniq_core import Address
 
-from attestation.anchor import BlockRef, Level
 from attestation.errors import Unavailable, UsageError
+from attestation.trust.anchor import BlockRef, Level
 
 MAX_ANSWER = 16 << 20  # bytes; the whole configuration of the chain is below 1 MiB
 RETRIES = 4
@@ -36,7 +36,7 @@ class AccountState:
     """An account at one moment. `code` and `data` are bags of cells, empty unless active.
 
     balance in nano; read_at is the Unix time of the state that was read, seqno its block;
-    level says how that is known (attestation/anchor.py).
+    level says how that is known (attestation/trust/anchor.py).
     """
 
     address: str

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pytoniq_core import Address, Cell, HashMap, Slice, begin_cell
 
 from attestation.errors import ParseError
-from attestation.roots import Roots
-from attestation.tdx import TdQuote, chain, parse_quote
+from attestation.platforms.tdx import TdQuote, chain, parse_quote
+from attestation.trust.roots import Roots
 from contracts.p256 import hinted
 
 STORAGE_VERSION = 1

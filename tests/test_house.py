@@ -30,8 +30,8 @@ SERVERS = {
     "enclave.host.forward",
     "enclave.host.serving",
     "enclave.host.relay",
-    "attestation.log.server",
-    "attestation.log.witness_server",
+    "contracts.logservice.server",
+    "contracts.logservice.witness_server",
     "client_sdk.proxy",
 }
 PINNED = {
@@ -39,10 +39,10 @@ PINNED = {
     "uvicorn": SERVERS,
     "torch": {"enclave.guest.engines"},
     "transformers": {"enclave.guest.engines"},
-    "psycopg": {"attestation.log.postgres"},
+    "psycopg": {"contracts.logservice.postgres"},
     "tonsdk": {"contracts.wallet"},
     "pytoniq_core": {"contracts"},
-    "dcap_qvl": {"attestation.tdx"},
+    "dcap_qvl": {"attestation.platforms.tdx"},
     "lxml": {"attestation.nvidia", "enclave.simulator"},
     "pynvml": {"enclave.guest.gpu"},
 }

@@ -15,15 +15,10 @@ plaintext = b"".join(response.push(wire)) + response.finish()
 from __future__ import annotations
 
 from attestation.channel.chunks import Writer
-from attestation.channel.key_config import (
-    KeyConfig,
-    choose,
-    encode_key_list,
-    parse_key_list,
-)
-from attestation.channel.ohttp_client import ClientRequest, ClientResponse
-from attestation.channel.ohttp_server import Epoch, KeyRing, ServerRequest
+from attestation.channel.client import ClientRequest, ClientResponse
+from attestation.channel.key_config import KeyConfig, choose, encode_key_list, parse_key_list
 from attestation.channel.replay import ReplayGuard
+from attestation.channel.server import Epoch, KeyRing, ServerRequest
 
 __all__ = [
     "ClientRequest",

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from attestation import cbor
-from attestation.digests import DIGEST_BYTES, sha256
 from attestation.errors import ParseError
+from attestation.formats import cbor
+from attestation.formats.digests import DIGEST_BYTES, sha256
 
 BOOT, RENEW, RELEASE, COLLATERAL, RETIRE = 1, 2, 3, 4, 5
 KINDS = (BOOT, RENEW, RELEASE, COLLATERAL, RETIRE)

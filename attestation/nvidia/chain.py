@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
-from attestation.digests import sha256
 from attestation.errors import NotAuthentic
+from attestation.formats.digests import sha256
 
 STEP = "gpu"
 SCALAR_BYTES = 48

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
-from attestation.collateral import Collateral
 from attestation.errors import NotAuthentic, Refused
-from attestation.evidence import GPU, SWITCH, Device
+from attestation.formats.collateral import Collateral
+from attestation.formats.evidence import GPU, SWITCH, Device
 from attestation.nvidia import chain as chains
 from attestation.nvidia import ocsp
 from attestation.nvidia.report import FEATURE, FWID, GpuReport, parse_report
 from attestation.nvidia.rim import Rim, read_rim
 from attestation.nvidia.topology import check_topology
-from attestation.roots import Roots
+from attestation.trust.roots import Roots
 
 CHAIN_LENGTH = 5
 LS10_BOARD = "5612_0002_890"

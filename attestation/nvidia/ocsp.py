@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
 
-from attestation.collateral import Collateral
-from attestation.digests import sha256
 from attestation.errors import NotAuthentic, Refused
+from attestation.formats.collateral import Collateral
+from attestation.formats.digests import sha256
 from attestation.nvidia import chain as chains
 
 MAX_CLOCK_SKEW_S = 300

@@ -23,19 +23,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from attestation.anchor import Anchor
-from attestation.collateral import Collateral
-from attestation.errors import (
-    Incomplete,
-    NotThere,
-    ParseError,
-    UmayError,
-    Unavailable,
-)
+from attestation.errors import Incomplete, NotThere, ParseError, UmayError, Unavailable
+from attestation.formats.collateral import Collateral
 from attestation.log.leaf import BOOT, RENEW, Leaf
 from attestation.log.merkle import Tree
-from attestation.policy import Policy
-from attestation.verifier import Verifier
+from attestation.trust.anchor import Anchor
+from attestation.trust.policy import Policy
+from attestation.verify.verifier import Verifier
 from client_sdk.auditing import tree
 from client_sdk.auditing.claims import check_claims
 from client_sdk.auditing.documents import check_document

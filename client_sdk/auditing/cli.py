@@ -138,10 +138,10 @@ def check_proof(file: Path, policy: Path, chain: str | None, as_json: bool) -> N
     file; 5: the chain has no answer; 6: something could not be checked.
     """
     from client_sdk import config
-    from client_sdk.auditing.inspection import read_file
     from client_sdk.auditing.proof_file import EnclaveProof
     from client_sdk.auditing.proving import check
     from client_sdk.auditing.view import show_proof
+    from client_sdk.inspection.inspected import read_file
     from contracts.endpoint import reading
 
     accepted = config.read_policy(policy)
@@ -203,10 +203,10 @@ def inspect(
     hex or base64. Files given together serve each other. Exit code 0: all holds; 3: not
     authentic; 4: refused; 6: something could not be checked.
     """
-    from attestation.roots import PRODUCTION
+    from attestation.trust.roots import PRODUCTION
     from client_sdk import config
-    from client_sdk.auditing.inspecting import inspect_files, offered
-    from client_sdk.auditing.inspection import Given, at, exit_code
+    from client_sdk.inspection.files import inspect_files, offered
+    from client_sdk.inspection.inspected import Given, at, exit_code
     from client_sdk.report_view import show_inspection
 
     roots = config.read_policy(policy).roots if policy else PRODUCTION
@@ -232,11 +232,11 @@ def collateral(
 
     Exit code 0: of every part one counts at that time; 4: some does not.
     """
-    from attestation.archive import Archive
-    from attestation.roots import PRODUCTION
-    from client_sdk.auditing.dated import Dated, dated_parts
-    from client_sdk.auditing.inspecting import offered
-    from client_sdk.auditing.inspection import Given, at
+    from attestation.trust.roots import PRODUCTION
+    from attestation.vendors.archive import Archive
+    from client_sdk.inspection.dated import Dated, dated_parts
+    from client_sdk.inspection.files import offered
+    from client_sdk.inspection.inspected import Given, at
     from client_sdk.report_view import show_dated
 
     given = offered(files, Given(at(moment), PRODUCTION))
@@ -276,13 +276,13 @@ def fetch(
     Exit code 0: all of it; 2: wrong options; 3: not authentic evidence; 5: a vendor did not
     answer.
     """
-    from attestation.archive import Archive
-    from attestation.collect import collect
-    from attestation.evidence import Evidence
-    from attestation.fetch import HttpFetcher, Services
-    from attestation.roots import PRODUCTION
+    from attestation.formats.evidence import Evidence
+    from attestation.trust.roots import PRODUCTION
+    from attestation.vendors.archive import Archive
+    from attestation.vendors.collect import collect
+    from attestation.vendors.fetch import HttpFetcher, Services
     from client_sdk import config
-    from client_sdk.auditing.inspection import at, read_file
+    from client_sdk.inspection.inspected import at, read_file
 
     if out is None and archive is None:
         raise UsageError("say where it goes: --out, --archive, or both")
@@ -315,7 +315,7 @@ def allowed(
     """
     from client_sdk import config
     from client_sdk.auditing.allowed import entries_of
-    from client_sdk.auditing.inspection import at
+    from client_sdk.inspection.inspected import at
     from contracts.chain import raw_address
     from contracts.endpoint import reading
     from contracts.reader import read_registry

@@ -15,7 +15,7 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.merkle import Tree
 from attestation.log.tiles import WIDTH, TilePath
-from attestation.policy import Policy
+from attestation.trust.policy import Policy
 from client_sdk.auditing import sources
 from client_sdk.auditing.results import Problem, Severity
 from client_sdk.auditing.sources import Source

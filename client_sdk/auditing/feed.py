@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from attestation.digests import sha256
+from attestation.formats.digests import sha256
 from client_sdk.auditing.watching import Alert
 
 ATOM = "http://www.w3.org/2005/Atom"

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attestation.archive import Archive
-from attestation.collateral import Collateral
 from attestation.errors import UsageError
-from attestation.policy import Policy
+from attestation.formats.collateral import Collateral
+from attestation.trust.policy import Policy
+from attestation.vendors.archive import Archive
 from client_sdk import config
 from client_sdk.auditing.auditor import Auditor, Scope
-from client_sdk.auditing.inspecting import offered
-from client_sdk.auditing.inspection import Given
 from client_sdk.auditing.progress import Shown
 from client_sdk.auditing.state import State, question
 from client_sdk.auditing.tree import silent
+from client_sdk.inspection.files import offered
+from client_sdk.inspection.inspected import Given
 from contracts.chain import raw_address
 from contracts.endpoint import reading
 

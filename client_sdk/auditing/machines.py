@@ -10,22 +10,22 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from attestation.anchor import Anchor, BlockRef
-from attestation.collateral import Collateral
-from attestation.digests import sha256
 from attestation.errors import Incomplete, NotAuthentic, ParseError
-from attestation.evidence import Evidence
-from attestation.keys import KeyBundle
-from attestation.log.admission import Record
+from attestation.formats.collateral import Collateral
+from attestation.formats.digests import sha256
+from attestation.formats.evidence import Evidence
+from attestation.formats.keys import KeyBundle
 from attestation.log.leaf import RENEW, Leaf
 from attestation.log.merkle import GetHash, inclusion_proof, leaf_hash, verify_inclusion
 from attestation.log.proof import Proof
-from attestation.verdict import Report, StepResult
-from attestation.verifier import Presented, Verifier
+from attestation.trust.anchor import Anchor, BlockRef
+from attestation.verify.verdict import Report, StepResult
+from attestation.verify.verifier import Presented, Verifier
 from client_sdk.auditing import sources, tree
 from client_sdk.auditing.results import KINDS, PLATFORMS, Audit, EntryVerdict
 from client_sdk.auditing.sources import Source
 from contracts.chain import ReadOnlyChain
+from contracts.logservice.admission import Record
 
 STANDING = (
     "cpu-signature",

@@ -11,16 +11,16 @@ import hmac
 from dataclasses import dataclass
 from typing import Any
 
-from attestation import cbor
-from attestation.anchor import Anchor, BlockRef
-from attestation.collateral import Collateral
-from attestation.digests import DIGEST_BYTES, domain_digest
 from attestation.errors import ParseError
-from attestation.evidence import MAX_EVIDENCE_BYTES
+from attestation.formats import cbor
+from attestation.formats.collateral import Collateral
+from attestation.formats.digests import DIGEST_BYTES, domain_digest
+from attestation.formats.evidence import MAX_EVIDENCE_BYTES
 from attestation.log.checkpoint import check_origin
 from attestation.log.proof import Proof
-from attestation.steps import MAX_CONFIG_BYTES
-from attestation.verifier import Presented
+from attestation.trust.anchor import Anchor, BlockRef
+from attestation.verify.steps import MAX_CONFIG_BYTES
+from attestation.verify.verifier import Presented
 
 MAX_PROOF_BYTES = 512 * 1024
 """A checkpoint's note may be as long; usually 2 kB."""

@@ -12,14 +12,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from attestation.anchor import Level
 from attestation.errors import Incomplete, LogError
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
-from attestation.policy import Policy
-from attestation.validity import stamp
-from attestation.verdict import Report
-from attestation.verifier import Verifier
+from attestation.trust.anchor import Level
+from attestation.trust.policy import Policy
+from attestation.vendors.validity import stamp
+from attestation.verify.verdict import Report
+from attestation.verify.verifier import Verifier
 from client_sdk.auditing.machines import bundle_of, time_of
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.results import MACHINES

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from attestation.log.leaf import BOOT, COLLATERAL, RELEASE, RENEW, RETIRE
-from attestation.verdict import Report
+from attestation.verify.verdict import Report
 
 KINDS = {
     BOOT: "boot",
@@ -70,7 +70,7 @@ class Audit:
     """The whole audit; `exit_code` as every command ends: 0 good, 1 violation, 6 incomplete.
 
     `tail` counts entries that the log shows beyond the anchored ones; times in Unix seconds;
-    `level` says how the contract's state is known (attestation/anchor.py).
+    `level` says how the contract's state is known (attestation/trust/anchor.py).
     """
 
     contract: str

@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from attestation.anchor import Anchor
 from attestation.errors import UmayError, Unavailable, UsageError
-from attestation.evidence import Evidence
-from attestation.keys import KeyBundle
-from attestation.log.admission import Record
+from attestation.formats.evidence import Evidence
+from attestation.formats.keys import KeyBundle
 from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf
 from attestation.log.tiles import WIDTH, TilePath
+from attestation.trust.anchor import Anchor
 from client_sdk.auditing import sources, tree
 from client_sdk.auditing.auditor import Auditor, Scope, judge, step
 from client_sdk.auditing.claims import parsed
 from client_sdk.auditing.machines import Machines
 from client_sdk.auditing.results import Audit, EntryVerdict
 from client_sdk.auditing.sources import Source
+from contracts.logservice.admission import Record
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from attestation.digests import sha256
 from attestation.errors import LogError, NotAuthentic, NotThere, ParseError, Unavailable
+from attestation.formats.digests import sha256
 from attestation.log.merkle import HASH_BYTES
 from attestation.log.tiles import WIDTH, TilePath, decode_bundle
 from client_sdk.transport import MAX_ANSWER, Transport, check_url, is_loopback

@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from attestation import cbor
-from attestation.digests import domain_digest, sha256
 from attestation.errors import ParseError, UsageError
+from attestation.formats import cbor
+from attestation.formats.digests import domain_digest, sha256
 from client_sdk.auditing.results import EntryVerdict
 
 WINDOW_S = 86_400

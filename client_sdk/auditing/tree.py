@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from attestation.anchor import Anchor
 from attestation.errors import LogError, ParseError, Unavailable
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
@@ -22,6 +21,7 @@ from attestation.log.merkle import (
     verify_consistency,
 )
 from attestation.log.tiles import HEIGHT, WIDTH, TilePath, tiles_of
+from attestation.trust.anchor import Anchor
 from client_sdk.auditing import sources
 from client_sdk.auditing.sources import Source
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attestation.log.leaf import Leaf
-from attestation.validity import stamp
+from attestation.vendors.validity import stamp
 from client_sdk.auditing.comparing import Compared
 from client_sdk.auditing.proving import HERE, CheckedProof
 from client_sdk.auditing.results import KINDS, PLATFORMS

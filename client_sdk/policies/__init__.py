@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 from attestation.errors import Refused, UsageError
-from attestation.policy import Policy
+from attestation.trust.policy import Policy
 
 RULES = ("production", "simulation")
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from attestation.anchor import BlockRef
 from attestation.errors import ParseError, Unavailable, UsageError, VerificationError
+from attestation.trust.anchor import BlockRef
 from contracts.chain import AccountState
 from contracts.light.accounts import check_age
 from contracts.light.client import InMemory, LightClient, TrustedBlock

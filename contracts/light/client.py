@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from attestation.anchor import BlockRef
 from attestation.errors import NotAuthentic, Refused, UsageError
+from attestation.trust.anchor import BlockRef
 from contracts.light.accounts import ProvenAccount, read_account
 from contracts.light.back import check_back
 from contracts.light.blocks import MASTERCHAIN, WHOLE_SHARD, BlockId, read_block_header

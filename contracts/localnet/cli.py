@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from contracts.chain import raw_address
-from contracts.cli import DIRECTORY, FILE, public_key, ready
 from contracts.coin import NANO, shown
 from contracts.endpoint import toncenter
+from contracts.logservice.cli import DIRECTORY, FILE, public_key, ready
 
 
 @click.group()
@@ -111,7 +111,7 @@ def deploy_registry(chain: str, wallet: Path, owner: str | None, notice: int) ->
 @click.option("--root", type=FILE, required=True, help="Intel's root certificate (DER).")
 def deploy_verifier(chain: str, wallet: Path, registry: str, root: Path) -> None:
     """Deploy a QuoteVerifier under a root certificate whose key is Intel's pinned one."""
-    from attestation.roots import PRODUCTION
+    from attestation.trust.roots import PRODUCTION
     from contracts.deploy import put
     from contracts.quote_verifier import genesis, pinned_root_key
     from contracts.wallet import Wallet

@@ -22,9 +22,9 @@ from enclave.guest.epochs import keep
 from enclave.guest.feed import Feed
 from enclave.guest.gpu import NvmlGpus
 from enclave.guest.model import ModelFiles
-from enclave.guest.platform import TsmPlatform
+from enclave.guest.platforms.simulated import SimulatedMachine
+from enclave.guest.platforms.tsm import TsmPlatform
 from enclave.guest.server import serve
-from enclave.guest.simulated import SimulatedMachine
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from attestation.channel.ohttp import KeyRing
 from attestation.errors import Unavailable, UsageError
-from attestation.evidence import INIT_DONE
+from attestation.formats.evidence import INIT_DONE
 from enclave.guest.config import MAX_CONFIG_BYTES, HostConfig
 from enclave.guest.engines.base import Engine, engine_config
 from enclave.guest.epochs import Epochs
@@ -31,7 +31,7 @@ from enclave.guest.gpu import Gpus, attest
 from enclave.guest.guest import Guest
 from enclave.guest.keys import BootKeys, Configs, Prover
 from enclave.guest.model import ModelFiles, read_model
-from enclave.guest.platform import Platform
+from enclave.guest.platforms.tsm import Platform
 
 AGENT_SECONDS = 120.0
 PAUSE_S = 0.2

@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from attestation import toml
 from attestation.errors import ParseError
+from attestation.formats import toml
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_PRICE = 10**15

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from attestation.channel.ohttp import Epoch as ChannelKeys
 from attestation.channel.ohttp import KeyRing
 from attestation.errors import UmayError, Unavailable
-from attestation.evidence import evidence_digest
-from attestation.keys import KeyBundle
+from attestation.formats.evidence import evidence_digest
+from attestation.formats.keys import KeyBundle
 from enclave.guest.config import Schedule
 from enclave.guest.feed import Beacon, Feed
 from enclave.guest.keys import Prover

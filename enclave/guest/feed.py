@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from attestation import cbor
 from attestation.errors import ParseError, Unavailable, UsageError
+from attestation.formats import cbor
 
 TIMEOUT_S = 10.0
 MAX_ANSWER = 64 * 1024

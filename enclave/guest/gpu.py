@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from attestation import nvidia
 from attestation.errors import NotAuthentic, Unavailable
-from attestation.evidence import GPU, Device
-from attestation.roots import Roots
+from attestation.formats.evidence import GPU, Device
+from attestation.trust.roots import Roots
 
 
 class Gpus(Protocol):

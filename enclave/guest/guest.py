@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from attestation import cbor
 from attestation.errors import Unavailable, UsageError
-from attestation.evidence import fresh_challenged
-from attestation.keys import bundle_digest
-from attestation.receipt import TIME_GRAIN_S
-from attestation.tdx import parse_quote
+from attestation.formats import cbor
+from attestation.formats.evidence import fresh_challenged
+from attestation.formats.keys import bundle_digest
+from attestation.formats.receipt import TIME_GRAIN_S
+from attestation.platforms.tdx import parse_quote
 from enclave.guest.engines.base import Engine
 from enclave.guest.epochs import Epochs
 from enclave.guest.keys import BootKeys, Configs
-from enclave.guest.platform import Platform
+from enclave.guest.platforms.tsm import Platform
 
 NONCE_BYTES = 32
 MAX_CHALLENGES = 2

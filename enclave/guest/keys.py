@@ -13,23 +13,23 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.channel.ohttp import Epoch
-from attestation.digests import engine_digest, host_config_digest, price_digest
-from attestation.evidence import (
+from attestation.formats.digests import engine_digest, host_config_digest, price_digest
+from attestation.formats.evidence import (
     Evidence,
     fresh_published,
     gpu_evidence_digest,
     gpu_nonce,
     report_data_binding,
 )
-from attestation.keys import KeyBundle, bundle_digest
-from attestation.receipt import Receipt, SignedReceipt
-from attestation.retirement import Retirement
-from attestation.tdx import parse_quote
-from attestation.tdx.eventlog import check_replay
+from attestation.formats.keys import KeyBundle, bundle_digest
+from attestation.formats.receipt import Receipt, SignedReceipt
+from attestation.formats.retirement import Retirement
+from attestation.platforms.tdx import parse_quote
+from attestation.platforms.tdx.eventlog import check_replay
 from enclave.guest.config import HostConfig
 from enclave.guest.feed import Beacon
 from enclave.guest.gpu import Gpus, attest
-from enclave.guest.platform import Platform
+from enclave.guest.platforms.tsm import Platform
 
 
 class BootKeys:

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from attestation import cbor
-from attestation.digests import domain_digest
 from attestation.errors import ParseError, UsageError
+from attestation.formats import cbor
+from attestation.formats.digests import domain_digest
 
 MODEL_DOMAIN = "umay/model/v1"
 

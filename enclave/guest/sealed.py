@@ -15,7 +15,7 @@ from attestation.channel import bhttp
 from attestation.channel.ohttp import ServerRequest
 from attestation.channel.padding import RESPONSE_BUCKET_BYTES
 from attestation.errors import NotForUs, ParseError, Truncated
-from attestation.receipt import (
+from attestation.formats.receipt import (
     REQUEST_SALT_LABEL,
     RESPONSE_SALT_LABEL,
     SALT_BYTES,

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from attestation import cbor
 from attestation.errors import UmayError
+from attestation.formats import cbor
 from contracts.chain import ReadOnlyChain
 from enclave.host.forward import Asked, Forwarder, asked
 from enclave.host.registrar import Entry, Registrar

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from attestation.collateral import Collateral
+    from attestation.formats.collateral import Collateral
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 GIVEN = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -96,11 +96,11 @@ def _collateral(
     policy: Path | None,
     services: Mapping[str, str | None],
 ) -> Callable[[], Collateral]:
-    from attestation.archive import Archive
     from attestation.errors import UsageError
-    from attestation.fetch import Services
-    from attestation.policy import Policy
-    from attestation.roots import PRODUCTION
+    from attestation.trust.policy import Policy
+    from attestation.trust.roots import PRODUCTION
+    from attestation.vendors.archive import Archive
+    from attestation.vendors.fetch import Services
     from enclave.host.collateral import FromVendors, from_file, from_simulator
 
     given = [name for name, value in _named(simulator, file, archive) if value is not None]

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from attestation import cbor
-from attestation.archive import Archive
-from attestation.collateral import Collateral, Fetcher
-from attestation.collect import collect
 from attestation.errors import ParseError, UmayError, Unavailable
-from attestation.evidence import MAX_EVIDENCE_BYTES, Evidence
-from attestation.fetch import HttpFetcher, Services
-from attestation.roots import Roots
+from attestation.formats import cbor
+from attestation.formats.collateral import Collateral, Fetcher
+from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence
+from attestation.trust.roots import Roots
+from attestation.vendors.archive import Archive
+from attestation.vendors.collect import collect
+from attestation.vendors.fetch import HttpFetcher, Services
 from enclave.host.peer import Peer
 
 TIMEOUT_S = 30.0

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from attestation.collateral import Collateral
 from attestation.errors import LogError, ParseError, Refused, UmayError, Unavailable
-from attestation.evidence import MAX_EVIDENCE_BYTES, Evidence, evidence_digest
-from attestation.keys import bundle_digest
-from attestation.log.admission import Logged, Submission
-from attestation.log.documents import RetireRequest
+from attestation.formats.collateral import Collateral
+from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence, evidence_digest
+from attestation.formats.keys import bundle_digest
 from attestation.log.leaf import BOOT, RENEW, Leaf
 from contracts.chain import ReadOnlyChain
+from contracts.logservice.admission import Logged, Submission
+from contracts.logservice.documents import RetireRequest
 from contracts.reader import read_anchor
 from enclave.host.peer import Peer
 from enclave.host.retry import Retries

@@ -17,8 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestation.digests import sha256
-from attestation.snp.report import REPORT_BYTES, SCALAR_FIELD_BYTES, SIGNED_BYTES, VCEK, VLEK
+from attestation.formats.digests import sha256
+from attestation.platforms.snp.report import (
+    REPORT_BYTES,
+    SCALAR_FIELD_BYTES,
+    SIGNED_BYTES,
+    VCEK,
+    VLEK,
+)
 from enclave.simulator import pki
 
 TCB = {"bootloader": 4, "tee": 0, "snp": 24, "microcode": 219}

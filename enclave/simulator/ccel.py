@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attestation.errors import UsageError
-from attestation.tdx.eventlog import Event, EventLog, replay, specification
+from attestation.platforms.tdx.eventlog import Event, EventLog, replay, specification
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 MEASURED_PACKAGES = ("attestation", "enclave/guest")

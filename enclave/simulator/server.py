@@ -11,8 +11,8 @@ import socket
 import socketserver
 from pathlib import Path
 
-from attestation import cbor
 from attestation.errors import ParseError, UsageError
+from attestation.formats import cbor
 from enclave.simulator.service import Simulator
 
 MAX_REQUEST_BYTES = 64 * 1024

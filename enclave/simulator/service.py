@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from attestation.errors import UmayError, UsageError
-from attestation.tdx.eventlog import DIGEST_BYTES, extend
-from attestation.tdx.quote import BODY_FIELDS, parse_quote
+from attestation.platforms.tdx.eventlog import DIGEST_BYTES, extend
+from attestation.platforms.tdx.quote import BODY_FIELDS, parse_quote
 from enclave.simulator.ccel import SOURCE_ROOT, Launch, launch
 from enclave.simulator.intel import SimulatedIntel
 from enclave.simulator.nvidia import FLEET, SimulatedNvidia

@@ -14,35 +14,33 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation import azure, cbor, snp, tdx
-from attestation.anchor import Anchor, BlockRef
 from attestation.channel import bhttp
 from attestation.channel.key_config import parse_key_list
 from attestation.channel.ohttp import KeyRing, encode_key_list
-from attestation.collateral import Collateral
-from attestation.digests import domain_digest
 from attestation.errors import UmayError
-from attestation.evidence import Evidence
-from attestation.keys import KeyBundle
+from attestation.formats import cbor
+from attestation.formats.collateral import Collateral
+from attestation.formats.digests import domain_digest
+from attestation.formats.evidence import Evidence
+from attestation.formats.keys import KeyBundle
+from attestation.formats.receipt import Receipt, SignedReceipt
+from attestation.formats.retirement import Retirement
 from attestation.log import checkpoint as checkpoints
-from attestation.log.admission import Logged, Submission
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.checkpoint import parse as parse_checkpoint
-from attestation.log.documents import RetireRequest, collateral_leaf
 from attestation.log.leaf import Leaf
 from attestation.log.note import Note
 from attestation.log.proof import Proof
 from attestation.log.tiles import decode_bundle, encode_bundle
-from attestation.log.witness import AddCheckpoint
 from attestation.nvidia import ocsp, parse_report, read_rim
-from attestation.policy import Policy
-from attestation.receipt import Receipt, SignedReceipt
-from attestation.retirement import Retirement
-from attestation.roots import PRODUCTION
+from attestation.platforms import azure, snp, tdx
+from attestation.trust.anchor import Anchor, BlockRef
+from attestation.trust.policy import Policy
+from attestation.trust.roots import PRODUCTION
 from client_sdk import sse
-from client_sdk.auditing.inspecting import inspect
-from client_sdk.auditing.inspection import Given
 from client_sdk.auditing.proof_file import EnclaveProof
+from client_sdk.inspection.files import inspect
+from client_sdk.inspection.inspected import Given
 from contracts.codec import LogState
 from contracts.light.accounts import read_account
 from contracts.light.adnl import read_answer
@@ -53,14 +51,17 @@ from contracts.light.links import walk
 from contracts.light.recording import MAGIC as RECORDING
 from contracts.light.recording import read_recording
 from contracts.light.tl import tl_bytes
+from contracts.logservice.admission import Logged, Submission
+from contracts.logservice.documents import RetireRequest, collateral_leaf
+from contracts.logservice.witness import AddCheckpoint
 from contracts.registry import RegistryState
 from contracts.registry import genesis as registry_genesis
 from enclave.guest.config import HostConfig
 from enclave.simulator.amd import SimulatedAmd
 from enclave.simulator.service import Simulator
-from tests import azure_machine
-from tests.test_policy import GOOD
-from tests.ton_chain import (
+from tests.attestation.test_policy import GOOD
+from tests.helpers import azure_machine
+from tests.helpers.ton_chain import (
     LOG_ADDRESS,
     UTIME,
     TonChain,

@@ -1,0 +1,118 @@
+"""What a genuine SNP report must say: guest policy and state, TCB floor, revocation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cryptography import x509
+
+from attestation.errors import NotAuthentic, Refused
+from attestation.formats.collateral import Collateral
+from attestation.platforms.snp.chain import ChipKey, check_root, load_certificate, name, tcb_parts
+from attestation.platforms.snp.report import SnpReport
+from attestation.trust.roots import Roots
+
+POLICY_ABI = 0xFFFF
+POLICY_SMT, POLICY_RESERVED_ONE, POLICY_MIGRATE_MA, POLICY_DEBUG = (1 << n for n in range(16, 20))
+POLICY_KNOWN = (1 << 26) - 1
+PLATFORM_ALIAS_CHECK = 1 << 5
+PLATFORM_KNOWN = (1 << 8) - 1
+
+
+def check_attributes(report: SnpReport, *, launch_named: bool = False) -> None:
+    """Debug, migration, VMPL, ID block, reserved bits. Raises Refused("cpu-attributes", …).
+
+    The ID block's fields are zero unless a release names them.
+    """
+    policy = report.policy
+    if not policy & POLICY_RESERVED_ONE or policy & ~POLICY_KNOWN:
+        raise _refused("reserved-bits", f"guest policy {policy:#x} has bits that AMD reserves")
+    if policy & POLICY_DEBUG:
+        raise _refused("debug", "the guest policy allows debugging")
+    if policy & POLICY_MIGRATE_MA:
+        raise _refused("migratable", "the guest policy allows a migration agent")
+    if report.vmpl != 0:
+        raise _refused("vmpl", f"expected VMPL 0, got {report.vmpl}")
+    if report.platform_info & ~PLATFORM_KNOWN:
+        raise _refused("reserved-bits", "the platform info has bits that AMD reserves")
+    if any(report.report_id_ma) and report.report_id_ma != b"\xff" * 32:
+        raise _refused("migratable", "a migration agent is associated with the guest")
+    id_block = report.family_id + report.image_id + report.id_key_digest + report.author_key_digest
+    if any(id_block) and not launch_named:
+        raise _refused("id-block", "the guest was launched with an ID block that no release names")
+
+
+def check_tcb(report: SnpReport, key: ChipKey, *, floor: Mapping[str, int] | None) -> str:
+    """The TCB in words. `floor` holds the least SVN of each part ("bootloader", "tee", "snp",
+    "microcode", on Turin "fmc"), None where the policy says any.
+
+    AMD publishes no list of levels, so the policy itself says what is up to date. Committed
+    TCB and not the reported one: firmware can be rolled back to what was committed.
+    Raises Refused("cpu-tcb", …).
+    """
+    committed = tcb_parts(report.committed_tcb, key.family)
+    for part, value in tcb_parts(report.reported_tcb, key.family).items():
+        if value > tcb_parts(report.current_tcb, key.family)[part]:
+            raise Refused("cpu-tcb", "tcb-inconsistent", f"{part}: reported above the current TCB")
+    for part, least in (floor or {}).items():
+        if committed.get(part, -1) < least:
+            text = f"{part}: expected SVN {least} or more, got {committed.get(part)}"
+            raise Refused("cpu-tcb", "out-of-date", text)
+    return ", ".join(f"{part} {value}" for part, value in committed.items())
+
+
+def check_revocation(key: ChipKey, collateral: Collateral, *, now: int) -> tuple[int, int]:
+    """The ARK's CRL, current at `now`, names neither the ASK nor the chip key.
+
+    Returns when it was issued and when it expires (Unix seconds). Raises NotAuthentic or
+    Refused("cpu-tcb", …).
+    """
+    data = collateral.parts.get(f"amd/crl/{key.family}")
+    if data is None:
+        raise Refused("cpu-tcb", "revocation-unknown", f"the collateral has no CRL of {key.family}")
+    crl, window = _current(data, key.ark, now)
+    if crl.get_revoked_certificate_by_serial_number(key.ask.serial_number) is not None:
+        raise NotAuthentic("cpu-tcb", "revoked", "AMD revoked the key that certifies the chip")
+    return window
+
+
+def check_crl(data: bytes, ark: bytes, *, roots: Roots, now: int) -> int:
+    """A CRL by itself: of this ARK (DER), which is pinned, and current at `now`.
+
+    Returns its next update (Unix seconds). Raises NotAuthentic or Refused("cpu-tcb", …).
+    """
+    authority = load_certificate(ark)
+    check_root(authority, roots)
+    return _current(data, authority, now)[1][1]
+
+
+def _current(
+    data: bytes, ark: x509.Certificate, now: int
+) -> tuple[x509.CertificateRevocationList, tuple[int, int]]:
+    crl = _load(data)
+    if not crl.is_signature_valid(ark.public_key()) or crl.issuer != ark.subject:  # type: ignore[arg-type]
+        raise NotAuthentic("cpu-tcb", "crl-signature", "the CRL is not signed by the ARK")
+    end = crl.next_update_utc
+    if end is None or not crl.last_update_utc.timestamp() <= now <= end.timestamp():
+        raise Refused("cpu-tcb", "crl-expired", f"the CRL of {name(ark)} is not current")
+    return crl, (int(crl.last_update_utc.timestamp()), int(end.timestamp()))
+
+
+def check_alias_free(report: SnpReport) -> None:
+    """Firmware looked for aliased memory at boot (BadRAM). Raises Refused("cpu-tcb", …)."""
+    if not report.platform_info & PLATFORM_ALIAS_CHECK:
+        raise Refused("cpu-tcb", "alias-check", "firmware did not complete the alias check")
+
+
+def _load(data: bytes) -> x509.CertificateRevocationList:
+    try:
+        crl = x509.load_der_x509_crl(data)
+        _ = crl.extensions, crl.next_update_utc, len(crl)
+    except Exception as error:  # the library lets several kinds through
+        text = f"the CRL is malformed ({type(error).__name__})"
+        raise NotAuthentic("cpu-tcb", "crl-malformed", text) from None
+    return crl
+
+
+def _refused(code: str, message: str) -> Refused:
+    return Refused("cpu-attributes", code, message)

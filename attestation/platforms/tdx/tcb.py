@@ -1,0 +1,257 @@
+"""How well patched the platform is, by Intel's signed lists. Step "cpu-tcb" of the plan.
+
+dcap-qvl matches TCB levels, module and QE identity, and certificate revocation; it
+judges with the root that our own chain check reached, and at our `now`. Whether a
+status is good enough is decided here, because dcap-qvl returns OutOfDate as success.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import dcap_qvl
+from cryptography import x509
+
+from attestation.errors import NotAuthentic, Refused, VerificationError
+from attestation.formats.collateral import Collateral
+
+STEP = "cpu-tcb"
+TCB_INFO, QE_IDENTITY = "intel/tcb_info", "intel/qe_identity"
+PCK_CRL, ROOT_CRL = "intel/pck_crl", "intel/root_crl"
+TCB_INFO_CHAIN, QE_IDENTITY_CHAIN = "intel/tcb_info_chain", "intel/qe_identity_chain"
+PCK_CRL_CHAIN = "intel/pck_crl_chain"
+PARTS = (
+    TCB_INFO,
+    TCB_INFO_CHAIN,
+    QE_IDENTITY,
+    QE_IDENTITY_CHAIN,
+    PCK_CRL,
+    PCK_CRL_CHAIN,
+    ROOT_CRL,
+)
+STATUSES = frozenset(
+    {
+        "UpToDate",
+        "SWHardeningNeeded",
+        "ConfigurationNeeded",
+        "ConfigurationAndSWHardeningNeeded",
+        "OutOfDate",
+        "OutOfDateConfigurationNeeded",
+        "TDRelaunchAdvised",
+        "TDRelaunchAdvisedConfigurationNeeded",
+    }
+)
+
+_BODY = re.compile(rb'\{"(tcbInfo|enclaveIdentity)":(\{.*\}),"signature":"([0-9a-fA-F]{128})"\}\s*')
+_DATE = "%Y-%m-%dT%H:%M:%SZ"
+
+_REFUSALS = {
+    **dict.fromkeys(
+        (
+            "unsupported qe identity",
+            "qe mrsigner mismatch",
+            "qe isvprodid mismatch",
+            "qe attributes mismatch",
+            "minimum required",
+            "levels found in qe identity",
+        ),
+        ("qe-identity", "the quoting enclave is not the one Intel names"),
+    ),
+    "certrevoked": ("revoked", "a certificate of the quote's chain is revoked"),
+    "status is invalid: revoked": ("revoked", "this TCB level is revoked"),
+    "no matching": ("no-matching-tcb", "no TCB level of Intel's list is as low as this platform"),
+    "fmspc mismatch": ("other-platform", "the TCB info is for another processor family"),
+    "expired": ("collateral-expired", "a piece of collateral has expired"),
+    "future": ("collateral-not-yet-valid", "a piece of collateral is dated in the future"),
+    "debug": ("debug", "the TD or its quoting enclave is in debug mode"),
+    "sept_ve": ("attributes", "TD attributes that no production TD has"),
+    "attributes": ("attributes", "TD attributes that no production TD has"),
+}
+"""Words of dcap-qvl's messages, first match wins; anything else is not authentic."""
+
+
+@dataclass(frozen=True)
+class TcbResult:
+    """dcap-qvl's judgement, and the dates of what it judged by (Unix seconds).
+
+    `issued` is the oldest of TCB info, QE identity and PCK CRL (Intel renews the root's
+    CRL only once a year); `expires` the earliest next update of all four.
+    """
+
+    status: str
+    advisory_ids: frozenset[str]
+    tcb_evaluation_number: int
+    issued: int
+    expires: int
+    raw: str
+
+
+@dataclass(frozen=True)
+class Signed:
+    """An answer of Intel's service: the JSON text as it was signed, its signature, its fields."""
+
+    text: str
+    signature: bytes
+    fields: dict[str, Any]
+
+
+def check_tcb(
+    quote_bytes: bytes, collateral: Collateral, *, root_der: bytes, now: int
+) -> TcbResult:
+    """The TCB status of a quote that `check_signature` has accepted.
+
+    `root_der` is the root it returned, `now` Unix seconds. Raises Refused or
+    NotAuthentic("cpu-tcb", ...); never judges whether the status is acceptable.
+    """
+    parts = {name: _part(collateral, name) for name in PARTS}
+    tcb_info, qe_identity = _answers(parts)
+    issued, expires = _window(parts, (tcb_info, qe_identity))
+    if not issued <= now <= expires:
+        early = now < issued
+        code = "collateral-not-yet-valid" if early else "collateral-expired"
+        raise Refused(STEP, code, f"expected a time in {issued}..{expires}, got {now}")
+    report = _verify(quote_bytes, parts, root_der, now)
+    return TcbResult(
+        status=str(report.status),
+        advisory_ids=frozenset(str(item) for item in report.advisory_ids),
+        tcb_evaluation_number=min(_number(tcb_info), _number(qe_identity)),
+        issued=min(start for start, _ in _times(parts, (tcb_info, qe_identity))),
+        expires=expires,
+        raw=str(report.to_json()),
+    )
+
+
+def check_status(
+    result: TcbResult,
+    *,
+    accepted: frozenset[str],
+    refused_advisories: frozenset[str],
+    min_evaluation_number: int,
+) -> None:
+    """The policy's word on a TcbResult. Raises Refused("cpu-tcb", ...)."""
+    if result.status not in accepted or result.status not in STATUSES:
+        expected = ", ".join(sorted(accepted))
+        text = f"expected TCB status {expected}, got {result.status}"
+        raise Refused(STEP, "tcb-status", text + _listed(result.advisory_ids))
+    if bad := result.advisory_ids & refused_advisories:
+        raise Refused(STEP, "advisory", f"the policy refuses{_listed(bad)}")
+    if result.tcb_evaluation_number < min_evaluation_number:
+        got = result.tcb_evaluation_number
+        text = f"expected a TCB evaluation number of at least {min_evaluation_number}, got {got}"
+        raise Refused(STEP, "evaluation-number", text)
+
+
+def _listed(advisories: frozenset[str]) -> str:
+    return f" ({', '.join(sorted(advisories))})" if advisories else ""
+
+
+def _part(collateral: Collateral, name: str) -> bytes:
+    try:
+        return collateral.parts[name]
+    except KeyError:
+        raise Refused(STEP, "collateral-missing", f"expected {name}, got no such part") from None
+
+
+def _answers(parts: dict[str, bytes]) -> tuple[Signed, Signed]:
+    return signed_answer(TCB_INFO, parts[TCB_INFO]), signed_answer(QE_IDENTITY, parts[QE_IDENTITY])
+
+
+def signed_answer(name: str, data: bytes) -> Signed:
+    """The document under this part name. Raises NotAuthentic("collateral-malformed")."""
+    wanted = {TCB_INFO: b"tcbInfo", QE_IDENTITY: b"enclaveIdentity"}[name]
+    match = _BODY.fullmatch(data)
+    if match is None or match[1] != wanted:
+        raise _malformed(name)
+    try:
+        text = match[2].decode()
+        return Signed(text, bytes.fromhex(match[3].decode()), json.loads(text))
+    except (ValueError, RecursionError):
+        raise _malformed(name) from None
+
+
+def _number(signed: Signed) -> int:
+    number = signed.fields.get("tcbEvaluationDataNumber")
+    if type(number) is not int:
+        raise NotAuthentic(STEP, "collateral-malformed", "expected a TCB evaluation number")
+    return number
+
+
+def _window(parts: dict[str, bytes], signed: tuple[Signed, Signed]) -> tuple[int, int]:
+    """When all pieces are valid together: the latest issue and the earliest next update."""
+    times = [*_times(parts, signed), _crl(parts, ROOT_CRL)]
+    return max(start for start, _ in times), min(end for _, end in times)
+
+
+def _times(parts: dict[str, bytes], signed: tuple[Signed, Signed]) -> list[tuple[int, int]]:
+    return [dates(signed[0], TCB_INFO), dates(signed[1], QE_IDENTITY), _crl(parts, PCK_CRL)]
+
+
+def dates(signed: Signed, name: str) -> tuple[int, int]:
+    """(issue, next update) in Unix seconds. Raises NotAuthentic."""
+    try:
+        issue, update = signed.fields["issueDate"], signed.fields["nextUpdate"]
+        return _seconds(issue), _seconds(update)
+    except (KeyError, TypeError, ValueError):
+        raise _malformed(name) from None
+
+
+def _seconds(text: str) -> int:
+    return int(datetime.strptime(text, _DATE).replace(tzinfo=UTC).timestamp())
+
+
+def _crl(parts: dict[str, bytes], name: str) -> tuple[int, int]:
+    return crl_dates(parts[name], name)
+
+
+def crl_dates(data: bytes, name: str) -> tuple[int, int]:
+    """(last update, next update) in Unix seconds. Raises NotAuthentic."""
+    try:
+        crl = x509.load_der_x509_crl(data)
+        _ = crl.issuer, crl.last_update_utc, crl.next_update_utc  # read only when asked
+    except Exception:  # the library lets several kinds through
+        raise _malformed(name) from None
+    if crl.next_update_utc is None:
+        raise _malformed(name)
+    return int(crl.last_update_utc.timestamp()), int(crl.next_update_utc.timestamp())
+
+
+def _malformed(name: str) -> NotAuthentic:
+    return NotAuthentic(STEP, "collateral-malformed", f"{name} has not the form Intel serves")
+
+
+def _material(parts: dict[str, bytes]) -> dcap_qvl.QuoteCollateralV3:
+    tcb_info, qe_identity = _answers(parts)
+    return dcap_qvl.QuoteCollateralV3(
+        pck_crl_issuer_chain=parts[PCK_CRL_CHAIN].decode("ascii"),
+        root_ca_crl=parts[ROOT_CRL],
+        pck_crl=parts[PCK_CRL],
+        tcb_info_issuer_chain=parts[TCB_INFO_CHAIN].decode("ascii"),
+        tcb_info=tcb_info.text,
+        tcb_info_signature=tcb_info.signature,
+        qe_identity_issuer_chain=parts[QE_IDENTITY_CHAIN].decode("ascii"),
+        qe_identity=qe_identity.text,
+        qe_identity_signature=qe_identity.signature,
+    )
+
+
+def _verify(
+    quote_bytes: bytes, parts: dict[str, bytes], root_der: bytes, now: int
+) -> dcap_qvl.VerifiedReport:
+    try:
+        return dcap_qvl.verify_with_root_ca(quote_bytes, _material(parts), root_der, now)
+    except ValueError as error:  # dcap-qvl's only kind of failure; UnicodeDecodeError is one too
+        raise _translate(str(error)) from None
+
+
+def _translate(raw: str) -> VerificationError:
+    text = " ".join(raw.removeprefix("Verification failed: ").split())
+    if text.startswith("Failed to decode"):  # its message would list every status word
+        return NotAuthentic(STEP, "collateral-malformed", text)
+    for words, (code, message) in _REFUSALS.items():
+        if words in text.lower():
+            return Refused(STEP, code, f"{message} ({text})")
+    return NotAuthentic(STEP, "tcb-invalid", text)

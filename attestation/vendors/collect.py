@@ -1,0 +1,80 @@
+"""Which collateral a piece of Evidence needs, and getting all of it.
+
+The evidence's own signatures are checked first: what a forged machine names is not asked
+for. What comes back is for the verifier to judge.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from cryptography import x509
+
+from attestation import nvidia
+from attestation.errors import ParseError
+from attestation.formats.collateral import Collateral, Fetcher
+from attestation.formats.evidence import Evidence
+from attestation.platforms import snp, tdx
+from attestation.trust.roots import Roots
+from attestation.vendors import fetch
+from attestation.vendors.fetch import Services
+
+
+def collect(
+    evidence: Evidence, fetcher: Fetcher, *, services: Services, roots: Roots, now: int
+) -> Collateral:
+    """Everything that steps 4 and 8 will ask for at `now` (Unix seconds).
+
+    Raises Unavailable, ParseError, or what the signature checks raise.
+    """
+    cpu = _tdx if evidence.platform == "tdx" else _snp
+    parts = [cpu(evidence, fetcher, services, roots, now)]
+    for device in evidence.devices:
+        nonce = nvidia.parse_report(device.report).nonce
+        checked = nvidia.check_device(device, nonce=nonce, roots=roots, now=now)
+        parts.append(_gpu(checked, fetcher, services, roots, now))
+    return fetch.together(*parts)
+
+
+def _tdx(
+    evidence: Evidence, fetcher: Fetcher, services: Services, roots: Roots, now: int
+) -> dict[str, bytes]:
+    quote = tdx.parse_quote(evidence.quote)
+    signer = tdx.check_signature(quote, roots=roots, now=now)
+    issuer = x509.load_der_x509_certificate(quote.pck_chain[1]).subject.rfc4514_string()
+    for ca in ("platform", "processor"):
+        if f"pck {ca} ca" in issuer.lower():
+            return fetch.intel(fetcher, signer.fmspc, ca, services=services)
+    raise ParseError("TDX quote: expected a PCK of Intel's platform or processor CA")
+
+
+def _snp(
+    evidence: Evidence, fetcher: Fetcher, services: Services, roots: Roots, now: int
+) -> dict[str, bytes]:
+    report = snp.parse_report(evidence.quote)
+    key = snp.check_signature(report, evidence.cpu_certificates, roots=roots, now=now)
+    return fetch.amd(fetcher, key.family, services=services)
+
+
+def _gpu(
+    device: nvidia.CheckedDevice, fetcher: Fetcher, services: Services, roots: Roots, now: int
+) -> dict[str, bytes]:
+    ids = [name for name, _ in nvidia.rim_names(device)]
+    parts = fetch.nvidia_rims(fetcher, ids, services=services)
+    chains = [device.certificates[1:]]
+    for data in parts.values():
+        chains.append(nvidia.read_rim(data, pinned=roots.nvidia_rim, now=now).certificates)
+    return parts | fetch.nvidia_ocsp(fetcher, _pairs(chains), services=services)
+
+
+def _pairs(
+    chains: list[tuple[x509.Certificate, ...]],
+) -> Iterator[tuple[x509.Certificate, x509.Certificate]]:
+    """Each certificate with its issuer, once."""
+    seen = set()
+    for chain in chains:
+        for pair in itertools.pairwise(chain):
+            if pair not in seen:
+                seen.add(pair)
+                yield pair

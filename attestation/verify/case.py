@@ -1,0 +1,80 @@
+"""Case: what one verification was given and what its steps have established so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from attestation.formats.collateral import Collateral
+from attestation.formats.evidence import Evidence, statement
+from attestation.formats.keys import KeyBundle, bundle_digest
+from attestation.log.leaf import Leaf
+from attestation.platforms.cpu import NotChecked
+from attestation.platforms.snp.cpu import SnpCpu
+from attestation.platforms.tdx.cpu import TdxCpu
+from attestation.trust.anchor import Anchor, BlockRef
+from attestation.trust.policy import Policy, Release
+from attestation.verify.verdict import Finding
+
+PLATFORM_CODES = {"tdx": 1, "snp": 2}
+WITH_GPUS = 16
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A quote made for the caller's own 32-byte nonce."""
+
+    quote: bytes
+    nonce: bytes
+
+
+@dataclass
+class Case:
+    """The arguments of one verification and what its steps have established so far."""
+
+    evidence_bytes: bytes
+    engine_bytes: bytes
+    price_bytes: bytes
+    host_bytes: bytes
+    collateral: Collateral
+    proof: bytes | None
+    challenge: Challenge | None
+    anchor: Anchor | None
+    beacon: BlockRef | None
+    policy: Policy
+    now: int
+    passed: set[str] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
+    evidence: Evidence = field(init=False)
+    evidence_digest: bytes = field(init=False)
+    bundle: KeyBundle = field(init=False)
+    cpu: TdxCpu | SnpCpu = field(init=False)
+    measurement_digest: bytes = field(init=False)
+    release: Release = field(init=False)
+    model_name: str = field(init=False)
+    engine_config: dict[str, Any] = field(init=False)
+    price_table: dict[str, Any] = field(init=False)
+    expiries: list[int] = field(default_factory=list)
+    tcb_issued: int | None = None
+    valid_until: int = field(init=False)
+
+    def needs(self, *names: str) -> None:
+        for name in names:
+            if name not in self.passed:
+                raise NotChecked(f"needs {name} to have passed")
+
+    def leaf(self, *, kind: int, release: int | None, previous: int | None) -> Leaf:
+        """What the log should hold about this evidence; the arguments are its own claims."""
+        return Leaf(
+            kind=kind,
+            platform=PLATFORM_CODES[self.evidence.platform]
+            + (WITH_GPUS if self.bundle.gpu_count else 0),
+            evidence_digest=self.evidence_digest,
+            bundle_digest=bundle_digest(self.evidence.bundle),
+            measurement_digest=self.measurement_digest,
+            release=release,
+            collateral_digest=self.collateral.manifest_digest(),
+            beacon=self.bundle.beacon,
+            previous=previous,
+            statement=statement(self.cpu.signed_region),
+        )

@@ -1,0 +1,25 @@
+"""What a host hands over for a verification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attestation.formats.collateral import Collateral
+from attestation.verify.case import Challenge
+
+
+@dataclass(frozen=True)
+class Presented:
+    """What a host hands over: Evidence, the three configs, collateral and log proof.
+
+    `proof` is a tlog-proof to the anchored size, None where the host has none yet;
+    `challenge` the answer to a nonce of the caller's own.
+    """
+
+    evidence: bytes
+    engine_config: bytes
+    price_table: bytes
+    host_config: bytes
+    collateral: Collateral
+    proof: bytes | None = None
+    challenge: Challenge | None = None

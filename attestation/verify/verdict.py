@@ -1,0 +1,103 @@
+"""What a verification found: every step's result, and the enclave it vouches for.
+
+A Report names every step as passed, failed or not checked, and says what no check can
+show. Only `Verifier.verify` makes a VerifiedEnclave; sealing accepts nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass
+from typing import Any, Literal
+
+from attestation.formats.keys import KeyBundle
+
+Status = Literal["passed", "failed", "not checked"]
+
+CAVEATS = (
+    "No check can show that CPU and GPU sit in one machine: Hopper evidence names no CPU.",
+    "Physical attacks on memory buses can forge quotes; vendors hold them out of scope.",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something an auditor should know; `code` is stable, `text` is for people."""
+
+    step: str
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One numbered step of the plan. `code` names the reason of a failure, else ""."""
+
+    number: int
+    name: str
+    status: Status
+    code: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every step of one verification, in order. `tcb_issued` (Unix seconds) dates the oldest
+    of the vendor's lists that the TCB was judged by; None where it was not judged."""
+
+    steps: tuple[StepResult, ...]
+    simulated: bool
+    findings: tuple[Finding, ...] = ()
+    caveats: tuple[str, ...] = CAVEATS
+    tcb_issued: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every step passed: a step not checked is not a pass."""
+        return bool(self.steps) and all(step.status == "passed" for step in self.steps)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        return tuple(step.name for step in self.steps if step.status == "failed")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "simulated": self.simulated,
+            "steps": [vars(step) for step in self.steps],
+            "findings": [vars(finding) for finding in self.findings],
+            "caveats": list(self.caveats),
+            "tcb_issued": self.tcb_issued,
+        }
+
+
+_MINT = object()
+
+
+@dataclass(frozen=True)
+class VerifiedEnclave:
+    """An enclave that passed every step, until `valid_until` (Unix seconds).
+
+    Made by Verifier.verify alone. `bundle` holds the keys to seal to; digests are
+    32 bytes; engine_config and price_table are the parsed JSON whose digests are bound.
+    """
+
+    evidence_digest: bytes
+    bundle: KeyBundle
+    measurement_digest: bytes
+    release_name: str
+    model_name: str
+    engine_config: Mapping[str, Any]
+    price_table: Mapping[str, Any]
+    valid_until: int
+    report: Report
+    minted_by: InitVar[object]
+    """Never stored, so that `dataclasses.replace` cannot carry it over to other content."""
+
+    def __post_init__(self, minted_by: object) -> None:
+        if minted_by is not _MINT:
+            raise TypeError("only Verifier.verify makes a VerifiedEnclave")
+
+    @property
+    def simulated(self) -> bool:
+        return self.report.simulated

@@ -1,0 +1,183 @@
+"""The verification plan: from Evidence to an enclave worth sealing to.
+
+ 1 parse           Evidence strictly; every byte accounted for
+ 2 cpu-signature   quote signature, QE binding, chain to a pinned root
+ 3 cpu-attributes  debug off, other attribute bits, allow-lists, config fields zero
+ 4 cpu-tcb         TCB status, advisories, revocation, collateral age at `now`
+ 5 measurement     event logs replay; host config; registers belong to a release
+ 6 binding         REPORT_DATA[0:32] from KeyBundle and devices
+ 7 freshness       REPORT_DATA[32:64]; beacon block and its age; validity; challenge
+ 8 gpu             every device: chain, signature, nonce, RIM, revocation; their number
+ 9 model           digest accepted
+10 engine          engine config and price table are those bound; config accepted
+11 log             leaf recomputed, in the anchored tree; anchor pinned, fresh, not forked
+12 mint            VerifiedEnclave, until the earliest expiry
+
+Pure: time, roots (through the policy), collateral, proof, Anchor and BlockRef are
+arguments. `verify` stops at the first failure; `examine` runs all it can and never
+yields a key; `admit` is what a log does before it appends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attestation.errors import NotAuthentic, ParseError, VerificationError
+from attestation.log.leaf import Leaf
+from attestation.platforms.cpu import NotChecked
+from attestation.trust.anchor import Anchor, BlockRef
+from attestation.trust.policy import Policy
+from attestation.verify import steps
+from attestation.verify.case import Case, Challenge
+from attestation.verify.memory import Memory, question
+from attestation.verify.presented import Presented
+from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
+
+__all__ = ["Challenge", "Presented", "Verifier"]
+
+PLAN: tuple[tuple[str, Callable[[Case], str]], ...] = (
+    ("parse", steps.parse),
+    ("cpu-signature", steps.cpu_signature),
+    ("cpu-attributes", steps.cpu_attributes),
+    ("cpu-tcb", steps.cpu_tcb),
+    ("measurement", steps.measurement),
+    ("binding", steps.binding),
+    ("freshness", steps.freshness),
+    ("gpu", steps.gpu),
+    ("model", steps.model),
+    ("engine", steps.engine),
+    ("log", steps.log),
+    ("mint", steps.validity),
+)
+_BEFORE_LOG = 10
+
+
+class Verifier:
+    """Judges Evidence under one policy. One serves many threads.
+
+    It remembers what it accepted, by a digest of every argument but `now`: nothing a step
+    looks at changes before `valid_until`, so a repeated question has the same answer.
+    """
+
+    def __init__(self, policy: Policy, *, remember: int = 64) -> None:
+        self.policy = policy
+        self._memory = Memory(remember)
+
+    def verify(
+        self, presented: Presented, *, anchor: Anchor, beacon: BlockRef, now: int
+    ) -> VerifiedEnclave:
+        """The enclave, once every step has passed at `now` (Unix seconds).
+
+        Raises VerificationError of the first step that fails, with the Report so far.
+        """
+        asked = question(presented, anchor, beacon)
+        known = self._memory.recall(asked, now)
+        return known or self._memory.keep(asked, now, self._verify(presented, anchor, beacon, now))
+
+    def _verify(
+        self, presented: Presented, anchor: Anchor, beacon: BlockRef, now: int
+    ) -> VerifiedEnclave:
+        case = self._case(presented, anchor=anchor, beacon=beacon, now=now)
+        results, error = _run(case, len(PLAN), stop=True)
+        report = _report(case, results)
+        if error is not None:
+            raise type(error)(error.step, error.code, error.message, report)
+        return VerifiedEnclave(
+            evidence_digest=case.evidence_digest,
+            bundle=case.bundle,
+            measurement_digest=case.measurement_digest,
+            release_name=case.release.name,
+            model_name=case.model_name,
+            engine_config=case.engine_config,
+            price_table=case.price_table,
+            valid_until=case.valid_until,
+            report=report,
+            minted_by=_MINT,
+        )
+
+    def examine(
+        self, presented: Presented, *, anchor: Anchor | None, beacon: BlockRef | None, now: int
+    ) -> Report:
+        """Every step that can be run, whatever failed before it. Never raises for bad
+        evidence, never yields a key."""
+        case = self._case(presented, anchor=anchor, beacon=beacon, now=now)
+        results, _ = _run(case, len(PLAN), stop=False)
+        return _report(case, results)
+
+    def admit(
+        self,
+        presented: Presented,
+        *,
+        beacon: BlockRef,
+        now: int,
+        kind: int,
+        release: int | None,
+        previous: int | None,
+    ) -> Leaf:
+        """The log leaf of evidence that passes steps 1 to 10. Raises VerificationError."""
+        case = self._case(presented, anchor=None, beacon=beacon, now=now)
+        results, error = _run(case, _BEFORE_LOG, stop=True)
+        if error is not None:
+            raise type(error)(error.step, error.code, error.message, _report(case, results))
+        return case.leaf(kind=kind, release=release, previous=previous)
+
+    def _case(
+        self, presented: Presented, *, anchor: Anchor | None, beacon: BlockRef | None, now: int
+    ) -> Case:
+        return Case(
+            evidence_bytes=presented.evidence,
+            engine_bytes=presented.engine_config,
+            price_bytes=presented.price_table,
+            host_bytes=presented.host_config,
+            collateral=presented.collateral,
+            proof=presented.proof,
+            challenge=presented.challenge,
+            anchor=anchor,
+            beacon=beacon,
+            policy=self.policy,
+            now=now,
+        )
+
+
+def _run(
+    case: Case, count: int, *, stop: bool
+) -> tuple[list[StepResult], VerificationError | None]:
+    results: list[StepResult] = []
+    first: VerificationError | None = None
+    for number, (name, step) in enumerate(PLAN[:count], 1):
+        if first is not None and (stop or name == "mint"):
+            break
+        result, error = _one(case, number, name, step)
+        results.append(result)
+        first = first or error
+    return results, first
+
+
+def _one(
+    case: Case, number: int, name: str, step: Callable[[Case], str]
+) -> tuple[StepResult, VerificationError | None]:
+    try:
+        detail = step(case)
+    except NotChecked as missing:
+        error = NotAuthentic(name, "not-checked", str(missing))
+        return StepResult(number, name, "not checked", "", str(missing)), error
+    except ParseError as malformed:
+        error = NotAuthentic(name, "malformed", str(malformed))
+        return StepResult(number, name, "failed", error.code, error.message), error
+    except VerificationError as failure:
+        return StepResult(number, name, "failed", failure.code, failure.message), failure
+    case.passed.add(name)
+    return StepResult(number, name, "passed", "", detail), None
+
+
+def _report(case: Case, results: list[StepResult]) -> Report:
+    rest = [
+        StepResult(number, name, "not checked", "", "an earlier step failed")
+        for number, (name, _) in enumerate(PLAN[len(results) :], len(results) + 1)
+    ]
+    return Report(
+        steps=(*results, *rest),
+        simulated=case.policy.roots.simulated,
+        findings=tuple(case.findings),
+        tcb_issued=case.tcb_issued,
+    )

@@ -1,0 +1,141 @@
+"""Inspection of Azure's confidential VMs: every link is checked, and the whole refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+from attestation.errors import ParseError, Refused
+from attestation.platforms import azure, snp, tdx
+from attestation.platforms.cpu import NotChecked
+from client_sdk.inspection import cpu as inspect_cpu
+from client_sdk.inspection import gpu as inspect_gpu
+from client_sdk.inspection.inspected import Explained, Given, Inspected
+
+_BINCODE_SIGNATURE = 256
+
+
+def hcl(file: str, data: bytes, given: Given) -> list[Inspected]:
+    """The vTPM's HCL report alone."""
+    report = azure.parse_hcl(data)
+    return _whole(file, report, None, None, given)
+
+
+def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
+    """HCL report, vTPM quote, and VCEK or TD quote, as Trustee keeps them in JSON."""
+    try:
+        raw = json.loads(data)
+        report = _bytes(raw.get("hcl_report") or raw["report"])
+        quote = raw.get("tpm_quote") or raw["quote"]
+        message, signature = _bytes(quote["message"]), _bytes(quote["signature"])
+        pcrs = tuple(_bytes(pcr) for pcr in quote["pcrs"])
+        td_quote = _bytes(raw["td_quote"]) if "td_quote" in raw else None
+        vcek = raw.get("vcek", "")
+        chip = _certificate(vcek)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ParseError("not Azure evidence") from None
+    given = Given(given.now, given.roots, given.collateral, given.certificates + chip)
+    signed = azure.parse_vtpm_quote(message, signature, pcrs)
+    return _whole(file, azure.parse_hcl(report), signed, td_quote, given)
+
+
+def vtpm_quote(file: str, data: bytes, _: Given) -> Inspected:
+    """A vTPM quote as the az-cvm-vtpm crate serialises it: signature, message, PCRs."""
+    start = 8 + _BINCODE_SIGNATURE
+    if data[:8] != _BINCODE_SIGNATURE.to_bytes(8, "little"):
+        raise ParseError("not a vTPM quote")
+    end = start + 8 + int.from_bytes(data[start : start + 8], "little")
+    if data[end : end + 8] != azure.PCR_COUNT.to_bytes(8, "little"):
+        raise ParseError("not a vTPM quote")
+    pcrs = tuple(data[at : at + 32] for at in range(end + 8, len(data), 32))
+    signed = azure.parse_vtpm_quote(data[start + 8 : end], data[8:start], pcrs)
+    found = Inspected(file, "Azure vTPM quote")
+    _explain(found, signed)
+    found.check("vtpm", _missing("signatures only: no HCL report that names the vTPM's key"))
+    _refuse(found)
+    return found
+
+
+def _whole(
+    file: str,
+    report: azure.HclReport,
+    quote: azure.VtpmQuote | None,
+    td_quote: bytes | None,
+    given: Given,
+) -> list[Inspected]:
+    found = Inspected(file, f"Azure paravisor evidence, {report.platform.upper()}")
+    add = found.fields.append
+    add(Explained("user_data", report.user_data.hex(), "what the guest gave the paravisor"))
+    items, report_data = [found], b""
+    if report.platform == "snp":
+        items.append(inspect_cpu.snp_report(f"{file}[report]", report.hardware, given))
+        report_data = snp.parse_report(report.hardware).report_data
+    elif td_quote is not None:
+        td_quote = td_quote[: tdx.quote_length(td_quote)]  # Azure fills its buffer with zeros
+        items.append(inspect_cpu.quote(f"{file}[td quote]", td_quote, given))
+        report_data = tdx.parse_quote(td_quote).report_data
+    found.check("azure-runtime", _runtime(report, report_data))
+    if quote is not None:
+        _explain(found, quote)
+        found.check("vtpm", _vtpm(report, quote))
+    _refuse(found)
+    return items
+
+
+def _runtime(report: azure.HclReport, report_data: bytes) -> Callable[[], str]:
+    def run() -> str:
+        if not report_data:
+            raise NotChecked("a TDREPORT is signed by no public key: needs the TD quote")
+        azure.check_runtime(report, report_data)
+        return "REPORT_DATA is the runtime text's digest, which names the vTPM's key"
+
+    return run
+
+
+def _vtpm(report: azure.HclReport, quote: azure.VtpmQuote) -> Callable[[], str]:
+    def run() -> str:
+        azure.check_quote(report, quote)
+        return "the vTPM's key signed the PCRs and the asker's data"
+
+    return run
+
+
+def _explain(found: Inspected, quote: azure.VtpmQuote) -> None:
+    data = quote.qualifying_data.hex()
+    found.fields.append(Explained("qualifying_data", data, "what the asker chose"))
+    for number, pcr in enumerate(quote.pcrs):
+        if any(pcr):
+            found.fields.append(Explained(f"pcr {number}", pcr.hex()))
+
+
+def _refuse(found: Inspected) -> None:
+    def run() -> str:
+        text = "unsupported: Azure paravisor: all rests on code that nobody outside can measure"
+        raise Refused("parse", "azure-paravisor", text)
+
+    found.check("support", run)
+
+
+def _missing(text: str) -> Callable[[], str]:
+    def run() -> str:
+        raise NotChecked(text)
+
+    return run
+
+
+def _bytes(value: Any) -> bytes:
+    """Lists of numbers, hex or base64url: each version of the format has its own."""
+    if isinstance(value, list):
+        return bytes(value)
+    try:
+        return bytes.fromhex(value)
+    except ValueError:
+        return base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
+
+
+def _certificate(text: str) -> tuple[bytes, ...]:
+    if text.startswith("-----BEGIN"):
+        return inspect_gpu.pem_certificates(text.encode())
+    return (_bytes(text),) if text else ()

@@ -1,0 +1,188 @@
+"""Inspection of what CPUs sign: TDX quotes, SNP reports; SGX by name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+
+from cryptography import x509
+
+from attestation.errors import ParseError, Refused
+from attestation.platforms import snp, tdx
+from attestation.platforms.cpu import NotChecked
+from attestation.platforms.snp.chain import tcb_parts
+from attestation.platforms.tdx.tcb import PARTS
+from client_sdk.inspection.inspected import Explained, Given, Inspected
+
+_TDX_WORDS = {
+    "tee_tcb_svn": "security versions of the TDX module and microcode",
+    "mr_seam": "measurement of the TDX module",
+    "mrsigner_seam": "its signer; zero is Intel",
+    "seam_attributes": "the module's attributes",
+    "td_attributes": "how the TD runs: debug, migration, #VE handling",
+    "xfam": "CPU features the TD may use",
+    "mr_td": "measurement of the initial memory: firmware",
+    "mr_config_id": "set by the host at launch; unused here",
+    "mr_owner": "set by the host at launch; unused here",
+    "mr_owner_config": "set by the host at launch; unused here",
+    "rt_mr0": "firmware configuration",
+    "rt_mr1": "boot loader and kernel",
+    "rt_mr2": "command line, initial RAM disk, image",
+    "rt_mr3": "what the guest itself extended",
+    "report_data": "64 bytes chosen by the guest: what the quote is about",
+    "tee_tcb_svn2": "security versions now running, after an update",
+    "mr_servicetd": "the migration service TD; zero is none",
+    "vm_id": "which VM inside the TD; 0 is the TD itself",
+    "td_id": "this TD, new at each launch",
+    "dev_info": "devices bound to the TD",
+    "init_servtd_hash": "service TDs at launch; zero is none",
+    "curr_servtd_hash": "service TDs now; zero is none",
+    "init_tee_tcb_svn": "security versions at launch",
+    "init_fmspc": "processor family at launch",
+}
+_ATTRIBUTE_BITS = {
+    0: "DEBUG", 27: "LASS", 28: "SEPT_VE_DISABLE", 29: "MIGRATABLE", 30: "PKS", 62: "TPA",
+    63: "PERFMON",
+}  # fmt: skip
+_POLICY_BITS = {
+    16: "SMT allowed", 18: "migration agent allowed", 19: "DEBUG", 20: "single socket",
+    24: "ciphertext hiding required", 25: "page swap disabled",
+}  # fmt: skip
+
+
+def quote(file: str, data: bytes, given: Given) -> Inspected:
+    """A TDX quote, version 4 or 5; an SGX quote is named and refused."""
+    if int.from_bytes(data[4:8], "little") == 0:
+        found = Inspected(file, "SGX quote")
+        found.check("support", _refuse("sgx-quote", "SGX quotes are not supported: no VM"))
+        return found
+    data, after = _cut(data)
+    parsed = tdx.parse_quote(data)
+    found = Inspected(file, f"TDX quote, version {parsed.version}")
+    for name, words in _TDX_WORDS.items():
+        value = getattr(parsed, name, b"")
+        if value:
+            found.fields.append(Explained(name, value.hex(), words))
+    bits = _bits(int.from_bytes(parsed.td_attributes, "little"), _ATTRIBUTE_BITS)
+    found.fields.append(Explained("td_attributes set", bits, ""))
+    digest = hashlib.sha256(parsed.signed_region).hexdigest()
+    found.fields.append(Explained("signed region", digest, "SHA-256; the quote's identity"))
+    if after:
+        zero = "not zero" if any(after) else "all zero"
+        found.check("length", _malformed(f"{len(after)} bytes after the quote, {zero}"))
+    _judge_tdx(found, parsed, data, given)
+    return found
+
+
+def _cut(data: bytes) -> tuple[bytes, bytes]:
+    end = tdx.quote_length(data)
+    return data[:end], data[end:]
+
+
+def _judge_tdx(found: Inspected, parsed: tdx.TdQuote, data: bytes, given: Given) -> None:
+    signer: list[tdx.Pck] = []
+
+    def signature() -> str:
+        signer.append(tdx.check_signature(parsed, roots=given.roots, now=given.now))
+        return f"signed up to a pinned root; FMSPC {signer[0].fmspc.hex()}"
+
+    def attributes() -> str:
+        tdx.check_attributes(parsed)
+        return "a production TD"
+
+    def tcb() -> str:
+        if not signer:
+            raise NotChecked("needs the signature to hold")
+        collateral = given.collateral
+        if collateral is None or not set(PARTS) <= collateral.parts.keys():
+            raise NotChecked("signatures only: no collateral of Intel's was given")
+        result = tdx.check_tcb(data, collateral, root_der=signer[0].root_der, now=given.now)
+        if result.status != "UpToDate":
+            listed = ", ".join(sorted(result.advisory_ids)) or "no advisories"
+            raise Refused("cpu-tcb", "tcb-status", f"{result.status}: {listed}")
+        return f"UpToDate, evaluation number {result.tcb_evaluation_number}"
+
+    found.check("cpu-signature", signature)
+    found.check("cpu-attributes", attributes)
+    found.check("cpu-tcb", tcb)
+
+
+def snp_report(file: str, data: bytes, given: Given) -> Inspected:
+    parsed = snp.parse_report(data)
+    found = Inspected(file, f"SEV-SNP report, version {parsed.version}")
+    add = found.fields.append
+    add(Explained("measurement", parsed.measurement.hex(), "launch digest of the guest"))
+    add(Explained("report_data", parsed.report_data.hex(), "64 bytes chosen by the guest"))
+    add(Explained("host_data", parsed.host_data.hex(), "32 bytes chosen by the host at launch"))
+    add(Explained("policy", f"{parsed.policy:#x}", _bits(parsed.policy, _POLICY_BITS)))
+    add(Explained("vmpl", str(parsed.vmpl), "privilege level that asked; 0 is the highest"))
+    add(Explained("platform_info", f"{parsed.platform_info:#x}", "state of the machine"))
+    add(Explained("chip_id", parsed.chip_id.hex(), "the processor; zero where it is hidden"))
+    add(Explained("id_key_digest", parsed.id_key_digest.hex(), "signer of the ID block, or zero"))
+    cpuid = (
+        "unknown" if parsed.cpuid is None else "family {}, model {}, step {}".format(*parsed.cpuid)
+    )
+    add(Explained("cpuid", cpuid, "processor generation"))
+    _judge_snp(found, parsed, given)
+    return found
+
+
+def _judge_snp(found: Inspected, parsed: snp.SnpReport, given: Given) -> None:
+    key: list[snp.ChipKey] = []
+
+    def signature() -> str:
+        chain = snp.find_chain(parsed, given.certificates)
+        if chain is None:
+            raise NotChecked("no chip certificate (VCEK or VLEK) with its ASK and ARK was given")
+        key.append(snp.check_signature(parsed, chain, roots=given.roots, now=given.now))
+        return f"signed by a {key[0].signer_name} of {key[0].family}"
+
+    def attributes() -> str:
+        snp.check_attributes(parsed)
+        return "no debug, no migration, VMPL 0, no ID block"
+
+    def tcb() -> str:
+        if not key:
+            raise NotChecked("needs the signature to hold")
+        text = snp.check_tcb(parsed, key[0], floor=None)
+        if given.collateral is None:
+            raise NotChecked(f"{text}; signatures only: no CRL was given")
+        snp.check_revocation(key[0], given.collateral, now=given.now)
+        return text
+
+    found.check("cpu-signature", signature)
+    if key:
+        parts = tcb_parts(parsed.reported_tcb, key[0].family)
+        text = ", ".join(f"{name} {value}" for name, value in parts.items())
+        found.fields.append(Explained("reported_tcb", text, "what the chip key is derived from"))
+    found.check("cpu-attributes", attributes)
+    found.check("cpu-tcb", tcb)
+
+
+def crl_family(data: bytes) -> str | None:
+    """The product family of AMD's revocation list, None for anything else."""
+    try:
+        issuer = x509.load_der_x509_crl(data).issuer.rfc4514_string()
+    except Exception:  # the library lets several kinds through
+        return None
+    found = re.search(r"CN=(?:SIMULATED )?ARK-(\w+)", issuer)
+    return found[1] if found else None
+
+
+def _malformed(text: str) -> Callable[[], str]:
+    def run() -> str:
+        raise ParseError(text)
+
+    return run
+
+
+def _refuse(code: str, text: str) -> Callable[[], str]:
+    def run() -> str:
+        raise Refused("parse", code, text)
+
+    return run
+
+
+def _bits(value: int, names: dict[int, str]) -> str:
+    return ", ".join(name for bit, name in names.items() if value >> bit & 1) or "none"

@@ -1,0 +1,148 @@
+"""`umay audit inspect`: what a file is, what every field says, and whether it holds.
+
+Files given together explain each other: certificates serve the reports beside them, RIMs
+and collateral serve the checks. Nothing is fetched. What cannot be checked for want of a
+file is said, and is no pass.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from attestation.errors import ParseError, UmayError, UsageError, VerificationError
+from attestation.formats.collateral import Collateral
+from attestation.platforms.cpu import NotChecked
+from attestation.trust.roots import Roots
+
+MAX_FILE_BYTES = 32 << 20
+_HEX = re.compile(rb"\s*(?:0x)?[0-9a-fA-F][0-9a-fA-F\s]*")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/=_\-\s]+")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One field: its value as text, and what it means."""
+
+    name: str
+    value: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One verdict: status "passed", "failed" or "not checked"; `code` names a failure."""
+
+    name: str
+    status: str
+    code: str = ""
+    text: str = ""
+    exit_code: int = 0
+
+
+@dataclass
+class Inspected:
+    """A file, or one of several things in it."""
+
+    file: str
+    kind: str
+    encoding: str = "raw"
+    fields: list[Explained] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+
+    def check(self, name: str, run: Callable[[], str]) -> bool:
+        """Runs one check and keeps what it said; whether it passed."""
+        try:
+            self.checks.append(Check(name, "passed", text=run()))
+        except NotChecked as missing:
+            self.checks.append(Check(name, "not checked", text=str(missing), exit_code=6))
+        except VerificationError as error:
+            failed = Check(name, "failed", error.code, error.message, error.exit_code)
+            self.checks.append(failed)
+        except UmayError as error:
+            self.checks.append(Check(name, "failed", "malformed", str(error), error.exit_code))
+        return self.checks[-1].status == "passed"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "kind": self.kind,
+            "encoding": self.encoding,
+            "fields": [vars(item) for item in self.fields],
+            "checks": [
+                {"name": c.name, "status": c.status, "code": c.code, "text": c.text}
+                for c in self.checks
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Given:
+    """What all files together offer: `now` is Unix seconds, certificates are DER, quotes TDX."""
+
+    now: int
+    roots: Roots
+    collateral: Collateral | None = None
+    certificates: tuple[bytes, ...] = ()
+    rims: tuple[bytes, ...] = ()
+    quotes: tuple[bytes, ...] = ()
+
+
+def readings(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """The bytes as they are, then as hex or base64 text where they could be that."""
+    yield "raw", data
+    text = b"".join(data.split())
+    if _HEX.fullmatch(data):
+        digits = text.removeprefix(b"0x")
+        if len(digits) % 2 == 0:
+            yield "hex", bytes.fromhex(digits.decode())
+    if data.startswith(b"-----BEGIN%20"):
+        yield "percent-encoded", unquote_to_bytes(data)
+    if _BASE64.fullmatch(data):
+        try:
+            plain = text.translate(bytes.maketrans(b"-_", b"+/"))
+            yield "base64", base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+        except binascii.Error:
+            return
+
+
+def read_file(path: Path) -> bytes:
+    """Raises UsageError where it cannot be read, ParseError where it is too long."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ParseError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def at(moment: str | None) -> int:
+    """Unix seconds of a time given as such, or as ISO 8601 (UTC unless said); None is now."""
+    if moment is None:
+        return int(time.time())
+    if moment.isascii() and moment.isdecimal() and len(moment) < 12:
+        return int(moment)
+    try:
+        parsed = datetime.fromisoformat(moment)
+    except ValueError:
+        raise UsageError(f"--at: expected ISO 8601 or Unix seconds, got {moment}") from None
+    return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
+
+
+def exit_code(found: list[Inspected]) -> int:
+    """3 where something is not authentic, else 4 refused, 6 not checked, 0 good.
+
+    Where no check ran, nothing was checked.
+    """
+    codes = {check.exit_code for item in found for check in item.checks} or {6}
+    return next((code for code in (3, 2, 4, 6) if code in codes), max(codes))

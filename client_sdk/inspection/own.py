@@ -1,0 +1,196 @@
+"""Inspection of Umay's own formats, and of certificates."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestation import nvidia
+from attestation.errors import NotAuthentic, ParseError
+from attestation.formats.digests import sha256
+from attestation.formats.evidence import (
+    Evidence,
+    evidence_digest,
+    gpu_evidence_digest,
+    gpu_nonce,
+    report_data_binding,
+)
+from attestation.formats.keys import KeyBundle, bundle_digest
+from attestation.formats.receipt import SignedReceipt
+from attestation.log.leaf import Leaf
+from attestation.log.proof import Proof
+from attestation.platforms import snp, tdx
+from attestation.platforms.cpu import NotChecked
+from attestation.platforms.snp.chain import load_any, load_certificate
+from attestation.vendors.validity import stamp
+from client_sdk.inspection import cpu as inspect_cpu
+from client_sdk.inspection import eventlog as inspect_log
+from client_sdk.inspection import gpu as inspect_gpu
+from client_sdk.inspection.inspected import Explained, Given, Inspected
+
+MAX_CHAIN = 8
+
+
+def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
+    """Evidence, and each thing in it."""
+    parsed = Evidence.from_bytes(data)
+    found = Inspected(file, f"Evidence of a {parsed.platform.upper()} machine")
+    digest = evidence_digest(data).hex()
+    found.fields.append(Explained("evidence_digest", digest, "as the log's leaf names it"))
+    found.fields.append(Explained("devices", str(len(parsed.devices)), "GPUs and switches"))
+    items = [found, _plain(f"{file}[keys]", "KeyBundle", KeyBundle.from_bytes(parsed.bundle))]
+    items[1].fields.append(Explained("b", bundle_digest(parsed.bundle).hex(), "its digest"))
+    if parsed.platform == "tdx":
+        items.append(inspect_cpu.quote(f"{file}[quote]", parsed.quote, given))
+    else:
+        own = Given(given.now, given.roots, given.collateral, parsed.cpu_certificates)
+        items.append(inspect_cpu.snp_report(f"{file}[report]", parsed.quote, own))
+    if parsed.ccel:
+        with_quote = replace(given, quotes=(parsed.quote,))
+        items.append(inspect_log.ccel(f"{file}[log]", parsed.ccel, with_quote))
+    for number, device in enumerate(parsed.devices):
+        own = Given(given.now, given.roots, given.collateral, device.chain, given.rims)
+        items.append(inspect_gpu.report(f"{file}[device {number}]", device.report, own))
+    found.check("binding", lambda: _bound(parsed))
+    return items
+
+
+def _bound(parsed: Evidence) -> str:
+    """Whether all parts are of one machine and time; what each is worth, its own checks say."""
+    b = bundle_digest(parsed.bundle)
+    data = report_data_binding(b, gpu_evidence_digest(parsed.devices))
+    tdx_quote = tdx.parse_quote(parsed.quote) if parsed.platform == "tdx" else None
+    quoted = tdx_quote or snp.parse_report(parsed.quote)
+    if not hmac.compare_digest(quoted.report_data[:32], data):
+        text = "REPORT_DATA[0:32] does not name these keys and devices"
+        raise NotAuthentic("binding", "wrong-report-data", text)
+    if any(nvidia.parse_report(item.report).nonce != gpu_nonce(b) for item in parsed.devices):
+        raise NotAuthentic("binding", "wrong-nonce", "a device's report is for other keys")
+    if tdx_quote and tdx.replay(parsed.ccel, parsed.rtmr3_events) != tdx_quote.rtmrs:
+        raise NotAuthentic("measurement", "log-mismatch", "the event logs are not the quote's")
+    return "the quote names these keys and devices"
+
+
+def parsed_by(kind: str, parse: Callable[[bytes], Any]) -> Callable[..., Inspected]:
+    """An inspection that shows what a strict parser read."""
+
+    def inspect(file: str, data: bytes, _: Given) -> Inspected:
+        found = _plain(file, kind, parse(data))
+        found.check("signature", _by_itself)
+        return found
+
+    return inspect
+
+
+def _by_itself() -> str:
+    raise NotChecked("read only: what vouches for it is not in this file")
+
+
+OWN = (
+    parsed_by("KeyBundle", KeyBundle.from_bytes),
+    parsed_by("log leaf", Leaf.from_bytes),
+    parsed_by("signed receipt", SignedReceipt.from_bytes),
+    parsed_by("log proof", Proof.from_bytes),
+)
+
+
+def certificate(file: str, data: bytes, given: Given) -> Inspected:
+    try:
+        parsed = load_certificate(data)
+        names = parsed.subject.rfc4514_string(), parsed.issuer.rfc4514_string()
+        if parsed.public_bytes(Encoding.DER) != data:
+            raise ParseError("certificate: bytes after it")
+    except ParseError:
+        raise
+    except Exception:  # the library lets several kinds through
+        raise ParseError("not a certificate") from None
+    found = Inspected(file, "X.509 certificate")
+    start, end = parsed.not_valid_before_utc, parsed.not_valid_after_utc
+    spki = sha256(_spki(parsed)).hex()
+    found.fields += [
+        Explained("subject", names[0]),
+        Explained("issuer", names[1]),
+        Explained("valid", f"{start:%Y-%m-%d} to {end:%Y-%m-%d}"),
+        Explained("key", spki, "SHA-256 of the SubjectPublicKeyInfo" + _pinned(spki, given)),
+    ]
+    found.check("dates", lambda: _dates(parsed, given.now))
+    found.check("issuer", lambda: _issued(parsed, given))
+    return found
+
+
+def _dates(parsed: x509.Certificate, now: int) -> str:
+    start, end = parsed.not_valid_before_utc, parsed.not_valid_after_utc
+    if not start.timestamp() <= now <= end.timestamp():
+        raise NotAuthentic("certificate", "certificate-expired", f"not valid at {stamp(now)}")
+    return f"valid at {stamp(now)}"
+
+
+def _issued(parsed: x509.Certificate, given: Given) -> str:
+    """Its issuer's signature, and so on up to a pinned root, which signs itself."""
+    loaded = [load_any(der) for der in given.certificates]
+    pool = [item for item in loaded if item is not None]
+    at, names = parsed, [parsed.issuer.rfc4514_string()]
+    while not _pinned(sha256(_spki(at)).hex(), given):
+        if at.issuer == at.subject:
+            raise NotChecked("its own issuer, and none of the pinned roots" + _above(names))
+        if len(names) > MAX_CHAIN:
+            raise NotChecked(f"no pinned root within {MAX_CHAIN} issuers")
+        issuers = [item for item in pool if item.subject == at.issuer]
+        if not issuers:
+            raise NotChecked("its issuer's certificate was not given" + _above(names))
+        at = next((item for item in issuers if _signed_by(at, item)), None) or _unsigned()
+        names.append(at.issuer.rfc4514_string())
+    if not _signed_by(at, at):
+        _unsigned()
+    return f"issued by {names[0]}, under a pinned root" if len(names) > 1 else "a pinned root"
+
+
+def _above(names: list[str]) -> str:
+    return f" (of {names[-2]})" if len(names) > 1 else ""
+
+
+def _unsigned() -> NoReturn:
+    raise NotAuthentic("certificate", "bad-signature", "its issuer did not sign it")
+
+
+@lru_cache(maxsize=4096)
+def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """By an authority; RFC 5280 §4.2.1.9."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+        return issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except Exception:  # no authority, no signature, or an algorithm the library lacks
+        return False
+
+
+def _plain(file: str, kind: str, value: Any) -> Inspected:
+    found = Inspected(file, kind)
+    given = {name: content for name, content in vars(value).items() if content is not None}
+    found.fields += [Explained(name, _text(content)) for name, content in given.items()]
+    return found
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.hex() if len(value) <= 64 else f"{len(value)} bytes"
+    if isinstance(value, tuple):
+        return ", ".join(_text(item) for item in value)
+    return str(value)
+
+
+def _spki(parsed: x509.Certificate) -> bytes:
+    from cryptography.hazmat.primitives.serialization import PublicFormat
+
+    return parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _pinned(spki: str, given: Given) -> str:
+    roots = given.roots
+    pinned = roots.intel | roots.amd | roots.nvidia_device | roots.nvidia_rim
+    return "; a pinned root" if bytes.fromhex(spki) in pinned else ""

@@ -1,0 +1,89 @@
+"""The demo for people: tables and colour on a terminal, plain text elsewhere."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from attestation.errors import UmayError
+from attestation.verify.verdict import Report
+from client_sdk.audit import Audit
+from client_sdk.client import Chosen
+from client_sdk.localnet.demo import RelaySaw, Stage
+from client_sdk.localnet.drills import Attack
+from client_sdk.report_view import show_attacks, show_audit, show_parts, show_report
+from client_sdk.session import CheckedReceipt
+from contracts.coin import shown
+
+
+class ConsoleStage(Stage):
+    """Prints each act when it is done, and the answer token by token."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def starting(self, part: str) -> None:
+        self._console.print(f"starting {part} …", style="dim", markup=False)
+
+    def parts(self, parts: list[tuple[str, str, str]]) -> None:
+        self._heading("1. The network is up")
+        show_parts(self._console, parts)
+
+    def report(self, chosen: Chosen, report: Report) -> None:
+        self._heading("2. The cheapest enclave, verified before anything is sent")
+        show_report(self._console, report, title=f"boot {chosen.place.boot}")
+
+    def question(self, text: str) -> None:
+        self._heading("3. A private conversation")
+        self._line(f"you      {text}")
+        self._write("enclave  ")
+
+    def token(self, text: str) -> None:
+        self._write(text)
+
+    def relay(self, saw: RelaySaw) -> None:
+        self._write("\n")
+        self._heading("4. What the relay saw of it")
+        sizes = " ".join(str(size) for size in saw.pieces[:12])
+        more = f" … {len(saw.pieces)} in all" if len(saw.pieces) > 12 else ""
+        self._line(f"question: {saw.request} bytes of ciphertext")
+        self._line(f"answer:   pieces of {sizes}{more}")
+        found = "FOUND" if saw.plaintext else "nowhere"
+        self._line(
+            f"searched all {saw.handled} bytes that it handled for question and answer, "
+            f"plain, JSON, hex, base64: {found}"
+        )
+
+    def receipt(self, receipt: CheckedReceipt) -> None:
+        self._heading("5. The receipt, checked")
+        inner = receipt.receipt
+        prompt, cached, completion, _ = inner.tokens
+        lines = (
+            f"signed by the key in the verified bundle; evidence {inner.evidence_digest.hex()}",
+            f"tokens: {prompt} prompt ({cached} cached), {completion} completion; "
+            f"finished: {inner.finish_reason}; amount: {shown(inner.amount)}",
+            "request and response hashes match what was sealed and opened here",
+        )
+        for line in lines:
+            self._line(line)
+
+    def audit(self, audit: Audit) -> None:
+        self._heading("6. The audit, from the contract's address")
+        show_audit(self._console, audit)
+
+    def attacks(self, attacks: list[Attack]) -> None:
+        self._heading("7. Six attacks, each refused by the check meant for it")
+        show_attacks(self._console, attacks)
+
+    def failed(self, step: str, error: UmayError) -> None:
+        self._console.print(f"\n{step} failed: {error}", style="bold red", markup=False)
+
+    def _heading(self, text: str) -> None:
+        self._console.print()
+        self._console.rule(text, align="left")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _write(self, text: str) -> None:
+        self._console.file.write(text)
+        self._console.file.flush()

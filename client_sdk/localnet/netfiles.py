@@ -1,0 +1,218 @@
+"""Files of a network on one machine: ports, guests' host configs, the policy.
+
+Everything lies in one directory; what was chosen at the first start is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import secrets
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from attestation.errors import ParseError, Unavailable, UsageError
+from attestation.formats import cbor
+from attestation.formats.digests import domain_digest
+from client_sdk import policies
+
+NETWORK_ID = "umay-local"
+HOST = "127.0.0.1"
+MAX_SOCKET_PATH = 100
+"""Bytes; the kernel takes 107."""
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    """A guest to run: prices in nano per token; `model` a directory, None the demo model."""
+
+    name: str
+    prompt_price: int
+    completion_price: int
+    model: Path | None = None
+
+
+GUESTS = (GuestSpec("ada", 40, 120), GuestSpec("bela", 50, 150))
+"""Two hosts with one model and different prices."""
+
+
+@dataclass(frozen=True)
+class PolicyFacts:
+    """What the local policy pins. Digests in hex."""
+
+    contract: str
+    code_hash: str
+    origin: str
+    log_key: str
+    roots: dict[str, str]
+    model_name: str
+    model_digest: str
+    releases: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """(name, measurement, engine config digests; none of them means any)"""
+
+
+class Files:
+    """Paths under one directory, which is made with mode 0700."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.expanduser().absolute()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise UsageError(f"--dir: {self.directory}: {error.strerror}") from None
+        self.policy = self.directory / "policy.toml"
+        self.config = self.directory / "umay.toml"
+        self.log_key = self.directory / "log.key"
+        self.wallet = self.directory / "wallet.key"
+        self.token = self.directory / "token"
+        self.record = self.directory / "relay.record"
+        self.release = self.directory / "release.json"
+        self.simulator = self.directory / "simulator"
+        self.chain = self.directory / "chain"
+        self.log = self.directory / "log"
+        self.errors = self.directory / "errors"
+        self._socket_home: tempfile.TemporaryDirectory[str] | None = None
+
+    def socket(self) -> Path:
+        """The simulator's socket: here, or in a shorter place where this one is too deep."""
+        path = self.directory / "simulator.sock"
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+            return path
+        if self._socket_home is None:
+            self._socket_home = tempfile.TemporaryDirectory(prefix="umay-")
+        return Path(self._socket_home.name) / "simulator.sock"
+
+    def host_config(self, guest: GuestSpec) -> Path:
+        path = self.directory / f"{guest.name}.toml"
+        path.write_text(host_config(guest))
+        return path
+
+    def api_token(self) -> str:
+        """The proxy's bearer token, made once, mode 0600."""
+        if not self.token.exists():
+            handle = os.open(self.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write("umay-" + secrets.token_urlsafe(24) + "\n")
+        return self.token.read_text().strip()
+
+    def ports(self, names: tuple[str, ...]) -> dict[str, int]:
+        """A port for every name: those of the last start, new ones for new names.
+
+        Raises Unavailable naming the port that another program holds.
+        """
+        ports = {n: p for n, p in self.read_json("ports.json").items() if isinstance(p, int)}
+        for name in names:
+            if name in ports:
+                _check_free(name, ports[name])
+        ports |= self.new_ports(tuple(name for name in names if name not in ports))
+        self.write_json("ports.json", ports)
+        return ports
+
+    def new_ports(self, names: tuple[str, ...]) -> dict[str, int]:
+        """Ports that nobody holds now, for a part that is not kept."""
+        return dict(zip(names, _free_ports(len(names)), strict=True))
+
+    def read_json(self, name: str) -> dict[str, object]:
+        try:
+            value = json.loads((self.directory / name).read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            raise ParseError(f"{self.directory / name}: not JSON") from None
+        return value if isinstance(value, dict) else {}
+
+    def write_json(self, name: str, value: object) -> None:
+        write(self.directory / name, json.dumps(value, indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Replaces a file at once: a reader sees the old or the new one."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+def demo_model() -> Path:
+    """The model that comes with the guest's package, found without importing it."""
+    spec = importlib.util.find_spec("enclave.guest")
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError("the guest's package is not installed here")
+    return Path(spec.submodule_search_locations[0]) / "demo_model"
+
+
+def model_digest(directory: Path) -> str:
+    """DESIGN §4: what a guest with these files will claim, in hex."""
+    lines = []
+    for path in sorted(directory.iterdir(), key=lambda path: path.name.encode()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        lines.append([path.name, path.stat().st_size, digest])
+    return domain_digest("umay/model/v1", cbor.encode(lines)).hex()
+
+
+def host_config(guest: GuestSpec) -> str:
+    """The host config of a guest on this machine; its hash is measured."""
+    return (
+        f'[network]\nid = "{NETWORK_ID}"\n\n'
+        f"[price]\nprompt = {guest.prompt_price}\ncompletion = {guest.completion_price}\n"
+    )
+
+
+def policy_toml(facts: PolicyFacts) -> str:
+    """A policy for this network alone: simulated roots, one log, one model."""
+    releases = "".join(_release(*release) for release in facts.releases)
+    network = f"""# Written by `umay up`: what follows is this network's own.
+[network]
+id = "{NETWORK_ID}"
+log_contract = "{facts.contract}"
+log_code_hash = "{facts.code_hash}"
+log_origin = "{facts.origin}"
+log_key = "{facts.log_key}"
+anchor = "reported"
+max_anchor_age_s = 600
+{releases}
+[[model]]
+name = "{facts.model_name}"
+digest = "{facts.model_digest}"
+
+[unsafe.simulated_roots]
+intel = ["{facts.roots["intel"]}"]
+amd = []
+nvidia_device = ["{facts.roots["nvidia_device"]}"]
+nvidia_rim = ["{facts.roots["nvidia_rim"]}"]
+"""
+    return policies.make("simulation", network)
+
+
+def _release(name: str, measurement: str, engines: tuple[str, ...]) -> str:
+    listed = json.dumps(list(engines)) if engines else '"any"'
+    return (
+        f'\n[[release]]\nname = "{name}"\nlaunch_ids = []\n'
+        f'engine_configs = {listed}\nhost_configs = "any"\n'
+        f'[release.shapes]\n"simulated" = ["{measurement}"]\n'
+    )
+
+
+def _check_free(name: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise Unavailable(
+                f"{name}: port {port} is taken, by another `umay up` "
+                "of this --dir or another program; end it, or give another --dir"
+            ) from None
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody holds now. All are held at once, so that none comes twice."""
+    held = [socket.create_server((HOST, 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in held]
+    for server in held:
+        server.close()
+    return ports

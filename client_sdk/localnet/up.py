@@ -1,0 +1,60 @@
+"""`umay up`: a network in the foreground until Ctrl-C, or until a part dies that it needs."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from attestation.errors import Unavailable
+from client_sdk.config import DEFAULT_DIR
+from client_sdk.localnet.devnet import Network
+
+WATCH_SECONDS = 0.5
+
+
+def run(directory: Path, *, say: Callable[[str], None]) -> None:
+    """Returns on Ctrl-C. Raises Unavailable naming a part that died; all of them are stopped."""
+    with Network(directory, tell=lambda part: say(f"starting {part} …")) as network:
+        try:
+            network.start()
+            base = network.start_proxy()
+            for line in welcome(network, base):
+                say(line)
+            while True:
+                _watch(network, say)
+                time.sleep(WATCH_SECONDS)
+        except KeyboardInterrupt:
+            say("stopping …")
+
+
+def _watch(network: Network, say: Callable[[str], None]) -> None:
+    """Guests stand in for each other: one that dies is named, the last one ends the network."""
+    for ended in network.supervisor.fallen("guest-"):
+        say(f"{ended}; requests go to the others")
+    if not any(name.startswith("guest-") for name in network.supervisor.pids):
+        raise Unavailable("every guest has ended")
+    network.supervisor.check()
+
+
+def welcome(network: Network, base: str) -> list[str]:
+    """What somebody needs to use this network."""
+    parts = [f"  {name:<12} {address}  ({remark})" for name, address, remark in network.parts]
+    directory = network.files.directory
+    where = "" if directory == DEFAULT_DIR.expanduser() else f" --dir {shlex.quote(str(directory))}"
+    return [
+        "",
+        "SIMULATED: these machines prove nothing. Their roots are this machine's own.",
+        *parts,
+        "",
+        f"OPENAI_BASE_URL={base}",
+        f"OPENAI_API_KEY={network.files.api_token()}",
+        "",
+        "every step of the verification, one question sealed, the audit:",
+        f"  umay client verify{where}",
+        f"  umay client chat{where} 'Good morning.'",
+        f"  umay audit run{where} --contract {network.contract}",
+        "",
+        "Ctrl-C (in scripts SIGTERM) stops everything; the next start resumes chain, log and keys.",
+    ]

@@ -1,0 +1,44 @@
+"""Many submissions, one writer: what comes while a batch commits is the next batch."""
+
+from __future__ import annotations
+
+import asyncio
+
+from contracts.logservice.store import Entry, Store
+
+
+class Appender:
+    """Gathers entries while a batch commits, and commits them as the next batch."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._queue: asyncio.Queue[tuple[Entry, asyncio.Future[int]]] = asyncio.Queue()
+
+    async def append(self, entry: Entry) -> int:
+        """The committed entry's index."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((entry, future))
+        return await future
+
+    async def run(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            try:
+                entries = [entry for entry, _ in batch]
+                indexes = await asyncio.to_thread(self._store.append, entries)
+            except Exception as error:
+                _settle(batch, error)
+            else:
+                _settle(batch, indexes)
+
+
+def _settle(batch: list[tuple[Entry, asyncio.Future[int]]], outcome: list[int] | Exception) -> None:
+    for at, (_, future) in enumerate(batch):
+        if future.done():  # the submitter has gone; the entry is logged all the same
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome[at])

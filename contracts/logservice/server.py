@@ -1,0 +1,381 @@
+"""The log over HTTP: static resources of c2sp.org/tlog-tiles, proofs, and submission.
+
+Only committed state is served. Everything below a digest or a size is immutable, the
+checkpoint alone changes. The number of submissions in hand is bounded; beyond it they
+are refused, never queued without limit. Requests are not logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from attestation.errors import (
+    LogError,
+    NotAuthentic,
+    ParseError,
+    Refused,
+    UmayError,
+    Unavailable,
+    UsageError,
+    VerificationError,
+)
+from attestation.formats.collateral import Collateral
+from attestation.formats.digests import DIGEST_BYTES, sha256
+from attestation.log.leaf import Leaf
+from attestation.log.note import from_decimal
+from attestation.log.tiles import TilePath
+from contracts.logservice.admission import (
+    MAX_SUBMISSION_BYTES,
+    Admission,
+    Logged,
+    ReleaseAdmission,
+    Submission,
+    binding_of,
+    check_claims,
+    check_leaf,
+    entry_of,
+    no_release,
+)
+from contracts.logservice.appender import Appender
+from contracts.logservice.documents import (
+    RetireRequest,
+    check_not_retired,
+    collateral_entry,
+    release_entry,
+    retire_entry,
+)
+from contracts.logservice.store import Entry, Store
+
+MAX_PENDING = 64
+"""Submissions in hand: 64 of 4 MiB are 256 MiB."""
+
+MAX_JUDGED = 4
+"""Verifications at a time, so that readers keep their threads."""
+
+BODY_SECONDS = 30
+FORGET_SECONDS = 3600
+
+CHECKPOINT_CACHE = "public, max-age=2"
+IMMUTABLE = "public, max-age=31536000, immutable"
+OCTETS, CBOR, TEXT = "application/octet-stream", "application/cbor", "text/plain; charset=utf-8"
+
+_STATUS: tuple[tuple[type[UmayError], int], ...] = (
+    (ParseError, 400),
+    (UsageError, 404),
+    (NotAuthentic, 422),
+    (Refused, 403),
+    (Unavailable, 503),
+)
+logger = logging.getLogger(__name__)
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class _TooLarge(UmayError):
+    """A body over MAX_SUBMISSION_BYTES."""
+
+
+class _Busy(UmayError):
+    """As many submissions in hand as the log takes."""
+
+
+class Witnesses(Protocol):
+    """Whose cosignatures the log's checkpoints carry."""
+
+    def cosigned(self, note: bytes) -> bytes: ...
+
+    def newest(self) -> bytes | None: ...
+
+
+class Unwitnessed:
+    """A log without witnesses."""
+
+    def cosigned(self, note: bytes) -> bytes:
+        return note
+
+    def newest(self) -> bytes | None:
+        return None
+
+
+class LogService:
+    """The endpoints of one log."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        admit: Admission,
+        admit_release: ReleaseAdmission,
+        witnesses: Witnesses,
+        max_pending: int,
+    ) -> None:
+        self._store, self._admit, self._admit_release = store, admit, admit_release
+        self._witnesses = witnesses
+        self._max_pending, self._pending = max_pending, 0
+        self._judging = asyncio.Semaphore(MAX_JUDGED)
+        self.appender = Appender(store)
+
+    async def checkpoint(self, _: Request) -> Response:
+        note = await run_in_threadpool(lambda: self._store.checkpoint)
+        return _answer(self._witnesses.cosigned(note), TEXT, CHECKPOINT_CACHE)
+
+    async def cosigned(self, _: Request) -> Response:
+        """The newest that every witness cosigned."""
+        note = await run_in_threadpool(self._witnesses.newest)
+        return _answer(note, TEXT, CHECKPOINT_CACHE)
+
+    async def checkpoint_at(self, request: Request) -> Response:
+        size = from_decimal(request.path_params["size"], "size")
+        return _answer(await run_in_threadpool(self._store.checkpoint_at, size), TEXT)
+
+    async def tile(self, request: Request) -> Response:
+        path = TilePath.parse("tile/" + request.path_params["path"])
+        return _answer(await run_in_threadpool(self._store.tile, path), OCTETS)
+
+    async def blob(self, request: Request) -> Response:
+        digest = _digest(request.path_params["digest"])
+        return _answer(await run_in_threadpool(self._store.blob, digest), OCTETS)
+
+    async def record(self, request: Request) -> Response:
+        index = from_decimal(request.path_params["index"], "index")
+        return _answer(await run_in_threadpool(self._store.record, index), CBOR)
+
+    async def proof(self, request: Request) -> Response:
+        index, size = _numbers(request, "index", "size")
+        return _answer(await run_in_threadpool(self._store.proof, index, size), TEXT)
+
+    async def consistency(self, request: Request) -> Response:
+        old, new = _numbers(request, "from", "to")
+        hashes = await run_in_threadpool(self._store.consistency, old, new)
+        body = {"from": old, "to": new, "hashes": [item.hex() for item in hashes]}
+        return _answer(json.dumps(body).encode(), "application/json")
+
+    async def submit(self, request: Request) -> Response:
+        return await self._taken(request, self._machine)
+
+    async def release(self, request: Request) -> Response:
+        """A release manifest as the body."""
+        return await self._taken(request, self._release)
+
+    async def retire(self, request: Request) -> Response:
+        """A RetireRequest."""
+        return await self._taken(request, self._retire)
+
+    async def _taken(self, request: Request, log: Callable[[bytes], Awaitable[Logged]]) -> Response:
+        """The answer of `log` to the body, if so much is not in hand already."""
+        if self._pending >= self._max_pending:
+            raise _Busy("the log has its hands full: try again in a few seconds")
+        self._pending += 1
+        try:
+            logged = await log(await _body(request))
+        finally:
+            self._pending -= 1
+        return _answer(logged.to_bytes(), CBOR, "no-store")
+
+    async def _machine(self, body: bytes) -> Logged:
+        return await self._log(Submission.from_bytes(body))
+
+    async def _release(self, body: bytes) -> Logged:
+        entry = release_entry(body)
+        await run_in_threadpool(self._admit_release, body)
+        index = await self.appender.append(entry)
+        return await run_in_threadpool(self._logged, index)
+
+    async def _retire(self, body: bytes) -> Logged:
+        request = RetireRequest.from_bytes(body)
+        entry = await run_in_threadpool(retire_entry, request, self._store)
+        index = await self.appender.append(entry)
+        return await run_in_threadpool(self._logged, index)
+
+    async def _log(self, submission: Submission) -> Logged:
+        index = await run_in_threadpool(self._already, submission)
+        if index is None:
+            async with self._judging:
+                entry = await run_in_threadpool(self._judge, submission)
+            collateral = collateral_entry(Collateral.from_bytes(submission.collateral))
+            index, _ = await asyncio.gather(*map(self.appender.append, (entry, collateral)))
+        return await run_in_threadpool(self._logged, index)
+
+    def _logged(self, index: int) -> Logged:
+        leaf = self._store.leaf(index)
+        if leaf is None:
+            raise LogError("log: a committed entry is missing")
+        return Logged(index, self._store.size, leaf)
+
+    def _already(self, submission: Submission) -> int | None:
+        """The leaf of exactly this evidence, so that a retry needs no fresh beacon."""
+        index = self._store.find(binding_of(submission.evidence))
+        leaf = None if index is None else self._store.leaf(index)
+        if leaf is None or Leaf.from_bytes(leaf).evidence_digest != sha256(submission.evidence):
+            return None
+        return index
+
+    def _judge(self, submission: Submission) -> Entry:
+        collateral = Collateral.from_bytes(submission.collateral)
+        check_claims(submission, self._store)
+        check_not_retired(submission.evidence, self._store)
+        leaf = self._admit(submission)
+        check_leaf(leaf, submission)
+        return entry_of(submission, leaf, collateral)
+
+
+def create_app(
+    store: Store,
+    *,
+    admit: Admission,
+    admit_release: ReleaseAdmission = no_release,
+    origin_path: str = "/log",
+    witnesses: Witnesses | None = None,
+    max_pending: int = MAX_PENDING,
+    keep_renewals: int | None = None,
+) -> Starlette:
+    """The ASGI application under `origin_path`. Both admissions run in a worker thread.
+
+    Renewals' evidence is removed after `keep_renewals` days, unless None.
+    """
+    service = LogService(
+        store,
+        admit=admit,
+        admit_release=admit_release,
+        witnesses=witnesses or Unwitnessed(),
+        max_pending=max_pending,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(service.appender.run())]
+        if keep_renewals is not None:
+            tasks.append(asyncio.create_task(_forget(store, keep_renewals)))
+        yield
+        for task in tasks:
+            task.cancel()
+
+    return Starlette(routes=_routes(service, origin_path.rstrip("/")), lifespan=lifespan)
+
+
+async def _forget(store: Store, days: int) -> None:
+    while True:
+        try:
+            await run_in_threadpool(store.forget, days)
+        except Unavailable as error:
+            logger.warning("old renewals: %s", error)
+        await asyncio.sleep(FORGET_SECONDS)
+
+
+def serve(app: Starlette, *, listen: str, ready: Callable[[str], None] = lambda url: None) -> None:
+    """Runs until SIGTERM. `listen` is HOST:PORT, port 0 for any; `ready` gets the URL."""
+    host, separator, port = listen.rpartition(":")
+    if not separator or not port.isdecimal():
+        raise UsageError(f"listen: expected HOST:PORT, got {listen}")
+    try:
+        bound = socket.create_server((host, int(port)))
+    except OSError as error:
+        raise Unavailable(f"{listen}: {error.strerror}") from None
+    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False)
+    server = _Server(config)
+    server.when_ready = lambda: ready(f"http://{host}:{bound.getsockname()[1]}")
+    server.run(sockets=[bound])
+
+
+class _Server(uvicorn.Server):
+    when_ready: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self.when_ready()
+
+
+def _routes(service: LogService, prefix: str) -> list[Route]:
+    gets: dict[str, Endpoint] = {
+        "/checkpoint": service.checkpoint,
+        "/checkpoint/{size}": service.checkpoint_at,
+        "/cosigned": service.cosigned,
+        "/tile/{path:path}": service.tile,
+        "/evidence/sha256/{digest}": service.blob,
+        "/submission/{index}": service.record,
+        "/proof": service.proof,
+        "/consistency": service.consistency,
+    }
+    routes = [Route(prefix + path, _named(end), methods=["GET"]) for path, end in gets.items()]
+    posts: dict[str, Endpoint] = {
+        "/submit": service.submit,
+        "/release": service.release,
+        "/retire": service.retire,
+    }
+    return routes + [Route(prefix + p, _named(end), methods=["POST"]) for p, end in posts.items()]
+
+
+def _named(endpoint: Endpoint) -> Endpoint:
+    """Errors as JSON {"error": {step, code, message}}."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except UmayError as error:
+            return _refusal(error)
+
+    return answer
+
+
+def _refusal(error: UmayError) -> Response:
+    step, code, message = "log", "error", str(error)
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    headers = {"cache-control": "no-store"}
+    if isinstance(error, VerificationError):
+        step, code, message = error.step, error.code, error.message
+    elif isinstance(error, ParseError):
+        step, code = "parse", "malformed"
+    elif isinstance(error, UsageError):
+        code = "not-found"
+    elif isinstance(error, Unavailable):
+        code = "unavailable"
+    elif isinstance(error, _TooLarge):
+        step, code, status = "parse", "too-large", 413
+    elif isinstance(error, _Busy):
+        code, status, headers["retry-after"] = "busy", 429, "5"
+    body = {"error": {"step": step, "code": code, "message": message}}
+    return Response(json.dumps(body), status, headers, "application/json")
+
+
+def _answer(content: bytes | None, media_type: str, cache: str = IMMUTABLE) -> Response:
+    if content is None:
+        raise UsageError("nothing here: not published, or not yet")
+    headers = {"cache-control": cache, "x-content-type-options": "nosniff"}
+    return Response(content, 200, headers, media_type)
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_SUBMISSION_BYTES:
+                    raise _TooLarge(f"expected at most {MAX_SUBMISSION_BYTES} bytes")
+    except TimeoutError:
+        raise ParseError(f"submission: expected all of it within {BODY_SECONDS} s") from None
+    return bytes(body)
+
+
+def _numbers(request: Request, *names: str) -> tuple[int, int]:
+    first, second = (from_decimal(request.query_params.get(name, ""), name) for name in names)
+    return first, second
+
+
+def _digest(text: str) -> bytes:
+    if len(text) != 2 * DIGEST_BYTES or any(c not in "0123456789abcdef" for c in text):
+        raise ParseError("digest: expected 64 lower-case hex characters")
+    return bytes.fromhex(text)

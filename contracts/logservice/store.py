@@ -1,0 +1,358 @@
+"""The log on disk: one tree, a signed checkpoint with every batch.
+
+Entries, tiles, blobs and the checkpoint that covers them are committed together or not
+at all, and only what is committed is ever served or signed twice the same. Opening
+recomputes the root and compares it with the last checkpoint. No leaf is ever deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from attestation.errors import LogError, ParseError, UsageError
+from attestation.formats.digests import sha256
+from attestation.log import checkpoint as checkpoints
+from attestation.log import note, tiles
+from attestation.log.checkpoint import Checkpoint
+from attestation.log.leaf import MAX_LEAF_BYTES
+from attestation.log.merkle import (
+    HASH_BYTES,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    tree_root,
+)
+from attestation.log.proof import Proof
+from contracts.logservice.database import SCHEMA_VERSION, Database, Transaction
+from contracts.logservice.growth import Head, grow, load_edge, root_of
+
+CACHED_TILES = 512
+"""Inner rows of a full tile take about 30 kB: 16 MB at most."""
+
+DAY_S = 86_400
+_LOOKUP = 500
+"""Keys per query; SQLite's oldest limit is 999 parameters."""
+
+_FORGOTTEN_AT_ONCE = 1000
+
+_LAST = "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1"
+_TILE = "SELECT hashes FROM tile WHERE level = ? AND number = ?"
+_PUT_TILE = (
+    "INSERT INTO tile VALUES (?, ?, ?)"
+    " ON CONFLICT (level, number) DO UPDATE SET hashes = excluded.hashes"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One leaf to append. `key` makes it idempotent; `blobs` are kept by their SHA-256,
+    `passing` ones until a retention setting removes them; `record` makes the bytes to keep
+    beside the leaf from its index."""
+
+    key: bytes
+    leaf: bytes
+    blobs: tuple[bytes, ...] = ()
+    record: Callable[[int], bytes] | None = None
+    passing: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.leaf) <= MAX_LEAF_BYTES:
+            raise ParseError(f"entry: expected a leaf of 1 to {MAX_LEAF_BYTES} bytes")
+
+
+class Store:
+    """A log in a database. Threads may share it."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        origin: str,
+        key: Ed25519PrivateKey,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Opens or creates, and closes `database` in the end. Raises LogError when what is
+        in it is not what this key signed, Unavailable."""
+        self._origin, self._key, self._clock = origin, key, clock
+        self._database = database
+        self._public_key = key.public_key().public_bytes_raw()
+        self._write_lock, self._head_lock = threading.Lock(), threading.Lock()
+        self._pyramid = lru_cache(CACHED_TILES)(self._load_pyramid)
+        try:
+            checkpoints.check_origin(origin)
+            with database.writing() as transaction:
+                self._head = self._open(transaction)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._database.close()
+
+    @property
+    def origin(self) -> str:
+        return self._origin
+
+    @property
+    def size(self) -> int:
+        return self._newest().size
+
+    @property
+    def checkpoint(self) -> bytes:
+        """The newest signed checkpoint."""
+        return self._newest().checkpoint
+
+    def append(self, entries: Sequence[Entry]) -> list[int]:
+        """Commits a batch and a checkpoint that covers it; the index of every entry.
+
+        An entry whose key is known gets the index of the leaf that has it.
+        """
+        with self._write_lock:
+            with self._database.writing() as transaction:
+                head = self._follow(transaction.all)
+                known = _known(transaction, [entry.key for entry in entries])
+                fresh: dict[bytes, Entry] = {}
+                for entry in entries:
+                    if entry.key not in known:
+                        fresh.setdefault(entry.key, entry)
+                if fresh:
+                    head = self._write(transaction, head, list(fresh.values()), known)
+            self._moved(head)
+            return [known[entry.key] for entry in entries]
+
+    def forget(self, days: int) -> int:
+        """Remove the passing blobs that came more than `days` ago; how many."""
+        before, gone = self._day() - days, 0
+        while removed := self._forget_some(before):
+            gone += removed
+        return gone
+
+    def find(self, key: bytes) -> int | None:
+        """Index of the leaf with this key."""
+        position = self._one("SELECT position FROM entry WHERE key = ?", key)
+        return None if position is None else int(position)
+
+    def leaf(self, index: int) -> bytes | None:
+        return self._bytes("SELECT leaf FROM entry WHERE position = ?", index)
+
+    def blob(self, digest: bytes) -> bytes | None:
+        """Content by its SHA-256."""
+        return self._bytes("SELECT content FROM blob WHERE digest = ?", digest)
+
+    def record(self, index: int) -> bytes | None:
+        return self._bytes("SELECT content FROM record WHERE position = ?", index)
+
+    def checkpoint_at(self, size: int) -> bytes | None:
+        """The signed checkpoint of exactly this size, if one was published."""
+        return self._bytes("SELECT note FROM checkpoint WHERE size = ?", size)
+
+    def root(self, size: int) -> bytes:
+        """Raises UsageError for a size not reached."""
+        self._reached(size)
+        return tree_root(size, self.get_hash)
+
+    def inclusion(self, index: int, size: int) -> list[bytes]:
+        """Raises UsageError for an index or a size not reached."""
+        self._reached(size)
+        return inclusion_proof(index, size, self.get_hash)
+
+    def consistency(self, old_size: int, new_size: int) -> list[bytes]:
+        """Raises UsageError for sizes not reached."""
+        self._reached(new_size)
+        return consistency_proof(old_size, new_size, self.get_hash)
+
+    def proof(self, index: int, size: int) -> bytes:
+        """tlog-proof of leaf `index` to the published size. Raises UsageError."""
+        checkpoint, leaf = self.checkpoint_at(size), self.leaf(index)
+        if checkpoint is None or leaf is None:
+            raise UsageError(f"proof: expected an entry and a published size, got {index}, {size}")
+        return Proof(index, tuple(self.inclusion(index, size)), checkpoint, leaf).to_bytes()
+
+    def tile(self, path: tiles.TilePath) -> bytes | None:
+        """Hash tile or entry bundle of exactly that width; None where it is not reached."""
+        if path.level is None:
+            return self._bundle(path.index, path.width)
+        hashes = self._bytes(_TILE, path.level, path.index)
+        wanted = path.width * HASH_BYTES
+        return hashes[:wanted] if hashes is not None and len(hashes) >= wanted else None
+
+    def get_hash(self, level: int, index: int) -> bytes:
+        """Root of a complete committed subtree (merkle.GetHash)."""
+        at_edge = self._head.get_hash(level, index)
+        if at_edge is not None:
+            return at_edge
+        row, height = divmod(level, tiles.HEIGHT)
+        number, offset = divmod(index << height, tiles.WIDTH)
+        return self._pyramid(row, number)[height][offset >> height]
+
+    def _open(self, transaction: Transaction) -> Head:
+        version = transaction.version()
+        if version == 0:
+            return self._create(transaction)
+        if version != SCHEMA_VERSION:
+            raise LogError(f"log store: expected schema {SCHEMA_VERSION}, got {version}")
+        head = self._load(transaction.all)
+        last = transaction.all("SELECT MAX(position) FROM entry")[0][0]
+        if (-1 if last is None else last) != head.size - 1:
+            raise LogError("log store: the tree on disk is not the one last signed")
+        return head
+
+    def _create(self, transaction: Transaction) -> Head:
+        head = self._signed(0, ())
+        transaction.create()
+        transaction.run("INSERT INTO checkpoint VALUES (0, ?)", (head.checkpoint,))
+        return head
+
+    def _load(self, rows: Callable[..., list[tuple[Any, ...]]]) -> Head:
+        """The last committed state, its checkpoint verified and its root recomputed."""
+        size, signed = rows(_LAST)[0]
+        head = checkpoints.verify(bytes(signed), origin=self._origin, log_key=self._public_key)
+
+        def row_of(level: int, number: int) -> bytes | None:
+            found = rows(_TILE, (level, number))
+            return bytes(found[0][0]) if found else None
+
+        edge = load_edge(size, row_of)
+        if edge is None or (head.size, head.root) != (size, root_of(size, edge)):
+            raise LogError("log store: the tree on disk is not the one last signed")
+        return Head(size, edge, bytes(signed))
+
+    def _follow(self, rows: Callable[..., list[tuple[Any, ...]]]) -> Head:
+        """The last committed state, another writer's perhaps. Raises LogError for one that
+        went back or changed."""
+        known = self._head
+        size, signed = rows(_LAST)[0]
+        if size > known.size:
+            return self._load(rows)
+        if size < known.size or bytes(signed) != known.checkpoint:
+            raise LogError(f"log store: {known.size} entries were committed, now there are {size}")
+        return known
+
+    def _newest(self) -> Head:
+        if not self._database.shared:
+            return self._head
+        with self._head_lock:
+            found = self._follow(self._database.all)
+        return self._moved(found)
+
+    def _moved(self, head: Head) -> Head:
+        with self._head_lock:
+            if head.size > self._head.size:
+                self._head = head
+            return self._head
+
+    def _write(
+        self, transaction: Transaction, head: Head, entries: list[Entry], known: dict[bytes, int]
+    ) -> Head:
+        """Adds the entries' indexes to `known`; the state to commit."""
+        edge, finished = grow(head.size, head.edge, [leaf_hash(e.leaf) for e in entries])
+        new = self._signed(head.size + len(entries), edge)
+        numbered = list(enumerate(entries, head.size))
+        known.update((entry.key, at) for at, entry in numbered)
+        rows = [(at, entry.key, entry.leaf) for at, entry in numbered]
+        transaction.many("INSERT INTO entry VALUES (?, ?, ?)", rows)
+        records = [(at, entry.record(at)) for at, entry in numbered if entry.record]
+        transaction.many("INSERT INTO record VALUES (?, ?)", records)
+        self._write_blobs(transaction, entries)
+        transaction.many(_PUT_TILE, finished + new.open_tiles())
+        transaction.run("INSERT INTO checkpoint VALUES (?, ?)", (new.size, new.checkpoint))
+        return new
+
+    def _forget_some(self, before: int) -> int:
+        query = "SELECT digest FROM passing WHERE day < ? LIMIT ?"
+        with self._write_lock, self._database.writing() as transaction:
+            old = transaction.all(query, (before, _FORGOTTEN_AT_ONCE))
+            transaction.many("DELETE FROM blob WHERE digest = ?", old)
+            transaction.many("DELETE FROM passing WHERE digest = ?", old)
+        return len(old)
+
+    def _write_blobs(self, transaction: Transaction, entries: list[Entry]) -> None:
+        """What is kept for good once is not passing any more."""
+        kept = {sha256(blob): blob for entry in entries for blob in entry.blobs}
+        passing = {sha256(blob): blob for entry in entries for blob in entry.passing}
+        put = "INSERT INTO blob VALUES (?, ?) ON CONFLICT DO NOTHING"
+        for digest in passing.keys() - kept.keys():
+            if transaction.run(put, (digest, passing[digest])):
+                transaction.run("INSERT INTO passing VALUES (?, ?)", (digest, self._day()))
+        transaction.many(put, kept.items())
+        transaction.many("DELETE FROM passing WHERE digest = ?", [(digest,) for digest in kept])
+
+    def _signed(self, size: int, edge: tuple[bytes, ...]) -> Head:
+        head = Checkpoint(self._origin, size, root_of(size, edge))
+        return Head(size, edge, checkpoints.sign(head, key=self._key))
+
+    def _load_pyramid(self, row: int, number: int) -> tuple[tuple[bytes, ...], ...]:
+        tile = self.tile(tiles.TilePath(row, number))
+        if tile is None:
+            raise LogError(f"log store: tile {number} of level {row} is missing")
+        return tiles.pyramid(tile)
+
+    def _bundle(self, number: int, width: int) -> bytes | None:
+        first = number * tiles.WIDTH
+        if first + width > self.size:
+            return None
+        query = "SELECT leaf FROM entry WHERE position >= ? AND position < ? ORDER BY position"
+        rows = self._database.all(query, (first, first + width))
+        return tiles.encode_bundle([bytes(row[0]) for row in rows])
+
+    def _reached(self, size: int) -> None:
+        if not 0 <= size <= self.size:
+            raise UsageError(f"log: expected a size of at most {self.size}, got {size}")
+
+    def _day(self) -> int:
+        return int(self._clock()) // DAY_S
+
+    def _one(self, query: str, *arguments: object) -> Any:
+        rows = self._database.all(query, arguments)
+        return rows[0][0] if rows else None
+
+    def _bytes(self, query: str, *arguments: object) -> bytes | None:
+        value = self._one(query, *arguments)
+        return None if value is None else bytes(value)
+
+
+def _known(transaction: Transaction, keys: list[bytes]) -> dict[bytes, int]:
+    found: dict[bytes, int] = {}
+    for at in range(0, len(keys), _LOOKUP):
+        part = keys[at : at + _LOOKUP]
+        marks = ",".join("?" * len(part))
+        query = f"SELECT key, position FROM entry WHERE key IN ({marks})"  # noqa: S608
+        found.update((bytes(key), at) for key, at in transaction.all(query, part))
+    return found
+
+
+def load_or_create_key(path: Path, *, origin: str) -> Ed25519PrivateKey:
+    """The log's key from `path`, made with mode 0600 where there is none.
+
+    Raises UsageError when others may read the file or it is of another origin.
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if path.stat().st_mode & 0o077:
+            raise UsageError(f"{path}: expected mode 0600, others may read it") from None
+        name, key = note.parse_signer(path.read_text().strip())
+        if name != origin:
+            raise UsageError(f"{path}: expected the key of {origin}, got of {name}") from None
+        return key
+    key = Ed25519PrivateKey.generate()
+    with os.fdopen(file, "w") as stream:
+        stream.write(note.signer_text(origin, key) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return key

@@ -1,0 +1,40 @@
+"""A witness over HTTP: POST add-checkpoint, and its key. Requests are not logged."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from attestation.log.note import VerifierKey
+from contracts.logservice.witness import MAX_BODY_BYTES, PLAIN, Answer, Witness
+
+_NO_STORE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+def create_app(witness: Witness, key: VerifierKey) -> Starlette:
+    """The ASGI application; `key` is what the witness cosigns with."""
+
+    async def add(request: Request) -> Response:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                return _response(Answer(413, b"the request is too large\n"))
+        return _response(await run_in_threadpool(witness.add, bytes(body)))
+
+    async def vkey(_: Request) -> Response:
+        return _response(Answer(200, key.to_text().encode() + b"\n", PLAIN))
+
+    routes = [Route("/add-checkpoint", add, methods=["POST"]), Route("/vkey", vkey)]
+    return Starlette(routes=routes)
+
+
+def _response(answer: Answer) -> Response:
+    """The media type as it stands: Starlette would add a charset, which the protocol has not."""
+    headers = {**_NO_STORE, "content-type": answer.media_type}
+    if answer.status == 503:
+        headers["retry-after"] = "10"
+    return Response(answer.body, answer.status, headers)

@@ -1,0 +1,110 @@
+"""Azure's HCL reports and vTPM quotes: every link, every bad case by name."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attestation.errors import NotAuthentic, ParseError, UmayError
+from attestation.platforms import azure, snp
+from tests.helpers import azure_machine as machine
+
+
+def quoted(text: bytes, signature: bytes | None = None, pcrs=machine.PCRS) -> azure.VtpmQuote:
+    return azure.parse_vtpm_quote(text, signature or machine.sign(text), pcrs)
+
+
+def refuses(code: str):
+    return pytest.raises(NotAuthentic, check=lambda error: error.code == code)
+
+
+def with_byte(data: bytes, at: int) -> bytes:
+    return data[:at] + b"\1" + data[at + 1 :]
+
+
+def test_every_link_holds() -> None:
+    report = azure.parse_hcl(machine.hcl())
+    azure.check_runtime(report, snp.parse_report(report.hardware).report_data)
+    signed = quoted(machine.message(b"what was asked"))
+    azure.check_quote(report, signed)
+    assert (report.platform, signed.qualifying_data) == ("snp", b"what was asked")
+
+
+def test_runtime_text_of_another_report() -> None:
+    report = azure.parse_hcl(machine.hcl())
+    with refuses("azure-runtime"):
+        azure.check_runtime(report, bytes(64))
+
+
+def test_quote_of_another_vtpm() -> None:
+    with refuses("azure-vtpm"):
+        text = machine.message()
+        azure.check_quote(azure.parse_hcl(machine.hcl()), quoted(text, bytes(256)))
+
+
+def test_quote_of_other_pcrs() -> None:
+    other = (bytes([9]) * 32, *machine.PCRS[1:])
+    with refuses("azure-pcrs"):
+        azure.check_quote(azure.parse_hcl(machine.hcl()), quoted(machine.message(), pcrs=other))
+
+
+KEYS = {"twice the key": [{"kid": "HCLAkPub", "kty": "RSA", "e": "AQAB", "n": "AQAB"}] * 2}
+BAD_REPORTS = {
+    "cut short": lambda: machine.hcl()[:-1],
+    "byte after it": lambda: machine.hcl() + b"\0",
+    "fill is not zero": lambda: machine.hcl()[:-1] + b"\1",
+    "other magic": lambda: b"HCLB" + machine.hcl()[4:],
+    "unknown version": lambda: machine.hcl(version=3),
+    "unknown platform": lambda: machine.hcl(kind=3),
+    "unknown hash": lambda: machine.hcl(hashed=2),
+    "lengths contradict": lambda: machine.hcl()[:8] + b"\0\0" + machine.hcl()[10:],
+    "no JSON": lambda: machine.hcl(b"{"),
+    "deep JSON": lambda: machine.hcl(b"[" * 1200),
+    "no key": lambda: machine.hcl(machine.runtime(keys=[])),
+    "two keys": lambda: machine.hcl(machine.runtime(keys=KEYS["twice the key"])),
+    "TDREPORT too long": lambda: with_byte(machine.hcl(kind=4), 32 + 1024),
+}
+
+
+@pytest.mark.parametrize("make", BAD_REPORTS.values(), ids=BAD_REPORTS)
+def test_malformed_report(make) -> None:
+    with pytest.raises(ParseError):
+        azure.parse_hcl(make())
+
+
+BAD_QUOTES = {
+    "no quote": b"\0" + machine.message()[1:],
+    "cut short": machine.message()[:-1],
+    "byte after it": machine.message() + b"\0",
+    "other PCRs selected": machine.message().replace(b"\3\xff\xff\xff", b"\3\xff\xff\x7f"),
+    "too much data": machine.message(bytes(65)),
+}
+
+
+@pytest.mark.parametrize("text", BAD_QUOTES.values(), ids=BAD_QUOTES)
+def test_malformed_quote(text: bytes) -> None:
+    with pytest.raises(ParseError):
+        quoted(text, b"-")
+
+
+def test_quote_of_a_missing_pcr() -> None:
+    with pytest.raises(ParseError):
+        quoted(machine.message(), pcrs=machine.PCRS[:-1])
+
+
+@given(st.integers(0, 8 * azure.HCL_BYTES - 1))
+def test_any_flipped_bit_is_noticed(bit: int) -> None:
+    data = bytearray(machine.hcl())
+    data[bit // 8] ^= 1 << bit % 8
+    hardware = range(32 * 8, (32 + 1184) * 8)
+    if bit in hardware:
+        return  # the chip's own signature
+    with pytest.raises(UmayError):
+        report = azure.parse_hcl(bytes(data))
+        azure.check_runtime(report, snp.parse_report(report.hardware).report_data)
+
+
+def test_it_is_no_snp_report() -> None:
+    with pytest.raises(ParseError, match="Azure paravisor"):
+        snp.parse_report(machine.hcl())

@@ -1,0 +1,555 @@
+"""The gpu step: chain, nonce, device, firmware and measurements, every bad case by its code."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from attestation.errors import NotAuthentic, ParseError, Refused, UmayError
+from attestation.formats.evidence import GPU, SWITCH, Device
+from attestation.nvidia import check_driver, check_measurements, check_revocation, check_set
+from attestation.trust.roots import PRODUCTION
+from enclave.simulator import pki
+from enclave.simulator import rim as maker
+from enclave.simulator.nvidia import (
+    DRIVER_INDICES,
+    DRIVER_VERSION,
+    MEASUREMENTS,
+    OPAQUE,
+    VBIOS_INDICES,
+    VBIOS_VERSION,
+    SimulatedNvidia,
+)
+from tests.helpers.nvidia_machine import (
+    DAY,
+    FWID_OID,
+    NONCE,
+    NOW,
+    TODAY,
+    chain,
+    checked,
+    collateral,
+    common_name,
+    device,
+    fresh_key,
+    fwid,
+    issue,
+    opaque,
+    public,
+    rebuilt,
+    refuses,
+    roots,
+    switch,
+    vendor,
+    with_chain,
+)
+
+P256 = ec.SECP256R1
+OTHER = b"\xab" * 48
+
+
+def test_good_device_passes_every_check() -> None:
+    gpu = checked()
+    assert (gpu.architecture, gpu.chip.product) == ("hopper", "GH100")
+    assert gpu.report.nonce == NONCE
+    check_set([gpu, checked(device(1))])
+    check_driver(gpu, minimum=DRIVER_VERSION)
+    signer_ends = int(pki.NOT_AFTER.timestamp())
+    firmware = check_measurements(gpu, collateral(), roots=roots(), now=NOW)
+    assert firmware.expires == signer_ends
+    assert check_revocation(gpu, firmware, collateral(), now=NOW) > NOW
+
+
+# The chain
+
+
+def _other_simulator() -> SimulatedNvidia:
+    return SimulatedNvidia(Path(tempfile.mkdtemp()), NOW)
+
+
+def _p256_device() -> Device:
+    """A chain that holds in every link, but for the curve of one key."""
+    key, good = fresh_key(P256), chain()
+    weak = issue(
+        common_name(good[1]),
+        key.public_key(),
+        issuer=good[2],
+        signer=vendor().keys["provisioner"],
+        path_length=0,
+    )
+    leaf = issue(
+        common_name(good[0]),
+        good[0].public_key(),
+        issuer=weak,
+        signer=key,
+        extensions=[(fwid(good[0]), False)],
+        algorithm=hashes.SHA384(),
+    )
+    return with_chain((leaf, weak, *good[2:]))
+
+
+def _with_root(certificates: tuple[x509.Certificate, ...]) -> Device:
+    report = device(nvidia=vendor("Stranger")).report
+    ders = tuple(pki.der(item) for item in (*certificates[:4], chain()[4]))
+    return Device(GPU, report, ders)
+
+
+def _with_der(change: Callable[[bytes], bytes]) -> Device:
+    good = device()
+    return dataclasses.replace(good, chain=(good.chain[0], change(good.chain[1]), *good.chain[2:]))
+
+
+DEVICE, PROVISIONER, IDENTITY, ROOT = 1, 2, 3, 4
+CHAINS: dict[str, tuple[str, Callable[[], Device]]] = {
+    "no-certificate": ("bad-chain", lambda: with_chain(())),
+    "four-certificates": ("bad-chain", lambda: with_chain(chain()[:4])),
+    "four-without-provisioner": ("bad-chain", lambda: with_chain((*chain()[:2], *chain()[3:]))),
+    "six-certificates": ("bad-chain", lambda: with_chain((*chain(), chain()[-1]))),
+    "reversed": ("simulated-root", lambda: with_chain(chain()[::-1])),
+    "device-and-provisioner-swapped": (
+        "bad-chain",
+        lambda: with_chain([chain()[at] for at in (0, 2, 1, 3, 4)]),
+    ),
+    "leaf-and-device-swapped": (
+        "bad-chain",
+        lambda: with_chain([chain()[at] for at in (1, 0, 2, 3, 4)]),
+    ),
+    "leaf-of-another-device": ("bad-chain", lambda: with_chain((chain(1)[0], *chain()[1:]))),
+    "chain-of-another-device": ("bad-signature", lambda: with_chain(chain(1), 0)),
+    "stranger-device-below-our-provisioner": (
+        "bad-chain",
+        lambda: with_chain((*vendor("Stranger").gpu(0)[1][:2], *chain()[2:])),
+    ),
+    "stranger-root-of-other-name": (
+        "wrong-root",
+        lambda: device(nvidia=vendor("Stranger")),
+    ),
+    "stranger-root-of-the-same-names": (
+        "simulated-root",
+        lambda: device(nvidia=_other_simulator()),
+    ),
+    "our-root-above-a-strangers-chain": (
+        "bad-chain",
+        lambda: _with_root(vendor("Stranger").gpu(0)[1]),
+    ),
+    "leaf-expired": ("certificate-expired", lambda: rebuilt(0, end=TODAY - DAY)),
+    "leaf-not-yet-valid": ("certificate-expired", lambda: rebuilt(0, start=TODAY + DAY)),
+    "device-expired": ("certificate-expired", lambda: rebuilt(DEVICE, end=TODAY - DAY)),
+    "provisioner-expired": ("certificate-expired", lambda: rebuilt(PROVISIONER, end=TODAY - DAY)),
+    "identity-not-yet-valid": ("certificate-expired", lambda: rebuilt(IDENTITY, start=TODAY + DAY)),
+    "root-expired": ("certificate-expired", lambda: rebuilt(ROOT, end=TODAY - DAY)),
+    "leaf-is-an-authority": ("bad-chain", lambda: rebuilt(0, path_length=0)),
+    "leaf-may-not-sign": ("bad-chain", lambda: rebuilt(0, usage=True)),
+    "device-is-no-authority": ("bad-chain", lambda: rebuilt(DEVICE, authority=False,
+                                                            path_length=None)),
+    "device-without-constraints": ("bad-chain", lambda: rebuilt(DEVICE, constraints=False)),
+    "provisioner-may-not-certify": ("bad-chain", lambda: rebuilt(PROVISIONER, usage=False)),
+    "path-too-long-for-provisioner": ("bad-chain", lambda: rebuilt(PROVISIONER, path_length=0)),
+    "path-too-long-for-identity": ("bad-chain", lambda: rebuilt(IDENTITY, path_length=1)),
+    "path-too-long-for-root": ("bad-chain", lambda: rebuilt(ROOT, path_length=0)),
+    "p-256-leaf": ("wrong-curve", lambda: rebuilt(0, public=public(P256))),
+    "p-256-device": ("wrong-curve", _p256_device),
+    "p-521-leaf": ("wrong-curve", lambda: rebuilt(0, public=public(ec.SECP521R1))),
+    "rsa-leaf": (
+        "wrong-curve",
+        lambda: rebuilt(0, public=rsa.generate_private_key(65537, 2048).public_key()),
+    ),
+    "ed25519-leaf": (
+        "wrong-curve",
+        lambda: rebuilt(0, public=ed25519.Ed25519PrivateKey.generate().public_key()),
+    ),
+    "sha-256-certificate": ("wrong-hash", lambda: rebuilt(DEVICE, algorithm=hashes.SHA256())),
+    "device-signed-by-another-key": ("bad-chain", lambda: rebuilt(DEVICE, signer=fresh_key())),
+    "leaf-signed-by-another-device": (
+        "bad-chain",
+        lambda: rebuilt(0, signer=vendor()._derive("1/device")),
+    ),
+    "leaf-certified-by-itself": (
+        "bad-chain",
+        lambda: rebuilt(0, signer=vendor()._derive("0/leaf")),
+    ),
+    "issuer-of-another-name": ("bad-chain", lambda: rebuilt(0, issuer=chain()[2])),
+    "another-leaf-key": ("bad-signature", lambda: rebuilt(0, public=public())),
+    "unknown-critical-extension": (
+        "bad-chain",
+        lambda: rebuilt(DEVICE, extensions=[(x509.UnrecognizedExtension(
+            x509.ObjectIdentifier("1.3.6.1.4.1.5703.1"), b"\5\0"), True)]),
+    ),
+    "name-constraints": (
+        "bad-chain",
+        lambda: rebuilt(PROVISIONER, extensions=[(x509.NameConstraints(
+            None, [x509.DirectoryName(pki.name("any"))]), True)]),
+    ),
+    "certificate-with-a-trailing-byte": ("bad-certificate", lambda: _with_der(lambda d: d + b"\0")),
+    "certificate-cut": ("bad-certificate", lambda: _with_der(lambda d: d[:-1])),
+    "certificate-as-pem": (
+        "bad-certificate",
+        lambda: _with_der(lambda d: x509.load_der_x509_certificate(d).public_bytes(Encoding.PEM)),
+    ),
+    "two-certificates-in-one": ("bad-certificate", lambda: _with_der(lambda d: d + d)),
+    "no-bytes": ("bad-certificate", lambda: _with_der(lambda _: b"")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_bad_chain_is_refused(name: str) -> None:
+    code, make = CHAINS[name]
+    with refuses(code, NotAuthentic):
+        checked(make())
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_certificate_made_anew_with_nothing_wrong_passes(position: int) -> None:
+    """So that each case above fails for its one change only."""
+    checked(rebuilt(position))
+
+
+def test_simulated_device_never_passes_under_vendor_roots() -> None:
+    with refuses("simulated-root", NotAuthentic):
+        checked(roots=PRODUCTION)
+
+
+def test_stranger_never_passes_under_vendor_roots() -> None:
+    with refuses("wrong-root", NotAuthentic):
+        checked(device(nvidia=vendor("NVIDIA")), roots=PRODUCTION)
+
+
+def test_rim_root_is_no_device_root() -> None:
+    mixed = dataclasses.replace(roots(), nvidia_device=roots().nvidia_rim)
+    with refuses("simulated-root", NotAuthentic):
+        checked(roots=mixed)
+
+
+@example(0, 669, 1)  # unused bits of the signature
+@given(st.integers(0, 4), st.integers(0, 2000), st.integers(1, 255))
+def test_changed_certificate_byte_never_passes(position: int, at: int, change: int) -> None:
+    good = device()
+    ders = list(good.chain)
+    at %= len(ders[position])
+    der = ders[position]
+    ders[position] = der[:at] + bytes([der[at] ^ change]) + der[at + 1 :]
+    with pytest.raises(UmayError):
+        checked(dataclasses.replace(good, chain=tuple(ders)))
+
+
+@given(st.lists(st.binary(max_size=80), min_size=5, max_size=5))
+def test_arbitrary_chain_raises_only_our_errors(ders: list[bytes]) -> None:
+    with pytest.raises(UmayError):
+        checked(dataclasses.replace(device(), chain=tuple(ders)))
+
+
+# Nonce, kind, chip, mode, firmware identity
+
+
+@pytest.mark.parametrize("nonce", [bytes(32), NONCE[::-1], NONCE[:31], NONCE + b"\0", b""])
+def test_wrong_nonce(nonce: bytes) -> None:
+    with refuses("wrong-nonce", NotAuthentic):
+        checked(nonce=nonce)
+
+
+def hung(*names: str) -> Device:
+    """GPU 0 under certificates of other names: device, provisioner, identity."""
+    nvidia, keys = vendor(), vendor().keys
+    made = [chain()[4]]
+    signers = ("root", "identity", "provisioner")
+    publics = (keys["identity"], keys["provisioner"], nvidia._derive("0/device"))
+    for depth, (name, key) in enumerate(zip(names[::-1], publics, strict=True)):
+        made.append(
+            issue(name, key.public_key(), issuer=made[-1], signer=keys[signers[depth]],
+                  path_length=2 - depth)
+        )  # fmt: skip
+    leaf = issue(
+        common_name(chain()[0]),
+        chain()[0].public_key(),
+        issuer=made[-1],
+        signer=nvidia._derive("0/device"),
+        extensions=[(fwid(chain()[0]), False)],
+    )
+    return with_chain((leaf, *made[::-1]))
+
+
+GSP, ICA, CA = "GH100 A01 GSP BROM", "NVIDIA GH100 Provisioner ICA 1", "NVIDIA GH100 Identity"
+
+
+def test_names_of_a_real_hopper_pass() -> None:
+    assert checked(hung(GSP, ICA, CA)).chip.product == "GH100"
+
+
+STRANGE_DEVICES: dict[str, Callable[[], Device]] = {
+    "switch-below-a-gpu-provisioner": lambda: hung("LS_10 A01 FSP BROM", ICA, CA),
+    "unknown-architecture": lambda: hung(
+        "GX900 A01 GSP BROM", "NVIDIA GX900 Provisioner ICA 1", "NVIDIA GX900 Identity"
+    ),
+    "hopper-below-another-family": lambda: hung(GSP, ICA, "NVIDIA GB100 Identity"),
+    "no-identity-certificate": lambda: hung(GSP, ICA, "NVIDIA GH100"),
+    "one-word": lambda: hung(GSP, ICA, "Identity"),
+    "chip-as-a-part-of-a-word": lambda: hung("XGH100 BROM", ICA, CA),
+}
+
+
+OTHER_CLASS: dict[str, Callable[[], Device]] = {
+    "gpu-called-a-switch": lambda: device(kind=SWITCH),
+    "gpu-answers-31-blocks": lambda: device(measurements=MEASUREMENTS[:31]),
+    "switch-called-a-gpu": lambda: dataclasses.replace(switch(0), kind=GPU),
+    "gpu-report-below-switch-certificates": lambda: hung(
+        "LS_10 A01 FSP BROM", "NVIDIA LS_10 Provisioner ICA 1", CA
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CLASS)
+def test_device_of_another_class(name: str) -> None:
+    with refuses("wrong-class", NotAuthentic):
+        checked(OTHER_CLASS[name]())
+
+
+@pytest.mark.parametrize("name", STRANGE_DEVICES)
+def test_device_that_is_no_hopper_gpu(name: str) -> None:
+    with refuses("unsupported-device", Refused):
+        checked(STRANGE_DEVICES[name]())
+
+
+@pytest.mark.parametrize("mode", [b"\3\0", b"\0", b"", b"\1\0\0"])
+def test_unknown_modes_are_refused(mode: bytes) -> None:
+    with refuses("unsupported-mode", Refused):
+        checked(device(opaque=opaque(f36=mode)))
+
+
+@pytest.mark.parametrize("mode", [b"\0\0", b"\1\0", None])
+def test_passthrough_modes_are_accepted(mode: bytes | None) -> None:
+    checked(device(opaque=opaque(f36=mode)))
+
+
+@pytest.mark.parametrize(
+    ("code", "extensions"),
+    [
+        ("fwid-missing", []),
+        ("fwid-mismatch", [(x509.UnrecognizedExtension(FWID_OID, b""), False)]),
+        ("fwid-mismatch", [(x509.UnrecognizedExtension(FWID_OID, OPAQUE[20]), False)]),
+        (
+            "fwid-mismatch",
+            [(x509.UnrecognizedExtension(FWID_OID, fwid(chain()[0]).value + b"\0"), False)],
+        ),
+        (
+            "fwid-mismatch",
+            [(x509.UnrecognizedExtension(FWID_OID, fwid(chain()[0]).value[:-48] + OTHER), False)],
+        ),
+    ],
+    ids=["absent", "empty", "digest-alone", "trailing-byte", "other-firmware"],
+)
+def test_certificate_for_other_firmware(code: str, extensions: list) -> None:
+    with refuses(code, NotAuthentic):
+        checked(rebuilt(0, extensions=extensions))
+
+
+@pytest.mark.parametrize("digest", [OTHER, OPAQUE[20][:-1], OPAQUE[20] + b"\0", b""])
+def test_report_of_other_firmware(digest: bytes) -> None:
+    with refuses("fwid-mismatch", NotAuthentic):
+        checked(device(opaque=opaque(f20=digest)))
+
+
+def test_report_may_omit_its_firmware_only_with_an_old_driver() -> None:
+    checked(device(opaque=opaque(f20=None, f3=b"545.00\0")))
+    with refuses("fwid-missing", NotAuthentic):
+        checked(device(opaque=opaque(f20=None)))
+    with refuses("driver-unknown", Refused):
+        checked(device(opaque=opaque(f20=None, f3=b"r545\0")))
+
+
+# A set of devices, and the driver
+
+
+def test_same_report_twice() -> None:
+    with refuses("duplicate-device", NotAuthentic):
+        check_set([checked(), checked()])
+
+
+def test_same_device_with_two_leaf_certificates() -> None:
+    """A device makes itself a new leaf at each boot: it stays one device."""
+    again = rebuilt(0, end=TODAY + 9 * DAY)
+    assert again.chain[0] != device().chain[0]
+    with refuses("duplicate-device", NotAuthentic):
+        check_set([checked(), checked(device(1)), checked(again)])
+
+
+def test_same_device_key_certified_twice() -> None:
+    with refuses("duplicate-device", NotAuthentic):
+        check_set([checked(), checked(rebuilt(DEVICE))])
+
+
+def test_no_devices_are_no_duplicates() -> None:
+    check_set([])
+
+
+@pytest.mark.parametrize(
+    ("got", "minimum", "passes"),
+    [
+        ("550.90.07", None, True),
+        ("550.90.07", "550.90.07", True),
+        ("550.90.07", "550.90", True),
+        ("550.90.07", "550.90.7", True),
+        ("550.90.07", "550.9.99", True),
+        ("550.90.07", "99.99.99", True),
+        ("550.90", "550.90.07", False),
+        ("550.90.07", "550.90.08", False),
+        ("550.90.07", "550.100", False),
+        ("550.90.07", "1000", False),
+    ],
+)
+def test_drivers_compare_by_number(got: str, minimum: str | None, passes: bool) -> None:
+    gpu = checked(device(opaque=opaque(f3=got.encode() + b"\0")))
+    if passes:
+        return check_driver(gpu, minimum=minimum)
+    with refuses("driver-too-old", Refused):
+        check_driver(gpu, minimum=minimum)
+
+
+@pytest.mark.parametrize("got", ["550.90.07b", "550..07", ".", "550.", "5" * 12])
+def test_driver_that_is_no_number(got: str) -> None:
+    gpu = checked(device(opaque=opaque(f3=got.encode())))
+    with refuses("driver-unknown", Refused):
+        check_driver(gpu, minimum="500")
+
+
+# Measurements against RIMs
+
+DRIVER_RIM, VBIOS_RIM = f"DRIVER_GH100_{DRIVER_VERSION}", "VBIOS_1010_0200_882_96009F0001"
+
+
+def golden(indices: range, **others: tuple[bytes, ...]) -> dict[int, tuple[bytes, ...]]:
+    """The published digests, those named in `others` ("m35") replaced."""
+    usual = {index: (MEASUREMENTS[index],) for index in indices}
+    return usual | {int(name[1:]): digests for name, digests in others.items()}
+
+
+def measure(given: Device | None = None, driver: bytes | None = b"", vbios: bytes | None = b""):
+    """Checks `given` against the vendor's RIMs; either may be replaced, or left out by None."""
+    changes = {DRIVER_RIM: driver, VBIOS_RIM: vbios}
+    parts = collateral(**{name: data for name, data in changes.items() if data != b""})
+    return check_measurements(checked(given), parts, roots=roots(), now=NOW)
+
+
+def changed(index: int, digest: bytes = OTHER) -> list[bytes]:
+    return [*MEASUREMENTS[:index], digest, *MEASUREMENTS[index + 1 :]]
+
+
+@pytest.mark.parametrize("index", [0, 31, 32, 35, 63])
+def test_measurement_that_is_not_published(index: int) -> None:
+    with refuses("measurement-mismatch", Refused):
+        measure(device(measurements=changed(index)))
+
+
+def test_measurements_in_another_order() -> None:
+    swapped = [MEASUREMENTS[1], MEASUREMENTS[0], *MEASUREMENTS[2:]]
+    with refuses("measurement-mismatch", Refused):
+        measure(device(measurements=swapped))
+
+
+def test_any_published_alternative_is_accepted() -> None:
+    rim = vendor().rim(DRIVER_VERSION, golden(DRIVER_INDICES, m40=(MEASUREMENTS[40], OTHER)))
+    measure(device(measurements=changed(40)), driver=rim)
+    measure(driver=rim)
+
+
+def test_alternative_of_another_index_is_not() -> None:
+    rim = vendor().rim(DRIVER_VERSION, golden(DRIVER_INDICES, m41=(MEASUREMENTS[41], OTHER)))
+    with refuses("measurement-mismatch", Refused):
+        measure(device(measurements=changed(40)), driver=rim)
+
+
+def test_inactive_resource_is_not_compared() -> None:
+    some = range(DRIVER_INDICES.start + 1, DRIVER_INDICES.stop)
+    rim = vendor().rim(DRIVER_VERSION, golden(some))
+    measure(device(measurements=changed(DRIVER_INDICES.start)), driver=rim)
+
+
+def test_index_35_is_skipped_only_where_nvdec0_is_disabled() -> None:
+    disabled = opaque(f11=b"\xaa")
+    measure(device(measurements=changed(35), opaque=disabled))
+    measure(device(opaque=disabled))
+    for other in (b"\x55", b"\x00", b"\xaa\xaa", b"", None):
+        with refuses("measurement-mismatch", Refused):
+            measure(device(measurements=changed(35), opaque=opaque(f11=other)))
+    for index in (34, 36):
+        with refuses("measurement-mismatch", Refused):
+            measure(device(measurements=changed(index), opaque=disabled))
+
+
+@pytest.mark.parametrize("which", ["driver", "vbios"])
+def test_missing_rim(which: str) -> None:
+    with refuses("rim-missing", Refused):
+        measure(**{which: None})
+
+
+@pytest.mark.parametrize(
+    ("which", "version"), [("driver", DRIVER_VERSION), ("vbios", VBIOS_VERSION)]
+)
+def test_rim_that_names_nothing(which: str, version: str) -> None:
+    """A VBIOS RIM alone is no reason to pass a driver whose RIM is empty."""
+    with refuses("rim-empty", Refused):
+        measure(**{which: vendor().rim(version, {})})
+
+
+@pytest.mark.parametrize(
+    ("which", "version"),
+    [
+        ("driver", "550.90.08"),
+        ("driver", VBIOS_VERSION),
+        ("driver", ""),
+        ("vbios", "96.00.9F.00.02"),
+        ("vbios", DRIVER_VERSION),
+    ],
+)
+def test_rim_of_another_version(which: str, version: str) -> None:
+    with refuses("rim-other", NotAuthentic):
+        measure(**{which: vendor().rim(version, golden(DRIVER_INDICES))})
+
+
+def test_rim_of_another_product() -> None:
+    nvidia = vendor()
+    keys = {"key": nvidia.keys["rim"], "chain": nvidia.rim_chain}
+    for product in ("GB100", "LS10", "gh100", ""):
+        rim = maker.make(product, DRIVER_VERSION, golden(DRIVER_INDICES), **keys)
+        with refuses("rim-other", NotAuthentic):
+            measure(driver=rim)
+
+
+@pytest.mark.parametrize("index", [32, 63])
+def test_rims_that_both_name_an_index(index: int) -> None:
+    rim = vendor().rim(VBIOS_VERSION, golden(VBIOS_INDICES) | golden(range(index, index + 1)))
+    with refuses("rim-overlap", NotAuthentic):
+        measure(vbios=rim)
+
+
+def test_rim_of_a_stranger() -> None:
+    rim = vendor("Stranger").rim(DRIVER_VERSION, golden(DRIVER_INDICES))
+    with refuses("rim-wrong-root", NotAuthentic):
+        measure(driver=rim)
+
+
+def test_device_root_is_no_rim_root() -> None:
+    mixed = dataclasses.replace(roots(), nvidia_rim=roots().nvidia_device)
+    with refuses("rim-simulated-root", NotAuthentic):
+        check_measurements(checked(), collateral(), roots=mixed, now=NOW)
+
+
+def test_rims_expire() -> None:
+    late = int(pki.NOT_AFTER.timestamp()) + 1
+    with refuses("rim-expired", Refused):
+        check_measurements(checked(), collateral(), roots=roots(), now=late)
+
+
+def test_report_of_an_unreadable_board_is_refused() -> None:
+    for broken in (opaque(f6=bytes(7)), opaque(f3=b"550\x0090"), opaque(f17=b"../x")):
+        with pytest.raises(ParseError):
+            measure(device(opaque=broken))

@@ -1,0 +1,141 @@
+"""The policy file: absent keys, unknown keys and wrong values are errors by name."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attestation.errors import ParseError
+from attestation.trust.anchor import reaches
+from attestation.trust.policy import Policy
+from attestation.trust.roots import PRODUCTION
+
+GOOD = f"""
+version = 1
+[network]
+id = "umay-test"
+log_contract = "EQ"
+log_code_hash = "{"11" * 32}"
+log_origin = "127.0.0.1:1/log"
+log_key = "{"22" * 32}"
+anchor = "reported"
+max_anchor_age_s = 600
+[freshness]
+max_beacon_age_s = 7200
+challenge = "optional"
+[cpu]
+platforms = ["tdx"]
+tcb_status = ["UpToDate"]
+refuse_advisories = []
+min_tcb_evaluation_number = 17
+max_collateral_age_s = 2592000
+families = "any"
+instances = "any"
+[cpu.snp]
+signers = ["VCEK"]
+min_tcb = "any"
+alias_check = "required"
+[gpu]
+count = 1
+architectures = ["hopper"]
+min_driver = "any"
+revocation = "required"
+[channel]
+pq = "required"
+[[release]]
+name = "r1"
+launch_ids = []
+engine_configs = "any"
+host_configs = "any"
+[release.shapes]
+laptop = ["{"33" * 32}"]
+[[model]]
+name = "demo"
+digest = "{"44" * 32}"
+"""
+UNSAFE = f"""
+[unsafe.simulated_roots]
+intel = ["{"55" * 32}"]
+amd = []
+nvidia_device = ["{"66" * 32}"]
+nvidia_rim = ["{"77" * 32}"]
+"""
+
+
+def test_a_full_policy_is_read() -> None:
+    policy = Policy.from_toml(GOOD.encode())
+    assert policy.roots is PRODUCTION
+    assert policy.gpu_count == 1 and policy.families is None
+    assert policy.releases[0].shapes == {"laptop": {b"\x33" * 32}}
+    assert policy.models == (("demo", b"\x44" * 32),)
+
+
+def test_unsafe_roots_replace_the_vendors() -> None:
+    roots = Policy.from_toml((GOOD + UNSAFE).encode()).roots
+    assert roots.simulated
+    assert not roots.intel & PRODUCTION.intel
+    assert roots.amd == frozenset()
+
+
+LINES = [line for line in GOOD.splitlines() if " = " in line]
+
+
+@pytest.mark.parametrize("line", LINES, ids=[line.split(" = ")[0] for line in LINES])
+def test_every_key_must_be_written(line: str) -> None:
+    with pytest.raises(ParseError, match="absent"):
+        Policy.from_toml(GOOD.replace(line + "\n", "", 1).encode())
+
+
+@pytest.mark.parametrize("section", ["network", "freshness", "cpu", "gpu", "channel"])
+def test_an_unknown_key_is_named(section: str) -> None:
+    with pytest.raises(ParseError, match="surplus: unknown key"):
+        Policy.from_toml(GOOD.replace(f"[{section}]", f"[{section}]\nsurplus = 1").encode())
+
+
+BAD = {
+    "another version": ("version = 1", "version = 2"),
+    "anchor may not be claimed": ('anchor = "reported"', 'anchor = "claimed"'),
+    "negative age": ("max_anchor_age_s = 600", "max_anchor_age_s = -1"),
+    "age true": ("max_anchor_age_s = 600", "max_anchor_age_s = true"),
+    "age as text": ("max_anchor_age_s = 600", 'max_anchor_age_s = "any"'),
+    "unknown TCB status": ('["UpToDate"]', '["UpToDateish"]'),
+    "revoked is never accepted": ('["UpToDate"]', '["Revoked"]'),
+    "unknown platform": ('["tdx"]', '["sgx"]'),
+    "short digest": ("11" * 32, "11" * 31),
+    "capital hex": ("44" * 32, "AA" * 32),
+    "revocation off without its name": ('revocation = "required"', 'revocation = "none"'),
+    "pq any": ('pq = "required"', 'pq = "any"'),
+    "no release": ("[[release]]", "[[unreleased]]"),
+    "measurements any": (f'laptop = ["{"33" * 32}"]', 'laptop = "any"'),
+    "shape without measurements": (f'laptop = ["{"33" * 32}"]', "laptop = []"),
+    "no shapes": (f'laptop = ["{"33" * 32}"]', ""),
+    "not TOML": ("[network]", "[network"),
+    "a key of ten thousand parts": ("version = 1", ".".join("a" * 10_000) + " = 1"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), BAD.values(), ids=BAD)
+def test_wrong_values_are_refused(old: str, new: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ParseError, match="policy"):
+        Policy.from_toml(GOOD.replace(old, new, 1).encode())
+
+
+def test_unsafe_without_every_root_list_is_refused() -> None:
+    with pytest.raises(ParseError, match="amd is absent"):
+        Policy.from_toml((GOOD + UNSAFE.replace("amd = []\n", "")).encode())
+
+
+@given(st.binary(max_size=200))
+def test_hypothesis_arbitrary_bytes(data: bytes) -> None:
+    with pytest.raises(ParseError):
+        Policy.from_toml(data)
+
+
+def test_levels() -> None:
+    assert reaches("proven", "reported") and reaches("reported", "reported")
+    assert not reaches("reported", "proven")
+    assert not reaches("claimed", "reported")
+    assert not reaches("claimed", "claimed")
+    assert not reaches("nonsense", "reported")

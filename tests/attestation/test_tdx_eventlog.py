@@ -1,0 +1,170 @@
+"""The CCEL: only a log that replays to the quote's registers is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attestation.errors import NotAuthentic, ParseError, UmayError
+from attestation.platforms.tdx import check_replay, parse_ccel, parse_quote, replay
+from attestation.platforms.tdx.eventlog import Event, EventLog, cut_fill, extend, specification
+from enclave.simulator import ccel
+from tests.helpers.tdx_machine import flip, machine, refuses
+
+LAUNCH = ccel.launch(ccel.SOURCE_ROOT)
+LOG = parse_ccel(LAUNCH.ccel)
+RTMR3 = (hashlib.sha384(b"host config").digest(), hashlib.sha384(b"init done").digest())
+
+
+def quote(rtmr3: bytes):
+    registers = {f"rt_mr{number}": value for number, value in enumerate(LAUNCH.rtmrs)}
+    return parse_quote(machine().quote(**registers, mr_td=LAUNCH.mr_td, rt_mr3=rtmr3))
+
+
+QUOTE = quote(extend(extend(bytes(48), RTMR3[0]), RTMR3[1]))
+
+
+def with_events(*events: Event) -> bytes:
+    return replace(LOG, events=events).to_bytes()
+
+
+def test_log_replays_to_the_quote() -> None:
+    check_replay(QUOTE, LAUNCH.ccel, RTMR3)
+    assert replay(LAUNCH.ccel, RTMR3) == QUOTE.rtmrs
+    assert QUOTE.registers == LAUNCH.registers
+
+
+def test_replay_is_sha384_of_register_and_digest() -> None:
+    first, second = b"\1" * 48, b"\2" * 48
+    expected = hashlib.sha384(hashlib.sha384(bytes(48) + first).digest() + second).digest()
+    log = EventLog(1, specification(), (Event(2, 7, first, b""), Event(2, 7, second, b"x")))
+    assert replay(log.to_bytes(), ())[1] == expected
+
+
+def test_no_action_events_extend_nothing() -> None:
+    log = EventLog(1, specification(), (Event(1, 3, b"\1" * 48, b"note"),))
+    assert replay(log.to_bytes(), ())[0] == bytes(48)
+
+
+def test_events_say_which_data_is_measured() -> None:
+    action = next(event for event in LOG.events if event.data.startswith(b"Exit Boot"))
+    guest = LOG.events[-1]
+    assert (action.data_is_measured, action.rtmr, action.name) == (True, 1, "UEFI action")
+    assert (guest.data_is_measured, guest.rtmr) == (False, 2)
+
+
+CHANGED = {
+    "wrong-event-digest": with_events(
+        replace(LOG.events[0], digest=flip(LOG.events[0].digest, 0)), *LOG.events[1:]
+    ),
+    "extra-event": with_events(*LOG.events, Event(3, 6, b"\1" * 48, b"")),
+    "event-left-out": with_events(*LOG.events[:-1]),
+    "other-order": with_events(LOG.events[1], LOG.events[0], *LOG.events[2:]),
+    "other-register": with_events(replace(LOG.events[0], index=2), *LOG.events[1:]),
+    "no-events": with_events(),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_other_log_does_not_replay(name: str) -> None:
+    with refuses("rtmr-mismatch", NotAuthentic):
+        check_replay(QUOTE, CHANGED[name], RTMR3)
+
+
+@pytest.mark.parametrize(
+    "events", [(), RTMR3[:1], RTMR3[::-1], (*RTMR3, RTMR3[1]), (b"\1" * 48, RTMR3[1])]
+)
+def test_other_rtmr3_events_do_not_replay(events: tuple[bytes, ...]) -> None:
+    with refuses("rtmr-mismatch", NotAuthentic) as caught:
+        check_replay(QUOTE, LAUNCH.ccel, events)
+    assert "RTMR3" in str(caught.value)
+
+
+def test_firmware_event_in_rtmr3() -> None:
+    with refuses("rtmr3-in-ccel", NotAuthentic):
+        replay(with_events(*LOG.events, Event(4, 6, b"\1" * 48, b"")), RTMR3)
+
+
+def test_rtmr3_event_of_another_length() -> None:
+    with pytest.raises(ParseError):
+        replay(LAUNCH.ccel, (b"\1" * 32,))
+
+
+def raw_event(index: int = 1, count: int = 1, algorithm: int = 0xC, size: int = 0) -> bytes:
+    return struct.pack("<IIIH", index, 6, count, algorithm) + bytes(48) + struct.pack("<I", size)
+
+
+HEAD = EventLog(1, specification(), ()).to_bytes()
+BAD = {
+    "empty": b"",
+    "truncated": LAUNCH.ccel[:-1],
+    "truncated-header": LAUNCH.ccel[:30],
+    "fill-after-the-end": LAUNCH.ccel + b"\xff" * 8,
+    "trailing-byte": LAUNCH.ccel + b"\0",
+    "too-long": bytes(600 * 1024),
+    "first-event-is-no-spec-id": raw_event(),
+    "first-digest-not-zero": flip(HEAD, 10),
+    "sha256-log": EventLog(
+        1, specification().replace(b"\x0c\0\x30\0", b"\x0b\0\x20\0"), ()
+    ).to_bytes(),
+    "two-algorithms": EventLog(
+        1, specification().replace(b"\1\0\0\0\x0c", b"\2\0\0\0\x0c"), ()
+    ).to_bytes(),
+    "older-spec": EventLog(1, specification().replace(b"t03", b"t02"), ()).to_bytes(),
+    "spec-id-trailing": EventLog(1, specification() + b"\0", ()).to_bytes(),
+    "register-0": HEAD + raw_event(index=0),
+    "register-5": HEAD + raw_event(index=5),
+    "two-digests": HEAD + raw_event(count=2),
+    "sha256-event": HEAD + raw_event(algorithm=0xB),
+    "data-beyond-the-end": HEAD + raw_event(size=1),
+    "too-many-events": HEAD + raw_event() * 4097,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_malformed_log_is_refused(name: str) -> None:
+    with pytest.raises(ParseError):
+        parse_ccel(BAD[name])
+
+
+def test_guest_cuts_the_fill_and_nothing_else() -> None:
+    assert cut_fill(LAUNCH.ccel + b"\xff" * 4096) == LAUNCH.ccel
+    assert cut_fill(LAUNCH.ccel) == LAUNCH.ccel
+    with pytest.raises(ParseError):
+        cut_fill(LAUNCH.ccel + b"\xff" * 64 + b"\0")
+
+
+EVENTS = st.builds(
+    Event,
+    st.integers(1, 4),
+    st.integers(0, 2**32 - 1),
+    st.binary(min_size=48, max_size=48),
+    st.binary(max_size=80),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 1), st.binary(max_size=20), st.lists(EVENTS, max_size=8))
+def test_logs_encode_and_parse_back(index: int, vendor: bytes, events: list[Event]) -> None:
+    log = EventLog(index, specification(vendor), tuple(events))
+    assert parse_ccel(log.to_bytes()) == log
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(LAUNCH.ccel) - 1), st.binary(max_size=70))
+def test_any_log_raises_only_our_errors(at: int, data: bytes) -> None:
+    for attempt in (data, LAUNCH.ccel[:at] + data, LAUNCH.ccel[:at] + data + LAUNCH.ccel[at:]):
+        try:
+            assert parse_ccel(attempt).to_bytes() == attempt
+            replay(attempt, ())
+        except UmayError:
+            pass
+        try:
+            cut_fill(attempt)
+        except UmayError:
+            pass

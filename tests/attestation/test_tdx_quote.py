@@ -1,0 +1,172 @@
+"""TDX quotes: the only bytes that parse are those that encode back to themselves."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attestation.errors import ParseError, UmayError
+from attestation.platforms.tdx import pck
+from attestation.platforms.tdx.quote import BODY_FIELDS, parse_quote
+from enclave.simulator import intel
+from tests.helpers.tdx_machine import flip, good, good_bytes, pem
+
+SIGNED_BYTES = 632
+QE_TYPE_AT = SIGNED_BYTES + 4 + 128
+AUTH_AT = QE_TYPE_AT + 6 + 384 + 64
+
+
+def put(at: int, value: bytes) -> bytes:
+    data = good_bytes()
+    return data[:at] + value + data[at + len(value) :]
+
+
+def td15() -> bytes:
+    """A version 5 quote with a TDX 1.5 body, of the same machine."""
+    return replace(
+        good(), version=5, tee_tcb_svn2=b"\7\1\3" + bytes(13), mr_servicetd=bytes(48)
+    ).to_bytes()
+
+
+BAD = {
+    "empty": b"",
+    "truncated-header": good_bytes()[:40],
+    "truncated-body": good_bytes()[:600],
+    "truncated-chain": good_bytes()[:-1],
+    "trailing-byte": good_bytes() + b"\0",
+    "too-long": bytes(20_000),
+    "version-3": put(0, b"\x03\0"),
+    "version-6": put(0, b"\x06\0"),
+    "version-5-without-descriptor": put(0, b"\x05\0"),
+    "version-5-extended-body": td15().replace(b"\3\0\x88\2\0\0", b"\4\0\x75\3\0\0"),
+    "version-5-wrong-size": td15().replace(b"\3\0\x88\2\0\0", b"\3\0\x48\2\0\0"),
+    "version-5-sgx-body": td15().replace(b"\3\0\x88\2\0\0", b"\1\0\x80\1\0\0"),
+    "key-type-p384": put(2, b"\x03\0"),
+    "tee-sgx": put(4, bytes(4)),
+    "tee-high-byte": put(4, b"\x81\0\0\x01"),
+    "certification-type-5-outside": put(QE_TYPE_AT, b"\x05\0"),
+    "certification-size-one-less": put(
+        QE_TYPE_AT + 2, struct.pack("<I", len(good_bytes()) - QE_TYPE_AT - 7)
+    ),
+    "auth-size-one-more": put(AUTH_AT, b"\x21\0"),
+    "ppid-instead-of-chain": put(AUTH_AT + 2 + 32, b"\x03\0"),
+    "signature-size-one-less": put(
+        SIGNED_BYTES, struct.pack("<I", len(good_bytes()) - SIGNED_BYTES - 5)
+    ),
+}
+
+
+def chains() -> dict[str, bytes]:
+    text = good().pck_pem
+    one = text[: text.index(b"-----END") + len(b"-----END CERTIFICATE-----\n")]
+    return {
+        "no-certificate": b"",
+        "two-certificates": text.replace(one, b"", 1),
+        "four-certificates": text + one,
+        "two-nuls": text + b"\0\0",
+        "text-between": text.replace(one, one + b"# leaf\n", 1),
+        "carriage-returns": text.replace(b"\n", b"\r\n"),
+        "long-line": text.replace(b"\n", b"", 3).replace(b"-----M", b"-----\nM"),
+        "not-base64": text.replace(b"MII", b"M!I", 1),
+        "other-block": text.replace(b"BEGIN CERTIFICATE", b"BEGIN PUBLIC KEY!", 1),
+    }
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_malformed_quote_is_refused(name: str) -> None:
+    with pytest.raises(ParseError):
+        parse_quote(BAD[name])
+
+
+def test_version_5_with_either_body() -> None:
+    for data in (td15(), replace(good(), version=5).to_bytes()):
+        assert parse_quote(data).to_bytes() == data
+        assert parse_quote(data).report_data == good().report_data
+    assert len(parse_quote(td15()).signed_region) == 702
+
+
+@pytest.mark.parametrize("name", chains())
+def test_other_spelling_of_the_chain_is_refused(name: str) -> None:
+    with pytest.raises(ParseError):
+        parse_quote(replace(good(), pck_pem=chains()[name]).to_bytes())
+
+
+def test_one_nul_after_the_chain_is_intels_own_spelling() -> None:
+    data = replace(good(), pck_pem=good().pck_pem + b"\0").to_bytes()
+    assert parse_quote(data).pck_chain == good().pck_chain
+
+
+def test_fields_stand_where_intel_puts_them() -> None:
+    quote = good()
+    assert quote.report_data == b"\x07" * 64 == good_bytes()[568:632]
+    assert quote.mr_td == b"\x01" * 48 == good_bytes()[48 + 136 : 48 + 184]
+    assert quote.signed_region == good_bytes()[:632]
+    assert sum(BODY_FIELDS.values()) == 584
+    assert quote.report_data not in quote.identity
+
+
+def test_signed_region_is_what_changes_the_statement_not_the_spelling() -> None:
+    other = replace(good(), pck_pem=pem() + good().pck_pem + b"\0", signature=bytes(64))
+    assert other.signed_region == good().signed_region
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=6000))
+def test_any_bytes_raise_only_our_errors(data: bytes) -> None:
+    try:
+        assert parse_quote(data).to_bytes() == data
+    except UmayError:
+        pass
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from((good_bytes(), td15())), st.integers(0, 4000), st.integers(1, 255))
+def test_what_parses_encodes_back(data: bytes, at: int, mask: int) -> None:
+    cut = at % 2
+    data = data[:at] + bytes([data[at] ^ mask]) + data[at + 1 : len(data) - cut]
+    try:
+        assert parse_quote(data).to_bytes() == data
+    except ParseError:
+        pass
+
+
+def test_sgx_extension_of_the_simulated_processor() -> None:
+    extension = pck.parse_extension(intel.sgx_extension(bytes(range(16))))
+    assert extension == pck.PckExtension(bytes(range(16)), bytes(2), intel.FMSPC, b"")
+
+
+EXTENSION = intel.sgx_extension(bytes(16))
+BAD_EXTENSIONS = {
+    "empty": b"",
+    "trailing-byte": EXTENSION + b"\0",
+    "truncated": EXTENSION[:-1],
+    "indefinite-length": b"\x30\x80" + EXTENSION[4:] + b"\0\0",
+    "long-form-of-a-short-length": b"\x30\x83\0" + EXTENSION[2:],
+    "not-a-sequence": b"\x31" + EXTENSION[1:],
+    "short-ppid": intel.sgx_extension(bytes(15)),
+    "ppid-of-another-type": EXTENSION.replace(b"\x04\x10" + bytes(16), b"\x0c\x10" + bytes(16)),
+    "no-fmspc": intel._tlv(0x30, intel._field(b"\1", b"\x04\x10" + bytes(16))),
+    "twice": intel._tlv(0x30, *[intel._field(b"\1", b"\x04\x10" + bytes(16))] * 2),
+    "other-oid": EXTENSION.replace(intel._SGX_ARC, intel._SGX_ARC[:-1] + b"\x02"),
+    "too-long": bytes(5000),
+}
+
+
+@pytest.mark.parametrize("name", BAD_EXTENSIONS)
+def test_malformed_sgx_extension_is_refused(name: str) -> None:
+    with pytest.raises(ParseError):
+        pck.parse_extension(BAD_EXTENSIONS[name])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(EXTENSION) - 1), st.binary(max_size=64))
+def test_any_extension_raises_only_our_errors(at: int, data: bytes) -> None:
+    for attempt in (flip(EXTENSION, at), data, EXTENSION[:at] + data):
+        try:
+            pck.parse_extension(attempt)
+        except UmayError:
+            pass

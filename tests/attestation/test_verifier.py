@@ -1,0 +1,346 @@
+"""The whole plan: one good case, and bad cases that only the step meant for them refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from attestation.errors import ParseError, VerificationError
+from attestation.formats.collateral import Collateral
+from attestation.formats.evidence import fresh_published, gpu_evidence_digest, report_data_binding
+from attestation.formats.keys import bundle_digest
+from attestation.log import checkpoint as checkpoints
+from attestation.log.merkle import Tree
+from attestation.platforms.tdx import parse_quote
+from attestation.trust.roots import PRODUCTION
+from attestation.verify.verdict import Report, VerifiedEnclave
+from attestation.verify.verifier import PLAN, Presented, Verifier
+from tests.helpers.world import HOST, NOW, World
+
+Change = Callable[[World], tuple[Presented, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World.start(tmp_path_factory.mktemp("simulator"))
+
+
+def fresh(world: World, **changes: Any) -> World:
+    return dataclasses.replace(world, **changes)
+
+
+def test_a_genuine_machine_passes_every_step(world: World) -> None:
+    presented, anchor = world.logged(world.presented())
+    verified = Verifier(world.policy).verify(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+    assert verified.report.ok and verified.simulated
+    assert [step.name for step in verified.report.steps] == [name for name, _ in PLAN]
+    assert verified.bundle == world.bundle
+    assert verified.model_name == "demo" and verified.release_name == "r1"
+    assert NOW < verified.valid_until <= anchor.read_at + world.policy.max_anchor_age_s
+
+
+def test_only_the_verifier_mints(world: World) -> None:
+    presented, anchor = world.logged(world.presented())
+    verified = Verifier(world.policy).verify(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+    fields = {f.name: getattr(verified, f.name) for f in dataclasses.fields(VerifiedEnclave)}
+    with pytest.raises(TypeError):
+        VerifiedEnclave(**fields, minted_by=None)
+    with pytest.raises(ValueError, match="minted_by"):
+        dataclasses.replace(verified, valid_until=NOW * 2)
+
+
+def test_a_challenge_of_our_own_is_answered(world: World) -> None:
+    policy = dataclasses.replace(world.policy, challenge="required")
+    nonce = bytes(range(32))
+    presented, anchor = world.logged(world.presented(challenge=world.challenge(nonce)))
+    verifier = Verifier(policy)
+    assert verifier.verify(presented, anchor=anchor, beacon=world.beacon, now=NOW).report.ok
+
+
+def measurement_changed(world: World) -> Report:
+    forged = world.forge(mr_td=b"\xaa" * 48)
+    return examine(world, world.presented(forged))
+
+
+def other_bundle(world: World) -> Report:
+    """Own keys, own GPU answer, own log entry; the quote still names the real ones."""
+    bundle = dataclasses.replace(world.bundle, receipt_key=b"\xee" * 32)
+    forged = dataclasses.replace(world.prove(bundle), quote=world.evidence.quote)
+    return examine(world, world.presented(forged))
+
+
+def gpu_nonce_changed(world: World) -> Report:
+    return examine(world, world.presented(world.prove(world.bundle, nonce=b"\x99" * 32)))
+
+
+def gpu_removed(world: World) -> Report:
+    evidence = dataclasses.replace(world.evidence, devices=())
+    data = report_data_binding(bundle_digest(evidence.bundle), gpu_evidence_digest(()))
+    forged = world.forge(report_data=data + fresh_published(world.beacon.root_hash))
+    return examine(world, world.presented(dataclasses.replace(forged, devices=())))
+
+
+def debug_vm(world: World) -> Report:
+    attributes = bytearray(parse_quote(world.evidence.quote).td_attributes)
+    attributes[0] |= 1
+    return examine(world, world.presented(world.forge(td_attributes=bytes(attributes))))
+
+
+def other_root(world: World) -> Report:
+    return examine(world, world.presented(world.forge(other_root=True)))
+
+
+def simulated_under_shipped_roots(world: World) -> Report:
+    policy = dataclasses.replace(world.policy, simulated_roots=None)
+    assert policy.roots is PRODUCTION
+    return examine(fresh(world, policy=policy), world.presented())
+
+
+def trailing_byte(world: World) -> Report:
+    presented = world.presented()
+    return examine(world, dataclasses.replace(presented, evidence=presented.evidence + b"\0"))
+
+
+def expired_collateral(world: World) -> Report:
+    late = NOW + 40 * 86_400
+    bundle = dataclasses.replace(world.bundle, not_before=late - 60, not_after=late + 600)
+    beacon = dataclasses.replace(world.beacon, utime=late - 60)
+    moved = fresh(world, bundle=bundle, beacon=beacon, now=late)
+    return examine(moved, moved.presented(moved.prove(bundle)), read_at=late - 10)
+
+
+def tcb_status_refused(world: World) -> Report:
+    policy = dataclasses.replace(world.policy, tcb_status=frozenset({"OutOfDate"}))
+    return examine(fresh(world, policy=policy), world.presented())
+
+
+def collateral_missing(world: World) -> Report:
+    parts = {k: v for k, v in world.collateral.parts.items() if k != "intel/tcb_info"}
+    return examine(world, world.presented(collateral=Collateral(parts)))
+
+
+def rim_missing(world: World) -> Report:
+    parts = {k: v for k, v in world.collateral.parts.items() if "/rim/" not in k}
+    return examine(world, world.presented(collateral=Collateral(parts)))
+
+
+def ocsp_missing(world: World) -> Report:
+    parts = {k: v for k, v in world.collateral.parts.items() if "/ocsp/" not in k}
+    return examine(world, world.presented(collateral=Collateral(parts)))
+
+
+def host_config_served_differs(world: World) -> Report:
+    return examine(world, world.presented(host_config=HOST + b"# more\n"))
+
+
+def event_log_changed(world: World) -> Report:
+    forged = dataclasses.replace(world.evidence, rtmr3_events=world.evidence.rtmr3_events[:1])
+    return examine(world, world.presented(forged))
+
+
+def beacon_unknown(world: World) -> Report:
+    beacon = dataclasses.replace(world.beacon, root_hash=b"\x0c" * 32)
+    return examine(fresh(world, beacon=beacon), world.presented())
+
+
+def beacon_too_old(world: World) -> Report:
+    policy = dataclasses.replace(world.policy, max_beacon_age_s=30)
+    return examine(fresh(world, policy=policy), world.presented())
+
+
+def beacon_claimed(world: World) -> Report:
+    beacon = dataclasses.replace(world.beacon, level="claimed")
+    return examine(fresh(world, beacon=beacon), world.presented())
+
+
+def lives_three_hours(world: World) -> Report:
+    bundle = dataclasses.replace(world.bundle, not_after=world.beacon.utime + 10_800)
+    return examine(world, world.presented(world.prove(bundle)))
+
+
+def dated_before_its_beacon(world: World) -> Report:
+    bundle = dataclasses.replace(world.bundle, not_before=world.beacon.utime - 3600)
+    return examine(world, world.presented(world.prove(bundle)))
+
+
+def no_longer_valid(world: World) -> Report:
+    bundle = dataclasses.replace(world.bundle, not_after=NOW - 1)
+    return examine(world, world.presented(world.prove(bundle)))
+
+
+def challenge_absent(world: World) -> Report:
+    policy = dataclasses.replace(world.policy, challenge="required")
+    return examine(fresh(world, policy=policy), world.presented())
+
+
+def challenge_replayed(world: World) -> Report:
+    old = dataclasses.replace(world.challenge(b"\x01" * 32), nonce=b"\x02" * 32)
+    return examine(world, world.presented(challenge=old))
+
+
+def challenge_by_another_td(world: World) -> Report:
+    other = world.challenge(b"\x01" * 32, mr_td=b"\xaa" * 48)
+    return examine(world, world.presented(challenge=other))
+
+
+def model_unknown(world: World) -> Report:
+    bundle = dataclasses.replace(world.bundle, model_digest=b"\x45" * 32)
+    return examine(world, world.presented(world.prove(bundle)))
+
+
+def engine_config_served_differs(world: World) -> Report:
+    return examine(world, world.presented(engine_config=b'{"engine":"other"}'))
+
+
+def price_table_served_differs(world: World) -> Report:
+    return examine(world, world.presented(price_table=b'{"completion":3,"prompt":1}'))
+
+
+def engine_config_not_of_the_release(world: World) -> Report:
+    release = dataclasses.replace(world.policy.releases[0], engine_configs=frozenset({bytes(32)}))
+    policy = dataclasses.replace(world.policy, releases=(release,))
+    return examine(fresh(world, policy=policy), world.presented())
+
+
+def not_in_the_log(world: World) -> Report:
+    presented, anchor = world.logged(world.presented())
+    presented = dataclasses.replace(presented, proof=None)
+    return Verifier(world.policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+
+
+def different_history(world: World) -> Report:
+    """The log signs a second tree of the same size for this client."""
+    presented, _ = world.logged(world.presented())
+    other = Tree()
+    for entry in (b"first", b"second", b"third"):
+        other.append(entry)
+    anchor = world.anchor(3, other.root(3))
+    return Verifier(world.policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+
+
+def signed_by_another_log(world: World) -> Report:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    stranger = fresh(world, log_key=Ed25519PrivateKey.generate())
+    presented, anchor = stranger.logged(world.presented())
+    return Verifier(world.policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+
+
+def leaf_of_other_evidence(world: World) -> Report:
+    presented, anchor = world.logged(world.presented(), evidence_digest=b"\x77" * 32)
+    return Verifier(world.policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+
+
+def anchored(world: World, **changes: Any) -> Report:
+    presented, anchor = world.logged(world.presented())
+    anchor = dataclasses.replace(anchor, **changes)
+    return Verifier(world.policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+
+
+def examine(world: World, presented: Presented, *, read_at: int | None = None) -> Report:
+    """Everything else right: the log holds the forged evidence and the chain anchors it."""
+    try:
+        presented, anchor = world.logged(presented)
+    except ParseError:  # nothing that a log could hold
+        anchor = world.anchor(1, bytes(32))
+    if read_at is not None:
+        anchor = dataclasses.replace(anchor, read_at=read_at)
+    verifier = Verifier(world.policy)
+    return verifier.examine(presented, anchor=anchor, beacon=world.beacon, now=world.now)
+
+
+BAD: dict[str, tuple[Callable[[World], Report], str, str]] = {
+    "trailing byte": (trailing_byte, "parse", "malformed"),
+    "quote under another root": (other_root, "cpu-signature", "wrong-root"),
+    "debug VM": (debug_vm, "cpu-attributes", "debug"),
+    "expired collateral": (expired_collateral, "cpu-tcb", "collateral-expired"),
+    "TCB status not accepted": (tcb_status_refused, "cpu-tcb", "tcb-status"),
+    "no TCB info": (collateral_missing, "cpu-tcb", "collateral-missing"),
+    "changed measurement": (measurement_changed, "measurement", "unknown-measurement"),
+    "RTMR3 event left out": (event_log_changed, "measurement", "log-mismatch"),
+    "another host config served": (
+        host_config_served_differs,
+        "measurement",
+        "host-config-mismatch",
+    ),
+    "evidence carrying another key": (other_bundle, "binding", "wrong-report-data"),
+    "beacon of no such block": (beacon_unknown, "freshness", "unknown-beacon"),
+    "beacon too old": (beacon_too_old, "freshness", "beacon-too-old"),
+    "beacon only claimed": (beacon_claimed, "freshness", "beacon-level"),
+    "keys for three hours": (lives_three_hours, "freshness", "lives-too-long"),
+    "dated before its beacon": (dated_before_its_beacon, "freshness", "dated-before-beacon"),
+    "no longer valid": (no_longer_valid, "freshness", "not-valid-now"),
+    "no challenge": (challenge_absent, "freshness", "no-challenge"),
+    "replayed challenge": (challenge_replayed, "freshness", "wrong-challenge"),
+    "challenge answered by another TD": (challenge_by_another_td, "freshness", "other-machine"),
+    "GPU answered another nonce": (gpu_nonce_changed, "gpu", "wrong-nonce"),
+    "GPU taken out": (gpu_removed, "gpu", "wrong-count"),
+    "no RIM": (rim_missing, "gpu", "rim-missing"),
+    "no revocation answer": (ocsp_missing, "gpu", "revocation-unknown"),
+    "unknown model": (model_unknown, "model", "unknown-model"),
+    "another engine config served": (engine_config_served_differs, "engine", "config-mismatch"),
+    "another price table served": (price_table_served_differs, "engine", "price-mismatch"),
+    "engine config of no release": (engine_config_not_of_the_release, "engine", "unknown-config"),
+    "no log proof": (not_in_the_log, "log", "no-proof"),
+    "a log that shows another history": (different_history, "log", "other-history"),
+    "signed by another log": (signed_by_another_log, "log", "*"),
+    "leaf of other evidence": (leaf_of_other_evidence, "log", "other-leaf"),
+    "forked": (lambda w: anchored(w, forked=True), "log", "forked"),
+    "anchor claimed": (lambda w: anchored(w, level="claimed"), "log", "anchor-level"),
+    "anchor read long ago": (lambda w: anchored(w, read_at=NOW - 601), "log", "anchor-too-old"),
+    "anchor of another contract": (
+        lambda w: anchored(w, address="EQother"),
+        "log",
+        "other-contract",
+    ),
+    "anchor of other code": (lambda w: anchored(w, code_hash=bytes(32)), "log", "other-code-hash"),
+    "anchor of another network": (lambda w: anchored(w, network="x"), "log", "other-network"),
+    "anchor read before the beacon": (
+        lambda w: anchored(w, read_at=w.beacon.utime - 1),
+        "log",
+        "anchor-before-beacon",
+    ),
+}
+
+
+@pytest.mark.parametrize(("bad", "step", "code"), BAD.values(), ids=BAD)
+def test_only_the_step_meant_for_it_refuses(
+    world: World, bad: Callable[[World], Report], step: str, code: str
+) -> None:
+    report = bad(world)
+    assert not report.ok
+    assert report.failed == (step,), report
+    got = next(result.code for result in report.steps if result.name == step)
+    assert code in ("*", got)
+
+
+def test_a_simulated_machine_is_refused_by_name_under_vendor_roots(world: World) -> None:
+    report = simulated_under_shipped_roots(world)
+    assert report.steps[1].code == "simulated-root"
+    assert not report.simulated
+
+
+def test_every_plan_step_has_a_bad_case() -> None:
+    assert {step for _, step, _ in BAD.values()} == {name for name, _ in PLAN} - {"mint"}
+
+
+def test_verify_raises_with_the_report_so_far(world: World) -> None:
+    presented, anchor = world.logged(world.presented(world.forge(mr_td=b"\xaa" * 48)))
+    with pytest.raises(VerificationError) as caught:
+        Verifier(world.policy).verify(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+    error = caught.value
+    assert (error.step, error.code, error.exit_code) == ("measurement", "unknown-measurement", 4)
+    statuses = [step.status for step in error.report.steps]
+    assert statuses == ["passed"] * 4 + ["failed"] + ["not checked"] * 7
+
+
+def test_checkpoint_of_other_origin_is_refused(world: World) -> None:
+    presented, anchor = world.logged(world.presented())
+    policy = dataclasses.replace(world.policy, log_origin="127.0.0.1:2/log")
+    anchor = dataclasses.replace(anchor, origin="127.0.0.1:2/log")
+    report = Verifier(policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+    assert report.failed == ("log",)
+    assert checkpoints.MAX_ORIGIN_BYTES == 60

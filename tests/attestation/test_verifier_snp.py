@@ -1,0 +1,221 @@
+"""The whole plan over a SEV-SNP guest: one good case, and each CPU step's own bad ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from attestation.errors import ParseError
+from attestation.formats.collateral import Collateral
+from attestation.formats.digests import sha256
+from attestation.formats.evidence import (
+    Device,
+    Evidence,
+    fresh_challenged,
+    fresh_published,
+    gpu_evidence_digest,
+    gpu_nonce,
+    report_data_binding,
+)
+from attestation.formats.keys import bundle_digest
+from attestation.formats.measurement import launch_id, measurement_digest
+from attestation.platforms.snp.cpu import SnpCpu
+from attestation.platforms.snp.report import VLEK
+from attestation.verify.verdict import Report
+from attestation.verify.verifier import Challenge, Presented, Verifier
+from enclave.simulator.amd import SimulatedAmd
+from tests.helpers.world import HOST, NOW, World, ask
+
+MEASUREMENT = hashlib.sha384(b"an SNP image").digest()
+Fields = dict[str, int | bytes]
+
+
+class SnpWorld:
+    """`tests.helpers.world`'s network with an SNP machine in place of the TDX one."""
+
+    def __init__(self, world: World, amd: SimulatedAmd) -> None:
+        self.amd, b = amd, bundle_digest(world.bundle.to_bytes())
+        gpu = ask(world.simulator, "gpu.report", "vm", 0, gpu_nonce(b))
+        self.devices = (Device(0, gpu[1], tuple(gpu[2])),)
+        self.half = report_data_binding(b, gpu_evidence_digest(self.devices))
+        parts = {**world.collateral.parts, **amd.collateral(NOW)}
+        release = dataclasses.replace(
+            world.policy.releases[0],
+            shapes={"simulated": frozenset({measurement_digest("snp", (MEASUREMENT,))})},
+        )
+        roots = world.policy.roots
+        policy = dataclasses.replace(
+            world.policy,
+            platforms=frozenset({"snp"}),
+            releases=(release,),
+            simulated_roots=dataclasses.replace(roots, amd=frozenset({amd.root_spki})),
+        )
+        self.world = dataclasses.replace(world, policy=policy, collateral=Collateral(parts))
+
+    def report(self, **fields: int | bytes) -> bytes:
+        usual: Fields = {
+            "measurement": MEASUREMENT,
+            "host_data": sha256(HOST),
+            "report_data": self.half + fresh_published(self.world.beacon.root_hash),
+        }
+        return self.amd.report(**{**usual, **fields})
+
+    def evidence(self, **changes: Any) -> Evidence:
+        evidence = Evidence(
+            platform="snp",
+            bundle=self.world.bundle.to_bytes(),
+            quote=self.report(),
+            cpu_certificates=self.amd.certificates,
+            devices=self.devices,
+        )
+        return dataclasses.replace(evidence, **changes)
+
+    def examine(self, presented: Presented | None = None, **policy: Any) -> Report:
+        given, anchor = self.world.logged(presented or self.world.presented(self.evidence()))
+        verifier = Verifier(dataclasses.replace(self.world.policy, **policy))
+        return verifier.examine(given, anchor=anchor, beacon=self.world.beacon, now=NOW)
+
+    def forged(self, **fields: int | bytes) -> Report:
+        evidence = self.evidence(quote=self.report(**fields))
+        return self.examine(self.world.presented(evidence))
+
+
+@pytest.fixture(scope="module")
+def snp(tmp_path_factory: pytest.TempPathFactory) -> SnpWorld:
+    world = World.start(tmp_path_factory.mktemp("simulator"))
+    return SnpWorld(world, SimulatedAmd("Genoa"))
+
+
+def test_a_genuine_snp_machine_passes_every_step(snp: SnpWorld) -> None:
+    presented, anchor = snp.world.logged(snp.world.presented(snp.evidence()))
+    verifier = Verifier(snp.world.policy)
+    verified = verifier.verify(presented, anchor=anchor, beacon=snp.world.beacon, now=NOW)
+    assert verified.report.ok
+    assert "Genoa" in verified.report.steps[1].detail
+
+
+def test_a_challenge_is_answered_by_the_same_guest(snp: SnpWorld) -> None:
+    nonce = bytes(range(32))
+    answer = snp.report(report_data=snp.half + fresh_challenged(nonce))
+    presented = snp.world.presented(snp.evidence(), challenge=Challenge(answer, nonce))
+    assert snp.examine(presented, challenge="required").ok
+    other = snp.report(report_data=snp.half + fresh_challenged(nonce), report_id=b"\1" * 32)
+    presented = snp.world.presented(snp.evidence(), challenge=Challenge(other, nonce))
+    assert refused(snp.examine(presented, challenge="required")) == ("freshness", "other-machine")
+
+
+def refused(report: Report) -> tuple[str, str]:
+    failed = [step for step in report.steps if step.status == "failed"]
+    assert len(failed) == 1, report
+    return failed[0].name, failed[0].code
+
+
+def other_chip(snp: SnpWorld) -> Report:
+    return snp.examine(snp.world.presented(snp.evidence(cpu_certificates=())))
+
+
+BAD: dict[str, tuple[str, str, Callable[[SnpWorld], Report]]] = {
+    "no certificates": ("cpu-signature", "bad-chain", other_chip),
+    "debug": (
+        "cpu-attributes",
+        "debug",
+        lambda snp: snp.forged(policy=0x30000 | 1 << 19),
+    ),
+    "family refused": (
+        "cpu-attributes",
+        "family-not-accepted",
+        lambda snp: snp.examine(families=frozenset({"Turin"})),
+    ),
+    "instance not listed": (
+        "cpu-attributes",
+        "instance-not-accepted",
+        lambda snp: snp.examine(instances=frozenset({"00"})),
+    ),
+    "platform not accepted": (
+        "cpu-attributes",
+        "platform-not-accepted",
+        lambda snp: snp.examine(platforms=frozenset({"tdx"})),
+    ),
+    "TCB below the floor": (
+        "cpu-tcb",
+        "out-of-date",
+        lambda snp: snp.examine(snp_min_tcb={"bootloader": 0, "tee": 0, "snp": 25, "microcode": 0}),
+    ),
+    "no alias check": ("cpu-tcb", "alias-check", lambda snp: snp.forged(platform_info=0)),
+    "no CRL": (
+        "cpu-tcb",
+        "revocation-unknown",
+        lambda snp: snp.examine(
+            dataclasses.replace(
+                snp.world.presented(snp.evidence()),
+                collateral=Collateral(
+                    {k: v for k, v in snp.world.collateral.parts.items() if "amd/" not in k}
+                ),
+            )
+        ),
+    ),
+    "unknown measurement": (
+        "measurement",
+        "unknown-measurement",
+        lambda snp: snp.forged(measurement=bytes(48)),
+    ),
+    "other host config": (
+        "measurement",
+        "host-config-mismatch",
+        lambda snp: snp.forged(host_data=bytes(32)),
+    ),
+    "other keys": (
+        "binding",
+        "wrong-report-data",
+        lambda snp: snp.forged(report_data=bytes(32) + fresh_published(snp.world.beacon.root_hash)),
+    ),
+    "other beacon": (
+        "freshness",
+        "wrong-report-data",
+        lambda snp: snp.forged(report_data=snp.half + bytes(32)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("step", "code", "bad"), BAD.values(), ids=BAD)
+def test_only_the_step_meant_for_it_refuses(
+    snp: SnpWorld, step: str, code: str, bad: Callable[[SnpWorld], Report]
+) -> None:
+    assert refused(bad(snp)) == (step, code)
+
+
+def test_event_logs_do_not_belong_to_snp(snp: SnpWorld) -> None:
+    with pytest.raises(ParseError):
+        SnpCpu.parse(snp.evidence(ccel=b"\0"))
+
+
+def test_a_vlek_is_taken_where_the_policy_says_so(snp: SnpWorld) -> None:
+    vlek = SnpWorld(snp.world, SimulatedAmd("Genoa", signer=VLEK))
+    assert refused(vlek.examine()) == ("cpu-attributes", "signer-not-accepted")
+    assert vlek.examine(snp_signers=frozenset({"VCEK", "VLEK"})).ok
+
+
+ID_BLOCK: Fields = {"family_id": b"\1" * 16, "id_key_digest": b"\2" * 48}
+LAUNCH = launch_id("snp", (b"\1" * 16, bytes(16), b"\2" * 48, bytes(48)))
+
+
+def test_an_id_block_is_taken_where_its_release_names_it(snp: SnpWorld) -> None:
+    release = snp.world.policy.releases[0]
+    named = dataclasses.replace(release, launch_ids=frozenset({LAUNCH}))
+    presented = snp.world.presented(snp.evidence(quote=snp.report(**ID_BLOCK)))
+    assert refused(snp.examine(presented)) == ("cpu-attributes", "id-block")
+    assert snp.examine(presented, releases=(named,)).ok
+    assert refused(snp.examine(releases=(named,))) == ("measurement", "launch-id")
+
+
+def test_an_id_block_of_another_release_does_not_do(snp: SnpWorld) -> None:
+    release = snp.world.policy.releases[0]
+    shapes = {"other": frozenset({bytes(32)})}
+    other = dataclasses.replace(release, shapes=shapes, launch_ids=frozenset({LAUNCH}))
+    presented = snp.world.presented(snp.evidence(quote=snp.report(**ID_BLOCK)))
+    report = snp.examine(presented, releases=(release, other))
+    assert refused(report) == ("measurement", "launch-id")

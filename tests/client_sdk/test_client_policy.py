@@ -1,0 +1,119 @@
+"""`umay client policy check`: every rule in words, every relaxation by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from attestation.errors import UmayError
+from attestation.trust.policy import Policy
+from attestation.trust.roots import PRODUCTION
+from client_sdk.cli import umay
+from client_sdk.policy_view import explain, relaxations
+from tests.attestation.test_policy import GOOD, UNSAFE
+
+STRICT: dict[str, Any] = {
+    "anchor": "proven",
+    "challenge": "required",
+    "pq": "required",
+    "instances": frozenset({"00" * 16}),
+}
+
+
+def read(text: str = GOOD, **changes: Any) -> Policy:
+    policy = dataclasses.replace(Policy.from_toml(text.encode()), **{**STRICT, **changes})
+    release = dataclasses.replace(
+        policy.releases[0], engine_configs=frozenset(), host_configs=frozenset()
+    )
+    return dataclasses.replace(policy, releases=(release,))
+
+
+def test_a_strict_policy_has_nothing_to_object_to() -> None:
+    assert relaxations(read()) == []
+
+
+RELAXED: dict[str, dict[str, Any]] = {
+    "GPU revocation": {"gpu_revocation": "unsafe-unchecked"},
+    "OutOfDate": {"tcb_status": frozenset({"UpToDate", "OutOfDate"})},
+    "VLEK": {"snp_signers": frozenset({"VLEK"})},
+    "no floor": {"platforms": frozenset({"snp"}), "snp_min_tcb": None},
+    "alias": {
+        "platforms": frozenset({"snp"}),
+        "snp_min_tcb": {"bootloader": 1},
+        "snp_alias_check": False,
+    },
+    "evaluation number": {"min_tcb_evaluation_number": 0},
+    "believed": {"anchor": "reported"},
+    "challenge": {"challenge": "optional"},
+    "post-quantum": {"pq": "preferred"},
+    "any machine": {"instances": None},
+}
+
+
+@pytest.mark.parametrize(("word", "change"), RELAXED.items(), ids=RELAXED)
+def test_each_relaxation_is_named_alone(word: str, change: dict[str, Any]) -> None:
+    found = relaxations(read(**change))
+    assert len(found) == 1 and word in found[0]
+
+
+def test_simulated_roots_come_first() -> None:
+    assert "simulated" in relaxations(read(GOOD + UNSAFE))[0]
+    assert dict(explain(read(GOOD + UNSAFE)))["roots"].startswith("SIMULATED")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(GOOD + UNSAFE)
+    shown = CliRunner().invoke(umay, ["client", "policy", "check", str(file)])
+    assert shown.exit_code == 0 and "not strict:" in shown.output
+    found = CliRunner().invoke(umay, ["client", "policy", "check", "--json", str(file)])
+    assert json.loads(found.output)["rules"]["network"] == "umay-test"
+
+
+NETWORK = (
+    GOOD[GOOD.index("[network]") : GOOD.index("[freshness]")] + GOOD[GOOD.index("[[release]]") :]
+)
+
+
+def made(rules: str, network: str, tmp_path: Path) -> tuple[int, Path]:
+    part, out = tmp_path / "network.toml", tmp_path / "policy.toml"
+    part.write_text(network)
+    arguments = ["client", "policy", "make", str(part), "--rules", rules, "--out", str(out)]
+    try:
+        CliRunner().invoke(umay, arguments, catch_exceptions=False, standalone_mode=False)
+    except UmayError as error:
+        return error.exit_code, out
+    return 0, out
+
+
+def test_shipped_rules_and_a_networks_part_are_a_policy(tmp_path: Path) -> None:
+    code, out = made("production", NETWORK, tmp_path)
+    policy = Policy.from_toml(out.read_bytes())
+    assert (code, policy.roots) == (0, PRODUCTION)
+    loose = relaxations(policy)
+    assert not any("GPU revocation" in text or "TCB status" in text for text in loose)
+
+
+def test_production_rules_refuse_simulated_roots(tmp_path: Path) -> None:
+    code, out = made("production", NETWORK + UNSAFE, tmp_path)
+    assert (code, out.exists()) == (4, False)
+
+
+def test_simulation_rules_want_simulated_roots(tmp_path: Path) -> None:
+    assert made("simulation", NETWORK, tmp_path)[0] == 4
+    code, out = made("simulation", NETWORK + UNSAFE, tmp_path)
+    assert code == 0 and Policy.from_toml(out.read_bytes()).roots.simulated
+
+
+@pytest.mark.parametrize("network", ["", "[cpu]\nplatforms = []\n", "\x00"], ids=repr)
+def test_a_networks_part_that_makes_no_policy(network: str, tmp_path: Path) -> None:
+    assert made("production", network, tmp_path)[0] == 2
+
+
+def test_unknown_rules(tmp_path: Path) -> None:
+    assert made("lenient", NETWORK, tmp_path)[0] == 2

@@ -1,0 +1,154 @@
+"""Sealed exchanges: streams, receipts, truncation, failing over; against a scripted enclave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from attestation.errors import ChannelError, NotAuthentic, Truncated, UmayError, Unavailable
+from client_sdk import sse
+from client_sdk.transport import Transport, check_url
+from tests.helpers.fake_enclave import FakeClient, FakeEnclave
+
+BODY = {"model": "demo", "messages": [{"role": "user", "content": "Hello?"}], "stream": True}
+ANSWER = "0 1 2 3 4 5 6 7 "
+
+
+@pytest.fixture
+def ada() -> Iterator[FakeEnclave]:
+    enclave = FakeEnclave("aa" * 16)
+    yield enclave
+    enclave.close()
+
+
+@pytest.fixture
+def bela() -> Iterator[FakeEnclave]:
+    enclave = FakeEnclave("bb" * 16)
+    yield enclave
+    enclave.close()
+
+
+def test_an_answer_streams_and_its_receipt_is_checked(ada: FakeEnclave) -> None:
+    answer = FakeClient([ada]).chat(BODY)
+    assert answer.status == 200 and answer.receipt is None
+    assert "".join(sse.deltas(answer)) == ANSWER
+    assert answer.receipt is not None
+    assert answer.receipt.receipt.tokens == (3, 0, 8, 0)
+    assert ada.script.seen[0].path == "/v1/chat/completions"
+    assert b"Hello?" in ada.script.seen[0].content
+
+
+def test_one_verification_serves_many_requests(ada: FakeEnclave) -> None:
+    client = FakeClient([ada])
+    for _ in range(3):
+        client.chat(BODY).read()
+    assert len(client.verifications) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "code"),
+    [
+        ("no receipt", ChannelError, "receipt"),
+        ("other key", NotAuthentic, "bad-signature"),
+        ("other evidence", NotAuthentic, "other-evidence"),
+        ("other response", NotAuthentic, "other-response"),
+        ("other amount", NotAuthentic, "other-amount"),
+        ("connection cut", Truncated, "truncated"),
+        ("final chunk missing", Truncated, "truncated"),
+    ],
+)
+def test_a_spoilt_answer_is_an_error(
+    ada: FakeEnclave, fault: str, error: type[UmayError], code: str
+) -> None:
+    ada.script.fault = fault
+    with pytest.raises(error, match=code):
+        FakeClient([ada]).chat(BODY).read()
+
+
+def test_a_cut_answer_is_never_repeated_but_the_next_request_goes_elsewhere(
+    ada: FakeEnclave, bela: FakeEnclave
+) -> None:
+    client = FakeClient([ada, bela])
+    ada.script.fault = "connection cut"
+    with pytest.raises(Truncated):
+        client.chat(BODY).read()
+    assert len(ada.script.seen) == 1 and not bela.script.seen
+    client.chat(BODY).read()
+    assert len(bela.script.seen) == 1
+    assert client.verifications == ["aa" * 16, "bb" * 16]
+
+
+def test_an_unsealed_answer_means_one_refresh_then_the_next_enclave(
+    ada: FakeEnclave, bela: FakeEnclave
+) -> None:
+    client = FakeClient([ada, bela])
+    ada.script.fault = "not sealed"
+    assert client.chat(BODY).read().endswith(b"[DONE]\n\n")
+    assert client.verifications == ["aa" * 16, "aa" * 16, "bb" * 16]
+
+
+def test_a_dead_enclave_is_left_for_the_next(ada: FakeEnclave, bela: FakeEnclave) -> None:
+    client = FakeClient([ada, bela])
+    ada.close()
+    assert client.chat(BODY).read()
+    assert bela.script.seen
+
+
+def test_when_all_are_dead_the_caller_hears_so(ada: FakeEnclave) -> None:
+    ada.close()
+    with pytest.raises(Unavailable):
+        FakeClient([ada]).chat(BODY)
+
+
+def test_an_inner_error_needs_no_receipt(ada: FakeEnclave) -> None:
+    ada.script.status, ada.script.fault = 400, "no receipt"
+    answer = FakeClient([ada]).chat(BODY)
+    assert answer.status == 400 and answer.read()
+
+
+def test_after_the_verification_ends_nothing_is_sealed(ada: FakeEnclave) -> None:
+    client = FakeClient([ada])
+    client._clock = lambda: float(ada.verified.valid_until + 1)
+    with pytest.raises(UmayError, match="expired"):
+        client.chat(BODY)
+    assert not ada.script.seen
+
+
+@pytest.mark.parametrize("url", ["http://example.org/umay/", "ftp://127.0.0.1/", "127.0.0.1:1"])
+def test_plain_http_is_for_loopback_only(url: str) -> None:
+    with pytest.raises(UmayError):
+        check_url(url)
+
+
+def test_what_is_no_200_is_unavailable(ada: FakeEnclave) -> None:
+    with pytest.raises(Unavailable, match="HTTP 200"):
+        Transport().post(f"{ada.chosen.place.base}ohttp", b"x", limit=4)
+
+
+def test_urls_are_asked_for_as_they_are() -> None:
+    """A listing ends in a slash; without it servers redirect, which is not followed."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    paths = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(307 if len(paths) > 1 else 200)
+            self.send_header("location", "/elsewhere")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/umay/"
+        assert Transport().get(url) == b""
+        with pytest.raises(Unavailable, match="307"):
+            Transport().get(url)
+        server.shutdown()
+    assert paths == ["/umay/", "/umay/"]

@@ -1,0 +1,501 @@
+"""The embedded chain's disk and blocks, and the toncenter client against bad endpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+from nacl.signing import SigningKey
+from pytoniq_core import begin_cell
+from tonsdk.contract.wallet import WalletV4ContractR2
+from tonsdk.crypto import mnemonic_new
+
+from attestation.errors import ParseError, Unavailable, UsageError
+from contracts import chain as chain_module
+from contracts import node
+from contracts.chain import ToncenterV2, raw_address
+from contracts.endpoint import toncenter
+from contracts.localnet.__main__ import command
+from contracts.localnet.process import LocalChain
+from contracts.reader import read_anchor
+from contracts.wallet import Wallet, create_key, external_message, internal_message, load_key
+from tests.helpers.places import VECTORS
+
+needs_node = pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed")
+SOMEBODY = "0:" + "11" * 32
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalChain]:
+    with LocalChain.start(tmp_path_factory.mktemp("a chain")) as local:
+        yield local
+
+
+# ---- blocks and disk
+
+
+@needs_node
+def test_blocks_are_looked_up_by_number(shared: LocalChain) -> None:
+    chain = shared.client()
+    for _ in range(3):
+        shared.faucet(SOMEBODY, 1000)
+    head = chain.head()
+    assert head.level == "reported"
+    blocks = [chain.block(seqno) for seqno in range(1, head.seqno + 1)]
+    assert blocks[-1] == head
+    assert len({block.root_hash for block in blocks}) == head.seqno
+    assert [b.utime for b in blocks] == sorted(b.utime for b in blocks)
+    for absent in (0, head.seqno + 1000):
+        with pytest.raises(Unavailable, match="not found"):
+            chain.block(absent)
+
+
+@needs_node
+def test_an_account_is_never_newer_than_its_block(shared: LocalChain) -> None:
+    chain = shared.client()
+    shared.faucet(SOMEBODY, 5)
+    account = chain.account(SOMEBODY)
+    assert account.state == "uninitialized"
+    assert account.read_at == chain.block(account.seqno).utime
+
+
+@needs_node
+def test_blocks_pass_while_nothing_happens(shared: LocalChain) -> None:
+    chain = shared.client()
+    before = chain.head().seqno
+    time.sleep(2.5)
+    assert chain.head().seqno > before
+
+
+@needs_node
+def test_time_travel_and_lookup_by_time(shared: LocalChain) -> None:
+    chain = shared.client()
+    before = chain.head()
+    now = shared.advance(3600)
+    assert now >= before.utime + 3600
+    assert chain.head().utime >= before.utime + 3600
+    answer = requests.get(
+        f"{shared.url}/lookupBlock?workchain=-1&shard=0&unixtime={before.utime + 60}", timeout=5
+    ).json()
+    assert before.seqno <= answer["result"]["seqno"] < chain.head().seqno
+
+
+def restarted(directory: Path) -> tuple[int, int]:
+    with LocalChain.start(directory) as local:
+        chain = local.client()
+        return chain.head().seqno, chain.account(SOMEBODY).balance
+
+
+@needs_node
+def test_restart_keeps_blocks_accounts_and_history(tmp_path: Path) -> None:
+    with LocalChain.start(tmp_path) as local:
+        local.faucet(SOMEBODY, 12_345)
+        local.advance(1000)
+        chain = local.client()
+        head = chain.head()
+        blocks = [chain.block(seqno) for seqno in range(1, head.seqno + 1)]
+        history = chain.transactions(SOMEBODY)
+    with LocalChain.start(tmp_path) as local:
+        chain = local.client()
+        assert chain.head().seqno >= head.seqno
+        assert [chain.block(b.seqno) for b in blocks] == blocks
+        assert chain.account(SOMEBODY).balance == 12_345
+        assert chain.transactions(SOMEBODY) == history
+        assert chain.head().utime >= head.utime
+
+
+def tear_blocks(directory: Path) -> None:
+    with (directory / "blocks.bin").open("ab") as file:
+        file.write(b"half a record")
+
+
+def lose_last_block(directory: Path) -> None:
+    path = directory / "blocks.bin"
+    sealed = json.loads((directory / "state.json").read_text())["head"]["seqno"]
+    os.truncate(path, (sealed - 1) * 72)
+
+
+def tear_history(directory: Path) -> None:
+    with (directory / "transactions.jsonl").open("a") as file:
+        file.write('{"address": "0:11')
+
+
+def leave_temporary(directory: Path) -> None:
+    (directory / "state.json.tmp").write_text("{")
+
+
+@needs_node
+@pytest.mark.parametrize("damage", [tear_blocks, lose_last_block, tear_history, leave_temporary])
+def test_a_killed_chain_recovers(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    local = LocalChain.start(tmp_path)
+    local.faucet(SOMEBODY, 777)
+    seqno = json.loads((tmp_path / "state.json").read_text())["head"]["seqno"]
+    local.process.kill()
+    local.stop()
+    damage(tmp_path)
+    head, balance = restarted(tmp_path)
+    assert balance == 777
+    assert head >= seqno
+
+
+@needs_node
+def test_a_directory_of_other_blocks_is_refused(tmp_path: Path) -> None:
+    with LocalChain.start(tmp_path) as local:
+        local.faucet(SOMEBODY, 1)
+        local.faucet(SOMEBODY, 1)
+    os.truncate(tmp_path / "blocks.bin", 72)
+    with pytest.raises(Unavailable, match="do not belong together"):
+        LocalChain.start(tmp_path)
+
+
+@needs_node
+def test_one_server_per_directory(tmp_path: Path) -> None:
+    with LocalChain.start(tmp_path), pytest.raises(Unavailable, match="open in process"):
+        LocalChain.start(tmp_path)
+
+
+@needs_node
+def test_the_chain_ends_with_its_parent(tmp_path: Path) -> None:
+    local = LocalChain.start(tmp_path)
+    assert local.process.stdin is not None
+    local.process.stdin.close()
+    assert local.process.wait(10) == 0
+    local.stop()
+
+
+@needs_node
+def test_module_command_serves(tmp_path: Path) -> None:
+    child = subprocess.Popen(command(["--dir", str(tmp_path / "new")]), stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert json.loads(child.stdout.readline())["listening"].startswith("http://127.0.0.1:")
+    child.terminate()
+    assert child.wait(10) == 0
+    child.stdout.close()
+
+
+# ---- messages
+
+
+@needs_node
+@pytest.mark.parametrize("boc", [b"", b"rubbish", begin_cell().end_cell().to_boc()])
+def test_what_is_no_message_is_refused(shared: LocalChain, boc: bytes) -> None:
+    with pytest.raises(Unavailable):
+        shared.client().send_boc(boc)
+
+
+@needs_node
+def test_an_unacceptable_message_is_refused(shared: LocalChain) -> None:
+    stranger = external_message(SOMEBODY, begin_cell().store_uint(1, 32).end_cell())
+    with pytest.raises(Unavailable, match="cannot apply external message"):
+        shared.client().send_boc(stranger.to_boc())
+
+
+@needs_node
+def test_an_internal_message_cannot_be_injected(shared: LocalChain) -> None:
+    with pytest.raises(Unavailable, match="expected a message"):
+        shared.client().send_boc(internal_message(SOMEBODY, 10**9).to_boc())
+
+
+@needs_node
+def test_get_method_of_no_contract(shared: LocalChain) -> None:
+    assert shared.client().run_get_method("0:" + "77" * 32, "state").exit_code == -13
+
+
+@needs_node
+def test_no_anchor_where_no_contract_is(shared: LocalChain) -> None:
+    with pytest.raises(Unavailable, match="active contract"):
+        read_anchor(shared.client(), network="n", address=SOMEBODY)
+
+
+@needs_node
+def test_a_wallet_is_no_log(shared: LocalChain) -> None:
+    chain = shared.client()
+    wallet = Wallet(chain, SigningKey.generate())
+    shared.faucet(wallet.address, 10**9)
+    wallet.transfer(SOMEBODY, 1000, bounce=False)
+    with pytest.raises(ParseError):
+        read_anchor(chain, network="n", address=wallet.address)
+
+
+@needs_node
+def test_the_faucet_needs_json(shared: LocalChain) -> None:
+    answer = requests.post(f"{shared.url}/local/faucet", data="{}", timeout=5)
+    assert answer.status_code == 422
+
+
+@needs_node
+def test_the_configuration_is_the_real_one(shared: LocalChain) -> None:
+    gas_prices = shared.client().config_param(21)
+    assert gas_prices[:4] == b"\xb5\xee\x9c\x72"
+    with pytest.raises(Unavailable):
+        shared.client().config_param(999)
+
+
+# ---- wallet
+
+
+@needs_node
+@pytest.mark.parametrize("version", ["v4r2", "v5r1"])
+def test_transfers_count_and_arrive(shared: LocalChain, version: str) -> None:
+    chain = shared.client()
+    wallet = Wallet(chain, SigningKey.generate(), version)
+    with pytest.raises(UsageError, match="TON"):
+        wallet.transfer(SOMEBODY, 1)
+    shared.faucet(wallet.address, 10**9)
+    there = "0:" + SigningKey.generate().encode().hex()
+    assert [wallet.transfer(there, 10**6, bounce=False) for _ in range(3)] == [0, 1, 2]
+    assert 3 * 10**6 - 10 <= chain.account(there).balance <= 3 * 10**6  # less some rent
+    information = requests.get(
+        f"{shared.url}/getWalletInformation?address={wallet.address}", timeout=5
+    ).json()["result"]
+    named = {"v4r2": "wallet v4 r2", "v5r1": "wallet v5 r1"}[version]
+    assert (information.get("wallet_type", named), information.get("seqno", 3)) == (named, 3)
+    assert wallet.seqno() == 3
+
+
+def test_address_is_the_one_everybody_computes() -> None:
+    key = SigningKey(bytes(range(32)))
+    ours = Wallet(ToncenterV2("http://127.0.0.1:1"), key).address
+    theirs = WalletV4ContractR2(
+        public_key=bytes(key.verify_key), private_key=b"", wc=0
+    ).address.to_string(True)
+    assert raw_address(theirs) == ours
+
+
+OTHERS = json.loads((VECTORS / "wallets.json").read_text())
+
+
+@pytest.mark.parametrize("vector", OTHERS, ids=range(len(OTHERS)))
+def test_addresses_are_those_of_the_usual_wallets(tmp_path: Path, vector: dict[str, str]) -> None:
+    path = tmp_path / "key"
+    for version in ("v4r2", "v5r1"):
+        path.write_text(f"{vector.get('mnemonic', vector['seed'])}\n{version}\n")
+        path.chmod(0o600)
+        opened = Wallet.open(ToncenterV2("http://127.0.0.1:1"), path)
+        assert (opened.version, opened.address) == (version, vector[version])
+        assert bytes(load_key(path)).hex() == vector["seed"]
+
+
+def test_a_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_WALLET", OTHERS[0]["seed"] + " v5r1")
+    opened = Wallet.open(ToncenterV2("http://127.0.0.1:1"), Path("env:SOME_WALLET"))
+    assert opened.address == OTHERS[0]["v5r1"]
+    with pytest.raises(UsageError, match="OTHER_WALLET"):
+        load_key(Path("env:OTHER_WALLET"))
+
+
+def test_key_files(tmp_path: Path) -> None:
+    path = tmp_path / "wallet key"
+    key = create_key(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load_key(path) == key
+    with pytest.raises(UsageError, match="there already"):
+        create_key(path)
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match="0600"):
+        load_key(path)
+
+
+@pytest.mark.parametrize("content", ["", "zz", "00" * 31, "word " * 24, "00" * 32 + " v6"])
+def test_bad_key_file_is_not_shown(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(ParseError) as error:
+        load_key(path)
+    assert not content.strip() or content.strip() not in str(error.value)
+
+
+def test_mnemonic_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text(" ".join(mnemonic_new()))
+    path.chmod(0o600)
+    assert len(bytes(load_key(path))) == 32
+
+
+# ---- the client against bad endpoints
+
+
+class Endpoint(ThreadingHTTPServer):
+    """Answers the queued (status, body) pairs, the last one for ever."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.queue: list[tuple[int, bytes]] = []
+        self.calls: list[dict[str, object]] = []
+
+    @property
+    def client(self) -> ToncenterV2:
+        return ToncenterV2(f"http://127.0.0.1:{self.server_port}", timeout=3)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.calls.append({"path": self.path, **json.loads(body)})
+        queue = self.server.queue
+        status, answer = queue.pop(0) if len(queue) > 1 else queue[0]
+        self.send_response(status)
+        self.send_header("location", "http://127.0.0.1:1/")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setattr(chain_module, "FIRST_PAUSE", 0.01)
+    server = Endpoint()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def ok(result: object) -> tuple[int, bytes]:
+    return 200, json.dumps({"ok": True, "result": result}).encode()
+
+
+HEADER = {
+    "id": {"workchain": -1, "seqno": 7, "root_hash": "A" * 43 + "="},
+    "gen_utime": 1_800_000_000,
+}
+
+
+def test_overload_is_waited_out(endpoint: Endpoint) -> None:
+    endpoint.queue = [(429, b"{}"), (502, b"<html>"), (500, b'{"ok": false}'), ok(HEADER)]
+    assert endpoint.client.block(7).utime == 1_800_000_000
+    assert len(endpoint.calls) == 4
+    assert endpoint.calls[0]["path"] == "/api/v2/jsonRPC"
+
+
+def test_overload_without_end(endpoint: Endpoint) -> None:
+    endpoint.queue = [(503, b"")]
+    with pytest.raises(Unavailable, match="503"):
+        endpoint.client.head()
+    assert len(endpoint.calls) == chain_module.RETRIES
+
+
+def test_a_send_is_never_repeated(endpoint: Endpoint) -> None:
+    endpoint.queue = [(503, b"")]
+    with pytest.raises(Unavailable):
+        endpoint.client.send_boc(b"boc")
+    assert len(endpoint.calls) == 1
+
+
+BAD_HEADERS = {
+    "another block": {**HEADER, "id": {**HEADER["id"], "seqno": 8}},
+    "another workchain": {**HEADER, "id": {**HEADER["id"], "workchain": 0}},
+    "short hash": {**HEADER, "id": {**HEADER["id"], "root_hash": "AAAA"}},
+    "hash not base64": {**HEADER, "id": {**HEADER["id"], "root_hash": "*" * 44}},
+    "no time": {"id": HEADER["id"]},
+    "a list": [],
+    "null": None,
+    "text": "no",
+}
+
+
+@pytest.mark.parametrize("name", BAD_HEADERS)
+def test_bad_block_header(endpoint: Endpoint, name: str) -> None:
+    endpoint.queue = [ok(BAD_HEADERS[name])]
+    with pytest.raises(Unavailable, match="malformed"):
+        endpoint.client.block(7)
+
+
+ACCOUNT = {
+    "state": "active",
+    "code": "AA==",
+    "data": "AA==",
+    "balance": "5",
+    "sync_utime": 9,
+    "block_id": {"seqno": 3},
+}
+BAD_ACCOUNTS = {
+    "state unknown": {"state": "sleeping"},
+    "code not base64": {"code": "*"},
+    "balance not a number": {"balance": "much"},
+    "no block": {"block_id": {}},
+    "block null": {"block_id": None},
+}
+
+
+@pytest.mark.parametrize("name", BAD_ACCOUNTS)
+def test_bad_account(endpoint: Endpoint, name: str) -> None:
+    endpoint.queue = [ok(ACCOUNT)]
+    assert endpoint.client.account(SOMEBODY).balance == 5
+    endpoint.queue = [ok({**ACCOUNT, **BAD_ACCOUNTS[name]})]
+    with pytest.raises(Unavailable, match="malformed"):
+        endpoint.client.account(SOMEBODY)
+
+
+BAD_ANSWERS = {
+    "not JSON": (200, b"hello"),
+    "not ok": (200, b'{"ok": false, "error": "no"}'),
+    "ok with error status": (404, b'{"ok": true, "result": {}}'),
+    "a redirect": (302, b""),
+    "JSON list": (200, b"[]"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ANSWERS)
+def test_bad_answer(endpoint: Endpoint, name: str) -> None:
+    endpoint.queue = [BAD_ANSWERS[name]]
+    with pytest.raises(Unavailable):
+        endpoint.client.head()
+    assert len(endpoint.calls) == 1
+
+
+def test_an_endless_answer(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain_module, "MAX_ANSWER", 1000)
+    endpoint.queue = [(200, b"x" * 1_000_000)]
+    with pytest.raises(Unavailable, match="at most"):
+        endpoint.client.head()
+
+
+@pytest.mark.parametrize("url", ["", "ftp://x", "127.0.0.1:80", "http://"])
+def test_bad_endpoint_address(url: str) -> None:
+    with pytest.raises(UsageError):
+        ToncenterV2(url)
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(Unavailable):
+        ToncenterV2("http://127.0.0.1:1", timeout=1).send_boc(b"")
+
+
+def test_the_key_is_not_shown() -> None:
+    assert "secret" not in repr(ToncenterV2("http://x", api_key="secret"))
+
+
+@pytest.mark.parametrize("text", ["", "0:", "0:zz", "x" * 48, "-1"])
+def test_bad_address(text: str) -> None:
+    with pytest.raises(UsageError):
+        raw_address(text)
+
+
+def test_a_commands_endpoint_gets_the_key_of_the_environment_and_shows_it_to_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("UMAY_TONCENTER_KEY", raising=False)
+    assert "x-api-key" not in toncenter("http://127.0.0.1:9")._session.headers
+    monkeypatch.setenv("UMAY_TONCENTER_KEY", key := "k" * 40)
+    opened = toncenter("http://127.0.0.1:9")
+    assert opened._session.headers["x-api-key"] == key
+    with pytest.raises(Unavailable) as told:
+        opened.head()
+    assert key not in f"{opened!r} {told.value}"

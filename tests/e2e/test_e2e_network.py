@@ -1,0 +1,336 @@
+"""The whole network as processes on loopback: verify, talk, audit, break, start again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from attestation.errors import Refused
+from client_sdk.audit import log_url
+from client_sdk.client import Client
+from client_sdk.config import read_policy
+from client_sdk.localnet.devnet import MODEL_NAME, Network
+from client_sdk.localnet.netfiles import GuestSpec, demo_model
+from client_sdk.localnet.spying import saw
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
+UMAY = [sys.executable, "-m", "client_sdk.cli"]
+PROMPT = "Tell me a long story about the moon and the sea, please."
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    with Network(tmp_path_factory.mktemp("net"), record=True, threads=1) as network:
+        network.start()
+        yield network
+
+
+@pytest.fixture(scope="module")
+def api(network: Network) -> openai.OpenAI:
+    base = network.start_proxy()
+    return openai.OpenAI(base_url=base, api_key=network.files.api_token())
+
+
+def umay(network: Network, *words: str) -> subprocess.CompletedProcess[str]:
+    where = ["--policy", str(network.files.policy), "--chain", network.chain_url]
+    return subprocess.run(
+        [*UMAY, *words, *where], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def client_of(network: Network) -> Client:
+    policy = read_policy(network.files.policy)
+    return Client(network.relay, policy=policy, chain=network.chain())
+
+
+NO_END = {"2": -100}
+"""The demo model's end token made impossible: it writes until it may not."""
+
+
+def ask(api: openai.OpenAI, max_tokens: int = 24, **options: Any) -> openai.Stream:
+    return api.chat.completions.create(
+        model=MODEL_NAME,
+        messages=[{"role": "user", "content": PROMPT}],
+        max_tokens=max_tokens,
+        stream=True,
+        **options,
+    )
+
+
+def text_of(stream: openai.Stream) -> str:
+    return "".join(choice.delta.content or "" for chunk in stream for choice in chunk.choices)
+
+
+def test_both_guests_verify_step_by_step(network: Network) -> None:
+    done = umay(network, "client", "verify", "--json", "--url", network.relay)
+    assert done.returncode == 0, done.stderr
+    enclaves = json.loads(done.stdout)["enclaves"]
+    assert len(enclaves) == 2
+    for enclave in enclaves:
+        assert enclave["simulated"] and len(enclave["steps"]) == 12
+        assert {step["status"] for step in enclave["steps"]} == {"passed"}
+
+
+def test_the_report_for_people_says_simulated(network: Network) -> None:
+    done = umay(network, "client", "verify", "--url", network.relay)
+    assert done.returncode == 0 and "SIMULATED" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_the_cheapest_guest_is_chosen(network: Network) -> None:
+    chosen = client_of(network).choose()
+    cheapest = min(guest.prompt_price for guest in network.guests)
+    assert chosen.enclave.price_table["prompt"] == cheapest
+
+
+def test_the_openai_package_streams_and_the_relay_sees_nothing(
+    network: Network, api: openai.OpenAI
+) -> None:
+    text = text_of(ask(api))
+    assert text.strip()
+    record = network.files.record.read_bytes()
+    assert len(record) > 5000
+    assert not saw(record, (PROMPT, text))
+
+
+def test_the_openai_package_gets_a_whole_answer(api: openai.OpenAI) -> None:
+    answer = api.chat.completions.create(
+        model=MODEL_NAME, messages=[{"role": "user", "content": "Hello."}], max_tokens=8
+    )
+    assert answer.choices[0].message.content
+
+
+def test_a_receipt_holds_for_the_exchange(network: Network) -> None:
+    body = {"model": MODEL_NAME, "messages": [{"role": "user", "content": "Hi."}]}
+    answer = client_of(network).chat({**body, "max_tokens": 4, "stream": True})
+    answer.read()
+    assert answer.receipt is not None
+    prompt, _, completion, _ = answer.receipt.receipt.tokens
+    table = answer.enclave.price_table
+    expected = prompt * table["prompt"] + completion * table["completion"]
+    assert answer.receipt.receipt.amount == expected
+
+
+def test_the_audit_verifies_every_machine_again(network: Network) -> None:
+    done = umay(network, "audit", "run", "--json", "--contract", network.contract)
+    assert done.returncode == 0, done.stdout
+    entries = json.loads(done.stdout)["entries"]
+    assert [entry["kind"] for entry in entries[:1]] == ["release"]
+    assert sum(entry["verdict"] == "verified" for entry in entries) >= 2
+
+
+def test_an_audit_is_written_sampled_and_resumed(network: Network, tmp_path: Path) -> None:
+    page, state = tmp_path / "audit.html", tmp_path / "state"
+    run = ["audit", "run", "--json", "--contract", network.contract]
+    done = umay(network, *run, "--html", str(page), "--state", str(state))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SIMULATED" in page.read_text() and "<script" not in page.read_text()
+    again = umay(network, *run, "--state", str(state))
+    verified = [e for e in json.loads(again.stdout)["entries"] if e["verdict"] == "verified"]
+    assert again.returncode == 0 and any(entry["report"] is None for entry in verified)
+    assert umay(network, *run, "--sample", "1").returncode == 6
+
+
+def test_an_enclave_is_proven_by_one_file(network: Network, tmp_path: Path) -> None:
+    where = ["--contract", network.contract]
+    entries = json.loads(umay(network, "audit", "run", "--json", *where).stdout)["entries"]
+    boot = next(entry["boot"] for entry in entries if entry["boot"])
+    out, policy = str(tmp_path / "proof"), str(network.files.policy)
+    made = umay(network, "audit", "prove", *where, "--boot", boot, "--out", out)
+    assert made.returncode == 0, made.stdout + made.stderr
+    check = [*UMAY, "audit", "check-proof", "--policy", policy]
+    good = subprocess.run([*check, out], capture_output=True, text=True, timeout=60, check=False)
+    assert good.returncode == 0 and "the prover's word" in good.stdout, good.stdout
+    data = bytearray(Path(out).read_bytes())
+    data[len(data) // 2] ^= 1
+    Path(out).write_bytes(data)
+    bad = subprocess.run([*check, out], capture_output=True, timeout=60, check=False)
+    assert bad.returncode == 3
+
+
+def test_one_entry_is_shown(network: Network) -> None:
+    where = ["--contract", network.contract]
+    for index in ("0", "1"):
+        done = umay(network, "audit", "entry", index, *where)
+        assert done.returncode == 0 and "c2sp.org/tlog-proof@v1" in done.stdout, done.stdout
+    assert umay(network, "audit", "entry", "9999", *where).returncode == 2
+
+
+def test_a_log_is_consistent_with_itself(network: Network) -> None:
+    policy, url = str(network.files.policy), log_url(read_policy(network.files.policy).log_origin)
+    compare = [*UMAY, "audit", "compare", url, url]
+    for options, expected in ((["--policy", policy], 0), ([], 6)):
+        done = subprocess.run(
+            [*compare, *options], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == expected, done.stdout + done.stderr
+
+
+def test_an_audit_under_another_key_is_a_violation(network: Network, tmp_path: Path) -> None:
+    policy = network.files.policy.read_text()
+    key = network._log_public_key().hex()
+    other = tmp_path / "policy.toml"
+    other.write_text(policy.replace(key, "ab" * 32))
+    where = ["--policy", str(other), "--chain", network.chain_url]
+    run = [*UMAY, "audit", "run", "--contract", network.contract, *where]
+    assert subprocess.run(run, capture_output=True, timeout=120, check=False).returncode == 1
+
+
+def test_another_root_is_not_authentic(network: Network, tmp_path: Path) -> None:
+    """Exit code 3, at step 2: the same policy with another Intel root."""
+    policy = network.files.policy.read_text()
+    roots = read_policy(network.files.policy).roots
+    other = tmp_path / "policy.toml"
+    other.write_text(policy.replace(next(iter(roots.intel)).hex(), "cd" * 32))
+    words = ["client", "verify", "--json", "--url", network.relay]
+    where = ["--policy", str(other), "--chain", network.chain_url]
+    done = subprocess.run(
+        [*UMAY, *words, *where], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 3
+    steps = json.loads(done.stdout)["enclaves"][0]["steps"]
+    assert steps[1]["name"] == "cpu-signature" and steps[1]["status"] == "failed"
+
+
+def test_a_model_with_one_byte_changed_is_refused(network: Network, tmp_path: Path) -> None:
+    """Exit code 4, at the model step; the log does not admit it either."""
+    model = tmp_path / "model"
+    shutil.copytree(demo_model(), model)
+    file = model / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-4] ^= 1  # the lowest bit of the last weight
+    file.write_bytes(data)
+    url = network.add_guest(GuestSpec("mallory", 1, 1, model))
+    done = verified_in_time(network, url)
+    assert done.returncode == 4, done.stderr
+    steps = json.loads(done.stdout)["enclaves"][0]["steps"]
+    failed = [step["name"] for step in steps if step["status"] == "failed"]
+    assert failed[0] == "model"
+    assert set(failed) <= {"model", "log"}  # never admitted, so there is no proof either
+
+
+def verified_in_time(network: Network, url: str) -> subprocess.CompletedProcess[str]:
+    until = time.monotonic() + 90
+    while True:
+        done = umay(network, "client", "verify", "--json", "--url", url)
+        if done.returncode != 5 or time.monotonic() > until:
+            return done
+        time.sleep(0.5)
+
+
+def test_nothing_is_sent_under_a_policy_that_refuses(network: Network) -> None:
+    policy = dataclasses.replace(
+        read_policy(network.files.policy), models=(("other", b"\x01" * 32),)
+    )
+    before = network.files.record.stat().st_size
+    client = Client(network.relay, policy=policy, chain=network.chain())
+    with pytest.raises(Refused, match="unknown-model"):
+        client.chat({"model": MODEL_NAME, "messages": []})
+    handled = network.files.record.read_bytes()[before:]
+    assert b"/ohttp" not in handled
+
+
+def test_killing_the_chosen_guest_mid_stream_is_named_and_the_other_serves(
+    network: Network, api: openai.OpenAI
+) -> None:
+    """Last in this module but the others: it costs a guest."""
+    cheapest = min(network.guests[:2], key=lambda guest: guest.prompt_price)
+    got: list[str] = []
+    with pytest.raises(openai.APIError, match="truncated"):
+        for chunk in ask(api, max_tokens=900, logit_bias=NO_END):
+            if not got:
+                network.supervisor.kill(f"guest-{cheapest.name}")
+            got += [choice.delta.content or "" for choice in chunk.choices]
+    assert got
+    assert text_of(ask(api)).strip()
+    assert client_of(network).choose().enclave.price_table["prompt"] > cheapest.prompt_price
+
+
+Up = Callable[[], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """Starts `umay up` in tmp_path; whatever a test does, none stays behind."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [*UMAY, "up", "--dir", str(tmp_path)]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            # A shell has what it runs in the background ignore SIGINT; a user's does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
+        started.append(process)
+        for line in process.stdout:
+            if line.startswith("OPENAI_API_KEY="):
+                return process
+        raise AssertionError(process.stderr.read())
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_up_resumes_and_only_a_guest_may_crash(tmp_path: Path, up: Up) -> None:
+    first = up()
+    contract = json.loads((tmp_path / "network.json").read_text())["contract"]
+    first.send_signal(signal.SIGINT)
+    assert first.wait(30) == 0
+    assert not children(tmp_path)
+    second = up()
+    assert json.loads((tmp_path / "network.json").read_text())["contract"] == contract
+    audit = [*UMAY, "audit", "run", "--json", "--contract", contract]
+    config = (tmp_path / "umay.toml").read_text()
+    chain = next(line for line in config.splitlines() if line.startswith("chain")).split('"')[1]
+    where = ["--policy", str(tmp_path / "policy.toml"), "--chain", chain]
+    done = subprocess.run(
+        [*audit, *where], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    boots = {entry["boot"] for entry in json.loads(done.stdout)["entries"]} - {""}
+    assert len(boots) == 4  # two guests, started twice, with new keys
+    os.kill(children(tmp_path)["guest-ada"], signal.SIGKILL)
+    assert any("guest-ada ended" in line for line in iter(second.stdout.readline, ""))
+    assert second.poll() is None and "guest-bela" in children(tmp_path)
+    os.kill(children(tmp_path)["relay"], signal.SIGKILL)
+    assert second.wait(30) == 5
+    assert "relay ended" in second.stderr.read()
+    assert not children(tmp_path)
+
+
+def children(directory: Path) -> dict[str, int]:
+    """The parts of the network in this directory that still run, by name."""
+    names = {f"127.0.0.1:{port}": name for name, port in ports_of(directory).items()}
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        listen = words[words.index("--listen") + 1] if "--listen" in words else ""
+        inside = any(word.startswith(f"{directory}/") for word in words)
+        if listen in names or inside:
+            found[names.get(listen, " ".join(words[1:4]))] = int(place.name)
+    return found
+
+
+def ports_of(directory: Path) -> dict[str, int]:
+    return json.loads((directory / "ports.json").read_text())

@@ -1,0 +1,209 @@
+"""An enclave over HTTP without a machine: real channel and receipts, scripted answers.
+
+Its VerifiedEnclave is minted here, which only tests may do: what is under test begins
+after the verification.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from attestation.channel import bhttp
+from attestation.channel.ohttp import KeyRing, ServerRequest
+from attestation.errors import UmayError, Unavailable
+from attestation.formats.keys import KeyBundle
+from attestation.formats.receipt import (
+    REQUEST_SALT_LABEL,
+    RESPONSE_SALT_LABEL,
+    SALT_BYTES,
+    Receipt,
+    salted_hash,
+)
+from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
+from client_sdk.client import Chosen, Client
+from client_sdk.presented import Place
+from tests.attestation.test_policy import GOOD
+
+PIECES = [b'data: {"choices":[{"delta":{"content":"%d "}}]}\n\n' % n for n in range(8)]
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass
+class Script:
+    """How the next answers go: `fault` names what goes wrong, `pause` seconds between pieces;
+    `left` is set when the client goes away."""
+
+    pieces: list[bytes] = field(default_factory=lambda: [*PIECES, DONE])
+    status: int = 200
+    media_type: str = "text/event-stream"
+    fault: str = ""
+    pause: float = 0.0
+    left: threading.Event = field(default_factory=threading.Event)
+    seen: list[bhttp.Request] = field(default_factory=list)
+
+
+class FakeEnclave:
+    """Serves POST …/ohttp on loopback until `close`."""
+
+    def __init__(self, boot: str = "ab" * 16) -> None:
+        self.script, self.ring = Script(), KeyRing()
+        self.epoch = self.ring.open_epoch()
+        self.key = Ed25519PrivateKey.generate()
+        self.verified = verified(self.epoch.configs, self.key, bytes.fromhex(boot))
+        enclave = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                enclave.answer(self, body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        base = f"http://127.0.0.1:{self.server.server_port}/umay/{boot}/"
+        self.chosen = Chosen(Place(boot, base, "ready"), self.verified)
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        request = self.ring.request(chunked=True)
+        try:
+            message = request.open(body)
+        except UmayError:
+            return _plain(handler, 400)
+        if self.script.fault == "not sealed":
+            return _plain(handler, 502)
+        inner = bhttp.decode_request(message)
+        self.script.seen.append(inner)
+        handler.send_response(200)
+        handler.send_header("content-type", request.response_media_type)
+        handler.send_header("transfer-encoding", "chunked")
+        handler.end_headers()
+        script = self.script
+        for part in self.sealed(request, bhttp.encode_request(inner)):
+            try:
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+                handler.wfile.flush()
+            except OSError:
+                script.left.set()
+                handler.close_connection = True
+                return None
+            time.sleep(script.pause)
+        if self.script.fault == "connection cut":
+            handler.close_connection = True
+            handler.connection.close()
+            return None
+        handler.wfile.write(b"0\r\n\r\n")
+        return None
+
+    def sealed(self, request: ServerRequest, message: bytes) -> list[bytes]:
+        writer, encoder = request.response(), bhttp.ResponseEncoder()
+        script = self.script
+        head = ((b"content-type", script.media_type.encode()),)
+        parts = [writer.write(encoder.head(script.status, head))]
+        cut = script.fault in ("connection cut", "final chunk missing")
+        pieces = script.pieces[:4] if cut else script.pieces
+        parts += [writer.write(encoder.content(piece)) for piece in pieces]
+        if cut:
+            return parts
+        trailers = self.trailers(request, message, b"".join(pieces))
+        parts.append(writer.write(encoder.finish(trailers)))
+        return [*parts, writer.finish()]
+
+    def trailers(self, request: ServerRequest, message: bytes, content: bytes) -> bhttp.Fields:
+        fault = self.script.fault
+        if fault == "no receipt":
+            return ()
+        salts = [
+            request.export(label, SALT_BYTES) for label in (REQUEST_SALT_LABEL, RESPONSE_SALT_LABEL)
+        ]
+        enclave = self.verified
+        receipt = Receipt(
+            evidence_digest=b"\x66" * 32 if fault == "other evidence" else enclave.evidence_digest,
+            model_digest=enclave.bundle.model_digest,
+            request_hash=salted_hash(salts[0], message),
+            response_hash=salted_hash(salts[1], b"?" if fault == "other response" else content),
+            finish_reason="stop",
+            tokens=(3, 0, 8, 0),
+            price_digest=enclave.bundle.price_digest,
+            amount=20 if fault == "other amount" else 19,
+            time=1_795_000_020,
+            sequence=1,
+        )
+        key = Ed25519PrivateKey.generate() if fault == "other key" else self.key
+        return ((b"umay-receipt", base64.b64encode(receipt.sign(key).to_bytes())),)
+
+
+def verified(configs: Any, key: Ed25519PrivateKey, boot_id: bytes) -> VerifiedEnclave:
+    now = int(time.time())
+    bundle = KeyBundle(
+        boot_id=boot_id,
+        key_configs=tuple(config.to_bytes() for config in configs),
+        receipt_key=key.public_key().public_bytes_raw(),
+        model_digest=b"\x44" * 32,
+        engine_digest=b"\x45" * 32,
+        gpu_count=1,
+        not_before=now - 60,
+        not_after=now + 3600,
+        network="umay-test",
+        beacon=(1, bytes(32)),
+        price_digest=b"\x46" * 32,
+        host_config_digest=b"\x47" * 32,
+    )
+    return VerifiedEnclave(
+        evidence_digest=b"\x48" * 32,
+        bundle=bundle,
+        measurement_digest=b"\x49" * 32,
+        release_name="r1",
+        model_name="demo",
+        engine_config={},
+        price_table={"prompt": 1, "completion": 2},
+        valid_until=now + 3600,
+        report=Report((StepResult(1, "parse", "passed"),), simulated=True),
+        minted_by=_MINT,
+    )
+
+
+class FakeClient(Client):
+    """A Client whose verifications are scripted: enclaves in the order of their price."""
+
+    def __init__(self, enclaves: list[FakeEnclave]) -> None:
+        from attestation.trust.policy import Policy
+
+        super().__init__("http://127.0.0.1:1", policy=Policy.from_toml(GOOD.encode()), chain=None)
+        self.enclaves = enclaves
+        self.verifications: list[str] = []
+
+    def _choose(self) -> Chosen:
+        rested = [e for e in self.enclaves if self._rests(e.chosen.place)]
+        for enclave in [e for e in self.enclaves if e not in rested] + rested:
+            self.verifications.append(enclave.chosen.place.boot)
+            return enclave.chosen
+        raise Unavailable("no enclave answers")
+
+    def verify(self, place: Place) -> VerifiedEnclave:
+        self.verifications.append(place.boot)
+        return next(e.verified for e in self.enclaves if e.chosen.place == place)
+
+
+def _plain(handler: BaseHTTPRequestHandler, status: int) -> None:
+    body = json.dumps({"error": "constant"}).encode()
+    handler.send_response(status)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)

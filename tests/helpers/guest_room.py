@@ -1,0 +1,325 @@
+"""A guest without a machine under it: real keys, channel, API and server; a scripted engine.
+
+Its evidence is signed by the simulator's quoting key but proves nothing, and its
+VerifiedEnclave is minted here, which only tests may do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+
+from attestation.channel import bhttp
+from attestation.channel.ohttp import ClientRequest, KeyRing
+from attestation.formats.evidence import Evidence
+from attestation.formats.keys import KeyBundle
+from attestation.trust.roots import PRODUCTION
+from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
+from client_sdk.answer import Answer
+from client_sdk.session import CheckedReceipt, SealedExchange
+from client_sdk.transport import Transport
+from enclave.guest import server
+from enclave.guest.config import HostConfig
+from enclave.guest.engines.base import (
+    Delta,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    Usage,
+    engine_config,
+)
+from enclave.guest.epochs import Epochs
+from enclave.guest.feed import Beacon
+from enclave.guest.guest import Guest
+from enclave.guest.keys import BootKeys, Configs, Prover
+from enclave.guest.platforms.tsm import Quoted
+from tests.helpers.tdx_machine import machine
+
+HOST = b'[network]\nid = "umay-test"\n[price]\nprompt = 3\ncompletion = 7\n'
+MODEL = "scripted"
+PROMPT = "xyzzy the secret question"
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}]}
+INFO = EngineInfo(
+    engine="scripted",
+    version="1",
+    libraries=(),
+    device="cpu",
+    dtype="float32",
+    quantisation="none",
+    flags=(),
+    slots=4,
+    max_len=16,
+    model_digest=b"\x44" * 32,
+    features=frozenset(),
+)
+
+
+@dataclass
+class Script:
+    """How the next answers go. `refuse` is raised by `generate`, `fail` before the piece of
+    number `fail_at`; `pause` in seconds stands before each piece."""
+
+    pieces: list[str] = field(default_factory=lambda: ["Hello", ", ", "world."])
+    reason: FinishReason = "stop"
+    usage: Usage = field(default_factory=lambda: Usage(prompt=5, cached=0, completion=3))
+    pause: float = 0.0
+    refuse: Exception | None = None
+    fail: Exception | None = None
+    fail_at: int = 0
+
+
+class ScriptedAnswer:
+    """`slow_close` seconds pass within `aclose`, as in an engine that must ask somebody."""
+
+    def __init__(self, script: Script) -> None:
+        self._script, self._at, self._done = script, 0, False
+        self.cancelled = threading.Event()
+        self.slow_close = 0.0
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self._done:
+            raise StopAsyncIteration
+        script, at = self._script, self._at
+        await asyncio.sleep(script.pause)
+        if script.fail is not None and at == script.fail_at:
+            self._done = True
+            raise script.fail
+        self._at += 1
+        if at < len(script.pieces):
+            return Delta(script.pieces[at])
+        self._done = True
+        return Delta("", (), script.reason, script.usage)
+
+    async def aclose(self) -> None:
+        if not self._done:
+            self._done = True
+            await asyncio.sleep(self.slow_close)
+            self.cancelled.set()
+
+
+class ScriptedEngine:
+    """The whole protocol, except that it infers nothing."""
+
+    info = INFO
+
+    def __init__(self) -> None:
+        self.script = Script()
+        self.asked: list[GenerateRequest] = []
+        self.answers: list[ScriptedAnswer] = []
+        self.slow_close = 0.0
+
+    async def start(self) -> EngineInfo:
+        return INFO
+
+    def generate(self, request: GenerateRequest) -> ScriptedAnswer:
+        self.asked.append(request)
+        if self.script.refuse is not None:
+            raise self.script.refuse
+        self.answers.append(ScriptedAnswer(dataclasses.replace(self.script)))
+        self.answers[-1].slow_close = self.slow_close
+        return self.answers[-1]
+
+    def stats(self) -> EngineStats:
+        return EngineStats(slots=4, running=0, waiting=0, finished=0, cancelled=0, tokens=0)
+
+    async def close(self) -> None:
+        pass
+
+
+class Quotes:
+    """Quotes over any report data; `down` is raised instead."""
+
+    roots = PRODUCTION
+    down: Exception | None = None
+
+    def extend(self, digest: bytes) -> None:
+        pass
+
+    def quote(self, report_data: bytes) -> Quoted:
+        if self.down is not None:
+            raise self.down
+        return Quoted(machine().quote(report_data=report_data, mr_td=b"\x01" * 48), b"", ())
+
+
+class BareProver(Prover):
+    """A real bundle in an evidence that holds nothing else but a quote."""
+
+    def prove(self, bundle: KeyBundle, *, now: int) -> Evidence:
+        quote = self.platform.quote(bytes(64)).quote
+        return Evidence(platform="tdx", bundle=bundle.to_bytes(), quote=quote)
+
+
+class OwnFeed:
+    """An agent that knows one block and anchors everything named."""
+
+    def __init__(self) -> None:
+        self.named: frozenset[bytes] = frozenset()
+
+    def beacon(self) -> Beacon:
+        return Beacon(7, bytes(32), int(time.time()) - 30, time.monotonic())
+
+    def anchored(self) -> frozenset[bytes]:
+        return self.named
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An answer that was read to its end."""
+
+    status: int
+    media_type: bytes
+    content: bytes
+    receipt: CheckedReceipt | None
+    sealed_pieces: list[int]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+    @property
+    def error(self) -> Any:
+        return self.json["error"]
+
+
+class Room:
+    """A guest, anchored and on a loopback port in a thread of its own unless said otherwise."""
+
+    def __init__(self, *, anchored: bool = True, served: bool = True) -> None:
+        self.engine, self.feed, self.quotes = ScriptedEngine(), OwnFeed(), Quotes()
+        self.guest = _guest(self.engine, self.feed, self.quotes)
+        self.epochs, self.ring = self.guest.epochs, self.guest.epochs.ring
+        self.epochs.first(time.monotonic())
+        if anchored:
+            self.anchor()
+        if served:
+            self._serve()
+
+    def anchor(self) -> None:
+        self.feed.named = frozenset(epoch.evidence_digest for epoch, _ in self.epochs.living)
+        self.epochs.step(time.monotonic())
+
+    @property
+    def verified(self) -> VerifiedEnclave:
+        """What a client has that verified the current epoch."""
+        epoch = self.epochs.current
+        assert epoch is not None
+        return VerifiedEnclave(
+            evidence_digest=epoch.evidence_digest,
+            bundle=epoch.bundle,
+            measurement_digest=b"\x49" * 32,
+            release_name="r1",
+            model_name=MODEL,
+            engine_config={},
+            price_table=json.loads(self.guest.configs.price),
+            valid_until=epoch.bundle.not_after,
+            report=Report((StepResult(1, "parse", "passed"),), simulated=True),
+            minted_by=_MINT,
+        )
+
+    def exchange(self, request: bhttp.Request) -> SealedExchange:
+        return SealedExchange(self.verified, request, pq="preferred", now=int(time.time()))
+
+    def client(self, *, chunked: bool = True) -> ClientRequest:
+        return ClientRequest(self.verified.bundle.key_configs, pq="preferred", chunked=chunked)
+
+    def open(self, request: bhttp.Request) -> Answer:
+        exchange = self.exchange(request)
+        headers = {"content-type": exchange.media_type, "incremental": "?1"}
+        return Answer(exchange, Transport().stream(f"{self.base}ohttp", exchange.body, headers))
+
+    def ask(self, request: bhttp.Request) -> Whole:
+        """The answer, read and checked as a client does."""
+        answer = self.open(request)
+        content = answer.read()
+        media_type = answer.header(b"content-type") or b""
+        return Whole(answer.status, media_type, content, answer.receipt, answer.sealed_pieces)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        lines = Transport().get(f"{self.base}metrics").decode().splitlines()
+        return {name: int(value) for name, value in (line.split() for line in lines)}
+
+    @property
+    def open_requests(self) -> int:
+        return self.counts["umay_requests_open"]
+
+    def close(self) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join()
+        self._bound.close()
+
+    def stop(self) -> None:
+        """As SIGTERM does it."""
+        self._server.should_exit = True
+        self._thread.join()
+
+    def _serve(self) -> None:
+        self._bound = socket.create_server(("127.0.0.1", 0))
+        self.port = self._bound.getsockname()[1]
+        self.boot = self.guest.boot.boot_id.hex()
+        self.base = f"http://127.0.0.1:{self.port}/umay/{self.boot}/"
+        self._server = uvicorn.Server(server.quiet_config(server.create_app(self.guest)))
+        run = self._server.run
+        self._thread = threading.Thread(target=run, args=([self._bound],), daemon=True)
+        self._thread.start()
+        wait_for(lambda: self._server.started)
+
+
+@contextlib.contextmanager
+def room(**options: Any) -> Iterator[Room]:
+    opened = Room(**options)
+    try:
+        yield opened
+    finally:
+        if options.get("served", True):
+            opened.close()
+
+
+def post(
+    body: object,
+    *,
+    path: str = "/v1/chat/completions",
+    pacing: str | None = "none",
+    method: str = "POST",
+) -> bhttp.Request:
+    """An inner request; `body` is JSON, or bytes as they are."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers: bhttp.Fields = ((b"content-type", b"application/json"),)
+    if pacing is not None:
+        headers += ((b"umay-pacing", pacing.encode()),)
+    return bhttp.Request(method, path, headers, content)
+
+
+def stream(**more: object) -> dict[str, object]:
+    return {**CHAT, "stream": True, **more}
+
+
+def wait_for(good: Callable[[], object], seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not good():
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.01)
+
+
+def _guest(engine: ScriptedEngine, feed: OwnFeed, quotes: Quotes) -> Guest:
+    config = HostConfig.from_toml(HOST)
+    configs = Configs(engine_config(INFO), config.price_table, HOST)
+    keys = BootKeys()
+    prover = BareProver(quotes, None, keys, config, configs, INFO.model_digest)  # type: ignore[arg-type]
+    epochs = Epochs(prover, feed, KeyRing(), config.schedule)  # type: ignore[arg-type]
+    prices = {"prompt": config.prompt_price, "completion": config.completion_price}
+    return Guest(keys, epochs, engine, configs, quotes, MODEL, prices)

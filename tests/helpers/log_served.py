@@ -1,0 +1,46 @@
+"""A log of release manifests on loopback, by the real server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from attestation.errors import Refused
+from attestation.log.leaf import release_leaf
+from contracts.logservice import server
+from contracts.logservice.admission import release_key
+from contracts.logservice.database import Sqlite
+from contracts.logservice.store import Entry, Store
+
+KEY = Ed25519PrivateKey.generate()
+
+
+@contextmanager
+def serving(directory: Path, batches: Sequence[Sequence[bytes]]) -> Iterator[str]:
+    """Its address, `http://` and the log's origin; a checkpoint for each batch of manifests."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        origin = f"127.0.0.1:{bound.getsockname()[1]}/log"
+        with Store(Sqlite(directory), origin=origin, key=KEY) as store:
+            for batch in batches:
+                store.append(
+                    [Entry(release_key(m), release_leaf(m).to_bytes(), (m,)) for m in batch]
+                )
+
+            def nothing(*_: object) -> None:
+                raise Refused("parse", "closed", "no submissions here")
+
+            config = uvicorn.Config(server.create_app(store, admit=nothing), log_level="error")
+            running = uvicorn.Server(config)
+            thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]})
+            thread.start()
+            while not running.started:
+                pass
+            yield f"http://{origin}"
+            running.should_exit = True
+            thread.join()
