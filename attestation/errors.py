@@ -1,45 +1,56 @@
 """Everything that Umay raises, in one tree.
 
-UmayError                      exit code, so that every command ends alike
-├── UsageError            2    what the caller asked for cannot be asked
-├── ParseError            3    bytes that are not exactly what the format says
-├── VerificationError          carries step, code and the Report
-│   ├── NotAuthentic      3    forged, broken or not what it claims to be
-│   └── Refused           4    authentic, but the policy does not accept it
-├── ChannelError          3    the sealed exchange failed
-│   ├── Truncated         3    an answer ended without its final chunk
-│   ├── Replayed          4    this request was seen before
-│   └── NotForUs          5    sealed to a key this enclave does not hold
-├── LogError              1    a transparency log contradicts itself
-├── Unavailable           5    a service did not answer
-│   └── NotThere          5    it answered that it does not have this
-└── Incomplete            6    something could not be checked
+UmayError            70  internal          the root; no command ends with it by itself
+├── UsageError        2  usage             what the caller asked for cannot be asked
+├── ParseError        3  malformed         bytes that are not exactly what the format says
+├── VerificationError    (its own codes)   carries step, code and the Report
+│   ├── NotAuthentic  3                    forged, broken or not what it claims to be
+│   ├── Refused       4                    authentic, but the policy does not accept it
+│   └── NotChecked    6  not-checked       a step had nothing to run on
+├── ChannelError      3  channel           the sealed exchange failed
+│   ├── Truncated     3  truncated         an answer ended without its final chunk
+│   ├── Replayed      4  replayed          this request was seen before
+│   └── NotForUs      5  not-for-us        sealed to a key this enclave does not hold
+├── LogError          1  log-violation     a transparency log contradicts itself
+├── Unavailable       5  unavailable       a service did not answer
+│   └── NotThere      5  not-there         it answered that it does not have this
+└── Incomplete        6  incomplete        something could not be checked
+
+The number is the exit code of a command that ends with the error, the word its `code`.
+Rooms have subclasses of their own, with the exit codes of these. Exit code 1 says that a
+violation was found and nothing else: no class has it by default.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from attestation.verify.verdict import Report
 
+EXIT_INTERNAL = 70
+"""EX_SOFTWARE of sysexits.h: a fault of Umay itself, which says nothing about the matter."""
+
 
 class UmayError(Exception):
-    """Root of the tree. `exit_code` is what a command ends with."""
+    """Root of the tree: `exit_code` is what a command ends with, `code` a stable word."""
 
-    exit_code = 1
+    exit_code: ClassVar[int] = EXIT_INTERNAL
+    code: str = "internal"
 
 
 class UsageError(UmayError):
     exit_code = 2
+    code = "usage"
 
 
 class ParseError(UmayError):
     exit_code = 3
+    code = "malformed"
 
 
 class VerificationError(UmayError):
-    """A step of the verification plan failed.
+    """A step of the verification plan did not pass.
 
     `step` is the name of a step in verifier.py's plan ("cpu-signature"), or "channel"
     where no accepted suite is on offer; `code` is a stable word for the reason
@@ -49,11 +60,14 @@ class VerificationError(UmayError):
     exit_code = 3
 
     def __init__(self, step: str, code: str, message: str, report: Report | None = None) -> None:
-        super().__init__(f"{step}: {message} [{code}]")
+        super().__init__(step, code, message)
         self.step = step
         self.code = code
         self.message = message
         self.report = report
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.message} [{self.code}]"
 
 
 class NotAuthentic(VerificationError):
@@ -64,33 +78,60 @@ class Refused(VerificationError):
     exit_code = 4
 
 
+class NotChecked(VerificationError):
+    """A step could not run: what it builds on did not pass, or was not given.
+
+    Whoever raises it need not know the step; the verifier names it.
+    """
+
+    exit_code = 6
+
+    def __init__(self, message: str, *, step: str = "") -> None:
+        super().__init__(step, "not-checked", message)
+        self.args = (message,)
+
+    def __str__(self) -> str:
+        return super().__str__() if self.step else self.message
+
+
 class ChannelError(UmayError):
     exit_code = 3
+    code = "channel"
 
 
 class Truncated(ChannelError):
     exit_code = 3
+    code = "truncated"
 
 
 class Replayed(ChannelError):
     exit_code = 4
+    code = "replayed"
 
 
 class NotForUs(ChannelError):
+    """The enclave says that the request is not sealed to a key that it holds."""
+
     exit_code = 5
+    code = "not-for-us"
 
 
 class LogError(UmayError):
     exit_code = 1
+    code = "log-violation"
 
 
 class Unavailable(UmayError):
     exit_code = 5
+    code = "unavailable"
 
 
 class NotThere(Unavailable):
     """A service answered, and has no such thing."""
 
+    code = "not-there"
+
 
 class Incomplete(UmayError):
     exit_code = 6
+    code = "incomplete"

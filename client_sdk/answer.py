@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from attestation.channel import bhttp
-from attestation.errors import NotForUs, Truncated, UmayError
+from attestation.channel import bhttp, protocol
+from attestation.errors import NotForUs, Replayed, Truncated, UmayError, Unavailable
 from client_sdk.session import CheckedReceipt, SealedExchange
 from client_sdk.transport import Stream
+
+MAX_PROBLEM_BYTES = 64
+"""What an enclave says outside the seal is shorter."""
 
 
 class Answer:
@@ -20,6 +23,9 @@ class Answer:
     `sealed_request` and `sealed_pieces` are the bytes that relays see of it.
     `receipt` is None until the content has ended; an answer with status 200 always has
     one then, an error has one only where the enclave gave it.
+
+    Raises NotForUs or Replayed where the enclave says so outside the seal, Unavailable for
+    any other answer that is not sealed. `url` is where the request went, for the message.
     """
 
     def __init__(
@@ -27,14 +33,14 @@ class Answer:
         exchange: SealedExchange,
         stream: Stream,
         *,
+        url: str = "enclave",
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
         if stream.status != 200 or stream.media_type != exchange.response_media_type:
-            stream.close()
-            raise NotForUs(
-                f"expected a sealed answer, got HTTP {stream.status} "
-                f"{stream.media_type or 'without media type'}"
-            )
+            try:
+                raise _unsealed(stream, url)
+            finally:
+                stream.close()
         self.enclave = exchange.enclave
         self.receipt: CheckedReceipt | None = None
         self.sealed_request = len(exchange.body)
@@ -91,6 +97,30 @@ class Answer:
             if self.status == 200:
                 raise
             return None
+
+
+def _unsealed(stream: Stream, url: str) -> UmayError:
+    """What an answer outside the seal means. Nothing proves who gave it."""
+    if (stream.status, stream.media_type) == (400, protocol.MEDIA_PROBLEM):
+        problem = _first(stream)
+        if problem == protocol.REFUSED:
+            return NotForUs(f"{url}: the enclave holds no key that opens this request")
+        if problem == protocol.REPLAYED:
+            return Replayed(f"{url}: the enclave has seen this request before")
+    got = f"HTTP {stream.status}, {stream.media_type or 'no media type'}"
+    return Unavailable(f"{url}: expected a sealed answer, got {got}; it is not the enclave's")
+
+
+def _first(stream: Stream) -> bytes:
+    body = bytearray()
+    try:
+        for piece in stream:
+            body += piece
+            if len(body) > MAX_PROBLEM_BYTES:
+                break
+    except Truncated:
+        return b""
+    return bytes(body)
 
 
 def _named(message: str) -> str:

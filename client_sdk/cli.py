@@ -252,7 +252,7 @@ def _verified(opened: Client, place: Place) -> tuple[Report, int]:
     try:
         return opened.verify(place).report, 0
     except VerificationError as error:
-        code = 6 if error.code == "not-checked" else error.exit_code
+        code = error.exit_code
     return opened.examine(place), code
 
 

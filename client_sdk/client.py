@@ -225,8 +225,9 @@ class Client:
     def _exchange(self, chosen: Chosen, request: bhttp.Request) -> Answer:
         exchange = SealedExchange(chosen.enclave, request, pq=self.policy.pq, now=self._now())
         headers = {"content-type": exchange.media_type, "incremental": "?1"}
-        stream = self._transport.stream(f"{chosen.place.base}ohttp", exchange.body, headers)
-        return Answer(exchange, stream, on_broken=lambda: self.leave(chosen))
+        url = f"{chosen.place.base}ohttp"
+        stream = self._transport.stream(url, exchange.body, headers)
+        return Answer(exchange, stream, url=url, on_broken=lambda: self.leave(chosen))
 
     def _headers(self, content: bytes) -> bhttp.Fields:
         headers: list[tuple[bytes, bytes]] = []

@@ -31,7 +31,7 @@ def error_body(code: str, message: str) -> dict[str, object]:
 
 
 def code_of(error: UmayError) -> str:
-    """A stable word: step and code of a verification, else the kind of error."""
+    """A stable word: step and code of a verification, else the error's own."""
     if isinstance(error, VerificationError):
         return f"{error.step}/{error.code}"
-    return type(error).__name__.lower()
+    return error.code

@@ -43,7 +43,7 @@ MAX_STREAMS = 256
 _INTERNAL = error_body("internal", "the proxy failed")
 
 
-class _Refusal(Exception):
+class _Refusal(UmayError):
     """An HTTP answer of the proxy itself, in OpenAI's form."""
 
     def __init__(self, status: int, code: str, message: str) -> None:

@@ -197,7 +197,7 @@ class ToncenterV2:
         return _opened(status, body, method)
 
 
-class _Overloaded(Exception):
+class _Overloaded(Unavailable):
     """Worth another try."""
 
 

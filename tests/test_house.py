@@ -68,6 +68,16 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+def bases(path: Path) -> list[tuple[str, list[str]]]:
+    """Classes of a module, each with the names of its bases."""
+    found = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+    ]
+    return [
+        (node.name, [ast.unparse(base).split(".")[-1] for base in node.bases]) for node in found
+    ]
+
+
 def room(module: str) -> str | None:
     return next((r for r in ROOMS if module == r or module.startswith(r + ".")), None)
 

@@ -9,15 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from attestation.errors import UmayError
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import Evidence
 from attestation.trust.policy import Policy
 from attestation.trust.roots import Roots
-
-
-class NotChecked(UmayError):
-    """A step that cannot run because an earlier one left nothing to run on."""
 
 
 @dataclass(frozen=True)

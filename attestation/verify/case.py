@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from attestation.errors import NotChecked
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import Evidence, statement
 from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.log.leaf import Leaf
-from attestation.platforms.cpu import NotChecked
 from attestation.platforms.snp.cpu import SnpCpu
 from attestation.platforms.tdx.cpu import TdxCpu
 from attestation.trust.anchor import Anchor, BlockRef

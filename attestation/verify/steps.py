@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from attestation import nvidia
-from attestation.errors import NotAuthentic, ParseError, Refused
+from attestation.errors import NotAuthentic, NotChecked, ParseError, Refused
 from attestation.formats.digests import engine_digest, host_config_digest, price_digest
 from attestation.formats.evidence import (
     GPU,
@@ -29,7 +29,6 @@ from attestation.formats.measurement import measurement_digest
 from attestation.log import proof as log_proof
 from attestation.log.leaf import Leaf
 from attestation.nvidia import CheckedDevice
-from attestation.platforms.cpu import NotChecked
 from attestation.platforms.snp.cpu import SnpCpu
 from attestation.platforms.tdx.cpu import TdxCpu
 from attestation.trust.anchor import Anchor, BlockRef, reaches

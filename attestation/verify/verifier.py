@@ -22,9 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attestation.errors import NotAuthentic, ParseError, VerificationError
+from attestation.errors import NotAuthentic, NotChecked, ParseError, VerificationError
 from attestation.log.leaf import Leaf
-from attestation.platforms.cpu import NotChecked
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
 from attestation.verify import steps
@@ -68,7 +67,8 @@ class Verifier:
     ) -> VerifiedEnclave:
         """The enclave, once every step has passed at `now` (Unix seconds).
 
-        Raises VerificationError of the first step that fails, with the Report so far.
+        Raises VerificationError of the first step that does not pass, with the Report so far:
+        NotChecked where that step had nothing to run on.
         """
         asked = question(presented, anchor, beacon)
         known = self._memory.recall(asked, now)
@@ -81,7 +81,8 @@ class Verifier:
         results, error = _run(case, len(PLAN), stop=True)
         report = _report(case, results)
         if error is not None:
-            raise type(error)(error.step, error.code, error.message, report)
+            error.report = report
+            raise error
         return VerifiedEnclave(
             evidence_digest=case.evidence_digest,
             bundle=case.bundle,
@@ -118,7 +119,8 @@ class Verifier:
         case = self._case(presented, anchor=None, beacon=beacon, now=now)
         results, error = _run(case, _BEFORE_LOG, stop=True)
         if error is not None:
-            raise type(error)(error.step, error.code, error.message, _report(case, results))
+            error.report = _report(case, results)
+            raise error
         return case.leaf(kind=kind, release=release, previous=previous)
 
     def _case(
@@ -159,10 +161,10 @@ def _one(
     try:
         detail = step(case)
     except NotChecked as missing:
-        error = NotAuthentic(name, "not-checked", str(missing))
-        return StepResult(number, name, "not checked", "", str(missing)), error
+        missing.step = name
+        return StepResult(number, name, "not checked", "", missing.message), missing
     except ParseError as malformed:
-        error = NotAuthentic(name, "malformed", str(malformed))
+        error = NotAuthentic(name, malformed.code, str(malformed))
         return StepResult(number, name, "failed", error.code, error.message), error
     except VerificationError as failure:
         return StepResult(number, name, "failed", failure.code, failure.message), failure

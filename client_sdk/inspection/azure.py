@@ -7,9 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from attestation.errors import ParseError, Refused
+from attestation.errors import NotChecked, ParseError, Refused
 from attestation.platforms import azure, snp, tdx
-from attestation.platforms.cpu import NotChecked
 from client_sdk.inspection import cpu as inspect_cpu
 from client_sdk.inspection import gpu as inspect_gpu
 from client_sdk.inspection.inspected import Explained, Given, Inspected

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from cryptography import x509
 
 from attestation import nvidia
-from attestation.errors import NotAuthentic, ParseError
+from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.formats.collateral import Collateral
 from attestation.platforms import snp, tdx
-from attestation.platforms.cpu import NotChecked
 from attestation.platforms.tdx.tcb import QE_IDENTITY, TCB_INFO
 from attestation.vendors.validity import stamp
 from client_sdk.inspection.cpu import crl_family

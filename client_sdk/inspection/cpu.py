@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 from cryptography import x509
 
-from attestation.errors import ParseError, Refused
+from attestation.errors import NotChecked, ParseError, Refused
 from attestation.platforms import snp, tdx
-from attestation.platforms.cpu import NotChecked
 from attestation.platforms.snp.chain import tcb_parts
 from attestation.platforms.tdx.tcb import PARTS
 from client_sdk.inspection.inspected import Explained, Given, Inspected

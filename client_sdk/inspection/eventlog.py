@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from attestation.errors import NotAuthentic, ParseError
+from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.platforms import tdx
-from attestation.platforms.cpu import NotChecked
 from attestation.platforms.tdx.eventlog import DIGEST_BYTES, extend
 from client_sdk.inspection import cpu as inspect_cpu
 from client_sdk.inspection.inspected import Explained, Given, Inspected

@@ -13,11 +13,10 @@ from typing import Any
 from cryptography import x509
 
 from attestation import nvidia
-from attestation.errors import NotAuthentic, ParseError, Refused, UmayError
+from attestation.errors import NotAuthentic, NotChecked, ParseError, Refused, UmayError
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import GPU, SWITCH, Device
 from attestation.nvidia import chain as chains
-from attestation.platforms.cpu import NotChecked
 from attestation.platforms.snp.chain import load_any
 from client_sdk.inspection.inspected import Explained, Given, Inspected
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from attestation.errors import ParseError, UmayError, UsageError, VerificationError
+from attestation.errors import NotChecked, ParseError, UmayError, UsageError, VerificationError
 from attestation.formats.collateral import Collateral
-from attestation.platforms.cpu import NotChecked
 from attestation.trust.roots import Roots
 
 MAX_FILE_BYTES = 32 << 20
@@ -63,12 +62,14 @@ class Inspected:
         try:
             self.checks.append(Check(name, "passed", text=run()))
         except NotChecked as missing:
-            self.checks.append(Check(name, "not checked", text=str(missing), exit_code=6))
+            self.checks.append(
+                Check(name, "not checked", text=missing.message, exit_code=missing.exit_code)
+            )
         except VerificationError as error:
             failed = Check(name, "failed", error.code, error.message, error.exit_code)
             self.checks.append(failed)
         except UmayError as error:
-            self.checks.append(Check(name, "failed", "malformed", str(error), error.exit_code))
+            self.checks.append(Check(name, "failed", error.code, str(error), error.exit_code))
         return self.checks[-1].status == "passed"
 
     def to_json(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation import nvidia
-from attestation.errors import NotAuthentic, ParseError
+from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import (
     Evidence,
@@ -26,7 +26,6 @@ from attestation.formats.receipt import SignedReceipt
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
 from attestation.platforms import snp, tdx
-from attestation.platforms.cpu import NotChecked
 from attestation.platforms.snp.chain import load_any, load_certificate
 from attestation.vendors.validity import stamp
 from client_sdk.inspection import cpu as inspect_cpu

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.channel import bhttp
 from attestation.channel.protocol import REPLAYED
-from attestation.errors import NotForUs, Unavailable
+from attestation.errors import Unavailable
 from attestation.formats import cbor
 from attestation.formats.evidence import (
     Device,
@@ -204,7 +204,7 @@ def _replayed(exchange: SealedExchange, statuses: list[tuple[int, bool, bytes]])
 
 def _inner_status(exchange: SealedExchange, answer: tuple[int, bool, bytes]) -> int:
     if not answer[1]:
-        raise NotForUs(f"replay drill: expected a sealed first answer, got HTTP {answer[0]}")
+        raise Unavailable(f"replay drill: expected a sealed first answer, got HTTP {answer[0]}")
     events = exchange.push(answer[2]) + exchange.finish()
     return next(event.status for event in events if isinstance(event, bhttp.ResponseHead))
 

@@ -24,7 +24,6 @@ from starlette.routing import Route
 
 from attestation.errors import (
     LogError,
-    NotAuthentic,
     ParseError,
     Refused,
     UmayError,
@@ -72,23 +71,30 @@ CHECKPOINT_CACHE = "public, max-age=2"
 IMMUTABLE = "public, max-age=31536000, immutable"
 OCTETS, CBOR, TEXT = "application/octet-stream", "application/cbor", "text/plain; charset=utf-8"
 
+
+class _TooLarge(ParseError):
+    """A body over MAX_SUBMISSION_BYTES."""
+
+    code = "too-large"
+
+
+class _Busy(Unavailable):
+    """As many submissions in hand as the log takes."""
+
+    code = "busy"
+
+
 _STATUS: tuple[tuple[type[UmayError], int], ...] = (
+    (_TooLarge, 413),
+    (_Busy, 429),
     (ParseError, 400),
     (UsageError, 404),
-    (NotAuthentic, 422),
     (Refused, 403),
+    (VerificationError, 422),
     (Unavailable, 503),
 )
 logger = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class _TooLarge(UmayError):
-    """A body over MAX_SUBMISSION_BYTES."""
-
-
-class _Busy(UmayError):
-    """As many submissions in hand as the log takes."""
 
 
 class Witnesses(Protocol):
@@ -331,21 +337,17 @@ def _named(endpoint: Endpoint) -> Endpoint:
 
 
 def _refusal(error: UmayError) -> Response:
-    step, code, message = "log", "error", str(error)
+    step, code, message = "log", error.code, str(error)
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     headers = {"cache-control": "no-store"}
     if isinstance(error, VerificationError):
-        step, code, message = error.step, error.code, error.message
+        step, message = error.step, error.message
     elif isinstance(error, ParseError):
-        step, code = "parse", "malformed"
+        step = "parse"
     elif isinstance(error, UsageError):
         code = "not-found"
-    elif isinstance(error, Unavailable):
-        code = "unavailable"
-    elif isinstance(error, _TooLarge):
-        step, code, status = "parse", "too-large", 413
     elif isinstance(error, _Busy):
-        code, status, headers["retry-after"] = "busy", 429, "5"
+        headers["retry-after"] = "5"
     body = {"error": {"step": step, "code": code, "message": message}}
     return Response(json.dumps(body), status, headers, "application/json")
 

@@ -18,7 +18,15 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.errors import LogError, NotAuthentic, ParseError, Refused, Unavailable, UsageError
+from attestation.errors import (
+    LogError,
+    NotAuthentic,
+    ParseError,
+    Refused,
+    UmayError,
+    Unavailable,
+    UsageError,
+)
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.cosignature import cosign
@@ -81,7 +89,7 @@ class Answer:
     media_type: str = PLAIN
 
 
-class _Conflict(Exception):
+class _Conflict(UmayError):
     """The asker's view is not ours; `size` is the last that was cosigned."""
 
     def __init__(self, size: int) -> None:

@@ -61,7 +61,9 @@ class Reply:
 
 
 class ApiError(UmayError):
-    """An answer in OpenAI's error form."""
+    """An answer in OpenAI's error form; `code` is a word of that API."""
+
+    exit_code = UsageError.exit_code
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

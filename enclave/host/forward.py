@@ -19,6 +19,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from attestation.errors import ParseError, Unavailable
+
 REQUEST_HEADERS = ("content-type", "incremental")
 RESPONSE_HEADERS = ("content-type", "incremental", "cache-control")
 MAX_SEALED_BYTES = 33 * 1024 * 1024
@@ -77,11 +79,11 @@ def asked(request: Request) -> Asked | None:
     return None
 
 
-class _TooLarge(Exception):
+class _TooLarge(ParseError):
     """The client's body is longer than this route takes."""
 
 
-class _Broken(Exception):
+class _Broken(Unavailable):
     """No answer from upstream."""
 
 

@@ -6,10 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from attestation.errors import ChannelError, NotAuthentic, Truncated, UmayError, Unavailable
+from attestation.channel import protocol
+from attestation.errors import (
+    ChannelError,
+    NotAuthentic,
+    NotForUs,
+    Replayed,
+    Truncated,
+    UmayError,
+    Unavailable,
+)
 from client_sdk import sse
 from client_sdk.transport import Transport, check_url
-from tests.helpers.fake_enclave import FakeClient, FakeEnclave
+from tests.helpers.fake_enclave import REFUSED, FakeClient, FakeEnclave
 
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "Hello?"}], "stream": True}
 ANSWER = "0 1 2 3 4 5 6 7 "
@@ -79,13 +88,54 @@ def test_a_cut_answer_is_never_repeated_but_the_next_request_goes_elsewhere(
     assert client.verifications == ["aa" * 16, "bb" * 16]
 
 
-def test_an_unsealed_answer_means_one_refresh_then_the_next_enclave(
+def test_a_refusal_by_the_enclave_means_one_refresh_then_the_next_enclave(
     ada: FakeEnclave, bela: FakeEnclave
 ) -> None:
     client = FakeClient([ada, bela])
-    ada.script.fault = "not sealed"
+    ada.script.unsealed = REFUSED
     assert client.chat(BODY).read().endswith(b"[DONE]\n\n")
     assert client.verifications == ["aa" * 16, "aa" * 16, "bb" * 16]
+
+
+def test_a_refusal_by_the_only_enclave_is_not_for_us(ada: FakeEnclave) -> None:
+    ada.script.unsealed = REFUSED
+    with pytest.raises(NotForUs, match="holds no key") as caught:
+        FakeClient([ada]).chat(BODY)
+    assert caught.value.code == "not-for-us" and "/ohttp: " in str(caught.value)
+
+
+NOT_THE_ENCLAVE = {
+    "a relay's 502": (502, "", b""),
+    "a proxy's page": (502, "text/html", b"<h1>Bad Gateway</h1>"),
+    "a captive portal": (200, "text/html", b"<form>"),
+    "a refusal that is JSON": (400, "application/json", protocol.REFUSED),
+    "another problem": (400, protocol.MEDIA_PROBLEM, b'{"title":"too many requests"}'),
+    "the refusal and more": (400, protocol.MEDIA_PROBLEM, protocol.REFUSED + b" " * 80),
+    "the refusal under another status": (404, protocol.MEDIA_PROBLEM, protocol.REFUSED),
+    "sealed, says its head, but not chunked": (200, protocol.MEDIA_RESPONSE, b"\0" * 64),
+}
+
+
+@pytest.mark.parametrize("unsealed", NOT_THE_ENCLAVE.values(), ids=NOT_THE_ENCLAVE)
+def test_what_the_enclave_did_not_say_is_unavailable_and_goes_to_the_next(
+    ada: FakeEnclave, bela: FakeEnclave, unsealed: tuple[int, str, bytes]
+) -> None:
+    client = FakeClient([ada, bela])
+    ada.script.unsealed = unsealed
+    assert client.chat(BODY).read().endswith(b"[DONE]\n\n")
+    assert client.verifications == ["aa" * 16, "bb" * 16] and ada.script.opened == 1
+
+    bela.script.unsealed, bela.script.opened = unsealed, 0
+    with pytest.raises(Unavailable, match=f"ohttp: expected a sealed .* HTTP {unsealed[0]}"):
+        FakeClient([bela]).chat(BODY)
+    assert bela.script.opened == 2  # one refresh, one retry
+
+
+def test_a_replay_is_named_and_never_repeated(ada: FakeEnclave, bela: FakeEnclave) -> None:
+    ada.script.unsealed = (400, protocol.MEDIA_PROBLEM, protocol.REPLAYED)
+    with pytest.raises(Replayed) as caught:
+        FakeClient([ada, bela]).chat(BODY)
+    assert caught.value.exit_code == 4 and ada.script.opened == 1 and not bela.script.opened
 
 
 def test_a_dead_enclave_is_left_for_the_next(ada: FakeEnclave, bela: FakeEnclave) -> None:

@@ -7,7 +7,6 @@ after the verification.
 from __future__ import annotations
 
 import base64
-import json
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.channel import bhttp
+from attestation.channel import bhttp, protocol
 from attestation.channel.ohttp import KeyRing, ServerRequest
 from attestation.errors import UmayError, Unavailable
 from attestation.formats.keys import KeyBundle
@@ -33,19 +32,22 @@ from client_sdk.presented import Place
 from tests.attestation.test_policy import GOOD
 
 PIECES = [b'data: {"choices":[{"delta":{"content":"%d "}}]}\n\n' % n for n in range(8)]
+REFUSED = (400, protocol.MEDIA_PROBLEM, protocol.REFUSED)
 DONE = b"data: [DONE]\n\n"
 
 
 @dataclass
 class Script:
     """How the next answers go: `fault` names what goes wrong, `pause` seconds between pieces;
-    `left` is set when the client goes away."""
+    `unsealed` is an answer outside the seal; `left` is set when the client goes away."""
 
     pieces: list[bytes] = field(default_factory=lambda: [*PIECES, DONE])
     status: int = 200
     media_type: str = "text/event-stream"
     fault: str = ""
     pause: float = 0.0
+    opened: int = 0
+    unsealed: tuple[int, str, bytes] | None = None
     left: threading.Event = field(default_factory=threading.Event)
     seen: list[bhttp.Request] = field(default_factory=list)
 
@@ -84,9 +86,10 @@ class FakeEnclave:
         try:
             message = request.open(body)
         except UmayError:
-            return _plain(handler, 400)
-        if self.script.fault == "not sealed":
-            return _plain(handler, 502)
+            return _plain(handler, *REFUSED)
+        self.script.opened += 1
+        if self.script.unsealed is not None:
+            return _plain(handler, *self.script.unsealed)
         inner = bhttp.decode_request(message)
         self.script.seen.append(inner)
         handler.send_response(200)
@@ -200,10 +203,10 @@ class FakeClient(Client):
         return next(e.verified for e in self.enclaves if e.chosen.place == place)
 
 
-def _plain(handler: BaseHTTPRequestHandler, status: int) -> None:
-    body = json.dumps({"error": "constant"}).encode()
+def _plain(handler: BaseHTTPRequestHandler, status: int, media_type: str, body: bytes) -> None:
     handler.send_response(status)
-    handler.send_header("content-type", "application/json")
+    if media_type:
+        handler.send_header("content-type", media_type)
     handler.send_header("content-length", str(len(body)))
     handler.end_headers()
     handler.wfile.write(body)

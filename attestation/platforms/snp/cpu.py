@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hmac
 
-from attestation.errors import NotAuthentic, ParseError
+from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
 from attestation.formats.measurement import launch_id
-from attestation.platforms.cpu import NotChecked, Standing
+from attestation.platforms.cpu import Standing
 from attestation.platforms.snp.chain import ChipKey, check_signature
 from attestation.platforms.snp.check import (
     check_alias_free,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from attestation.errors import NotAuthentic, ParseError
+from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import INIT_DONE, Evidence
 from attestation.formats.measurement import launch_id
-from attestation.platforms.cpu import NotChecked, Standing
+from attestation.platforms.cpu import Standing
 from attestation.platforms.tdx.attributes import check_attributes
 from attestation.platforms.tdx.chain import Pck, check_signature
 from attestation.platforms.tdx.eventlog import replay

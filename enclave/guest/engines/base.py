@@ -25,13 +25,19 @@ MAX_LOGIT_BIAS = 300
 class QueueFull(Unavailable):
     """As many requests wait as may wait: ask again later (HTTP 429)."""
 
+    code = "queue-full"
+
 
 class EngineFailed(Unavailable):
     """The engine stopped; nothing more will come from it (HTTP 503)."""
 
+    code = "engine-failed"
+
 
 class ContextOverflow(UsageError):
     """Prompt and answer do not fit the context (HTTP 400, `context_length_exceeded`)."""
+
+    code = "context-overflow"
 
 
 @dataclass(frozen=True)
