@@ -14,12 +14,12 @@ from typing import Any
 from attestation.errors import ParseError
 from attestation.formats import cbor
 from attestation.formats.digests import DIGEST_BYTES, domain_digest, sha256
+from attestation.formats.platform import PLATFORMS
 
 MAX_EVIDENCE_BYTES = 1024 * 1024
 """Eight GPUs and four switches with their chains are about 150 kB."""
 
 MAX_DEVICES = 64
-PLATFORMS = ("tdx", "snp")
 GPU, SWITCH = 0, 1
 INIT_DONE = b"umay/init-done/v1\0"
 """Its SHA-384 closes RTMR3: nothing is extended after it."""
@@ -68,8 +68,8 @@ class Evidence:
         fields = cbor.decode_map(data, required=frozenset(range(7)), limit=MAX_EVIDENCE_BYTES)
         if type(fields[0]) is not int or fields[0] != 1:
             raise ParseError("Evidence: expected version 1")
-        if fields[1] not in PLATFORMS:
-            raise ParseError("Evidence: expected platform tdx or snp")
+        if not isinstance(fields[1], str) or fields[1] not in PLATFORMS:
+            raise ParseError(f"Evidence: expected a platform of {', '.join(PLATFORMS)}")
         logs = fields[5]
         if not isinstance(logs, dict) or set(logs) != {0, 1}:
             raise ParseError("Evidence: expected event logs as {0: CCEL, 1: [RTMR3 events]}")

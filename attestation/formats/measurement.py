@@ -5,16 +5,9 @@ from __future__ import annotations
 from attestation.errors import ParseError
 from attestation.formats import cbor
 from attestation.formats.digests import domain_digest
-
-REGISTERS = {"tdx": 4, "snp": 1}
-"""TDX: MRTD, RTMR0, RTMR1, RTMR2 (RTMR3 is checked by replay). SNP: MEASUREMENT."""
+from attestation.formats.platform import PLATFORMS, PlatformFormat
 
 REGISTER_BYTES = 48
-
-
-LAUNCH_FIELDS = {"tdx": (48, 48, 48), "snp": (16, 16, 48, 48)}
-"""Bytes of what the host set at launch. TDX: MRCONFIGID, MROWNER, MROWNERCONFIG. SNP, by its
-ID block: FAMILY_ID, IMAGE_ID, ID_KEY_DIGEST, AUTHOR_KEY_DIGEST."""
 
 
 def launch_id(platform: str, fields: tuple[bytes, ...]) -> bytes | None:
@@ -22,8 +15,9 @@ def launch_id(platform: str, fields: tuple[bytes, ...]) -> bytes | None:
 
     Raises ParseError where the fields are not the platform's own.
     """
-    if tuple(len(field) for field in fields) != LAUNCH_FIELDS.get(platform):
-        raise ParseError(f"{platform}: expected fields of {LAUNCH_FIELDS.get(platform)} bytes")
+    expected = tuple(size for _, size in _row(platform).launch_fields)
+    if tuple(len(field) for field in fields) != expected:
+        raise ParseError(f"{platform}: expected launch fields of {expected} bytes")
     if not any(map(any, fields)):
         return None
     return domain_digest("umay/launch/v1", cbor.encode([platform, *fields]))
@@ -34,8 +28,16 @@ def measurement_digest(platform: str, registers: tuple[bytes, ...]) -> bytes:
 
     Raises ParseError where the platform is unknown or the registers are not its own.
     """
-    if len(registers) != REGISTERS.get(platform):
-        raise ParseError(f"{platform}: expected {REGISTERS.get(platform)} registers")
+    expected = _row(platform).registers
+    if len(registers) != len(expected):
+        text = f"{platform}: expected the registers {', '.join(expected)}, got {len(registers)}"
+        raise ParseError(text)
     if any(len(register) != REGISTER_BYTES for register in registers):
         raise ParseError(f"{platform}: every register is {REGISTER_BYTES} bytes")
     return domain_digest("umay/measurement/v1", cbor.encode([platform, *registers]))
+
+
+def _row(platform: str) -> PlatformFormat:
+    if platform not in PLATFORMS:
+        raise ParseError(f"expected a platform of {', '.join(PLATFORMS)}, got {platform}")
+    return PLATFORMS[platform]

@@ -12,12 +12,11 @@ from typing import Any
 from attestation.errors import ParseError
 from attestation.formats import cbor
 from attestation.formats.digests import DIGEST_BYTES, sha256
+from attestation.formats.platform import LEAF_PLATFORMS
 
 BOOT, RENEW, RELEASE, COLLATERAL, RETIRE = 1, 2, 3, 4, 5
 KINDS = (BOOT, RENEW, RELEASE, COLLATERAL, RETIRE)
 NO_PLATFORM = 0
-PLATFORMS = (1, 2, 17, 18)
-"""TDX, SNP, and the same with GPUs (+16)."""
 
 ZERO = bytes(DIGEST_BYTES)
 MAX_LEAF_BYTES = 0xFFFF
@@ -52,7 +51,9 @@ class Leaf:
     def __post_init__(self) -> None:
         _check(self.kind in KINDS, "kind 1 to 5")
         of_machine = self.kind in (BOOT, RENEW, RETIRE)
-        _check(self.platform in (PLATFORMS if of_machine else (NO_PLATFORM,)), "a known platform")
+        _check(
+            self.platform in (LEAF_PLATFORMS if of_machine else (NO_PLATFORM,)), "a known platform"
+        )
         for name in _DIGESTS:
             _check(len(getattr(self, name)) == DIGEST_BYTES, f"{name} of {DIGEST_BYTES} bytes")
         _check(0 <= self.beacon[0] < 2**32, "a beacon seqno of 32 bits")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from attestation.nvidia.check import (
-    CheckedDevice,
-    Firmware,
-    check_device,
-    check_driver,
-    check_measurements,
-    check_revocation,
-    check_set,
-    rim_names,
-)
-from attestation.nvidia.report import GpuReport, parse_report
-from attestation.nvidia.rim import Rim, read_rim
+from typing import TYPE_CHECKING
+
+from attestation.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from attestation.nvidia.check import (
+        CheckedDevice,
+        Firmware,
+        check_device,
+        check_driver,
+        check_measurements,
+        check_revocation,
+        check_set,
+        rim_names,
+    )
+    from attestation.nvidia.report import GpuReport, parse_report
+    from attestation.nvidia.rim import Rim, read_rim
 
 __all__ = [
     "CheckedDevice",
@@ -29,3 +34,21 @@ __all__ = [
     "read_rim",
     "rim_names",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "CheckedDevice": "attestation.nvidia.check",
+        "Firmware": "attestation.nvidia.check",
+        "GpuReport": "attestation.nvidia.report",
+        "Rim": "attestation.nvidia.rim",
+        "check_device": "attestation.nvidia.check",
+        "check_driver": "attestation.nvidia.check",
+        "check_measurements": "attestation.nvidia.check",
+        "check_revocation": "attestation.nvidia.check",
+        "check_set": "attestation.nvidia.check",
+        "parse_report": "attestation.nvidia.report",
+        "read_rim": "attestation.nvidia.rim",
+        "rim_names": "attestation.nvidia.check",
+    },
+)

@@ -22,10 +22,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from attestation.errors import NotAuthentic, ParseError
+from attestation.formats.platform import SNP, TDX
 
 HCL_BYTES, HEADER_BYTES, HARDWARE_BYTES, RUNTIME_HEADER_BYTES = 2600, 32, 1184, 20
 TDREPORT_BYTES = 1024
-PLATFORMS = {2: "snp", 4: "tdx"}
+PLATFORMS = {2: SNP.name, 4: TDX.name}
 SHA256_RUNTIME = 1
 PCR_COUNT, PCR_BYTES = 24, 32
 MAX_QUALIFYING_BYTES = 64
@@ -73,7 +74,7 @@ def parse_hcl(data: bytes) -> HclReport:
     runtime, fill = body[RUNTIME_HEADER_BYTES:length], body[length:]
     if len(runtime) != text_length or any(fill) or any(data[20:HEADER_BYTES]):
         raise ParseError("HCL report: expected zeros where nothing stands")
-    if PLATFORMS[kind] == "tdx":
+    if PLATFORMS[kind] == TDX.name:
         hardware, rest = hardware[:TDREPORT_BYTES], hardware[TDREPORT_BYTES:]
         if any(rest):
             raise ParseError("HCL report: bytes after the TDREPORT")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from attestation.errors import ParseError, Refused
 from attestation.formats import toml
-from attestation.platforms.tdx.tcb import STATUSES
+from attestation.formats.platform import PLATFORMS
 from attestation.trust.roots import PRODUCTION, Roots
 
 MAX_POLICY_BYTES = 256 * 1024
@@ -23,6 +23,20 @@ ANY = "any"
 T = TypeVar("T")
 _HEX32 = re.compile(r"[0-9a-f]{64}")
 SNP_SIGNERS = frozenset({"VCEK", "VLEK"})
+TCB_STATUSES = frozenset(
+    {
+        "UpToDate",
+        "SWHardeningNeeded",
+        "ConfigurationNeeded",
+        "ConfigurationAndSWHardeningNeeded",
+        "OutOfDate",
+        "OutOfDateConfigurationNeeded",
+        "TDRelaunchAdvised",
+        "TDRelaunchAdvisedConfigurationNeeded",
+    }
+)
+"""Intel's words that a policy may accept; "Revoked" is none of them."""
+
 SNP_TCB_PARTS = ("bootloader", "tee", "snp", "microcode")
 """Of every family; Turin's FMC is not among them."""
 
@@ -185,8 +199,8 @@ def _read(top: _Section) -> Policy:
         max_anchor_age_s=network.number("max_anchor_age_s"),
         max_beacon_age_s=fresh.number("max_beacon_age_s"),
         challenge=fresh.text("challenge", "required", "optional"),
-        platforms=cpu.words("platforms", frozenset({"tdx", "snp"})),
-        tcb_status=cpu.words("tcb_status", STATUSES),
+        platforms=cpu.words("platforms", frozenset(PLATFORMS)),
+        tcb_status=cpu.words("tcb_status", TCB_STATUSES),
         refuse_advisories=cpu.words("refuse_advisories"),
         min_tcb_evaluation_number=cpu.number("min_tcb_evaluation_number"),
         max_collateral_age_s=cpu.number("max_collateral_age_s"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from types import MappingProxyType
 
 from cryptography import x509
 
@@ -15,6 +16,7 @@ from attestation import nvidia
 from attestation.errors import ParseError
 from attestation.formats.collateral import Collateral, Fetcher
 from attestation.formats.evidence import Evidence
+from attestation.formats.platform import SNP, TDX
 from attestation.platforms import snp, tdx
 from attestation.trust.roots import Roots
 from attestation.vendors import fetch
@@ -28,8 +30,7 @@ def collect(
 
     Raises Unavailable, ParseError, or what the signature checks raise.
     """
-    cpu = _tdx if evidence.platform == "tdx" else _snp
-    parts = [cpu(evidence, fetcher, services, roots, now)]
+    parts = [CPU_COLLATERAL[evidence.platform](evidence, fetcher, services, roots, now)]
     for device in evidence.devices:
         nonce = nvidia.parse_report(device.report).nonce
         checked = nvidia.check_device(device, nonce=nonce, roots=roots, now=now)
@@ -78,3 +79,7 @@ def _pairs(
             if pair not in seen:
                 seen.add(pair)
                 yield pair
+
+
+CPU_COLLATERAL = MappingProxyType({TDX.name: _tdx, SNP.name: _snp})
+"""What is fetched for each platform's CPU."""

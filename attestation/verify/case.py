@@ -9,15 +9,12 @@ from attestation.errors import NotChecked
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import Evidence, statement
 from attestation.formats.keys import KeyBundle, bundle_digest
+from attestation.formats.platform import PLATFORMS, WITH_GPUS
 from attestation.log.leaf import Leaf
-from attestation.platforms.snp.cpu import SnpCpu
-from attestation.platforms.tdx.cpu import TdxCpu
+from attestation.platforms.cpu import Cpu
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy, Release
 from attestation.verify.verdict import Finding
-
-PLATFORM_CODES = {"tdx": 1, "snp": 2}
-WITH_GPUS = 16
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Case:
     evidence: Evidence = field(init=False)
     evidence_digest: bytes = field(init=False)
     bundle: KeyBundle = field(init=False)
-    cpu: TdxCpu | SnpCpu = field(init=False)
+    cpu: Cpu = field(init=False)
     measurement_digest: bytes = field(init=False)
     release: Release = field(init=False)
     model_name: str = field(init=False)
@@ -67,7 +64,7 @@ class Case:
         """What the log should hold about this evidence; the arguments are its own claims."""
         return Leaf(
             kind=kind,
-            platform=PLATFORM_CODES[self.evidence.platform]
+            platform=PLATFORMS[self.evidence.platform].leaf_code
             + (WITH_GPUS if self.bundle.gpu_count else 0),
             evidence_digest=self.evidence_digest,
             bundle_digest=bundle_digest(self.evidence.bundle),

@@ -29,8 +29,7 @@ from attestation.formats.measurement import measurement_digest
 from attestation.log import proof as log_proof
 from attestation.log.leaf import Leaf
 from attestation.nvidia import CheckedDevice
-from attestation.platforms.snp.cpu import SnpCpu
-from attestation.platforms.tdx.cpu import TdxCpu
+from attestation.platforms.registry import parse_cpu
 from attestation.trust.anchor import Anchor, BlockRef, reaches
 from attestation.trust.policy import accept
 from attestation.verify.case import Case
@@ -51,13 +50,9 @@ def parse(case: Case) -> str:
             "wrong-network",
             f"expected network {case.policy.network}, got {case.bundle.network}",
         )
-    case.cpu = _parse_cpu(case.evidence)
+    case.cpu = parse_cpu(case.evidence)
     size = len(case.evidence_bytes)
     return f"{case.evidence.platform.upper()}, {len(case.evidence.devices)} device(s), {size} bytes"
-
-
-def _parse_cpu(evidence: Evidence) -> TdxCpu | SnpCpu:
-    return (TdxCpu if evidence.platform == "tdx" else SnpCpu).parse(evidence)
 
 
 def cpu_signature(case: Case) -> str:
@@ -178,7 +173,7 @@ def _challenge(case: Case) -> str:
             raise Refused("freshness", "no-challenge", "the policy demands a challenge of our own")
         return ""
     case.needs("cpu-signature", "cpu-attributes")
-    answer: Any = case.cpu.answer(case.challenge.quote)
+    answer = case.cpu.answer(case.challenge.quote)
     answer.check_signature(roots=case.policy.roots, now=case.now)
     answer.check_attributes(case.policy)
     if not case.cpu.same_machine(answer):

@@ -15,6 +15,7 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
+from attestation.formats.platform import LEAF_PLATFORMS
 from attestation.log.leaf import RENEW, Leaf
 from attestation.log.merkle import GetHash, inclusion_proof, leaf_hash, verify_inclusion
 from attestation.log.proof import Proof
@@ -22,7 +23,7 @@ from attestation.trust.anchor import Anchor, BlockRef
 from attestation.verify.verdict import Report, StepResult
 from attestation.verify.verifier import Presented, Verifier
 from client_sdk.auditing import sources, tree
-from client_sdk.auditing.results import KINDS, PLATFORMS, Audit, EntryVerdict
+from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.sources import Source
 from contracts.chain import ReadOnlyChain
 from contracts.logservice.admission import Record
@@ -176,7 +177,7 @@ def _verdict(
         detail=", ".join(failed or now or ()),
         since=beacon.utime,
         report=then,
-        platform=PLATFORMS[leaf.platform],
+        platform=LEAF_PLATFORMS[leaf.platform],
         release=shape.removeprefix("release ").rpartition(", ")[0] if then.ok else "",
         keys=_keys(bundle),
         measurement=leaf.measurement_digest.hex(),

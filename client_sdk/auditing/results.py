@@ -21,7 +21,6 @@ KINDS = {
     RETIRE: "retirement",
 }
 MACHINES = ("boot", "renewal")
-PLATFORMS = {1: "TDX", 2: "SEV-SNP", 17: "TDX with GPUs", 18: "SEV-SNP with GPUs"}
 Severity = Literal["violation", "incomplete", "finding"]
 
 

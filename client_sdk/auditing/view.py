@@ -6,11 +6,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from attestation.formats.platform import LEAF_PLATFORMS
 from attestation.log.leaf import Leaf
 from attestation.vendors.validity import stamp
 from client_sdk.auditing.comparing import Compared
 from client_sdk.auditing.proving import HERE, CheckedProof
-from client_sdk.auditing.results import KINDS, PLATFORMS
+from client_sdk.auditing.results import KINDS
 from client_sdk.auditing.single import Single
 from client_sdk.report_view import show_problems, show_report
 
@@ -69,7 +70,7 @@ def leaf_rows(leaf: Leaf) -> list[tuple[str, str]]:
     """A leaf's fields in words; what says nothing is left out."""
     rows = [
         ("kind", KINDS[leaf.kind]),
-        ("platform", PLATFORMS.get(leaf.platform, "")),
+        ("platform", LEAF_PLATFORMS.get(leaf.platform, "")),
         ("evidence", leaf.evidence_digest.hex()),
         ("key bundle", leaf.bundle_digest.hex()),
         ("measurement", leaf.measurement_digest.hex()),

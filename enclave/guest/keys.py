@@ -22,6 +22,7 @@ from attestation.formats.evidence import (
     report_data_binding,
 )
 from attestation.formats.keys import KeyBundle, bundle_digest
+from attestation.formats.platform import TDX
 from attestation.formats.receipt import Receipt, SignedReceipt
 from attestation.formats.retirement import Retirement
 from attestation.platforms.tdx import parse_quote
@@ -114,7 +115,7 @@ class Prover:
         quoted = self.platform.quote(half + fresh_published(bundle.beacon[1]))
         check_replay(parse_quote(quoted.quote), quoted.ccel, quoted.rtmr3_events)
         return Evidence(
-            platform="tdx",
+            platform=TDX.name,
             bundle=bundle.to_bytes(),
             quote=quoted.quote,
             ccel=quoted.ccel,

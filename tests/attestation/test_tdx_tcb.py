@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from attestation.errors import NotAuthentic, Refused, UmayError
 from attestation.formats.collateral import Collateral
 from attestation.platforms.tdx import TcbResult, check_status, check_tcb, tcb
+from attestation.trust.policy import TCB_STATUSES
 from enclave.simulator import intel
 from tests.helpers.tdx_machine import DAY, NOW, collateral, flip, good, good_bytes, machine, refuses
 
@@ -170,7 +171,7 @@ def test_old_evaluation_number() -> None:
 
 
 BY_RELAUNCH = {"TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"}
-LEVELS = sorted(tcb.STATUSES - {"UpToDate"} - BY_RELAUNCH)
+LEVELS = sorted(TCB_STATUSES - {"UpToDate"} - BY_RELAUNCH)
 LATER = {"tcb": {"isvsvn": 200}, "tcbDate": "2026-01-01T00:00:00Z", "tcbStatus": "UpToDate"}
 
 

@@ -225,7 +225,7 @@ def test_changed_guest_code_changes_rtmr2_only(sources: Path) -> None:
 
 def test_names_are_measured_with_their_contents(sources: Path) -> None:
     before = guest_digest(sources)
-    path = sources / "attestation" / "roots.py"
+    path = sources / "attestation" / "trust" / "roots.py"
     path.rename(path.with_name("roots2.py"))
     assert guest_digest(sources) != before
     path.with_name("roots2.py").rename(path)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from attestation.platforms.snp.chain import ChipKey, check_signature, find_certificate, find_chain
-from attestation.platforms.snp.check import (
-    check_alias_free,
-    check_attributes,
-    check_crl,
-    check_revocation,
-    check_tcb,
-)
-from attestation.platforms.snp.report import SnpReport, parse_report
+from typing import TYPE_CHECKING
+
+from attestation.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from attestation.platforms.snp.chain import (
+        ChipKey,
+        check_signature,
+        find_certificate,
+        find_chain,
+    )
+    from attestation.platforms.snp.check import (
+        check_alias_free,
+        check_attributes,
+        check_crl,
+        check_revocation,
+        check_tcb,
+    )
+    from attestation.platforms.snp.report import SnpReport, parse_report
 
 __all__ = [
     "ChipKey",
@@ -25,3 +35,20 @@ __all__ = [
     "find_chain",
     "parse_report",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ChipKey": "attestation.platforms.snp.chain",
+        "SnpReport": "attestation.platforms.snp.report",
+        "check_alias_free": "attestation.platforms.snp.check",
+        "check_attributes": "attestation.platforms.snp.check",
+        "check_crl": "attestation.platforms.snp.check",
+        "check_revocation": "attestation.platforms.snp.check",
+        "check_signature": "attestation.platforms.snp.chain",
+        "check_tcb": "attestation.platforms.snp.check",
+        "find_certificate": "attestation.platforms.snp.chain",
+        "find_chain": "attestation.platforms.snp.chain",
+        "parse_report": "attestation.platforms.snp.report",
+    },
+)

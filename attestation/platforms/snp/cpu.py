@@ -9,6 +9,7 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
 from attestation.formats.measurement import launch_id
+from attestation.formats.platform import SNP
 from attestation.platforms.cpu import Standing
 from attestation.platforms.snp.chain import ChipKey, check_signature
 from attestation.platforms.snp.check import (
@@ -25,7 +26,7 @@ from attestation.trust.roots import Roots
 class SnpCpu:
     """A report, and the certificates that come beside it: chip key, ASK, ARK."""
 
-    platform = "snp"
+    platform = SNP.name
 
     def __init__(self, report: bytes, certificates: tuple[bytes, ...]) -> None:
         self.report = parse_report(report)
@@ -50,7 +51,7 @@ class SnpCpu:
     def launch_id(self) -> bytes | None:
         report = self.report
         keys = (report.id_key_digest, report.author_key_digest)
-        return launch_id("snp", (report.family_id, report.image_id, *keys))
+        return launch_id(SNP.name, (report.family_id, report.image_id, *keys))
 
     @property
     def signed_region(self) -> bytes:

@@ -9,6 +9,7 @@ from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import INIT_DONE, Evidence
 from attestation.formats.measurement import launch_id
+from attestation.formats.platform import TDX
 from attestation.platforms.cpu import Standing
 from attestation.platforms.tdx.attributes import check_attributes
 from attestation.platforms.tdx.chain import Pck, check_signature
@@ -24,7 +25,7 @@ FAMILY = "tdx"
 class TdxCpu:
     """A quote. Its own bytes bring the certificates."""
 
-    platform = "tdx"
+    platform = TDX.name
 
     def __init__(self, quote: bytes) -> None:
         self.bytes = quote
@@ -50,7 +51,7 @@ class TdxCpu:
     @property
     def launch_id(self) -> bytes | None:
         quote = self.quote
-        return launch_id("tdx", (quote.mr_config_id, quote.mr_owner, quote.mr_owner_config))
+        return launch_id(TDX.name, (quote.mr_config_id, quote.mr_owner, quote.mr_owner_config))
 
     @property
     def signed_region(self) -> bytes:

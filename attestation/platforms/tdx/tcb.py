@@ -18,6 +18,7 @@ from cryptography import x509
 
 from attestation.errors import NotAuthentic, Refused, VerificationError
 from attestation.formats.collateral import Collateral
+from attestation.trust.policy import TCB_STATUSES
 
 STEP = "cpu-tcb"
 TCB_INFO, QE_IDENTITY = "intel/tcb_info", "intel/qe_identity"
@@ -32,18 +33,6 @@ PARTS = (
     PCK_CRL,
     PCK_CRL_CHAIN,
     ROOT_CRL,
-)
-STATUSES = frozenset(
-    {
-        "UpToDate",
-        "SWHardeningNeeded",
-        "ConfigurationNeeded",
-        "ConfigurationAndSWHardeningNeeded",
-        "OutOfDate",
-        "OutOfDateConfigurationNeeded",
-        "TDRelaunchAdvised",
-        "TDRelaunchAdvisedConfigurationNeeded",
-    }
 )
 
 _BODY = re.compile(rb'\{"(tcbInfo|enclaveIdentity)":(\{.*\}),"signature":"([0-9a-fA-F]{128})"\}\s*')
@@ -133,7 +122,7 @@ def check_status(
     min_evaluation_number: int,
 ) -> None:
     """The policy's word on a TcbResult. Raises Refused("cpu-tcb", ...)."""
-    if result.status not in accepted or result.status not in STATUSES:
+    if result.status not in accepted or result.status not in TCB_STATUSES:
         expected = ", ".join(sorted(accepted))
         text = f"expected TCB status {expected}, got {result.status}"
         raise Refused(STEP, "tcb-status", text + _listed(result.advisory_ids))

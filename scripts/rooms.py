@@ -1,0 +1,125 @@
+"""The rooms of the house and what each imports, drawn as text.
+
+`python -m scripts.rooms` prints one line per room, lowest floor first. It ends with exit code 1
+where a room imports one that stands above it, where rooms import each other in a circle, or where
+a room stands on no floor. Imports that only type checkers follow do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TOPS = ("attestation", "contracts", "enclave", "client_sdk")
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("attestation.errors", "attestation.wire", "attestation.lazy"),
+    ("attestation.formats", "attestation.net"),
+    ("attestation.x509", "attestation.log", "attestation.trust"),
+    ("attestation.nvidia", "attestation.platforms"),
+    ("attestation.verify",),
+    ("attestation.channel", "attestation.vendors"),
+    ("attestation",),
+    ("contracts.light", "contracts"),
+    ("contracts.logservice",),
+    ("contracts.localnet",),
+    ("enclave.simulator", "enclave.guest", "enclave.host"),
+    ("client_sdk",),
+)
+"""A room may import rooms of lower floors, and none beside it. A folder that is not named belongs
+to the nearest one above it that is."""
+
+
+def modules(root: Path = ROOT) -> dict[str, Path]:
+    """Every module of the house by its dotted name."""
+    found = {}
+    for top in TOPS:
+        for path in sorted((root / top).rglob("*.py")):
+            if "node_modules" not in path.parts:
+                name = ".".join(path.relative_to(root).with_suffix("").parts)
+                found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported(tree: ast.AST, known: frozenset[str] | set[str]) -> set[str]:
+    """Names of modules that running this code can import, however late."""
+    names: set[str] = set()
+    for node in _running(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in known else str(node.module) for name in full}
+    return names
+
+
+def _running(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        yield node
+        yield from _running(node)
+
+
+def graph(found: dict[str, Path]) -> dict[str, set[str]]:
+    """What each module imports of the house."""
+    known = set(found)
+    return {
+        name: imported(ast.parse(path.read_text()), known) & known for name, path in found.items()
+    }
+
+
+def room_of(module: str) -> str | None:
+    """The named room that a module stands in."""
+    rooms = [room for floor in FLOORS for room in floor]
+    fitting = [room for room in rooms if module == room or module.startswith(f"{room}.")]
+    return max(fitting, key=len, default=None)
+
+
+def arrows(imports: dict[str, set[str]]) -> dict[str, dict[str, list[str]]]:
+    """room → imported room → the imports that make that arrow."""
+    drawn: dict[str, dict[str, list[str]]] = {}
+    for module, targets in imports.items():
+        home = room_of(module)
+        for target in targets:
+            to = room_of(target)
+            if home and to and home != to:
+                drawn.setdefault(home, {}).setdefault(to, []).append(f"{module} imports {target}")
+    return drawn
+
+
+def faults(imports: dict[str, set[str]]) -> list[str]:
+    """Every arrow that does not point down, and every module that stands on no floor."""
+    height = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+    wrong = [f"{module}: stands on no floor" for module in imports if room_of(module) is None]
+    for home, targets in arrows(imports).items():
+        for to, why in targets.items():
+            if height[to] >= height[home]:
+                wrong += [f"{home} → {to} does not point down: {text}" for text in sorted(why)]
+    return wrong
+
+
+def draw(imports: dict[str, set[str]]) -> str:
+    """One line per room, lowest floor first."""
+    drawn = arrows(imports)
+    lines = []
+    for number, floor in enumerate(FLOORS):
+        for room in floor:
+            to = " ".join(sorted(drawn.get(room, {}))) or "-"
+            lines.append(f"{number:>2}  {room:<24} → {to}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    imports = graph(modules())
+    print(draw(imports))  # noqa: T201
+    wrong = faults(imports)
+    print("\n".join(wrong), file=sys.stderr)  # noqa: T201
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
