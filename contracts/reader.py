@@ -11,11 +11,11 @@ import json
 import requests
 
 from attestation.errors import NotAuthentic, ParseError, Refused, Unavailable
+from attestation.log.submission import Logged
 from attestation.trust.anchor import Anchor
 from contracts import artefact
 from contracts.chain import AccountState, ReadOnlyChain
 from contracts.codec import LogState, cell_from_boc
-from contracts.logservice.admission import Logged
 from contracts.registry import RegistryState
 
 MAX_ANSWER = 64 * 1024  # bytes from a log

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from attestation.errors import NotAuthentic
 from attestation.formats.retirement import Retirement
+from attestation.log.documents import collateral_leaf, retire_leaf
 from attestation.log.leaf import COLLATERAL, RELEASE, Leaf, release_leaf
 from client_sdk.auditing import sources
 from client_sdk.auditing.machines import Machines
 from client_sdk.auditing.results import KINDS, EntryVerdict
-from contracts.logservice.documents import collateral_leaf, retire_leaf
 
 
 def check_document(machines: Machines, index: int, leaf: Leaf) -> EntryVerdict:

@@ -19,6 +19,7 @@ from attestation.formats.platform import LEAF_PLATFORMS
 from attestation.log.leaf import RENEW, Leaf
 from attestation.log.merkle import GetHash, inclusion_proof, leaf_hash, verify_inclusion
 from attestation.log.proof import Proof
+from attestation.log.submission import Record
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.verify.verdict import Report, StepResult
 from attestation.verify.verifier import Presented, Verifier
@@ -26,7 +27,6 @@ from client_sdk.auditing import sources, tree
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.sources import Source
 from contracts.chain import ReadOnlyChain
-from contracts.logservice.admission import Record
 
 STANDING = (
     "cpu-signature",

@@ -13,6 +13,7 @@ from attestation.errors import UmayError, Unavailable, UsageError
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
 from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf
+from attestation.log.submission import Record
 from attestation.log.tiles import WIDTH, TilePath
 from attestation.trust.anchor import Anchor
 from client_sdk.auditing import sources, tree
@@ -21,7 +22,6 @@ from client_sdk.auditing.claims import parsed
 from client_sdk.auditing.machines import Machines
 from client_sdk.auditing.results import Audit, EntryVerdict
 from client_sdk.auditing.sources import Source
-from contracts.logservice.admission import Record
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
 from attestation.log.leaf import Leaf
+from attestation.log.submission import Submission
 from attestation.trust.policy import Policy
 from attestation.verify.verifier import Presented, Verifier
 from contracts.chain import ReadOnlyChain
-from contracts.logservice.admission import Submission
 from contracts.reader import read_registry
 from contracts.registry import GUEST, MODEL
 

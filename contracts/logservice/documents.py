@@ -7,42 +7,25 @@ verified with; a retirement is signed by the enclave whose boot ends.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from attestation.errors import ParseError, Refused
-from attestation.formats import cbor
-from attestation.formats.collateral import MAX_PARTS, Collateral, manifest_digest
-from attestation.formats.digests import DIGEST_BYTES, domain_digest
+from attestation.formats.collateral import Collateral
+from attestation.formats.digests import domain_digest
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
-from attestation.formats.retirement import MAX_RETIREMENT_BYTES, Retirement
-from attestation.log.leaf import BOOT, COLLATERAL, RENEW, RETIRE, Leaf, document_leaf, release_leaf
-from contracts.logservice.admission import Reader, release_key
+from attestation.formats.retirement import Retirement
+from attestation.log.documents import (
+    MAX_MANIFEST_BYTES,
+    RetireRequest,
+    collateral_leaf,
+    retire_key,
+    retire_leaf,
+)
+from attestation.log.leaf import BOOT, RENEW, Leaf, release_leaf
+from attestation.log.submission import release_key
+from contracts.logservice.admission import Reader
 from contracts.logservice.store import Entry
-
-MAX_MANIFEST_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True)
-class RetireRequest:
-    """What a host submits: the leaf index of the boot's last entry, and the enclave's word."""
-
-    previous: int
-    retirement: bytes
-
-    def to_bytes(self) -> bytes:
-        return cbor.encode({0: 1, 1: self.previous, 2: self.retirement})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> RetireRequest:
-        """Raises ParseError for anything that is not exactly one request."""
-        limit = MAX_RETIREMENT_BYTES + 64
-        fields = cbor.decode_map(data, required=frozenset(range(3)), limit=limit)
-        good = [type(fields[key]) for key in range(3)] == [int, int, bytes]
-        if not good or fields[0] != 1 or not 0 <= fields[1] < 2**63:
-            raise ParseError("retire: expected version 1, a leaf index, a retirement")
-        return cls(fields[1], fields[2])
 
 
 def release_entry(manifest: bytes) -> Entry:
@@ -53,29 +36,12 @@ def release_entry(manifest: bytes) -> Entry:
     return Entry(release_key(manifest), release_leaf(manifest).to_bytes(), blobs=(manifest,))
 
 
-def collateral_leaf(manifest: bytes) -> Leaf:
-    """Of a collateral manifest's bytes. Raises ParseError for anything else."""
-    fields = cbor.decode(manifest, limit=MAX_PARTS * 256)
-    good = isinstance(fields, dict) and all(
-        isinstance(name, str) and type(digest) is bytes and len(digest) == DIGEST_BYTES
-        for name, digest in fields.items()
-    )
-    if not good:
-        raise ParseError("collateral manifest: expected a map of names to SHA-256")
-    return document_leaf(COLLATERAL, manifest, collateral_digest=manifest_digest(manifest))
-
-
 def collateral_entry(collateral: Collateral) -> Entry:
     """The one leaf of a collateral set; its parts are kept with the manifest."""
     manifest = collateral.manifest_bytes()
     key = domain_digest("umay/log-collateral/v1", collateral.manifest_digest())
     blobs = (manifest, *collateral.parts.values())
     return Entry(key, collateral_leaf(manifest).to_bytes(), blobs=blobs)
-
-
-def retire_key(boot_id: bytes) -> bytes:
-    """The key under which a boot's retirement has its one leaf."""
-    return domain_digest("umay/log-retire/v1", boot_id)
 
 
 def retire_entry(request: RetireRequest, log: Reader) -> Entry:
@@ -90,25 +56,6 @@ def retire_entry(request: RetireRequest, log: Reader) -> Entry:
     leaf = retire_leaf(retirement, request.previous, last, evidence)
     key = retire_key(retirement.boot_id)
     return Entry(key, leaf.to_bytes(), blobs=(request.retirement,))
-
-
-def retire_leaf(retirement: Retirement, previous: int, last: Leaf, evidence: bytes) -> Leaf:
-    """The leaf after `last`, at index `previous`, whose Evidence is `evidence`.
-
-    Raises NotAuthentic or Refused where it is not this enclave's word.
-    """
-    bundle = KeyBundle.from_bytes(Evidence.from_bytes(evidence).bundle)
-    if (bundle.boot_id, last.bundle_digest) != (retirement.boot_id, retirement.bundle_digest):
-        raise Refused("log", "other-boot", "the retirement is of another boot or key bundle")
-    retirement.check(bundle.receipt_key)
-    return document_leaf(
-        RETIRE,
-        retirement.to_bytes(),
-        platform=last.platform,
-        bundle_digest=last.bundle_digest,
-        measurement_digest=last.measurement_digest,
-        previous=previous,
-    )
 
 
 class Finder(Protocol):

@@ -18,8 +18,8 @@ from attestation.errors import NotAuthentic, ParseError, UsageError
 from attestation.formats.digests import sha256
 from attestation.log import checkpoint as checkpoints
 from attestation.log.leaf import BOOT, RENEW, Leaf
+from attestation.log.submission import Record
 from attestation.log.tiles import WIDTH, TilePath, decode_bundle, tiles_of
-from contracts.logservice.admission import Record
 
 Get = Callable[[str], bytes]
 """A path below the log's address to its bytes. Raises Unavailable."""

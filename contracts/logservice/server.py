@@ -33,16 +33,14 @@ from attestation.errors import (
 )
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import DIGEST_BYTES, sha256
+from attestation.log.documents import RetireRequest
 from attestation.log.leaf import Leaf
 from attestation.log.note import from_decimal
+from attestation.log.submission import MAX_SUBMISSION_BYTES, Logged, Submission, binding_of
 from attestation.log.tiles import TilePath
 from contracts.logservice.admission import (
-    MAX_SUBMISSION_BYTES,
     Admission,
-    Logged,
     ReleaseAdmission,
-    Submission,
-    binding_of,
     check_claims,
     check_leaf,
     entry_of,
@@ -50,7 +48,6 @@ from contracts.logservice.admission import (
 )
 from contracts.logservice.appender import Appender
 from contracts.logservice.documents import (
-    RetireRequest,
     check_not_retired,
     collateral_entry,
     release_entry,

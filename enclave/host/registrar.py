@@ -20,10 +20,10 @@ from attestation.errors import LogError, ParseError, Refused, UmayError, Unavail
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence, evidence_digest
 from attestation.formats.keys import bundle_digest
+from attestation.log.documents import RetireRequest
 from attestation.log.leaf import BOOT, RENEW, Leaf
+from attestation.log.submission import Logged, Submission
 from contracts.chain import ReadOnlyChain
-from contracts.logservice.admission import Logged, Submission
-from contracts.logservice.documents import RetireRequest
 from contracts.reader import read_anchor
 from enclave.host.peer import Peer
 from enclave.host.retry import Retries

@@ -19,15 +19,11 @@ from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.formats.retirement import Retirement
+from attestation.log.documents import MAX_MANIFEST_BYTES, RetireRequest, collateral_leaf
 from attestation.log.leaf import COLLATERAL, RELEASE, RETIRE, ZERO, Leaf
-from contracts.logservice.admission import Logged, Submission
+from attestation.log.submission import Logged, Submission
 from contracts.logservice.database import Sqlite
-from contracts.logservice.documents import (
-    MAX_MANIFEST_BYTES,
-    RetireRequest,
-    collateral_leaf,
-    release_entry,
-)
+from contracts.logservice.documents import release_entry
 from contracts.logservice.server import create_app
 from contracts.logservice.store import Store
 from tests.contracts.test_log_server import KEY, ORIGIN, leaf_of, submission

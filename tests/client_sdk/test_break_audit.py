@@ -15,6 +15,7 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.merkle import Tree
+from attestation.log.submission import Record
 from attestation.log.tiles import HEIGHT, WIDTH, encode_bundle, tiles_of
 from attestation.trust.anchor import BlockRef
 from attestation.verify.verifier import Presented
@@ -22,7 +23,6 @@ from client_sdk.audit import Audit, Auditor
 from contracts import artefact
 from contracts.chain import AccountState
 from contracts.codec import LogState
-from contracts.logservice.admission import Record
 from tests.client_sdk.test_client_audit import CONTRACT, ORIGIN
 from tests.helpers.world import BEACON, NOW, World
 

@@ -14,13 +14,13 @@ from attestation.errors import Unavailable
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import release_leaf
+from attestation.log.submission import release_key
 from attestation.trust.anchor import BlockRef
 from attestation.trust.policy import Policy
 from client_sdk.audit import Audit, Auditor
 from contracts import artefact
 from contracts.chain import AccountState
 from contracts.codec import LogState
-from contracts.logservice.admission import release_key
 from contracts.logservice.database import Sqlite
 from contracts.logservice.server import create_app
 from contracts.logservice.store import Entry, Store

@@ -31,7 +31,7 @@ from attestation.log import checkpoint, merkle, tiles
 from attestation.log.leaf import COLLATERAL as COLLATERAL_KIND
 from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.proof import verify_proof
-from contracts.logservice.admission import Logged, Record, Submission, release_key
+from attestation.log.submission import Logged, Record, Submission, release_key
 from contracts.logservice.database import Sqlite
 from contracts.logservice.server import create_app, serve
 from contracts.logservice.store import Entry, Store

@@ -39,6 +39,7 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import BOOT, release_leaf
 from attestation.log.merkle import Tree
+from attestation.log.submission import Logged, Record, Submission
 from attestation.log.tiles import decode_bundle, encode_bundle
 from attestation.verify.verifier import Presented
 from client_sdk.localnet.devnet import FAUCET_NANO, Network
@@ -49,7 +50,6 @@ from client_sdk.transport import Transport
 from contracts import node, registry
 from contracts.deploy import put
 from contracts.localnet.process import faucet
-from contracts.logservice.admission import Logged, Record, Submission
 from contracts.logservice.store import load_or_create_key
 from contracts.reader import read_anchor
 from contracts.wallet import Wallet

@@ -23,7 +23,7 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import evidence_digest
 from attestation.log.leaf import Leaf
 from attestation.log.proof import verify_proof
-from contracts.logservice.admission import Submission
+from attestation.log.submission import Submission
 from enclave.host import forward
 from enclave.host.collateral import from_file, from_simulator
 from enclave.host.retry import Retries

@@ -28,9 +28,11 @@ from attestation.formats.retirement import Retirement
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.checkpoint import parse as parse_checkpoint
+from attestation.log.documents import RetireRequest, collateral_leaf
 from attestation.log.leaf import Leaf
 from attestation.log.note import Note
 from attestation.log.proof import Proof
+from attestation.log.submission import Logged, Submission
 from attestation.log.tiles import decode_bundle, encode_bundle
 from attestation.nvidia import ocsp, parse_report, read_rim
 from attestation.platforms import azure, snp, tdx
@@ -51,8 +53,6 @@ from contracts.light.links import walk
 from contracts.light.recording import MAGIC as RECORDING
 from contracts.light.recording import read_recording
 from contracts.light.tl import tl_bytes
-from contracts.logservice.admission import Logged, Submission
-from contracts.logservice.documents import RetireRequest, collateral_leaf
 from contracts.logservice.witness import AddCheckpoint
 from contracts.registry import RegistryState
 from contracts.registry import genesis as registry_genesis

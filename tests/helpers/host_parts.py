@@ -24,10 +24,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import evidence_digest
 from attestation.log.leaf import Leaf, release_leaf
+from attestation.log.submission import Submission, release_key
 from attestation.trust.anchor import BlockRef
 from contracts.chain import AccountState
 from contracts.codec import LogState
-from contracts.logservice.admission import Submission, release_key
 from contracts.logservice.database import Sqlite
 from contracts.logservice.server import create_app
 from contracts.logservice.store import Entry, Store

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import Refused
 from attestation.log.leaf import release_leaf
+from attestation.log.submission import release_key
 from contracts.logservice import server
-from contracts.logservice.admission import release_key
 from contracts.logservice.database import Sqlite
 from contracts.logservice.store import Entry, Store
 
