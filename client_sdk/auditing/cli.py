@@ -61,7 +61,7 @@ def run_audit(as_json: bool, html: Path | None, **asking: Any) -> None:
     from client_sdk.auditing.given import asked, write
     from client_sdk.auditing.page import page
     from client_sdk.auditing.progress import Shown
-    from client_sdk.report_view import show_audit
+    from client_sdk.auditing.view import show_audit
 
     with Shown() as progress:
         given = asked(progress=progress, **asking)
@@ -207,7 +207,7 @@ def inspect(
     from client_sdk import config
     from client_sdk.inspection.files import inspect_files, offered
     from client_sdk.inspection.inspected import Given, at, exit_code
-    from client_sdk.report_view import show_inspection
+    from client_sdk.inspection.view import show_inspection
 
     roots = config.read_policy(policy).roots if policy else PRODUCTION
     given = offered(collateral, Given(at(moment), roots))
@@ -237,7 +237,7 @@ def collateral(
     from client_sdk.inspection.dated import Dated, dated_parts
     from client_sdk.inspection.files import offered
     from client_sdk.inspection.inspected import Given, at
-    from client_sdk.report_view import show_dated
+    from client_sdk.inspection.view import show_dated
 
     given = offered(files, Given(at(moment), PRODUCTION))
     parts = dated_parts(given) if files else []

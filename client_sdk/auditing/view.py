@@ -1,4 +1,4 @@
-"""How one entry, one proof file and a comparison look to people."""
+"""How audits, one entry, one proof file and a comparison look to people."""
 
 from __future__ import annotations
 
@@ -11,9 +11,36 @@ from attestation.log.leaf import Leaf
 from attestation.vendors.validity import stamp
 from client_sdk.auditing.comparing import Compared
 from client_sdk.auditing.proving import HERE, CheckedProof
-from client_sdk.auditing.results import KINDS
+from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.single import Single
-from client_sdk.report_view import show_problems, show_report
+from client_sdk.report_view import SIMULATED, show_report
+
+
+def show_audit(console: Console, audit: Audit) -> None:
+    """From the contract's address down to the verdict."""
+    console.print(f"contract   {audit.contract}", markup=False)
+    console.print(f"anchored   {audit.size} entries, root {audit.root[:16]}…", markup=False)
+    console.print(f"log        {audit.log_url}", markup=False)
+    table = Table(title="Every entry", title_justify="left")
+    for heading in ("#", "what", "enclave", "release, model", "verdict"):
+        table.add_column(heading, overflow="fold")
+    for entry in audit.entries:
+        runs = Text(entry.runs)
+        table.add_row(str(entry.index), entry.kind, entry.boot[:16], runs, _verdict(entry))
+    console.print(table)
+    show_problems(console, audit)
+    style = "bold green" if audit.ok else "bold red"
+    console.print(f"verdict: {audit.verdict}", style=style, markup=False)
+
+
+def show_problems(console: Console, audit: Audit) -> None:
+    """Problems, findings, and whether the machines are real."""
+    for problem in audit.problems:
+        console.print(f"{problem.severity}: {problem.text}", style="red", markup=False)
+    for finding in audit.findings:
+        console.print(f"finding: {finding.text} [{finding.code}]", style="yellow", markup=False)
+    if audit.simulated:
+        console.print(Text(SIMULATED, style="bold yellow"))
 
 
 def show_entry(console: Console, single: Single) -> None:
@@ -81,3 +108,8 @@ def leaf_rows(leaf: Leaf) -> list[tuple[str, str]]:
         ("statement", leaf.statement.hex()),
     ]
     return [(name, value) for name, value in rows if value and set(value) != {"0"}]
+
+
+def _verdict(entry: EntryVerdict) -> Text:
+    style = {"verified": "green", "refused": "red"}.get(entry.verdict, "yellow")
+    return Text(f"{entry.verdict} {entry.detail}".strip(), style=style)

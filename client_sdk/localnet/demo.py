@@ -22,7 +22,8 @@ from attestation.verify.verdict import Report
 from attestation.verify.verifier import Verifier
 from client_sdk import sse
 from client_sdk.answer import Answer
-from client_sdk.audit import Audit, Auditor
+from client_sdk.auditing.auditor import Auditor
+from client_sdk.auditing.results import Audit
 from client_sdk.client import Chosen, Client
 from client_sdk.config import read_policy
 from client_sdk.localnet.devnet import MODEL_NAME, Network

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from attestation.errors import UmayError
 from attestation.verify.verdict import Report
-from client_sdk.audit import Audit
+from client_sdk.auditing.results import Audit
+from client_sdk.auditing.view import show_audit
 from client_sdk.client import Chosen
 from client_sdk.localnet.demo import RelaySaw, Stage
 from client_sdk.localnet.drills import Attack
-from client_sdk.report_view import show_attacks, show_audit, show_parts, show_report
+from client_sdk.report_view import show_report
 from client_sdk.session import CheckedReceipt
 from contracts.coin import shown
 
@@ -87,3 +90,23 @@ class ConsoleStage(Stage):
     def _write(self, text: str) -> None:
         self._console.file.write(text)
         self._console.file.flush()
+
+
+def show_parts(console: Console, parts: list[tuple[str, str, str]]) -> None:
+    """What runs: (name, address, remark)."""
+    table = Table(title="The network", title_justify="left")
+    for heading in ("part", "address", ""):
+        table.add_column(heading, overflow="fold")
+    for name, address, remark in parts:
+        table.add_row(name, Text(address), Text(remark))
+    console.print(table)
+
+
+def show_attacks(console: Console, attacks: list[Attack]) -> None:
+    table = Table(title="Attacks", title_justify="left")
+    for heading in ("attack", "meant for", "refused by", "why"):
+        table.add_column(heading, overflow="fold")
+    for attack in attacks:
+        mark = Text("✓ " if attack.refused else "✗ ", style="green" if attack.refused else "red")
+        table.add_row(attack.name, attack.check, mark + ", ".join(attack.by), Text(attack.why))
+    console.print(table)

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.log.leaf import Leaf
-from client_sdk.audit import Audit, Auditor, EntryVerdict, Problem, Scope
 from client_sdk.auditing import page as pages
 from client_sdk.auditing import plots
+from client_sdk.auditing.auditor import Auditor, Scope
 from client_sdk.auditing.page import page
+from client_sdk.auditing.results import Audit, EntryVerdict, Problem
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, start
 from tests.client_sdk.test_client_audit import CONTRACT
 from tests.helpers.world import NOW, World

@@ -17,7 +17,7 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.digests import domain_digest, sha256
 from attestation.log.proof import verify_proof
 from attestation.trust.anchor import BlockRef
-from client_sdk.audit import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, Scope
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import ENDPOINT, HERE, WORD, check, prove
 from client_sdk.auditing.single import Single, audit_entry, find_boot

@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 
 from attestation.log.leaf import Leaf
-from client_sdk.audit import Audit, Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.results import Audit
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, start
 from tests.client_sdk.test_client_audit import CONTRACT
 from tests.helpers.places import ROOT

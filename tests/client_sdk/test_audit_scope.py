@@ -20,9 +20,10 @@ from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import Leaf
 from attestation.log.tiles import encode_bundle
 from attestation.verify.verifier import Presented
-from client_sdk.audit import Audit, Auditor, Scope
 from client_sdk.auditing import registered
+from client_sdk.auditing.auditor import Auditor, Scope
 from client_sdk.auditing.progress import Shown
+from client_sdk.auditing.results import Audit
 from client_sdk.auditing.sources import open_source
 from client_sdk.auditing.state import State, question
 from client_sdk.transport import MAX_ANSWER, Transport

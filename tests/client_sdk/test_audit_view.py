@@ -10,13 +10,12 @@ import pytest
 from rich.console import Console
 
 from attestation.log.leaf import Leaf
-from client_sdk.audit import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, Scope
 from client_sdk.auditing.comparing import compare
 from client_sdk.auditing.proving import check, prove
 from client_sdk.auditing.single import Single, audit_entry
 from client_sdk.auditing.sources import DirectorySource
-from client_sdk.auditing.view import leaf_rows, show_compared, show_entry, show_proof
-from client_sdk.report_view import show_audit
+from client_sdk.auditing.view import leaf_rows, show_audit, show_compared, show_entry, show_proof
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, start
 from tests.client_sdk.test_client_audit import CONTRACT
 from tests.helpers.world import World

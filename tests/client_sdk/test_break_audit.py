@@ -19,7 +19,8 @@ from attestation.log.submission import Record
 from attestation.log.tiles import HEIGHT, WIDTH, encode_bundle, tiles_of
 from attestation.trust.anchor import BlockRef
 from attestation.verify.verifier import Presented
-from client_sdk.audit import Audit, Auditor
+from client_sdk.auditing.auditor import Auditor
+from client_sdk.auditing.results import Audit
 from contracts import artefact
 from contracts.chain import AccountState
 from contracts.codec import LogState

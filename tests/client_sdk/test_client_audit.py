@@ -17,7 +17,8 @@ from attestation.log.leaf import release_leaf
 from attestation.log.submission import release_key
 from attestation.trust.anchor import BlockRef
 from attestation.trust.policy import Policy
-from client_sdk.audit import Audit, Auditor
+from client_sdk.auditing.auditor import Auditor
+from client_sdk.auditing.results import Audit
 from contracts import artefact
 from contracts.chain import AccountState
 from contracts.codec import LogState

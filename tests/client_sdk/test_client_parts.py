@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from attestation.errors import ParseError, UmayError, Unavailable, UsageError
 from attestation.trust.policy import Policy
 from client_sdk import config, pricing, sse
-from client_sdk.audit import log_url
+from client_sdk.auditing.sources import log_url
 from client_sdk.localnet import netfiles, spying
 from client_sdk.localnet.netfiles import Files, GuestSpec, PolicyFacts
 from client_sdk.localnet.supervisor import Supervisor

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import NotAuthentic, UmayError, Unavailable
-from client_sdk.audit import Auditor
+from client_sdk.auditing.auditor import Auditor
 from client_sdk.cli import umay
 from contracts.logservice.export import Export
 from tests.client_sdk.test_break_audit import CONTRACT, ORIGIN, RELEASE, Net, boot, start

@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from attestation.errors import Refused
-from client_sdk.audit import log_url
+from client_sdk.auditing.sources import log_url
 from client_sdk.client import Client
 from client_sdk.config import read_policy
 from client_sdk.localnet.devnet import MODEL_NAME, Network

@@ -16,7 +16,7 @@ import pytest
 from attestation.errors import Refused, Unavailable
 from attestation.trust.anchor import BlockRef
 from attestation.verify.verifier import Verifier
-from client_sdk.audit import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, Scope
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import HERE, check, prove
 from client_sdk.auditing.single import audit_entry
