@@ -55,6 +55,8 @@ bench: dev ## figures as JSON lines; ONLY=name for one
 check: lint type ## lint, types, README help, contract artefacts, tests
 	$(PY) -m scripts.check_readme
 	$(PY) -m contracts.artefact check
+	$(PY) -m scripts.rooms
+	$(PY) -m scripts.trusted_base
 	$(PY) -m pytest -n 2 --dist loadfile
 
 clean: ## remove what was built

@@ -21,7 +21,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.channel import bhttp
-from attestation.channel.ohttp import parse_key_list
+from attestation.channel.key_config import parse_key_list
 from attestation.errors import Unavailable
 from attestation.verify.verdict import VerifiedEnclave
 from client_sdk import sse

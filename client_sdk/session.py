@@ -12,7 +12,7 @@ import binascii
 from dataclasses import dataclass, field
 
 from attestation.channel import bhttp, padding
-from attestation.channel.ohttp import ClientRequest
+from attestation.channel.client import ClientRequest
 from attestation.channel.protocol import MAX_REQUEST_BYTES
 from attestation.errors import ChannelError, NotAuthentic, ParseError
 from attestation.formats.keys import KeyBundle

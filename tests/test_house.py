@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from scripts import rooms, trusted_base
+from tests.helpers.places import ROOT
+
+MODULES = rooms.modules()
 ROOMS = (
     "attestation",
     "contracts",
@@ -48,16 +53,16 @@ PINNED = {
 }
 
 
-def modules() -> list[tuple[str, Path]]:
-    return [
-        (".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path)
-        for top in ("attestation", "contracts", "enclave", "client_sdk")
-        for path in sorted((ROOT / top).rglob("*.py"))
-        if "node_modules" not in path.parts
-    ]
+def room(module: str) -> str | None:
+    return next((r for r in ROOMS if module == r or module.startswith(r + ".")), None)
+
+
+def within(module: str, place: str) -> bool:
+    return module == place or module.startswith(place + ".")
 
 
 def imports(path: Path) -> set[str]:
+    """Everything that a module names, for type checkers alone too."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -78,18 +83,10 @@ def bases(path: Path) -> list[tuple[str, list[str]]]:
     ]
 
 
-def room(module: str) -> str | None:
-    return next((r for r in ROOMS if module == r or module.startswith(r + ".")), None)
-
-
-def within(module: str, place: str) -> bool:
-    return module == place or module.startswith(place + ".")
-
-
-@pytest.mark.parametrize(("module", "path"), modules(), ids=[name for name, _ in modules()])
-def test_imports_stay_in_the_house(module: str, path: Path) -> None:
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_stay_in_the_house(module: str) -> None:
     home = room(module)
-    for name in imports(path):
+    for name in imports(MODULES[module]):
         target = room(name)
         if home and target and target != home:
             assert target in MAY_IMPORT[home], f"{module} imports {name}"
@@ -100,6 +97,63 @@ def test_imports_stay_in_the_house(module: str, path: Path) -> None:
             assert any(within(module, place) for place in PINNED[top]), f"{module} imports {top}"
 
 
+def test_every_arrow_between_rooms_points_down() -> None:
+    assert rooms.faults(rooms.graph(MODULES)) == []
+
+
+GOOD = {"attestation.formats.cbor": set(), "attestation.log.leaf": {"attestation.formats.cbor"}}
+CIRCLE = {"attestation.formats.cbor": {"attestation.log.leaf"}}
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        (CIRCLE, "attestation.formats → attestation.log does not point down"),
+        ({"attestation.trust.policy": {"attestation.log.leaf"}}, "does not point down"),
+        ({"contracts.codec": {"contracts.localnet.cli"}}, "does not point down"),
+        ({"miniapp.backend": set()}, "stands on no floor"),
+    ],
+    ids=["circle", "beside", "up", "no floor"],
+)
+def test_a_wrong_arrow_is_found(more: dict[str, set[str]], fault: str) -> None:
+    assert rooms.faults(GOOD) == []
+    found = rooms.faults(GOOD | more)
+    assert len(found) == 1 and fault in found[0]
+
+
+def test_what_only_type_checkers_follow_is_no_arrow() -> None:
+    source = "if TYPE_CHECKING:\n    import attestation.log.leaf\ndef f():\n    import json\n"
+    assert rooms.imported(ast.parse(source), {"attestation.log.leaf"}) == {"json"}
+
+
 def test_no_module_is_overlong() -> None:
-    long = [str(p) for _, p in modules() if len(p.read_text().splitlines()) > 400]
+    long = [str(p) for p in MODULES.values() if len(p.read_text().splitlines()) > 400]
     assert not long
+
+
+# The guest's software trust base
+
+FOREIGN = (
+    "dcap_qvl",
+    "attestation.channel.client",
+    "attestation.verify",
+    "attestation.platforms.tdx.tcb",
+)
+"""What a guest has no use for: whoever verifies it needs these."""
+
+
+def test_the_guests_trust_base_is_the_committed_list() -> None:
+    assert trusted_base.text() == trusted_base.LIST.read_text()
+
+
+def test_the_guests_trust_base_holds_no_verifier() -> None:
+    ours, libraries = trusted_base.closure()
+    assert not [name for name in ours | libraries for part in FOREIGN if within(name, part)]
+
+
+def test_a_running_guest_imports_nothing_else() -> None:
+    """All that its modules load at once; what they load later is the list's to say."""
+    code = "import sys, enclave.guest.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    loaded = {name for name in done.stdout.decode().split() if room(name) or name == "attestation"}
+    assert loaded <= trusted_base.closure()[0]

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 from attestation.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from attestation.nvidia.check import (
-        CheckedDevice,
+    from attestation.nvidia.check import CheckedDevice, check_device, check_driver, check_set
+    from attestation.nvidia.firmware import (
         Firmware,
-        check_device,
-        check_driver,
         check_measurements,
         check_revocation,
-        check_set,
         rim_names,
     )
     from attestation.nvidia.report import GpuReport, parse_report
@@ -39,16 +36,16 @@ __getattr__ = lazy_names(
     __name__,
     {
         "CheckedDevice": "attestation.nvidia.check",
-        "Firmware": "attestation.nvidia.check",
+        "Firmware": "attestation.nvidia.firmware",
         "GpuReport": "attestation.nvidia.report",
         "Rim": "attestation.nvidia.rim",
         "check_device": "attestation.nvidia.check",
         "check_driver": "attestation.nvidia.check",
-        "check_measurements": "attestation.nvidia.check",
-        "check_revocation": "attestation.nvidia.check",
+        "check_measurements": "attestation.nvidia.firmware",
+        "check_revocation": "attestation.nvidia.firmware",
         "check_set": "attestation.nvidia.check",
         "parse_report": "attestation.nvidia.report",
         "read_rim": "attestation.nvidia.rim",
-        "rim_names": "attestation.nvidia.check",
+        "rim_names": "attestation.nvidia.firmware",
     },
 )

@@ -1,27 +1,21 @@
-"""The gpu step: each device's report, then all of them as a set."""
+"""Devices: each one's report, then all of them as a set."""
 
 from __future__ import annotations
 
 import hmac
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
 
 from attestation.errors import NotAuthentic, Refused
-from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import GPU, SWITCH, Device
 from attestation.nvidia import chain as chains
-from attestation.nvidia import ocsp
 from attestation.nvidia.report import FEATURE, FWID, GpuReport, parse_report
-from attestation.nvidia.rim import Rim, read_rim
 from attestation.nvidia.topology import check_topology
 from attestation.trust.roots import Roots
 
 CHAIN_LENGTH = 5
-LS10_BOARD = "5612_0002_890"
-"""Project, project SKU and chip SKU: an LS10 does not report its own."""
 
 _FWID_DIGEST = bytes.fromhex("06096086480165030402020430")
 """What stands before the firmware digest in the extension: sha384, OCTET STRING of 48."""
@@ -30,7 +24,6 @@ _FWID_SINCE = (550,)
 _MODES = (b"\0\0", b"\1\0", b"\2\0")
 """One GPU, several GPUs, protected PCIe."""
 FWID_BYTES = 48
-NVDEC0_INDEX = 35
 
 
 @dataclass(frozen=True)
@@ -64,15 +57,6 @@ CHIPS = (
     Chip("LS_10", "GH100", "ls10", SWITCH, 31, "LS10", _DICE),
 )
 """NVSwitches hang from the Identity CA of GH100 as well."""
-
-
-@dataclass(frozen=True)
-class Firmware:
-    """Published firmware that a device runs: when the first RIM expires (Unix seconds), and
-    the chains that signed them, leaf first."""
-
-    expires: int
-    chains: tuple[tuple[x509.Certificate, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -137,82 +121,6 @@ def check_driver(device: CheckedDevice, *, minimum: str | None) -> None:
     got = device.report.driver_version
     if minimum is not None and _version(got) < _version(minimum):
         raise Refused("gpu", "driver-too-old", f"expected driver {minimum} or newer, got {got}")
-
-
-def rim_names(device: CheckedDevice) -> tuple[tuple[str, str], ...]:
-    """(id, version) of each RIM, as NVIDIA's service names them: driver and VBIOS of a GPU,
-    the BIOS of a switch."""
-    report = device.report
-    if device.chip.kind == SWITCH:
-        bios = report.bios_version
-        return ((f"NV_SWITCH_BIOS_{LS10_BOARD}_{bios.replace('.', '')}", bios),)
-    driver, vbios = report.driver_version, report.vbios_version
-    return (
-        (f"NV_GPU_DRIVER_{device.chip.product}_{driver}", driver),
-        (f"NV_GPU_VBIOS_{report.board}_{vbios.replace('.', '')}", vbios),
-    )
-
-
-def check_measurements(
-    device: CheckedDevice, collateral: Collateral, *, roots: Roots, now: int
-) -> Firmware:
-    """Every measurement against the RIMs of what this device runs.
-
-    Raises ParseError, NotAuthentic or Refused("gpu", "rim-…" / "measurement-mismatch").
-    """
-    rims = [_rim(*name, device, collateral, roots, now) for name in rim_names(device)]
-    golden: dict[int, tuple[bytes, ...]] = {}
-    for rim in rims:
-        overlap = golden.keys() & rim.golden.keys()
-        if overlap:
-            text = f"driver and VBIOS RIM both name measurement {min(overlap)}"
-            raise NotAuthentic("gpu", "rim-overlap", text)
-        golden |= rim.golden
-    _compare(device.report, golden)
-    return Firmware(min(rim.expires for rim in rims), tuple(rim.certificates for rim in rims))
-
-
-def check_revocation(
-    device: CheckedDevice, firmware: Firmware, collateral: Collateral, *, now: int
-) -> int:
-    """OCSP of every certificate below a root: the device's own chain and its RIMs' signers.
-
-    Returns when the first answer expires (Unix seconds). The leaf below the device's
-    identity is made by the device itself at each boot and has no responder.
-    """
-    chains = dict.fromkeys((device.certificates[1:], *firmware.chains))
-    return min(
-        ocsp.check(item, issuer, collateral, now=now)
-        for chain in chains
-        for item, issuer in itertools.pairwise(chain)
-    )
-
-
-def _rim(
-    name: str, version: str, device: CheckedDevice, collateral: Collateral, roots: Roots, now: int
-) -> Rim:
-    data = collateral.parts.get(f"nvidia/rim/{name}")
-    if data is None:
-        raise Refused("gpu", "rim-missing", f"the collateral has no RIM {name}")
-    rim = read_rim(data, pinned=roots.nvidia_rim, now=now)
-    product = device.chip.product
-    if rim.version.upper() != version.upper() or rim.product != product:
-        text = f"expected {product} {version}, got {rim.product} {rim.version}"
-        raise NotAuthentic("gpu", "rim-other", text)
-    if not rim.golden:
-        raise Refused("gpu", "rim-empty", f"the RIM {name} names no measurement")
-    return rim
-
-
-def _compare(report: GpuReport, golden: dict[int, tuple[bytes, ...]]) -> None:
-    for index, measured in enumerate(report.measurements):
-        if index == NVDEC0_INDEX and report.nvdec0_disabled:
-            continue
-        if index in golden and measured not in golden[index]:
-            raise Refused("gpu", "measurement-mismatch", f"measurement {index} is not published")
-    outside = [index for index in golden if index >= len(report.measurements)]
-    if outside:
-        raise Refused("gpu", "measurement-mismatch", f"measurement {outside[0]} is missing")
 
 
 def _check_fwid(leaf: x509.Certificate, report: GpuReport, chip: Chip) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from attestation.channel.ohttp import KeyRing
+from attestation.channel.server import KeyRing
 from attestation.errors import Unavailable, UsageError
 from attestation.formats.evidence import INIT_DONE
 from enclave.guest.config import MAX_CONFIG_BYTES, HostConfig

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attestation.channel.ohttp import Epoch as ChannelKeys
-from attestation.channel.ohttp import KeyRing
+from attestation.channel.server import Epoch as ChannelKeys
+from attestation.channel.server import KeyRing
 from attestation.errors import UmayError, Unavailable
 from attestation.formats.evidence import evidence_digest
 from attestation.formats.keys import KeyBundle

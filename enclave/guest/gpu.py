@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from attestation import nvidia
 from attestation.errors import NotAuthentic, Unavailable
 from attestation.formats.evidence import GPU, Device
+from attestation.nvidia.check import check_device, check_set
 from attestation.trust.roots import Roots
 
 
@@ -34,8 +34,8 @@ def attest(gpus: Gpus, *, nonce: bytes, count: int, roots: Roots, now: int) -> t
     devices = gpus.reports(nonce)
     if len(devices) != count:
         raise NotAuthentic("gpu", "wrong-count", f"expected {count} GPUs, got {len(devices)}")
-    checked = [nvidia.check_device(item, nonce=nonce, roots=roots, now=now) for item in devices]
-    nvidia.check_set(checked)
+    checked = [check_device(item, nonce=nonce, roots=roots, now=now) for item in devices]
+    check_set(checked)
     return devices
 
 

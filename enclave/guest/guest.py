@@ -12,7 +12,7 @@ from attestation.formats import cbor
 from attestation.formats.evidence import fresh_challenged
 from attestation.formats.keys import bundle_digest
 from attestation.formats.receipt import TIME_GRAIN_S
-from attestation.platforms.tdx import parse_quote
+from attestation.platforms.tdx.quote import parse_quote
 from enclave.guest.engines.base import Engine
 from enclave.guest.epochs import Epochs
 from enclave.guest.keys import BootKeys, Configs

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.channel.ohttp import Epoch
+from attestation.channel.server import Epoch
 from attestation.formats.digests import engine_digest, host_config_digest, price_digest
 from attestation.formats.evidence import (
     Evidence,
@@ -25,8 +25,8 @@ from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.formats.platform import TDX
 from attestation.formats.receipt import Receipt, SignedReceipt
 from attestation.formats.retirement import Retirement
-from attestation.platforms.tdx import parse_quote
 from attestation.platforms.tdx.eventlog import check_replay
+from attestation.platforms.tdx.quote import parse_quote
 from enclave.guest.config import HostConfig
 from enclave.guest.feed import Beacon
 from enclave.guest.gpu import Gpus, attest

@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from attestation.channel import bhttp
-from attestation.channel.ohttp import ServerRequest
 from attestation.channel.padding import RESPONSE_BUCKET_BYTES
+from attestation.channel.server import ServerRequest
 from attestation.errors import NotForUs, ParseError, Truncated
 from attestation.formats.receipt import (
     REQUEST_SALT_LABEL,

@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from attestation.channel import protocol
-from attestation.channel.ohttp import encode_key_list
+from attestation.channel.key_config import encode_key_list
 from attestation.errors import Replayed, Unavailable, UsageError
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import NONCE_BYTES, Guest

@@ -26,7 +26,7 @@ from cryptography.x509 import ocsp
 
 from attestation.nvidia import ocsp as answers
 from attestation.nvidia.chain import spki_digest
-from attestation.nvidia.check import LS10_BOARD
+from attestation.nvidia.firmware import LS10_BOARD
 from attestation.nvidia.report import (
     CHIP_SKU,
     DEVICE_PDI,

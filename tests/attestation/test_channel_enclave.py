@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.channel.ohttp import ClientRequest, KeyRing
+from attestation.channel.client import ClientRequest
+from attestation.channel.server import KeyRing
 from attestation.errors import Refused
 from attestation.verify.verdict import VerifiedEnclave
 from tests.helpers.fake_enclave import verified

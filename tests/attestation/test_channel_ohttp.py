@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 
 from attestation.channel import exchange, hpke, kem
 from attestation.channel.chunks import ChunkedReader
-from attestation.channel.key_config import ALGORITHMS, MAX_ALGORITHMS
-from attestation.channel.ohttp import (
-    ClientRequest,
+from attestation.channel.client import ClientRequest
+from attestation.channel.key_config import (
+    ALGORITHMS,
+    MAX_ALGORITHMS,
     KeyConfig,
-    KeyRing,
-    ReplayGuard,
-    ServerRequest,
     choose,
     encode_key_list,
     parse_key_list,
@@ -29,6 +27,8 @@ from attestation.channel.protocol import (
     MAX_CHUNK_BYTES,
     PREFERENCES,
 )
+from attestation.channel.replay import ReplayGuard
+from attestation.channel.server import KeyRing, ServerRequest
 from attestation.channel.suite import Suite
 from attestation.errors import (
     ChannelError,

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation.channel.ohttp import KeyRing
+from attestation.channel.server import KeyRing
 from attestation.errors import NotAuthentic, NotForUs, ParseError, Unavailable, UsageError
 from attestation.formats import cbor
 from attestation.formats.evidence import Evidence

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from attestation.channel import bhttp, protocol
+from attestation.channel.client import ClientRequest
 from attestation.channel.key_config import parse_key_list
-from attestation.channel.ohttp import ClientRequest
 from attestation.errors import Truncated, Unavailable
 from attestation.formats import cbor
 from attestation.formats.evidence import fresh_challenged

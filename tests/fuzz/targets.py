@@ -15,8 +15,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.channel import bhttp
-from attestation.channel.key_config import parse_key_list
-from attestation.channel.ohttp import KeyRing, encode_key_list
+from attestation.channel.key_config import encode_key_list, parse_key_list
+from attestation.channel.server import KeyRing
 from attestation.errors import UmayError
 from attestation.formats import cbor
 from attestation.formats.collateral import Collateral

@@ -16,7 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.channel import bhttp, protocol
-from attestation.channel.ohttp import KeyRing, ServerRequest
+from attestation.channel.server import KeyRing, ServerRequest
 from attestation.errors import UmayError, Unavailable
 from attestation.formats.keys import KeyBundle
 from attestation.formats.receipt import (

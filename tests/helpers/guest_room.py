@@ -20,7 +20,8 @@ from typing import Any
 import uvicorn
 
 from attestation.channel import bhttp
-from attestation.channel.ohttp import ClientRequest, KeyRing
+from attestation.channel.client import ClientRequest
+from attestation.channel.server import KeyRing
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
 from attestation.trust.roots import PRODUCTION
