@@ -85,9 +85,9 @@ def check_device(device: Device, *, nonce: bytes, roots: Roots, now: int) -> Che
     report = parse_report(device.report)
     certificates = chains.load(device.chain, length=CHAIN_LENGTH)
     chains.check(certificates, pinned=roots.nvidia_device, now=now)
-    chains.verify(certificates[0], report.signature, report.signed_region, "the GPU report")
+    chains.verify(certificates[0], report.signature, report.signed_region, f"the {report.what}")
     if not hmac.compare_digest(report.nonce, nonce):
-        raise NotAuthentic("gpu", "wrong-nonce", "the report answers another nonce")
+        raise NotAuthentic("gpu", "wrong-nonce", f"the {report.what} answers another nonce")
     chip = _chip(certificates)
     if (device.kind, len(report.measurements)) != (chip.kind, chip.blocks):
         raise NotAuthentic("gpu", "wrong-class", f"{chip.product} is presented as something else")
@@ -128,7 +128,7 @@ def _check_fwid(leaf: x509.Certificate, report: GpuReport, chip: Chip) -> None:
     reported = report.opaque.get(FWID)
     if reported is None:
         if chip.kind == GPU and _version(report.driver_version) >= _FWID_SINCE:
-            raise chains.broken("fwid-missing", "the report names no firmware")
+            raise chains.broken("fwid-missing", f"the {report.what} names no firmware")
         return
     try:
         extension = leaf.extensions.get_extension_for_oid(chip.fwid).value
@@ -150,7 +150,9 @@ def _names(extension: bytes, reported: bytes, chip: Chip) -> bool:
 def _check_mode(report: GpuReport) -> None:
     mode = report.opaque.get(FEATURE)
     if mode is not None and mode not in _MODES:
-        raise Refused("gpu", "unsupported-mode", f"the GPU runs in feature mode {mode.hex()}")
+        raise Refused(
+            "gpu", "unsupported-mode", f"the {report.what} names feature mode {mode.hex()}"
+        )
 
 
 def _chip(certificates: tuple[x509.Certificate, ...]) -> Chip:

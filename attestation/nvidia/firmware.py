@@ -102,7 +102,9 @@ def _compare(report: GpuReport, golden: dict[int, tuple[bytes, ...]]) -> None:
         if index == NVDEC0_INDEX and report.nvdec0_disabled:
             continue
         if index in golden and measured not in golden[index]:
-            raise Refused("gpu", "measurement-mismatch", f"measurement {index} is not published")
+            text = f"measurement {index} of the {report.what} is not published"
+            raise Refused("gpu", "measurement-mismatch", text)
     outside = [index for index in golden if index >= len(report.measurements)]
     if outside:
-        raise Refused("gpu", "measurement-mismatch", f"measurement {outside[0]} is missing")
+        text = f"measurement {outside[0]} is missing from the {report.what}"
+        raise Refused("gpu", "measurement-mismatch", text)

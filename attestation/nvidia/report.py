@@ -19,8 +19,11 @@ _RESPONSE = bytes.fromhex("1160")
 _BLOCK = struct.Struct("<BBHBH")
 _BLOCK_BYTES = _BLOCK.size + DIGEST_BYTES
 DMTF_MEASUREMENT = 1
-BLOCKS = (31, 64)
-"""LS10 switches answer 31 blocks, Hopper and Blackwell GPUs 64."""
+MAX_TEXT_BYTES = 32
+_TEXT = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz."
+SWITCH_BLOCKS, GPU_BLOCKS = 31, 64
+BLOCKS = {SWITCH_BLOCKS: "NVSwitch report", GPU_BLOCKS: "GPU report"}
+"""What a report is by its blocks: LS10 switches answer 31, Hopper and Blackwell GPUs 64."""
 
 DRIVER, VBIOS, CHIP_SKU, PROJECT, PROJECT_SKU, FWID, NVDEC0 = 3, 6, 15, 17, 18, 20, 11
 FEATURE = 36
@@ -43,21 +46,26 @@ class GpuReport:
     signed_region: bytes = field(repr=False)
 
     @property
+    def what(self) -> str:
+        """Its name in messages: "GPU report" or "NVSwitch report"."""
+        return BLOCKS[len(self.measurements)]
+
+    @property
     def driver_version(self) -> str:
-        return _text(self.opaque, DRIVER)
+        return self._text(DRIVER)
 
     @property
     def vbios_version(self) -> str:
         """As NVIDIA writes it, e.g. 96.00.9F.00.01."""
         raw = self.opaque.get(VBIOS, b"")
         if len(raw) != 8 or raw[5:] != b"\0\0\0":
-            raise ParseError("GPU report: expected a VBIOS version of 8 bytes")
+            raise ParseError(f"{self.what}: expected a VBIOS version of 8 bytes")
         return ".".join(f"{byte:02X}" for byte in (raw[3], raw[2], raw[1], raw[0], raw[4]))
 
     @property
     def bios_version(self) -> str:
         """A switch's, e.g. 96.10.55.00.01."""
-        return _text(self.opaque, VBIOS)
+        return self._text(VBIOS)
 
     @property
     def protected_pcie(self) -> bool:
@@ -67,69 +75,73 @@ class GpuReport:
     @property
     def board(self) -> str:
         """Project, project SKU and chip SKU, as in the name of a VBIOS RIM."""
-        return "_".join(_text(self.opaque, kind) for kind in (PROJECT, PROJECT_SKU, CHIP_SKU))
+        return "_".join(self._text(kind) for kind in (PROJECT, PROJECT_SKU, CHIP_SKU))
 
     @property
     def nvdec0_disabled(self) -> bool:
         return self.opaque.get(NVDEC0) == NVDEC0_DISABLED
 
+    def _text(self, kind: int) -> str:
+        raw = self.opaque.get(kind, b"").rstrip(b"\0")
+        if not 0 < len(raw) <= MAX_TEXT_BYTES or raw.strip(_TEXT):
+            raise ParseError(f"{self.what}: expected a version or name in opaque field {kind}")
+        return raw.decode()
+
 
 def parse_report(data: bytes) -> GpuReport:
     """Raises ParseError for anything that is not exactly one request and its response."""
     if len(data) > MAX_REPORT_BYTES:
-        raise ParseError(f"GPU report: expected at most {MAX_REPORT_BYTES} bytes")
+        text = f"expected at most {MAX_REPORT_BYTES} bytes, got {len(data)}"
+        raise ParseError(f"NVIDIA device report: {text}")
     cursor = _Cursor(data)
-    _expect(cursor.take(4) == _REQUEST, "an SPDM 1.1 GET_MEASUREMENTS request")
+    cursor.expect(cursor.take(4) == _REQUEST, "an SPDM 1.1 GET_MEASUREMENTS request")
     nonce = cursor.take(NONCE_BYTES)
     cursor.take(1)  # slot
-    _expect(cursor.take(2) == _RESPONSE, "an SPDM 1.1 MEASUREMENTS response")
+    cursor.expect(cursor.take(2) == _RESPONSE, "an SPDM 1.1 MEASUREMENTS response")
     cursor.take(2)
     count, size = cursor.take(1)[0], int.from_bytes(cursor.take(3), "little")
-    _expect(count in BLOCKS and size == count * _BLOCK_BYTES, "31 or 64 measurement blocks")
+    blocks = count in BLOCKS and size == count * _BLOCK_BYTES
+    cursor.expect(blocks, "31 or 64 measurement blocks")
+    cursor.what = BLOCKS[count]
     measurements = tuple(_block(cursor, index) for index in range(1, count + 1))
     cursor.take(NONCE_BYTES)  # the responder's own
-    opaque = _opaque(cursor.take(int.from_bytes(cursor.take(2), "little")))
+    opaque = _opaque(cursor.take(int.from_bytes(cursor.take(2), "little")), cursor.what)
     signature = cursor.take(SIGNATURE_BYTES)
-    _expect(cursor.at == len(data), "nothing after the signature")
+    cursor.expect(cursor.at == len(data), "nothing after the signature")
     return GpuReport(nonce, measurements, opaque, signature, data[:-SIGNATURE_BYTES])
 
 
 class _Cursor:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+    """Reads fields off `data`; `what` names the data in errors."""
+
+    def __init__(self, data: bytes, what: str = "NVIDIA device report") -> None:
+        self.data, self.at, self.what = data, 0, what
 
     def take(self, count: int) -> bytes:
         if count > len(self.data) - self.at:
-            raise ParseError(f"GPU report: ends {count - len(self.data) + self.at} bytes early")
+            early = count - len(self.data) + self.at
+            raise ParseError(f"{self.what}: ends {early} bytes early")
         self.at += count
         return self.data[self.at - count : self.at]
+
+    def expect(self, good: bool, expected: str) -> None:
+        if not good:
+            raise ParseError(f"{self.what}: expected {expected}")
 
 
 def _block(cursor: _Cursor, expected: int) -> bytes:
     index, specification, size, kind, length = _BLOCK.unpack(cursor.take(_BLOCK.size))
-    _expect(index == expected, f"block {expected} in its place")
-    _expect(specification == DMTF_MEASUREMENT, "DMTF measurements")
-    _expect(size == DIGEST_BYTES + 3 and length == DIGEST_BYTES, "digests of 48 bytes")
-    _expect(not kind & 0x80, "digests, not raw measurements")
+    cursor.expect(index == expected, f"block {expected} in its place")
+    cursor.expect(specification == DMTF_MEASUREMENT, "DMTF measurements")
+    cursor.expect(size == DIGEST_BYTES + 3 and length == DIGEST_BYTES, "digests of 48 bytes")
+    cursor.expect(not kind & 0x80, "digests, not raw measurements")
     return cursor.take(DIGEST_BYTES)
 
 
-def _opaque(data: bytes) -> dict[int, bytes]:
-    cursor, fields = _Cursor(data), dict[int, bytes]()
+def _opaque(data: bytes, what: str) -> dict[int, bytes]:
+    cursor, fields = _Cursor(data, what), dict[int, bytes]()
     while cursor.at < len(data):
         kind, size = struct.unpack("<HH", cursor.take(4))
-        _expect(kind not in fields, f"opaque field {kind} once")
+        cursor.expect(kind not in fields, f"opaque field {kind} once")
         fields[kind] = cursor.take(size)
     return fields
-
-
-def _text(opaque: Mapping[int, bytes], kind: int) -> str:
-    raw = opaque.get(kind, b"").rstrip(b"\0")
-    allowed = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz."
-    _expect(0 < len(raw) <= 32 and all(byte in allowed for byte in raw), f"opaque field {kind}")
-    return raw.decode()
-
-
-def _expect(good: bool, expected: str) -> None:
-    if not good:
-        raise ParseError(f"GPU report: expected {expected}")

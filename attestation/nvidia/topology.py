@@ -59,7 +59,8 @@ def _listed(device: CheckedDevice, field: int, places: int, whole: int) -> froze
     """The PDIs in the first `places` of a field of `whole` entries, unused ones left out."""
     data = device.report.opaque.get(field, b"")
     if len(data) != whole * PDI_BYTES:
-        raise ParseError(f"GPU report: expected opaque field {field} of {whole} entries")
+        text = f"expected opaque field {field} of {whole} entries"
+        raise ParseError(f"{device.report.what}: {text}")
     entries = (data[at : at + PDI_BYTES] for at in range(0, places * PDI_BYTES, PDI_BYTES))
     return frozenset(entry for entry in entries if entry not in _NONE)
 

@@ -10,7 +10,8 @@ from cryptography import x509
 
 from attestation.errors import NotChecked, ParseError, Refused
 from attestation.platforms import snp, tdx
-from attestation.platforms.snp.chain import tcb_parts
+from attestation.platforms.snp.chain import load_any, tcb_parts
+from attestation.platforms.snp.chain import name as common_name
 from attestation.platforms.tdx.tcb import PARTS
 from client_sdk.inspection.inspected import Explained, Given, Inspected
 
@@ -132,8 +133,7 @@ def _judge_snp(found: Inspected, parsed: snp.SnpReport, given: Given) -> None:
 
     def signature() -> str:
         chain = snp.find_chain(parsed, given.certificates)
-        if chain is None:
-            raise NotChecked("no chip certificate (VCEK or VLEK) with its ASK and ARK was given")
+        chain = chain or _named_chain(parsed, given.certificates)
         key.append(snp.check_signature(parsed, chain, roots=given.roots, now=given.now))
         return f"signed by a {key[0].signer_name} of {key[0].family}"
 
@@ -157,6 +157,37 @@ def _judge_snp(found: Inspected, parsed: snp.SnpReport, given: Given) -> None:
         found.fields.append(Explained("reported_tcb", text, "what the chip key is derived from"))
     found.check("cpu-attributes", attributes)
     found.check("cpu-tcb", tcb)
+
+
+def _named_chain(parsed: snp.SnpReport, certificates: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """For a report that no certificate at hand signed: the chain of the chip it names, or of
+    the only chip at hand, so that the check can say that the signature does not hold."""
+    chips = [der for der in certificates if _is_chip(der)]
+    hardware_id = parsed.chip_id.rstrip(b"\0")
+    named = [der for der in chips if len(hardware_id) >= 8 and hardware_id in der]
+    leaf = next(iter(named or chips), None)
+    chain = _upwards(leaf, certificates) if leaf else ()
+    if len(chain) < 3:
+        raise NotChecked("no chip certificate (VCEK or VLEK) with its ASK and ARK was given")
+    if not named and len(chips) > 1:
+        raise NotChecked(f"none of the {len(chips)} chip certificates given is of this chip")
+    return chain
+
+
+def _is_chip(der: bytes) -> bool:
+    found = load_any(der)
+    return found is not None and re.search(r"SEV-V[CL]EK$", common_name(found)) is not None
+
+
+def _upwards(der: bytes, certificates: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """This certificate and its two issuers, as far as they were given."""
+    chain = [der]
+    while len(chain) < 3 and (last := load_any(chain[-1])) is not None:
+        issuer = snp.find_certificate(certificates, last.issuer)
+        if issuer is None:
+            break
+        chain.append(issuer)
+    return tuple(chain)
 
 
 def crl_family(data: bytes) -> str | None:

@@ -17,10 +17,10 @@ from attestation.errors import NotAuthentic, NotChecked, ParseError, Refused, Um
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import GPU, SWITCH, Device
 from attestation.nvidia import chain as chains
+from attestation.nvidia.report import SWITCH_BLOCKS
 from attestation.platforms.snp.chain import load_any
 from client_sdk.inspection.inspected import Explained, Given, Inspected
 
-SWITCH_BLOCKS = 31
 MAX_RIM_SETS = 16
 MAX_CERTIFICATES = 64
 MAX_DEVICES = 64
@@ -31,8 +31,7 @@ def report(file: str, data: bytes, given: Given) -> Inspected:
     """A report alone answers an unknown nonce: that it is fresh is for its asker to check."""
     parsed = nvidia.parse_report(data)
     is_switch = len(parsed.measurements) == SWITCH_BLOCKS
-    kind = "NVSwitch report" if is_switch else "GPU report"
-    found = Inspected(file, f"NVIDIA {kind}")
+    found = Inspected(file, f"NVIDIA {parsed.what}")
     add = found.fields.append
     add(Explained("nonce", parsed.nonce.hex(), "32 bytes chosen by whoever asked"))
     names = ("bios_version",) if is_switch else ("driver_version", "vbios_version", "board")

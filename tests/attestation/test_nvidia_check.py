@@ -553,3 +553,22 @@ def test_report_of_an_unreadable_board_is_refused() -> None:
     for broken in (opaque(f6=bytes(7)), opaque(f3=b"550\x0090"), opaque(f17=b"../x")):
         with pytest.raises(ParseError):
             measure(device(opaque=broken))
+
+
+def signed_wrongly(given: Device) -> Device:
+    return dataclasses.replace(given, report=given.report[:-1] + bytes([given.report[-1] ^ 1]))
+
+
+CALLED_BY_KIND: dict[str, Callable[[Device], object]] = {
+    "wrong-signature": lambda given: checked(signed_wrongly(given)),
+    "another-nonce": lambda given: checked(given, nonce=bytes(32)),
+    "cut-short": lambda given: checked(dataclasses.replace(given, report=given.report[:-1])),
+    "bytes-after": lambda given: checked(dataclasses.replace(given, report=given.report + b"x")),
+}
+
+
+@pytest.mark.parametrize("name", CALLED_BY_KIND)
+def test_a_bad_report_is_told_as_that_of_its_device(name: str) -> None:
+    for given_, called in ((switch(0), "NVSwitch report"), (device(), "GPU report")):
+        with pytest.raises(UmayError, match=called):
+            CALLED_BY_KIND[name](given_)
