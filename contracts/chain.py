@@ -16,9 +16,9 @@ from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import requests
-from pytoniq_core import Address
 
-from attestation.errors import Unavailable, UsageError
+from attestation.errors import ParseError, Unavailable, UsageError
+from attestation.formats.address import canonical
 from attestation.trust.anchor import BlockRef, Level
 
 MAX_ANSWER = 16 << 20  # bytes; the whole configuration of the chain is below 1 MiB
@@ -79,13 +79,15 @@ class Chain(ReadOnlyChain, Protocol):
     def send_boc(self, boc: bytes) -> bytes: ...
 
 
-def raw_address(text: str) -> str:
-    """The form `workchain:hex` of any spelling of an address. Raises UsageError."""
+def raw_address(text: str, what: str = "address") -> str:
+    """The one form, `workchain:hex`, of any spelling of an address that somebody gave.
+
+    `what` names where it was given. Raises UsageError, which says what is wrong with it.
+    """
     try:
-        address = Address(text)
-        return f"{address.wc}:{address.hash_part.hex()}"
-    except Exception as error:  # the library raises whatever comes
-        raise UsageError(f"address: expected a TON address, got {text!r}") from error
+        return canonical(text)
+    except ParseError as error:
+        raise UsageError(f"{what}: {error}") from None
 
 
 class ToncenterV2:
@@ -120,20 +122,17 @@ class ToncenterV2:
         return self._read(lambda: _block(self._get("getBlockHeader", **where), seqno))
 
     def account(self, address: str) -> AccountState:
-        """Code, data and balance now."""
-        return self._read(
-            lambda: _account(self._get("getAddressInformation", address=address), address)
-        )
+        """Code, data and balance now, under the address's one form."""
+        raw = raw_address(address)
+        return self._read(lambda: _account(self._get("getAddressInformation", address=raw), raw))
 
     def run_get_method(
         self, address: str, method: str, stack: tuple[int, ...] = ()
     ) -> GetMethodResult:
         """Run a get method at the endpoint; integers in, integers and cells out."""
-        entries = [["num", hex(value)] for value in stack]
+        raw, entries = raw_address(address), [["num", hex(value)] for value in stack]
         return self._read(
-            lambda: _result(
-                self._get("runGetMethod", address=address, method=method, stack=entries)
-            )
+            lambda: _result(self._get("runGetMethod", address=raw, method=method, stack=entries))
         )
 
     def send_boc(self, boc: bytes) -> bytes:
@@ -145,10 +144,11 @@ class ToncenterV2:
 
     def transactions(self, address: str, *, limit: int = 10) -> tuple[bytes, ...]:
         """The latest transactions of an account as bags of cells, newest first."""
+        raw = raw_address(address)
         return self._read(
             lambda: tuple(
                 base64.b64decode(entry["data"], validate=True)
-                for entry in self._get("getTransactions", address=address, limit=limit)
+                for entry in self._get("getTransactions", address=raw, limit=limit)
             )
         )
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 from pytoniq_core import Builder, Cell, HashMap, Slice, StateInit, begin_cell
 
 from attestation.errors import ParseError
+from attestation.formats.address import canonical
 
 STORAGE_VERSION = 2
 MAX_RETIRED = 16  # keys; more rotations the contract does not take
@@ -223,8 +224,8 @@ class RotateMessage:
 
 
 def rotation_text(address: str, new_key: bytes) -> bytes:
-    """What both keys sign to rotate: 88 bytes. `address` is raw, "0:" and 64 hex digits."""
-    return ROTATION_DOMAIN + bytes.fromhex(address.partition(":")[2]) + new_key
+    """What both keys sign to rotate: 87 bytes. `address` in any spelling. Raises ParseError."""
+    return ROTATION_DOMAIN + bytes.fromhex(canonical(address).partition(":")[2]) + new_key
 
 
 @dataclass(frozen=True)

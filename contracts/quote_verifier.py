@@ -18,6 +18,7 @@ from pytoniq_core import Address, Cell, HashMap, Slice, begin_cell
 from attestation.errors import ParseError
 from attestation.platforms.tdx import TdQuote, chain, parse_quote
 from attestation.trust.roots import Roots
+from contracts.chain import raw_address
 from contracts.p256 import hinted
 
 STORAGE_VERSION = 1
@@ -69,9 +70,9 @@ class Floor:
 
 def genesis(*, root_key: bytes, registry: str) -> Cell:
     """The storage of a new contract. `root_key` is Intel's root key, x ‖ y (64 bytes), of
-    which x is pinned; `registry` is a raw address."""
+    which x is pinned; `registry` is an address in any spelling."""
     body = begin_cell().store_uint(STORAGE_VERSION, 8).store_bytes(root_key[:32])
-    body.store_address(Address(registry)).store_uint(0, 16 + 32 + 16 + 16 + 8)
+    body.store_address(Address(raw_address(registry))).store_uint(0, 16 + 32 + 16 + 16 + 8)
     return body.store_bits("0000").end_cell()
 
 

@@ -14,7 +14,7 @@ from attestation.errors import NotAuthentic, ParseError, Refused, Unavailable
 from attestation.log.submission import Logged
 from attestation.trust.anchor import Anchor
 from contracts import artefact
-from contracts.chain import AccountState, ReadOnlyChain
+from contracts.chain import AccountState, ReadOnlyChain, raw_address
 from contracts.codec import LogState, cell_from_boc
 from contracts.registry import RegistryState
 
@@ -23,16 +23,17 @@ HTTP_SECONDS = 10
 
 
 def read_anchor(chain: ReadOnlyChain, *, network: str, address: str) -> Anchor:
-    """Read the AttestationLog at `address`; the Anchor repeats network and address as given.
+    """Read the AttestationLog at `address`, in any spelling; the Anchor has its one form, and
+    repeats the network as given.
 
-    Raises Unavailable where there is no such contract, ParseError where its data is not
+    Raises UsageError for what is no address, Unavailable where there is no such contract, ParseError where its data is not
     that of an AttestationLog.
     """
-    account = chain.account(address)
+    account = chain.account(raw_address(address))
     state, code_hash = decode(account)
     return Anchor(
         network=network,
-        address=address,
+        address=raw_address(address),
         code_hash=code_hash,
         origin=state.origin,
         log_key=state.log_key,
@@ -57,12 +58,12 @@ def decode(account: AccountState) -> tuple[LogState, bytes]:
 
 
 def read_registry(chain: ReadOnlyChain, *, address: str) -> tuple[RegistryState, int]:
-    """The Registry at `address`, and the Unix second at which it was read.
+    """The Registry at `address`, in any spelling, and the Unix second at which it was read.
 
-    Raises Unavailable where there is none, NotAuthentic where other code stands there,
+    Raises UsageError for what is no address, Unavailable where there is none, NotAuthentic where other code stands there,
     ParseError for data that is not its own.
     """
-    account = chain.account(address)
+    account = chain.account(raw_address(address))
     if account.state != "active":
         raise Unavailable(f"{address}: expected an active contract, got {account.state}")
     expected = artefact.load("registry").code_hash

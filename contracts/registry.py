@@ -12,6 +12,7 @@ from enum import IntEnum
 from pytoniq_core import Address, Builder, Cell, HashMap, Slice, begin_cell
 
 from attestation.errors import ParseError
+from contracts.chain import raw_address
 from contracts.codec import cell_from_boc
 from contracts.quote_verifier import Floor
 
@@ -122,9 +123,9 @@ class RegistryState:
 
 
 def genesis(*, owner: str, notice: int) -> Cell:
-    """The storage of a new contract: `owner` a raw address, `notice` in seconds."""
+    """The storage of a new contract: `owner` an address in any spelling, `notice` in seconds."""
     floors = begin_cell().store_uint(0, 16).store_address(None).store_bit(0).end_cell()
-    body = begin_cell().store_uint(STORAGE_VERSION, 8).store_address(Address(owner))
+    body = begin_cell().store_uint(STORAGE_VERSION, 8).store_address(Address(raw_address(owner)))
     body.store_address(None)
     return body.store_uint(notice, 32).store_uint(0, 16).store_bit(0).store_ref(floors).end_cell()
 
@@ -159,7 +160,7 @@ def block(key: bytes) -> Cell:
 
 
 def offer(to: str) -> Cell:
-    return _head(OP_OFFER).store_address(Address(to)).end_cell()
+    return _head(OP_OFFER).store_address(Address(raw_address(to))).end_cell()
 
 
 def accept() -> Cell:
@@ -167,7 +168,7 @@ def accept() -> Cell:
 
 
 def set_verifier(address: str) -> Cell:
-    return _head(OP_VERIFIER).store_address(Address(address)).end_cell()
+    return _head(OP_VERIFIER).store_address(Address(raw_address(address))).end_cell()
 
 
 def _head(op: int) -> Builder:

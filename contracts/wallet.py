@@ -18,7 +18,7 @@ from tonsdk.contract.wallet import WalletV4ContractR2
 from tonsdk.crypto import mnemonic_is_valid, mnemonic_to_wallet_key
 
 from attestation.errors import ParseError, Unavailable, UsageError
-from contracts.chain import Chain
+from contracts.chain import Chain, raw_address
 from contracts.codec import cell_from_boc
 from contracts.coin import shown
 from contracts.wallet_code import V5R1_BOC
@@ -128,9 +128,10 @@ class Wallet:
         bounce: bool = True,
         timeout: float = 60,
     ) -> int:
-        """Send `amount` nano and wait until the wallet has done so; the number used.
+        """Send `amount` nano to an address in any spelling, and wait until the wallet has done
+        so; the number used.
 
-        Raises UsageError where the balance does not reach, Unavailable after `timeout`
+        Raises UsageError for what is no address and where the balance does not reach, Unavailable after `timeout`
         seconds. What the receiver did with the message is not known here.
         """
         balance = self.balance()
@@ -182,14 +183,14 @@ def internal_message(
 ) -> Cell:
     """A message of `amount` nano, as a wallet sends it."""
     header = begin_cell().store_bit(0).store_bit(1).store_bit(int(bounce)).store_bit(0)
-    header.store_address(None).store_address(Address(to)).store_coins(amount).store_bit(0)
+    header.store_address(None).store_address(Address(raw_address(to))).store_coins(amount).store_bit(0)
     header.store_coins(0).store_coins(0).store_uint(0, 64).store_uint(0, 32)
     return _finish(header, state_init, body)
 
 
 def external_message(to: str, body: Cell, state_init: StateInit | None = None) -> Cell:
     """A message from outside the chain to an account."""
-    header = begin_cell().store_uint(0b10, 2).store_address(None).store_address(Address(to))
+    header = begin_cell().store_uint(0b10, 2).store_address(None).store_address(Address(raw_address(to)))
     return _finish(header.store_coins(0), state_init, body)
 
 

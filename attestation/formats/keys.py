@@ -12,6 +12,7 @@ from typing import Any
 
 from attestation.errors import ParseError
 from attestation.formats import cbor
+from attestation.formats.address import canonical
 from attestation.formats.digests import DIGEST_BYTES, sha256
 
 MAX_BUNDLE_BYTES = 16 * 1024
@@ -28,7 +29,8 @@ class KeyBundle:
     """B of DESIGN §4. Digests and keys are 32 bytes, times Unix seconds.
 
     `beacon` is (masterchain seqno, root hash); `key_configs` are RFC 9458 key
-    configurations without the two length bytes.
+    configurations without the two length bytes. `payee` is an address as it was spelled:
+    compare it with formats.address.same_account.
     """
 
     boot_id: bytes
@@ -58,7 +60,8 @@ class KeyBundle:
         _check(len(self.beacon[1]) == DIGEST_BYTES, "beacon root hash is 32 bytes")
         _check(self.tls_spki is None or len(self.tls_spki) == DIGEST_BYTES, "tls_spki is 32 bytes")
         _check(0 < len(self.network) <= 64, "network id is 1 to 64 characters")
-        _check(self.payee is None or 0 < len(self.payee) <= 128, "payee is 1 to 128 characters")
+        if self.payee is not None:
+            _address(self.payee)
 
     def to_bytes(self) -> bytes:
         fields: dict[int, object] = {
@@ -111,6 +114,13 @@ def bundle_digest(data: bytes) -> bytes:
 def _check(good: bool, expected: str) -> None:
     if not good:
         raise ParseError(f"KeyBundle: expected {expected}")
+
+
+def _address(payee: str) -> None:
+    try:
+        canonical(payee)
+    except ParseError as error:
+        raise ParseError(f"KeyBundle: payee: {error}") from None
 
 
 def _typed(fields: dict[int, Any], key: int, kind: type) -> Any:

@@ -58,6 +58,18 @@ def check_origin(origin: str) -> None:
         raise ParseError("checkpoint: expected an origin of printable ASCII without plus")
 
 
+def check_log_name(origin: str) -> None:
+    """An origin that makes an address behind `https://`, in the one spelling that a log has:
+    no scheme, no slash at its end, the host in lower case. Raises ParseError."""
+    check_origin(origin)
+    host = origin.partition("/")[0]
+    if "://" in origin or origin.endswith("/") or host != host.lower():
+        raise ParseError(
+            "origin: expected a log's address without scheme and without a slash at its end, the "
+            f"host in lower case, such as log.example/umay; got {origin}"
+        )
+
+
 def sign(checkpoint: Checkpoint, *, key: Ed25519PrivateKey) -> bytes:
     """The signed note, under the origin as key name."""
     return note.sign(checkpoint.body(), name=checkpoint.origin, key=key).to_bytes()

@@ -15,12 +15,20 @@ from typing import Any, TypeVar
 
 from attestation.errors import ParseError, Refused
 from attestation.formats import toml
+<<<<<<< HEAD
 from attestation.formats.platform import PLATFORMS
+=======
+from attestation.formats.address import canonical
+from attestation.log.checkpoint import check_log_name
+from attestation.platforms.tdx.tcb import STATUSES
+>>>>>>> 8a62539 (Addresses: one account in every spelling, refused by name otherwise)
 from attestation.trust.roots import PRODUCTION, Roots
 
 MAX_POLICY_BYTES = 256 * 1024
 ANY = "any"
 T = TypeVar("T")
+_ADVISORY = re.compile(r"[A-Z]+-S[AB]-[0-9]+")
+_INSTANCE = re.compile(r"[0-9a-f]{32}|[0-9a-f]{128}")
 _HEX32 = re.compile(r"[0-9a-f]{64}")
 SNP_SIGNERS = frozenset({"VCEK", "VLEK"})
 TCB_STATUSES = frozenset(
@@ -66,7 +74,8 @@ class Release:
 
 @dataclass(frozen=True)
 class Policy:
-    """Fields as in the file (docs/spec/policy.md); ages in seconds, digests 32 bytes."""
+    """Fields as in the file (docs/spec/policy.md); ages in seconds, digests 32 bytes,
+    `log_contract` the address's one form."""
 
     network: str
     log_contract: str
@@ -162,6 +171,40 @@ class _Section:
     def digests(self, key: str) -> frozenset[bytes]:
         return frozenset(_hex32(f"[{self.name}] {key}", item) for item in self.words(key))
 
+    def account(self, key: str) -> str:
+        """The one form of an address in any spelling."""
+        try:
+            return canonical(self.text(key))
+        except ParseError as error:
+            raise ParseError(f"policy: [{self.name}] {key}: {error}") from None
+
+    def origin(self, key: str) -> str:
+        origin = self.text(key)
+        try:
+            check_log_name(origin)
+        except ParseError as error:
+            raise ParseError(f"policy: [{self.name}] {key}: {error}") from None
+        return origin
+
+    def advisories(self, key: str) -> frozenset[str]:
+        """In the vendors' capitals. What no vendor names so would refuse nothing, unnoticed."""
+        found = frozenset(item.upper() for item in self.words(key))
+        self._all(key, found, _ADVISORY, "advisory ids such as INTEL-SA-00837")
+        return found
+
+    def instances(self, key: str) -> frozenset[str]:
+        """PPIDs (16 bytes) and CHIP_IDs (64) in hex of either case."""
+        found = frozenset(item.lower() for item in self.words(key))
+        self._all(key, found, _INSTANCE, "PPIDs of 32 or CHIP_IDs of 128 hex digits")
+        return found
+
+    def _all(
+        self, key: str, items: frozenset[str], form: re.Pattern[str], expected: str
+    ) -> None:
+        for item in sorted(items):
+            if not form.fullmatch(item):
+                raise ParseError(f"policy: [{self.name}] {key}: expected {expected}, got {item!r}")
+
     def unless_any(self, key: str, read: Callable[[str], T]) -> T | None:
         """None where the file says "any", else what `read` takes."""
         if self.values.get(key) == ANY:
@@ -191,21 +234,27 @@ def _read(top: _Section) -> Policy:
     snp = _Section("cpu.snp", cpu.take("snp"))
     policy = Policy(
         network=network.text("id"),
-        log_contract=network.text("log_contract"),
+        log_contract=network.account("log_contract"),
         log_code_hash=network.digest("log_code_hash"),
-        log_origin=network.text("log_origin"),
+        log_origin=network.origin("log_origin"),
         log_key=network.digest("log_key"),
         anchor=network.text("anchor", "reported", "proven"),
         max_anchor_age_s=network.number("max_anchor_age_s"),
         max_beacon_age_s=fresh.number("max_beacon_age_s"),
         challenge=fresh.text("challenge", "required", "optional"),
+<<<<<<< HEAD
         platforms=cpu.words("platforms", frozenset(PLATFORMS)),
         tcb_status=cpu.words("tcb_status", TCB_STATUSES),
         refuse_advisories=cpu.words("refuse_advisories"),
+=======
+        platforms=cpu.words("platforms", frozenset({"tdx", "snp"})),
+        tcb_status=cpu.words("tcb_status", STATUSES),
+        refuse_advisories=cpu.advisories("refuse_advisories"),
+>>>>>>> 8a62539 (Addresses: one account in every spelling, refused by name otherwise)
         min_tcb_evaluation_number=cpu.number("min_tcb_evaluation_number"),
         max_collateral_age_s=cpu.number("max_collateral_age_s"),
         families=cpu.unless_any("families", cpu.words),
-        instances=cpu.unless_any("instances", cpu.words),
+        instances=cpu.unless_any("instances", cpu.instances),
         snp_signers=snp.words("signers", SNP_SIGNERS),
         snp_min_tcb=snp.unless_any("min_tcb", snp.floor),
         snp_alias_check=snp.text("alias_check", "required", ANY) == "required",

@@ -13,6 +13,7 @@ from typing import Any
 
 from attestation import nvidia
 from attestation.errors import NotAuthentic, NotChecked, ParseError, Refused
+from attestation.formats.address import same_account
 from attestation.formats.digests import engine_digest, host_config_digest, price_digest
 from attestation.formats.evidence import (
     GPU,
@@ -269,14 +270,14 @@ def log(case: Case) -> str:
 def _anchor(case: Case, anchor: Anchor) -> None:
     policy = case.policy
     pinned = (
-        ("network", anchor.network, policy.network),
-        ("contract", anchor.address, policy.log_contract),
-        ("code-hash", anchor.code_hash, policy.log_code_hash),
-        ("origin", anchor.origin, policy.log_origin),
-        ("log-key", anchor.log_key, policy.log_key),
+        ("network", anchor.network == policy.network),
+        ("contract", same_account(anchor.address, policy.log_contract)),
+        ("code-hash", anchor.code_hash == policy.log_code_hash),
+        ("origin", anchor.origin == policy.log_origin),
+        ("log-key", anchor.log_key == policy.log_key),
     )
-    for what, got, expected in pinned:
-        if got != expected:
+    for what, good in pinned:
+        if not good:
             raise Refused("log", f"other-{what}", f"the anchor's {what} is not the pinned one")
     if anchor.forked:
         raise Refused("log", "forked", "the contract holds proof that this log forked")

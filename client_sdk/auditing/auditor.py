@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from attestation.errors import Incomplete, NotThere, ParseError, UmayError, Unavailable
+from attestation.formats.address import same_account
 from attestation.formats.collateral import Collateral
 from attestation.log.leaf import BOOT, RENEW, Leaf
 from attestation.log.merkle import Tree
@@ -39,7 +40,7 @@ from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.sources import HttpSource, Source, log_url, open_source
 from client_sdk.auditing.state import State
 from client_sdk.transport import Transport
-from contracts.chain import ReadOnlyChain
+from contracts.chain import ReadOnlyChain, raw_address
 from contracts.reader import read_anchor
 
 LATE_ANCHOR_S = 3600
@@ -80,7 +81,7 @@ class Auditor:
         registry: str | None = None,
     ) -> None:
         self._policy, self._chain, self._mirror = policy, chain, mirror
-        self._registry = registry
+        self._registry = None if registry is None else raw_address(registry, "registry")
         self._transport = transport or Transport()
         self._verifier = Verifier(policy)
 
@@ -107,6 +108,7 @@ class Auditor:
 
     def begin(self, contract: str, scope: Scope) -> tuple[Audit, Anchor, Source]:
         """The contract, checked, and where its log is read."""
+        contract = raw_address(contract, "contract")
         audit = Audit(contract, simulated=self._policy.roots.simulated)
         anchor = read_anchor(self._chain, network=self._policy.network, address=contract)
         audit.size, audit.root = anchor.size, anchor.root.hex()
@@ -146,13 +148,13 @@ class Auditor:
         if anchor.forked:
             audit.violation("forked", "the contract holds proof that this log forked")
         pinned = (
-            ("contract", anchor.address, self._policy.log_contract),
-            ("code-hash", anchor.code_hash, self._policy.log_code_hash),
-            ("origin", anchor.origin, self._policy.log_origin),
-            ("log-key", anchor.log_key, self._policy.log_key),
+            ("contract", same_account(anchor.address, self._policy.log_contract)),
+            ("code-hash", anchor.code_hash == self._policy.log_code_hash),
+            ("origin", anchor.origin == self._policy.log_origin),
+            ("log-key", anchor.log_key == self._policy.log_key),
         )
-        for what, got, expected in pinned:
-            if got != expected:
+        for what, good in pinned:
+            if not good:
                 audit.violation(f"other-{what}", f"the contract's {what} is not the pinned one")
         if audit.at - anchor.read_at > self._policy.max_anchor_age_s:
             age = audit.at - anchor.read_at

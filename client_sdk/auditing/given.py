@@ -50,9 +50,9 @@ def asked(
     **where: Any,
 ) -> Asked:
     """`where` is what `config.load` takes. Raises UsageError for what cannot be asked."""
-    raw_address(contract)
+    contract = raw_address(contract, "--contract")
     if registry is not None:
-        raw_address(registry)
+        registry = raw_address(registry, "--registry")
     found = config.load(url="-", **where)
     policy, now = config.read_policy(found.policy), int(time.time())
     current = _current(collateral, archive, policy, now)

@@ -13,6 +13,7 @@ from typing import Any
 
 from attestation.errors import ParseError
 from attestation.formats import cbor
+from attestation.formats.address import canonical
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import DIGEST_BYTES, domain_digest
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES
@@ -122,10 +123,18 @@ def _anchor(value: object) -> Anchor:
         _check(0 <= number < 2**63, "the anchor's numbers below 2^63")
     for moment in (anchor.time, anchor.read_at):
         _check(0 <= moment <= MAX_TIME, "the anchor's times before the year 10000")
-    for name in (anchor.network, anchor.address):
-        _check(0 < len(name) <= MAX_NAME, f"names of 1 to {MAX_NAME} characters")
+    _check(0 < len(anchor.network) <= MAX_NAME, f"a network of 1 to {MAX_NAME} characters")
+    _account(anchor.address)
     _check(anchor.level in LEVELS, "an anchor reported or proven")
     return anchor
+
+
+def _account(text: str) -> None:
+    """Any spelling: files are kept for years, and what compares it compares accounts."""
+    try:
+        canonical(text)
+    except ParseError as error:
+        raise ParseError(f"enclave proof: contract: {error}") from None
 
 
 def _beacon(value: object) -> BlockRef:

@@ -137,9 +137,9 @@ def _compared(file: EnclaveProof, chain: ReadOnlyChain | None) -> tuple[Level, l
     told = read_anchor(chain, network=file.anchor.network, address=file.anchor.address)
     block = chain.block(file.beacon.seqno)
     problems = []
-    if dataclasses.replace(told, read_at=0) != dataclasses.replace(
-        file.anchor, read_at=0, level=told.level
-    ):
+    if told != dataclasses.replace(
+        file.anchor, address=told.address, read_at=told.read_at, level=told.level
+    ):  # `told` was read at the file's address
         problems.append(f"the contract holds other things: anchor {told.sequence}, {told.size}")
     if block != dataclasses.replace(file.beacon, level=block.level):
         problems.append(f"block {block.seqno} is another: {block.root_hash.hex()}")

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from attestation.errors import ParseError, Unavailable, UsageError, VerificationError
 from attestation.trust.anchor import BlockRef
-from contracts.chain import AccountState
+from contracts.chain import AccountState, raw_address
 from contracts.light.accounts import check_age
 from contracts.light.client import InMemory, LightClient, TrustedBlock
 from contracts.light.liteserver import Ask, LiteServers, LiteTransport, NetworkConfig
@@ -52,7 +52,8 @@ class ProvenChain:
         return self._blocks[seqno]
 
     def account(self, address: str) -> AccountState:
-        return self._proven(lambda: self._account(address))
+        raw = raw_address(address)
+        return self._proven(lambda: self._account(raw))
 
     def _proven(self, read: Callable[[], T]) -> T:
         for _ in range(self._servers.count if self._servers else 1):

@@ -99,7 +99,7 @@ def deploy_registry(chain: str, wallet: Path, owner: str | None, notice: int) ->
 
     endpoint = toncenter(chain)
     opened = Wallet.open(endpoint, wallet)
-    owned_by = raw_address(owner or opened.address)
+    owned_by = raw_address(owner or opened.address, "--owner")
     address, code_hash = put(endpoint, opened, "registry", genesis(owner=owned_by, notice=notice))
     ready(address=address, code_hash=code_hash.hex(), owner=owned_by)
 
@@ -117,7 +117,7 @@ def deploy_verifier(chain: str, wallet: Path, registry: str, root: Path) -> None
     from contracts.wallet import Wallet
 
     key = pinned_root_key(root.read_bytes(), PRODUCTION)
-    data = genesis(root_key=key, registry=raw_address(registry))
+    data = genesis(root_key=key, registry=raw_address(registry, "--registry"))
     endpoint = toncenter(chain)
     address, code_hash = put(endpoint, Wallet.open(endpoint, wallet), "quote_verifier", data)
     ready(address=address, code_hash=code_hash.hex())

@@ -89,12 +89,13 @@ def serve(
     from contracts.logservice.admit import PolicyAdmission, Registry
     from contracts.logservice.store import Store, load_or_create_key
 
+    check_name("--origin", origin)
     signing_key = load_or_create_key(key, origin=origin)
     with Store(_database(directory, database), origin=origin, key=signing_key) as store:
         if release is not None and store.size == 0:
             _append_release(store, release.read_bytes())
         endpoint = reading(chain)
-        allowed = Registry(endpoint, raw_address(registry)) if registry else None
+        allowed = Registry(endpoint, raw_address(registry, "--registry")) if registry else None
         admission = PolicyAdmission(policy, endpoint, allowed)
         _, _, path = origin.partition("/")
         app = server.create_app(
@@ -106,6 +107,17 @@ def serve(
             keep_renewals=keep_renewals,
         )
         server.serve(app, listen=listen, ready=lambda url: ready(listening=f"{url}/{path}"))
+
+
+def check_name(option: str, name: str) -> None:
+    """The name of a log or a witness, in its one spelling. Raises UsageError."""
+    from attestation.errors import ParseError, UsageError
+    from attestation.log.checkpoint import check_log_name
+
+    try:
+        check_log_name(name)
+    except ParseError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 def _witnessing(store: Store, witnesses: tuple[tuple[str, str], ...]) -> Witnesses:
@@ -178,7 +190,7 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     from contracts.wallet import Wallet
 
     endpoint = toncenter(chain)
-    raw_address(contract)
+    contract = raw_address(contract, "--contract")
     loop = AnchorLoop(log_url, endpoint, Wallet.open(endpoint, wallet), contract, interval)
     signal.signal(signal.SIGTERM, _stop)
     ready(anchoring=contract)
@@ -216,6 +228,7 @@ def witness(
     from contracts.logservice.store import load_or_create_key
     from contracts.logservice.witness import Witness
 
+    check_name("--name", name)
     anchored = (contract, chain, log_url)
     if any(anchored) and not all(anchored):
         raise UsageError("a TON witness needs --contract, --chain and --log")
@@ -239,7 +252,7 @@ def _confirm(contract: str, chain: str, log_url: str) -> Callable[[Checkpoint], 
 
     if not contract:
         return lambda head: None
-    endpoint, address = reading(chain), raw_address(contract)
+    endpoint, address = reading(chain), raw_address(contract, "--contract")
     return only_anchored(
         lambda: read_anchor(endpoint, network="", address=address), log_url.rstrip("/")
     )

@@ -12,11 +12,12 @@ from typing import Any
 
 from attestation.errors import ParseError
 from attestation.formats import toml
+from attestation.formats.address import canonical
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_PRICE = 10**15
-MAX_NETWORK, MAX_PAYEE = 64, 128
-"""Characters; a KeyBundle holds no more."""
+MAX_NETWORK, MAX_ADDRESS = 64, 128
+"""Characters: a KeyBundle holds no longer network id, and no spelling of an address is longer."""
 MAX_BUNDLE_LIFE_S = 7200
 """From the beacon to not_after; clients refuse more."""
 
@@ -33,7 +34,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class HostConfig:
-    """Prices in nano per token; `gpus` is how many the VM must have."""
+    """Prices in nano per token; `payee` is an address in its one form, whatever the file's
+    spelling; `gpus` is how many the VM must have."""
 
     network: str
     prompt_price: int
@@ -52,7 +54,7 @@ class HostConfig:
             network=_text(network, "id", MAX_NETWORK),
             prompt_price=_number(price, "prompt", 0, MAX_PRICE),
             completion_price=_number(price, "completion", 0, MAX_PRICE),
-            payee=_text(price, "payee", MAX_PAYEE) if "payee" in price else None,
+            payee=_address(price, "payee") if "payee" in price else None,
             gpus=_number(gpu, "count", 0, 64, 1),
             schedule=_schedule(epoch),
         )
@@ -94,6 +96,14 @@ def _text(table: dict[str, Any], key: str, most: int) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= most or not value.isprintable():
         raise ParseError(f"host config: {key}: expected 1 to {most} printable characters")
     return value
+
+
+def _address(table: dict[str, Any], key: str) -> str:
+    text = _text(table, key, MAX_ADDRESS)
+    try:
+        return canonical(text)
+    except ParseError as error:
+        raise ParseError(f"host config: {key}: {error}") from None
 
 
 def _number(

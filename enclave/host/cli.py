@@ -69,7 +69,7 @@ def agent(
     from enclave.host.serving import serve
 
     fetch = _collateral(guest, simulator, collateral, archive, policy, services)
-    raw_address(contract)
+    contract = raw_address(contract, "--contract")
     endpoint = reading(chain)
     registrar = Registrar(
         guest=guest,

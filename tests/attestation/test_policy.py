@@ -15,7 +15,7 @@ GOOD = f"""
 version = 1
 [network]
 id = "umay-test"
-log_contract = "EQ"
+log_contract = "0:{"c0" * 32}"
 log_code_hash = "{"11" * 32}"
 log_origin = "127.0.0.1:1/log"
 log_key = "{"22" * 32}"

@@ -292,7 +292,7 @@ BAD: dict[str, tuple[Callable[[World], Report], str, str]] = {
     "anchor claimed": (lambda w: anchored(w, level="claimed"), "log", "anchor-level"),
     "anchor read long ago": (lambda w: anchored(w, read_at=NOW - 601), "log", "anchor-too-old"),
     "anchor of another contract": (
-        lambda w: anchored(w, address="EQother"),
+        lambda w: anchored(w, address="0:" + "cd" * 32),
         "log",
         "other-contract",
     ),

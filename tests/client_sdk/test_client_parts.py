@@ -152,7 +152,7 @@ def test_without_settings_the_missing_one_is_named(tmp_path: Path) -> None:
 
 
 FACTS = PolicyFacts(
-    contract="0:ab",
+    contract="0:" + "ab" * 32,
     code_hash="11" * 32,
     origin="127.0.0.1:1/log",
     log_key="22" * 32,

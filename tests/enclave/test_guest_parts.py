@@ -44,14 +44,14 @@ GOOD = b'[network]\nid = "umay-test"\n[price]\nprompt = 1\ncompletion = 2\n'
 
 def test_a_host_config_with_everything() -> None:
     text = GOOD + (
-        b'payee = "EQpayee"\n[gpu]\ncount = 8\n'
+        b'payee = "EQDKbjIcfM6ezt8KjKJJLshZJJSqX7XOA4ff-W72r5gqPrHF"\n[gpu]\ncount = 8\n'
         b"[epoch]\nlength_s = 100\noverlap_s = 10\nlead_s = 50\n"
     )
     assert HostConfig.from_toml(text) == HostConfig(
         network="umay-test",
         prompt_price=1,
         completion_price=2,
-        payee="EQpayee",
+        payee="0:ca6e321c7cce9ecedf0a8ca2492ec8592494aa5fb5ce0387dff96ef6af982a3e",
         gpus=8,
         schedule=Schedule(length=100, overlap=10, lead=50),
     )
@@ -90,6 +90,8 @@ BAD_CONFIGS = {
     "price that is a fraction": GOOD.replace(b"= 1", b"= 1.0"),
     "price that is true": GOOD.replace(b"= 1", b"= true"),
     "payee that is a number": GOOD + b"payee = 1\n",
+    "payee that is no account": GOOD + b'payee = "EQpayee"\n',
+    "payee of 31 bytes": GOOD + b'payee = "0:' + b"ab" * 31 + b'"\n',
     "too many gpus": GOOD + b"[gpu]\ncount = 65\n",
     "lead as long as the epoch": GOOD + b"[epoch]\nlength_s = 10\nlead_s = 10\n",
     "keys that live too long": GOOD + b"[epoch]\nlead_s = 3001\n",

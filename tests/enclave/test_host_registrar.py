@@ -19,7 +19,7 @@ def test_an_unexpected_error_is_told_without_its_text(monkeypatch: pytest.Monkey
         guest="http://127.0.0.1:1",
         log="http://127.0.0.1:1/log",
         chain=chain,
-        contract="0:00",
+        contract="0:" + "00" * 32,
         collateral=lambda: Collateral({}),
         tell=told.append,
     )
