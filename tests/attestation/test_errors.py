@@ -14,7 +14,7 @@ from attestation.errors import NotAuthentic, NotChecked, UmayError, Verification
 from attestation.verify.verifier import Verifier
 from client_sdk.failures import code_of
 from tests.helpers.world import NOW, World
-from tests.test_house import bases, modules
+from tests.test_house import MODULES, bases
 
 DRAWN = re.compile(r"^[│├└─ ]*(\w+) +(?:(\d+)(?: +([a-z-]+)(?= ))?|\(its own codes\)) +\S", re.M)
 OTHERS = {"enclave.guest.engines.prompt": {"_RaisedByTemplate"}}
@@ -39,7 +39,7 @@ def test_the_tree_is_drawn_as_it_is() -> None:
 
 
 def test_every_exception_of_the_project_is_in_the_tree() -> None:
-    for module, path in modules():
+    for module, path in MODULES.items():
         if module == errors.__name__:
             continue
         outside = {
