@@ -20,12 +20,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from attestation import wire
 from attestation.channel import bhttp
 from attestation.channel.key_config import parse_key_list
 from attestation.errors import Unavailable
 from attestation.verify.verdict import VerifiedEnclave
 from client_sdk import sse
-from client_sdk.session import PACING_HEADER, SealedExchange
+from client_sdk.session import SealedExchange
 from client_sdk.transport import Transport
 from tests.helpers.fake_enclave import verified
 
@@ -66,8 +67,8 @@ def _enclave(transport: Transport, base: str) -> tuple[str, VerifiedEnclave]:
     until = time.monotonic() + 60
     while True:
         try:
-            boot = json.loads(transport.get(f"{base}/umay/"))["boots"][0]
-            keys = parse_key_list(transport.get(f"{base}/umay/{boot}/ohttp-keys"))
+            boot = json.loads(transport.get(base + wire.LISTING))["boots"][0]
+            keys = parse_key_list(transport.get(f"{base}{wire.base(boot)}ohttp-keys"))
             return boot, verified(keys, Ed25519PrivateKey.generate(), bytes.fromhex(boot))
         except Unavailable:
             if time.monotonic() > until:
@@ -79,7 +80,7 @@ def _compare(
     streams: int, transport: Transport, base: str, boot: str, enclave: VerifiedEnclave
 ) -> Iterator[dict[str, Any]]:
     def sealed() -> list[float]:
-        return _sealed(transport, f"{base}/umay/{boot}/ohttp", enclave)
+        return _sealed(transport, f"{base}{wire.base(boot)}ohttp", enclave)
 
     def direct() -> list[float]:
         return _direct(transport, f"{base}/plain")
@@ -125,12 +126,10 @@ def _together(ask: Ask, streams: int) -> tuple[float, list[float]]:
 
 
 def _sealed(transport: Transport, url: str, enclave: VerifiedEnclave) -> list[float]:
-    headers = ((b"content-type", b"application/json"), (PACING_HEADER, b"none"))
-    request = bhttp.Request("POST", "/v1/chat/completions", headers, BODY)
+    headers = ((b"content-type", wire.JSON.encode()), (wire.PACING_FIELD, b"none"))
+    request = bhttp.Request("POST", wire.CHAT, headers, BODY)
     exchange = SealedExchange(enclave, request, pq="required", now=int(time.time()))
-    stream = transport.stream(
-        url, exchange.body, {"content-type": exchange.media_type, "incremental": "?1"}
-    )
+    stream = transport.stream(url, exchange.body, wire.sealed_headers(exchange.media_type))
     pieces = (
         event.data
         for part in stream
@@ -143,7 +142,7 @@ def _sealed(transport: Transport, url: str, enclave: VerifiedEnclave) -> list[fl
 
 
 def _direct(transport: Transport, url: str) -> list[float]:
-    headers = {"content-type": "application/json"}
+    headers = {wire.CONTENT_TYPE: wire.JSON}
     return _times(iter(transport.stream(url, BODY, headers)))
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from attestation.channel import bhttp, protocol
+from attestation import wire
+from attestation.channel import bhttp
 from attestation.errors import NotForUs, Replayed, Truncated, UmayError, Unavailable
 from client_sdk.session import CheckedReceipt, SealedExchange
 from client_sdk.transport import Stream
@@ -101,11 +102,11 @@ class Answer:
 
 def _unsealed(stream: Stream, url: str) -> UmayError:
     """What an answer outside the seal means. Nothing proves who gave it."""
-    if (stream.status, stream.media_type) == (400, protocol.MEDIA_PROBLEM):
+    if (stream.status, stream.media_type) == (400, wire.PROBLEM):
         problem = _first(stream)
-        if problem == protocol.REFUSED:
+        if problem == wire.REFUSED:
             return NotForUs(f"{url}: the enclave holds no key that opens this request")
-        if problem == protocol.REPLAYED:
+        if problem == wire.REPLAYED:
             return Replayed(f"{url}: the enclave has seen this request before")
     got = f"HTTP {stream.status}, {stream.media_type or 'no media type'}"
     return Unavailable(f"{url}: expected a sealed answer, got {got}; it is not the enclave's")

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from attestation import wire
 from attestation.channel import bhttp
 from attestation.errors import (
     NotForUs,
@@ -40,7 +41,7 @@ from client_sdk.answer import Answer
 from client_sdk.chain_reader import ChainReader
 from client_sdk.presented import Place, fetch_places, fetch_presented
 from client_sdk.pricing import claimed_offer
-from client_sdk.session import PACING_HEADER, SealedExchange
+from client_sdk.session import SealedExchange
 from client_sdk.transport import Transport
 from contracts.chain import ReadOnlyChain
 
@@ -51,7 +52,6 @@ MARGIN_SECONDS = 5
 """A verification that would end sooner than this is renewed before sealing."""
 
 MAX_ENCLAVES_TRIED = 8
-PACINGS = ("none", "clock", "strict")
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Client:
     def chat(self, body: Mapping[str, Any]) -> Answer:
         """POST /v1/chat/completions with an OpenAI body. Raises UsageError for what is no JSON,
         else what `request` raises."""
-        return self.request("POST", "/v1/chat/completions", _json(body))
+        return self.request("POST", wire.CHAT, _json(body))
 
     def request(self, method: str, path: str, content: bytes = b"") -> Answer:
         """One HTTP request inside the channel; returns when the inner head has come.
@@ -224,7 +224,7 @@ class Client:
 
     def _exchange(self, chosen: Chosen, request: bhttp.Request) -> Answer:
         exchange = SealedExchange(chosen.enclave, request, pq=self.policy.pq, now=self._now())
-        headers = {"content-type": exchange.media_type, "incremental": "?1"}
+        headers = wire.sealed_headers(exchange.media_type)
         url = f"{chosen.place.base}ohttp"
         stream = self._transport.stream(url, exchange.body, headers)
         return Answer(exchange, stream, url=url, on_broken=lambda: self.leave(chosen))
@@ -232,9 +232,9 @@ class Client:
     def _headers(self, content: bytes) -> bhttp.Fields:
         headers: list[tuple[bytes, bytes]] = []
         if content:
-            headers.append((b"content-type", b"application/json"))
+            headers.append((wire.CONTENT_TYPE.encode(), wire.JSON.encode()))
         if self._pacing is not None:
-            headers.append((PACING_HEADER, self._pacing.encode()))
+            headers.append((wire.PACING_FIELD, self._pacing.encode()))
         return tuple(headers)
 
     def _now(self) -> int:

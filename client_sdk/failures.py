@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from attestation.errors import ParseError, UmayError, Unavailable, UsageError, VerificationError
 
-SSE = "text/event-stream"
 HIDDEN_HEADERS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"trailer"})
 """Of the inner answer: they describe a framing that ends here."""
 

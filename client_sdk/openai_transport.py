@@ -15,10 +15,11 @@ from collections.abc import Iterator
 import httpx
 
 from attestation.errors import UmayError
+from attestation.wire import EVENTS
 from client_sdk import sse
 from client_sdk.answer import Answer
 from client_sdk.client import Client
-from client_sdk.failures import HIDDEN_HEADERS, SSE, error_json, status_of
+from client_sdk.failures import HIDDEN_HEADERS, error_json, status_of
 
 
 class SealedTransport(httpx.BaseTransport):
@@ -32,7 +33,7 @@ class SealedTransport(httpx.BaseTransport):
         try:
             answer = self._client.request(request.method, request.url.path, request.read())
             headers = [pair for pair in answer.headers if pair[0] not in HIDDEN_HEADERS]
-            if (answer.header(b"content-type") or b"").startswith(SSE.encode()):
+            if (answer.header(b"content-type") or b"").startswith(EVENTS.encode()):
                 return httpx.Response(answer.status, headers=headers, stream=_Stream(answer))
             return httpx.Response(answer.status, headers=headers, content=answer.read())
         except UmayError as error:

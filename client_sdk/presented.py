@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from attestation.errors import ParseError, Unavailable
+from attestation import wire
+from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.formats import cbor
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES
-from attestation.verify.steps import MAX_CONFIG_BYTES
 from attestation.verify.verifier import Challenge, Presented
 from client_sdk.transport import Transport, check_url
-
-MAX_LISTING_BYTES = 1 << 20
-MAX_PROOF_BYTES = 64 * 1024
-MAX_CHALLENGE_BYTES = 256 * 1024
-MAX_PLACES = 256
-_BOOT = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -35,24 +28,34 @@ def fetch_places(transport: Transport, url: str) -> tuple[Place, ...]:
     """The guests that a relay's or agent's /umay/ lists, in its order.
 
     A URL that names one guest, …/umay/<boot id>, lists just that. Raises Unavailable or
-    ParseError.
+    ParseError, UsageError for another URL.
     """
-    root, _, tail = check_url(url).partition("/umay")
-    boot = tail.strip("/")
-    if _BOOT.fullmatch(boot):
-        return (Place(boot, f"{root}/umay/{boot}/", "unknown"),)
-    listing = transport.get(f"{root}/umay/", limit=MAX_LISTING_BYTES)
+    root, _, tail = f"{check_url(url)}/".partition(wire.LISTING)
+    root = root.rstrip("/")
+    if tail:
+        return (_named(root, tail.rstrip("/")),)
+    listing = transport.get(root + wire.LISTING, limit=wire.MAX_LISTING_BYTES)
     try:
         boots = json.loads(listing)["boots"]
         if isinstance(boots, list) and any(isinstance(item, str) for item in boots):
             raise ParseError(f"{root}: this is a guest's own port; give its agent's or relay's URL")
-        places = tuple(Place(item["boot"], "", str(item["state"])) for item in boots[:MAX_PLACES])
+        # The base is made here: a listing must not send the client anywhere else.
+        return tuple(_place(root, item) for item in boots[: wire.MAX_LISTED])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ParseError('listing: expected JSON {"boots": [{"boot", "state", …}]}') from None
-    if not all(isinstance(place.boot, str) and _BOOT.fullmatch(place.boot) for place in places):
-        raise ParseError("listing: expected boot ids of 32 hex digits")
-    # The base is made here: a listing must not send the client anywhere else.
-    return tuple(Place(p.boot, f"{root}/umay/{p.boot}/", p.state) for p in places)
+
+
+def _named(root: str, boot: str) -> Place:
+    try:
+        return _place(root, {"boot": boot, "state": "unknown"})
+    except ParseError:
+        text = f"expected {root}{wire.LISTING}BOOT with 32 lower-case hex digits, got {boot!r}"
+        raise UsageError(text) from None
+
+
+def _place(root: str, listed: dict[str, object]) -> Place:
+    boot = wire.read_boot_id(listed["boot"], where="listing")
+    return Place(boot, root + wire.base(boot), str(listed["state"]))
 
 
 def fetch_presented(
@@ -65,9 +68,9 @@ def fetch_presented(
     base = place.base
     return Presented(
         evidence=transport.get(f"{base}evidence", limit=MAX_EVIDENCE_BYTES),
-        engine_config=transport.get(f"{base}config/engine", limit=MAX_CONFIG_BYTES),
-        price_table=transport.get(f"{base}config/price", limit=MAX_CONFIG_BYTES),
-        host_config=transport.get(f"{base}config/host", limit=MAX_CONFIG_BYTES),
+        engine_config=transport.get(f"{base}config/engine", limit=wire.MAX_CONFIG_BYTES),
+        price_table=transport.get(f"{base}config/price", limit=wire.MAX_CONFIG_BYTES),
+        host_config=transport.get(f"{base}config/host", limit=wire.MAX_CONFIG_BYTES),
         collateral=Collateral.from_bytes(transport.get(f"{base}collateral")),
         proof=_proof(transport, base, size),
         challenge=_challenge(transport, base, nonce) if nonce is not None else None,
@@ -77,14 +80,14 @@ def fetch_presented(
 def _proof(transport: Transport, base: str, size: int) -> bytes | None:
     """None where the host has no proof to this size: the verifier decides what that means."""
     try:
-        return transport.get(f"{base}proof?size={size}", limit=MAX_PROOF_BYTES)
+        return transport.get(f"{base}proof?size={size}", limit=wire.MAX_PROOF_BYTES)
     except Unavailable:
         return None
 
 
 def _challenge(transport: Transport, base: str, nonce: bytes) -> Challenge:
-    body = transport.post(f"{base}challenge", nonce, limit=MAX_CHALLENGE_BYTES)
-    answer = cbor.decode_map(body, required=frozenset({0}), limit=MAX_CHALLENGE_BYTES)
+    body = transport.post(f"{base}challenge", nonce, limit=wire.MAX_CHALLENGE_BYTES)
+    answer = cbor.decode_map(body, required=frozenset({0}), limit=wire.MAX_CHALLENGE_BYTES)
     if type(answer[0]) is not bytes:
         raise ParseError("challenge: expected a quote as bytes")
     return Challenge(answer[0], nonce)

@@ -24,15 +24,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from attestation.channel.protocol import MAX_REQUEST_BYTES
+from attestation import wire
 from attestation.errors import UmayError, Unavailable, UsageError
 from client_sdk import sse
 from client_sdk.answer import Answer
 from client_sdk.client import Client
-from client_sdk.failures import HIDDEN_HEADERS, SSE, error_body, error_json, status_of
+from client_sdk.failures import HIDDEN_HEADERS, error_body, error_json, status_of
 from client_sdk.transport import is_loopback
 
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
+PATHS = (wire.CHAT, wire.COMPLETIONS, wire.MODELS)
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
 """Of a Host header: nothing that could be read as a path, a user or a second host."""
@@ -148,8 +148,8 @@ async def _response(answer: Answer) -> Response:
         for name, value in answer.headers
         if name not in HIDDEN_HEADERS
     }
-    media_type = headers.get("content-type", "").partition(";")[0].strip()
-    if media_type == SSE:
+    media_type = headers.get(wire.CONTENT_TYPE, "").partition(";")[0].strip()
+    if media_type == wire.EVENTS:
         return StreamingResponse(_events(answer), answer.status, headers)
     try:
         content = await run_in_threadpool(answer.read)
@@ -185,8 +185,8 @@ async def _body(request: Request) -> bytes:
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > MAX_REQUEST_BYTES:
-            raise _Refusal(413, "too_large", f"expected at most {MAX_REQUEST_BYTES} bytes")
+        if len(body) > wire.MAX_REQUEST_BYTES:
+            raise _Refusal(413, "too_large", f"expected at most {wire.MAX_REQUEST_BYTES} bytes")
     return bytes(body)
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from attestation.channel import bhttp, padding
 from attestation.channel.client import ClientRequest
-from attestation.channel.protocol import MAX_REQUEST_BYTES
 from attestation.errors import ChannelError, NotAuthentic, ParseError
 from attestation.formats.keys import KeyBundle
 from attestation.formats.receipt import (
@@ -26,9 +25,7 @@ from attestation.formats.receipt import (
     matches,
 )
 from attestation.verify.verdict import VerifiedEnclave
-
-RECEIPT_TRAILER = b"umay-receipt"
-PACING_HEADER = b"umay-pacing"
+from attestation.wire import MAX_REQUEST_BYTES, RECEIPT_TRAILER
 
 
 @dataclass(frozen=True)

@@ -183,14 +183,18 @@ def internal_message(
 ) -> Cell:
     """A message of `amount` nano, as a wallet sends it."""
     header = begin_cell().store_bit(0).store_bit(1).store_bit(int(bounce)).store_bit(0)
-    header.store_address(None).store_address(Address(raw_address(to))).store_coins(amount).store_bit(0)
+    header.store_address(None).store_address(Address(raw_address(to))).store_coins(
+        amount
+    ).store_bit(0)
     header.store_coins(0).store_coins(0).store_uint(0, 64).store_uint(0, 32)
     return _finish(header, state_init, body)
 
 
 def external_message(to: str, body: Cell, state_init: StateInit | None = None) -> Cell:
     """A message from outside the chain to an account."""
-    header = begin_cell().store_uint(0b10, 2).store_address(None).store_address(Address(raw_address(to)))
+    header = (
+        begin_cell().store_uint(0b10, 2).store_address(None).store_address(Address(raw_address(to)))
+    )
     return _finish(header.store_coins(0), state_init, body)
 
 

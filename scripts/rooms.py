@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 TOPS = ("attestation", "contracts", "enclave", "client_sdk")
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("attestation.errors", "attestation.wire", "attestation.lazy"),
+    ("attestation.errors", "attestation.lazy"),
+    ("attestation.wire",),
     ("attestation.formats", "attestation.net"),
     ("attestation.x509", "attestation.log", "attestation.trust"),
     ("attestation.nvidia", "attestation.platforms"),

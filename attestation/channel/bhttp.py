@@ -29,8 +29,8 @@ from attestation.channel.messages import (
     check_final,
     check_informational,
 )
-from attestation.channel.protocol import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 from attestation.errors import UsageError
+from attestation.wire import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
 
 __all__ = [
     "Content",

@@ -9,15 +9,15 @@ from collections.abc import Iterable
 
 from attestation.channel import chunks, exchange, hpke
 from attestation.channel.key_config import KeyConfig, choose
-from attestation.channel.protocol import (
-    MAX_RESPONSE_BYTES,
-    MEDIA_CHUNKED_REQUEST,
-    MEDIA_CHUNKED_RESPONSE,
-    MEDIA_REQUEST,
-    MEDIA_RESPONSE,
-)
 from attestation.errors import Refused, Truncated, UsageError
 from attestation.verify.verdict import VerifiedEnclave
+from attestation.wire import (
+    CHUNKED_REQUEST,
+    CHUNKED_RESPONSE,
+    MAX_RESPONSE_BYTES,
+    OHTTP_REQUEST,
+    OHTTP_RESPONSE,
+)
 
 
 class ClientRequest:
@@ -65,11 +65,11 @@ class ClientRequest:
 
     @property
     def media_type(self) -> str:
-        return MEDIA_CHUNKED_REQUEST if self.chunked else MEDIA_REQUEST
+        return CHUNKED_REQUEST if self.chunked else OHTTP_REQUEST
 
     @property
     def response_media_type(self) -> str:
-        return MEDIA_CHUNKED_RESPONSE if self.chunked else MEDIA_RESPONSE
+        return CHUNKED_RESPONSE if self.chunked else OHTTP_RESPONSE
 
     def seal(self, message: bytes) -> bytes:
         """The whole body to send: `message` is a binary HTTP request, padded."""

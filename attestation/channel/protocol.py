@@ -1,16 +1,10 @@
-"""Constants of the channel: media types, labels, algorithm numbers, limits.
+"""Constants inside the channel: labels, algorithm numbers, sizes. What stands outside: wire.
 
 RFC 9180 (HPKE), RFC 9292 (binary HTTP), RFC 9458 (Oblivious HTTP),
 draft-ietf-ohai-chunked-ohttp-08, draft-connolly-cfrg-xwing-kem.
 """
 
 from __future__ import annotations
-
-MEDIA_KEYS = "application/ohttp-keys"
-MEDIA_REQUEST = "message/ohttp-req"
-MEDIA_RESPONSE = "message/ohttp-res"
-MEDIA_CHUNKED_REQUEST = "message/ohttp-chunked-req"
-MEDIA_CHUNKED_RESPONSE = "message/ohttp-chunked-res"
 
 LABEL_REQUEST = b"message/bhttp request"
 LABEL_RESPONSE = b"message/bhttp response"
@@ -41,17 +35,4 @@ POST_QUANTUM_KEMS = frozenset({KEM_XWING})
 MAX_CHUNK_BYTES = 16 * 1024
 """Plaintext of one chunk: what every implementation of the draft must accept."""
 
-MAX_REQUEST_BYTES = 16 * 1024 * 1024
-"""Inner request, padding included: long prompts and a few images."""
-
-MAX_RESPONSE_BYTES = 64 * 1024 * 1024
-"""Inner response: 100,000 tokens as padded SSE events stay below it."""
-
 MAX_KEY_CONFIGS = 64
-
-MEDIA_PROBLEM = "application/problem+json"
-REFUSED = b'{"title":"not a request to this enclave"}'
-"""The one answer (HTTP 400) to whatever fails before a request is open and authentic."""
-
-REPLAYED = b'{"title":"replay"}'
-"""The answer (HTTP 400) to an authentic request that was seen before."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 from attestation.channel import chunks, exchange, hpke, kem
 from attestation.channel.key_config import ALGORITHMS, KeyConfig
-from attestation.channel.protocol import MAX_REQUEST_BYTES, MEDIA_CHUNKED_RESPONSE, MEDIA_RESPONSE
 from attestation.channel.replay import DEFAULT_CAPACITY, ReplayGuard
 from attestation.channel.suite import KEMS, Suite
 from attestation.errors import ChannelError, NotForUs, Truncated, UmayError, UsageError
+from attestation.wire import CHUNKED_RESPONSE, MAX_REQUEST_BYTES, OHTTP_RESPONSE
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class ServerRequest:
 
     @property
     def response_media_type(self) -> str:
-        return MEDIA_CHUNKED_RESPONSE if self.chunked else MEDIA_RESPONSE
+        return CHUNKED_RESPONSE if self.chunked else OHTTP_RESPONSE
 
     def response(self) -> chunks.Writer:
         """The writer of the response. Raises UsageError before `finish` has returned."""

@@ -35,10 +35,10 @@ from attestation.trust.anchor import Anchor, BlockRef, reaches
 from attestation.trust.policy import accept
 from attestation.verify.case import Case
 from attestation.verify.verdict import Finding
+from attestation.wire import MAX_CONFIG_BYTES
 
 MAX_CLOCK_SKEW_S = 60
 MAX_BUNDLE_LIFE_S = 7200
-MAX_CONFIG_BYTES = 64 * 1024
 
 
 def parse(case: Case) -> str:

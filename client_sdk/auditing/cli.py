@@ -321,7 +321,9 @@ def allowed(
     from contracts.reader import read_registry
 
     found = config.load(url="-", policy=Path("-"), **where)
-    state, read_at = read_registry(reading(found.chain), address=raw_address(registry, "--registry"))
+    state, read_at = read_registry(
+        reading(found.chain), address=raw_address(registry, "--registry")
+    )
     entries = entries_of(state, measurement, at(moment))
     if as_json:
         click.echo(json.dumps({"at": at(moment), "read_at": read_at, "entries": entries}))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attestation.errors import UsageError
+from attestation.errors import ParseError, UsageError
 from attestation.formats.collateral import Collateral
 from attestation.trust.policy import Policy
 from attestation.vendors.archive import Archive
+from attestation.wire import read_boot_id
 from client_sdk import config
 from client_sdk.auditing.auditor import Auditor, Scope
 from client_sdk.auditing.progress import Shown
@@ -96,9 +96,10 @@ def _existing(archive: Path) -> Path:
 
 def boot_id(text: str) -> bytes:
     """16 bytes of 32 hex digits. Raises UsageError."""
-    if not re.fullmatch(r"[0-9a-f]{32}", text):
-        raise UsageError("--boot: expected 32 lower-case hex digits")
-    return bytes.fromhex(text)
+    try:
+        return bytes.fromhex(read_boot_id(text, where="--boot"))
+    except ParseError as error:
+        raise UsageError(str(error)) from None
 
 
 def write(path: Path, data: bytes) -> None:

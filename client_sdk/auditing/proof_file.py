@@ -20,8 +20,8 @@ from attestation.formats.evidence import MAX_EVIDENCE_BYTES
 from attestation.log.checkpoint import check_origin
 from attestation.log.proof import Proof
 from attestation.trust.anchor import Anchor, BlockRef
-from attestation.verify.steps import MAX_CONFIG_BYTES
 from attestation.verify.verifier import Presented
+from attestation.wire import MAX_CONFIG_BYTES
 
 MAX_PROOF_BYTES = 512 * 1024
 """A checkpoint's note may be as long; usually 2 kB."""

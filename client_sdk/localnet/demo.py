@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attestation import wire
 from attestation.channel import bhttp
 from attestation.errors import ParseError, UmayError
 from attestation.formats.evidence import Evidence
@@ -35,7 +36,6 @@ from contracts.logservice.store import load_or_create_key
 
 QUESTION = "Why can the relay not read my prompt?"
 MAX_TOKENS = 96
-CHAT = "/v1/chat/completions"
 
 
 @dataclass(frozen=True)
@@ -180,9 +180,9 @@ class Demo:
     def _attacks(self, client: Client, chosen: Chosen) -> None:
         drill = self._drill(client, chosen)
         self.outcome.attacks = drill.run()
-        content = (b"content-type", b"application/json")
+        content = (wire.CONTENT_TYPE.encode(), wire.JSON.encode())
         body = b'{"model":"%s","messages":[{"role":"user","content":"Hi."}],"max_tokens":4}'
-        request = bhttp.Request("POST", CHAT, (content,), body % MODEL_NAME.encode())
+        request = bhttp.Request("POST", wire.CHAT, (content,), body % MODEL_NAME.encode())
         now, pq = int(time.time()), client.policy.pq
         self.outcome.attacks.append(replay(Transport(), chosen, request, pq=pq, now=now))
         self.stage.attacks(self.outcome.attacks)

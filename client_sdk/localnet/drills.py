@@ -18,7 +18,6 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.channel import bhttp
-from attestation.channel.protocol import REPLAYED
 from attestation.errors import Unavailable
 from attestation.formats import cbor
 from attestation.formats.evidence import (
@@ -41,6 +40,7 @@ from attestation.platforms.tdx import parse_quote
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.verify.verdict import Report
 from attestation.verify.verifier import Presented, Verifier
+from attestation.wire import REPLAYED, sealed_headers
 from client_sdk.client import Chosen
 from client_sdk.session import SealedExchange
 from client_sdk.transport import Transport
@@ -183,7 +183,7 @@ def replay(
 ) -> Attack:
     """The relay sends one sealed request twice: only the first may be answered."""
     exchange = SealedExchange(chosen.enclave, request, pq=pq, now=now)
-    headers = {"content-type": exchange.media_type, "incremental": "?1"}
+    headers = sealed_headers(exchange.media_type)
     statuses = []
     for _ in range(2):
         stream = transport.stream(f"{chosen.place.base}ohttp", exchange.body, headers)

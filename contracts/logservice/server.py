@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from attestation import wire
 from attestation.errors import (
     LogError,
     ParseError,
@@ -66,7 +67,7 @@ FORGET_SECONDS = 3600
 
 CHECKPOINT_CACHE = "public, max-age=2"
 IMMUTABLE = "public, max-age=31536000, immutable"
-OCTETS, CBOR, TEXT = "application/octet-stream", "application/cbor", "text/plain; charset=utf-8"
+TEXT = f"{wire.TEXT}; charset=utf-8"
 
 
 class _TooLarge(ParseError):
@@ -145,15 +146,15 @@ class LogService:
 
     async def tile(self, request: Request) -> Response:
         path = TilePath.parse("tile/" + request.path_params["path"])
-        return _answer(await run_in_threadpool(self._store.tile, path), OCTETS)
+        return _answer(await run_in_threadpool(self._store.tile, path), wire.OCTETS)
 
     async def blob(self, request: Request) -> Response:
         digest = _digest(request.path_params["digest"])
-        return _answer(await run_in_threadpool(self._store.blob, digest), OCTETS)
+        return _answer(await run_in_threadpool(self._store.blob, digest), wire.OCTETS)
 
     async def record(self, request: Request) -> Response:
         index = from_decimal(request.path_params["index"], "index")
-        return _answer(await run_in_threadpool(self._store.record, index), CBOR)
+        return _answer(await run_in_threadpool(self._store.record, index), wire.CBOR)
 
     async def proof(self, request: Request) -> Response:
         index, size = _numbers(request, "index", "size")
@@ -163,7 +164,7 @@ class LogService:
         old, new = _numbers(request, "from", "to")
         hashes = await run_in_threadpool(self._store.consistency, old, new)
         body = {"from": old, "to": new, "hashes": [item.hex() for item in hashes]}
-        return _answer(json.dumps(body).encode(), "application/json")
+        return _answer(json.dumps(body).encode(), wire.JSON)
 
     async def submit(self, request: Request) -> Response:
         return await self._taken(request, self._machine)
@@ -185,7 +186,7 @@ class LogService:
             logged = await log(await _body(request))
         finally:
             self._pending -= 1
-        return _answer(logged.to_bytes(), CBOR, "no-store")
+        return _answer(logged.to_bytes(), wire.CBOR, "no-store")
 
     async def _machine(self, body: bytes) -> Logged:
         return await self._log(Submission.from_bytes(body))
@@ -346,7 +347,7 @@ def _refusal(error: UmayError) -> Response:
     elif isinstance(error, _Busy):
         headers["retry-after"] = "5"
     body = {"error": {"step": step, "code": code, "message": message}}
-    return Response(json.dumps(body), status, headers, "application/json")
+    return Response(json.dumps(body), status, headers, wire.JSON)
 
 
 def _answer(content: bytes | None, media_type: str, cache: str = IMMUTABLE) -> Response:

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
+from attestation import wire
 from attestation.channel import bhttp
 from attestation.errors import UmayError, UsageError
 from enclave.guest.engines.base import (
@@ -24,13 +25,9 @@ from enclave.guest.engines.base import (
 from enclave.guest.engines.openai_request import from_openai
 from enclave.guest.guest import Guest
 
-JSON, SSE = b"application/json", b"text/event-stream"
-PACING_HEADER = b"umay-pacing"
-PACINGS = ("none", "clock", "strict")
-DEFAULT_PACING = "clock"
+JSON, SSE = wire.JSON.encode(), wire.EVENTS.encode()
 Kind = Literal["chat", "completion"]
-KINDS: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
-MODELS = "/v1/models"
+KINDS: dict[str, Kind] = {wire.CHAT: "chat", wire.COMPLETIONS: "completion"}
 
 
 @dataclass
@@ -101,9 +98,9 @@ async def respond(guest: Guest, request: bhttp.Request) -> Reply:
 
 async def _respond(guest: Guest, request: bhttp.Request) -> Reply:
     path = request.path.partition("?")[0]
-    if path == MODELS or path.startswith(MODELS + "/"):
+    if path == wire.MODELS or path.startswith(wire.MODELS + "/"):
         _expect_method(request, "GET")
-        return _models(guest, path.removeprefix(MODELS).removeprefix("/"))
+        return _models(guest, path.removeprefix(wire.MODELS).removeprefix("/"))
     if path not in KINDS:
         raise ApiError(404, "not_found", "expected /v1/chat/completions, /completions or /models")
     _expect_method(request, "POST")
@@ -217,12 +214,14 @@ def _expect_method(request: bhttp.Request, method: str) -> None:
 
 
 def _pacing(request: bhttp.Request) -> str:
-    asked = [value for name, value in request.headers if name == PACING_HEADER]
+    asked = [value for name, value in request.headers if name == wire.PACING_FIELD]
     if not asked:
-        return DEFAULT_PACING
-    found = next((name for name in PACINGS if asked == [name.encode()]), None)
+        return wire.DEFAULT_PACING
+    found = next((name for name in wire.PACINGS if asked == [name.encode()]), None)
     if found is None:
-        raise ApiError(400, "invalid_value", f"umay-pacing: expected one of {', '.join(PACINGS)}")
+        raise ApiError(
+            400, "invalid_value", f"umay-pacing: expected one of {', '.join(wire.PACINGS)}"
+        )
     return found
 
 

@@ -23,7 +23,8 @@ from typing import TypeVar
 from attestation.channel.server import KeyRing
 from attestation.errors import Unavailable, UsageError
 from attestation.formats.evidence import INIT_DONE
-from enclave.guest.config import MAX_CONFIG_BYTES, HostConfig
+from attestation.wire import MAX_CONFIG_BYTES
+from enclave.guest.config import HostConfig
 from enclave.guest.engines.base import Engine, engine_config
 from enclave.guest.epochs import Epochs
 from enclave.guest.feed import Feed

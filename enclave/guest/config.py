@@ -13,8 +13,8 @@ from typing import Any
 from attestation.errors import ParseError
 from attestation.formats import toml
 from attestation.formats.address import canonical
+from attestation.wire import MAX_CONFIG_BYTES
 
-MAX_CONFIG_BYTES = 64 * 1024
 MAX_PRICE = 10**15
 MAX_NETWORK, MAX_ADDRESS = 64, 128
 """Characters: a KeyBundle holds no longer network id, and no spelling of an address is longer."""

@@ -13,12 +13,12 @@ from attestation.formats.evidence import fresh_challenged
 from attestation.formats.keys import bundle_digest
 from attestation.formats.receipt import TIME_GRAIN_S
 from attestation.platforms.tdx.quote import parse_quote
+from attestation.wire import NONCE_BYTES
 from enclave.guest.engines.base import Engine
 from enclave.guest.epochs import Epochs
 from enclave.guest.keys import BootKeys, Configs
 from enclave.guest.platforms.tsm import Platform
 
-NONCE_BYTES = 32
 MAX_CHALLENGES = 2
 """At once: a quote takes the machine tens of milliseconds."""
 

@@ -23,12 +23,11 @@ from attestation.formats.receipt import (
     amount_of,
     salted_hash,
 )
+from attestation.wire import CONTENT_TYPE, RECEIPT_TRAILER
 from enclave.guest.api import SSE, Account, ApiError, Reply, failure, respond
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
 from enclave.guest.pacing import paced_events, padded_body
-
-RECEIPT_TRAILER = b"umay-receipt"
 
 
 async def open_request(guest: Guest, body: AsyncIterator[bytes], *, chunked: bool) -> SealedAnswer:
@@ -60,7 +59,7 @@ class SealedAnswer:
             writer, encoder = self._incoming.response(), bhttp.ResponseEncoder()
             request_hash, begun = await self._begin()
             reply = begun.reply
-            begin = encoder.head(reply.status, ((b"content-type", reply.media_type),))
+            begin = encoder.head(reply.status, ((CONTENT_TYPE.encode(), reply.media_type),))
             async with contextlib.aclosing(begun):
                 async for piece in begun.pieces():
                     self._hashed += piece

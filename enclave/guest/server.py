@@ -22,11 +22,11 @@ from starlette.routing import Mount, Route, Router
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from attestation.channel import protocol
+from attestation import wire
 from attestation.channel.key_config import encode_key_list
 from attestation.errors import Replayed, Unavailable, UsageError
 from enclave.guest.epochs import Epoch
-from enclave.guest.guest import NONCE_BYTES, Guest
+from enclave.guest.guest import Guest
 from enclave.guest.sealed import SealedAnswer, open_request
 
 MAX_AT_ONCE = 256
@@ -39,8 +39,8 @@ MAX_ARRIVING_BYTES = 256 << 20
 """Of all the sealed requests that are not whole yet: they are not authentic before."""
 
 SHUTDOWN_S = 2
-SEALED = {protocol.MEDIA_CHUNKED_REQUEST: True, protocol.MEDIA_REQUEST: False}
-_SEALED_HEADERS = {"incremental": "?1", "cache-control": "no-store"}
+SEALED = {wire.CHUNKED_REQUEST: True, wire.OHTTP_REQUEST: False}
+_SEALED_HEADERS = {wire.INCREMENTAL: wire.INCREMENTAL_YES, wire.CACHE_CONTROL: "no-store"}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -74,7 +74,7 @@ class _Service:
             Route("/metrics", self.metrics),
         ]
         below = Router(inner, redirect_slashes=False)
-        return [Route("/umay/", self.boots), Mount(f"/umay/{boot}", below)]
+        return [Route(wire.LISTING, self.boots), Mount(wire.base(boot).rstrip("/"), below)]
 
     async def boots(self, _: Request) -> Response:
         return JSONResponse({"boots": [self._guest.boot.boot_id.hex()]})
@@ -88,7 +88,7 @@ class _Service:
             found = current or next(iter(living), None)
         else:
             found = next((e for e in living if e.evidence_digest.hex() == wanted), None)
-        return _bytes(found.evidence, "application/cbor") if found else _plain(404)
+        return _bytes(found.evidence, wire.CBOR) if found else _plain(404)
 
     async def epochs(self, _: Request) -> Response:
         states = [_described(epoch, state) for epoch, state in self._guest.epochs.living]
@@ -98,29 +98,29 @@ class _Service:
         current = self._guest.epochs.current
         if current is None:
             return _plain(503)
-        return _bytes(encode_key_list(current.keys.configs), protocol.MEDIA_KEYS)
+        return _bytes(encode_key_list(current.keys.configs), wire.OHTTP_KEYS)
 
     async def config(self, request: Request) -> Response:
         configs = self._guest.configs
         served = {
-            "engine": (configs.engine, "application/json"),
-            "price": (configs.price, "application/json"),
-            "host": (configs.host, "application/toml"),
+            "engine": (configs.engine, wire.JSON),
+            "price": (configs.price, wire.JSON),
+            "host": (configs.host, wire.TOML),
         }.get(request.path_params["name"])
         return _bytes(*served) if served else _plain(404)
 
     async def challenge(self, request: Request) -> Response:
         try:
             async with asyncio.timeout(MAX_BODY_SECONDS):
-                nonce = await _bounded(request, NONCE_BYTES)
+                nonce = await _bounded(request, wire.NONCE_BYTES)
             answer = await asyncio.to_thread(self._guest.challenge, nonce)
         except (UsageError, ClientDisconnect, TimeoutError):
             return _plain(400)
-        return _bytes(answer, "application/cbor")
+        return _bytes(answer, wire.CBOR)
 
     async def retire(self, _: Request) -> Response:
         """For the host alone: agents forward it to nobody."""
-        return _bytes(self._guest.retire(), "application/cbor")
+        return _bytes(self._guest.retire(), wire.CBOR)
 
     async def health(self, _: Request) -> Response:
         ready = self._guest.epochs.current is not None
@@ -139,9 +139,9 @@ class _Service:
         return PlainTextResponse("".join(f"{name} {value}\n" for name, value in values.items()))
 
     async def sealed(self, request: Request) -> Response:
-        chunked = SEALED.get(request.headers.get("content-type", ""))
+        chunked = SEALED.get(request.headers.get(wire.CONTENT_TYPE, ""))
         if chunked is None:
-            return self._refuse(protocol.REFUSED)
+            return self._refuse(wire.REFUSED)
         if self._counts.open >= MAX_AT_ONCE or self._guest.epochs.current is None:
             return _plain(503)
         self._counts.open += 1
@@ -164,9 +164,9 @@ class _Service:
         except Unavailable:  # by `_body`
             return _plain(503)
         except Replayed:
-            return self._refuse(protocol.REPLAYED)
+            return self._refuse(wire.REPLAYED)
         except Exception:  # whatever it is: one answer to all of it
-            return self._refuse(protocol.REFUSED)
+            return self._refuse(wire.REFUSED)
 
     async def _body(self, request: Request) -> AsyncGenerator[bytes]:
         """The request's bytes, counted with all others' until it is open or refused."""
@@ -186,7 +186,7 @@ class _Service:
 
     def _refuse(self, body: bytes) -> Response:
         self._counts.refused += 1
-        return Response(body, 400, _SEALED_HEADERS, protocol.MEDIA_PROBLEM)
+        return Response(body, 400, _SEALED_HEADERS, wire.PROBLEM)
 
 
 class _Streamed(StreamingResponse):
@@ -307,7 +307,7 @@ async def _bounded(request: Request, limit: int) -> bytes:
 
 
 def _bytes(content: bytes, media_type: str) -> Response:
-    return Response(content, 200, {"cache-control": "no-cache"}, media_type)
+    return Response(content, 200, {wire.CACHE_CONTROL: "no-cache"}, media_type)
 
 
 def _plain(status: int) -> Response:

@@ -16,17 +16,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from attestation import wire
 from attestation.errors import UmayError
 from attestation.formats import cbor
 from contracts.chain import ReadOnlyChain
-from enclave.host.forward import Asked, Forwarder, asked
+from enclave.host.forward import Forwarder, asked
 from enclave.host.registrar import Entry, Registrar
 
-MAX_PROOF_BYTES = 64 * 1024
 MAX_PROOFS_KEPT = 256
 MAX_PROOFS_ASKED = 8
 METHODS = ["GET", "POST"]
-NO_CACHE = {"cache-control": "no-cache"}
+NO_CACHE = {wire.CACHE_CONTROL: "no-cache"}
 
 
 class Agent:
@@ -45,7 +45,7 @@ class Agent:
         if standing.boot is None or not standing.answering:
             return JSONResponse({"boots": []}, headers=NO_CACHE)
         state = "ready" if standing.ready else "pending"
-        listed = {"boot": standing.boot, "state": state, "base": f"/umay/{standing.boot}/"}
+        listed = {"boot": standing.boot, "state": state, "base": wire.base(standing.boot)}
         return JSONResponse({"boots": [listed]}, headers=NO_CACHE)
 
     async def below(self, request: Request) -> Response:
@@ -65,11 +65,11 @@ class Agent:
         collateral = self._registrar.standing.collateral
         return _cbor(collateral) if collateral else Response(b"", 503)
 
-    async def _forward(self, request: Request, wanted: Asked) -> Response:
-        url = wanted.below(self._guest)
+    async def _forward(self, request: Request, wanted: wire.Target) -> Response:
+        url = wanted.at(self._guest)
         return await self._forwarder.forward(request, url, limit=wanted.limit)
 
-    async def _evidence(self, request: Request, wanted: Asked) -> Response:
+    async def _evidence(self, request: Request, wanted: wire.Target) -> Response:
         """The log's copy where the log holds other bytes of the same statement."""
         standing, named = self._registrar.standing, wanted.path.partition("/")[2]
         if named:
@@ -86,14 +86,14 @@ class Agent:
         if entry is None or size <= entry.index:
             return Response(b"", 404)
         proof = await self._proof_of(entry, size)
-        return Response(proof, 200, NO_CACHE, "text/plain") if proof else Response(b"", 502)
+        return Response(proof, 200, NO_CACHE, wire.TEXT) if proof else Response(b"", 502)
 
     async def _proof_of(self, entry: Entry, size: int) -> bytes | None:
         key = (entry.index, size)
         if key not in self._proofs:
             url = f"{self._log}/proof?index={entry.index}&size={size}"
             async with self._asking:
-                proof = await self._forwarder.get(url, limit=MAX_PROOF_BYTES)
+                proof = await self._forwarder.get(url, limit=wire.MAX_PROOF_BYTES)
             if proof is None:
                 return None
             while len(self._proofs) >= MAX_PROOFS_KEPT:
@@ -134,8 +134,8 @@ class Agent:
         return JSONResponse({"entry": index})
 
     def public(self) -> Starlette:
-        below = Route("/umay/{rest:path}", self.below, methods=METHODS)
-        return _app(Route("/umay/", self.listing), below)
+        below = Route(wire.LISTING + "{rest:path}", self.below, methods=METHODS)
+        return _app(Route(wire.LISTING, self.listing), below)
 
     def feed(self) -> Starlette:
         return _app(
@@ -159,4 +159,4 @@ def _app(*routes: Route) -> Starlette:
 
 
 def _cbor(content: bytes) -> Response:
-    return Response(content, 200, NO_CACHE, "application/cbor")
+    return Response(content, 200, NO_CACHE, wire.CBOR)

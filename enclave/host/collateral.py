@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from attestation import wire
 from attestation.errors import ParseError, UmayError, Unavailable
 from attestation.formats import cbor
 from attestation.formats.collateral import Collateral, Fetcher
@@ -79,10 +80,11 @@ class FromVendors:
         return found
 
     def _fetch(self, now: int) -> Collateral:
-        boots = self._peer.json(f"{self._guest}/umay/").get("boots")
+        boots = self._peer.json(self._guest + wire.LISTING).get("boots")
         if not isinstance(boots, list) or len(boots) != 1:
             raise Unavailable("guest: it has no evidence yet")
-        url = f"{self._guest}/umay/{boots[0]}/evidence"
+        boot = wire.read_boot_id(boots[0], where="guest")
+        url = f"{self._guest}{wire.base(boot)}evidence"
         evidence = Evidence.from_bytes(self._peer.get(url, limit=MAX_EVIDENCE_BYTES))
         return collect(evidence, self._fetcher, services=self._services, roots=self._roots, now=now)
 

@@ -9,9 +9,7 @@ ends the client's answer without its proper end.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
@@ -19,64 +17,24 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from attestation import wire
 from attestation.errors import ParseError, Unavailable
 
-REQUEST_HEADERS = ("content-type", "incremental")
-RESPONSE_HEADERS = ("content-type", "incremental", "cache-control")
-MAX_SEALED_BYTES = 33 * 1024 * 1024
-"""The longest sealed request: 16 MiB of plaintext, sealed in small chunks."""
-
-NONCE_BYTES = 32
+REQUEST_HEADERS = (wire.CONTENT_TYPE, wire.INCREMENTAL)
+RESPONSE_HEADERS = (*REQUEST_HEADERS, wire.CACHE_CONTROL)
 BODY_SECONDS = 60.0
 GET_SECONDS = 5.0
 READ_SECONDS = 120.0
 """Between two pieces of an answer: the first token of a long prompt may take this long."""
 
 MAX_CONNECTIONS = 1024
-BOOT = re.compile(r"[0-9a-f]{32}")
-SIZE = re.compile(r"size=(0|[1-9][0-9]{0,18})")
-_PLACE = re.compile(rb"/umay/([0-9a-f]{32})/([a-z0-9/-]{1,80})")
-_GET = re.compile(
-    r"evidence|evidence/[0-9a-f]{64}|epochs|ohttp-keys|config/(engine|price|host)|healthz"
-    r"|collateral|proof"
-)
-_POST = {"ohttp": MAX_SEALED_BYTES, "challenge": NONCE_BYTES}
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a client wants of one boot: `path` stands below /umay/<boot>/, `query` is empty
-    but for proofs. `limit` is the longest body in bytes."""
-
-    boot: str
-    path: str
-    query: str
-    limit: int
-
-    def below(self, upstream: str) -> str:
-        """The same at another address."""
-        query = f"?{self.query}" if self.query else ""
-        return f"{upstream}/umay/{self.boot}/{self.path}{query}"
-
-
-def asked(request: Request) -> Asked | None:
-    """None for anything but the routes of DESIGN §5, spelt exactly so.
-
-    The raw path is compared: an encoded slash or dot is not one.
-    """
-    place = _PLACE.fullmatch(request.scope["raw_path"])
-    if place is None:
-        return None
-    boot, path = place[1].decode(), place[2].decode()
-    query = request.scope["query_string"].decode("latin-1")
-    if not (SIZE.fullmatch(query) if path == "proof" else query == ""):
-        return None
-    if request.method == "GET" and _GET.fullmatch(path):
-        return Asked(boot, path, query, 0)
-    if request.method == "POST" and path in _POST:
-        return Asked(boot, path, query, _POST[path])
-    return None
+def asked(request: Request) -> wire.Target | None:
+    """None for anything but the routes of clients, spelt exactly so."""
+    scope = request.scope
+    return wire.read_target(request.method, scope["raw_path"], scope["query_string"])
 
 
 class _TooLarge(ParseError):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from attestation import wire
 from attestation.errors import LogError, ParseError, Refused, UmayError, Unavailable
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence, evidence_digest
@@ -28,7 +29,6 @@ from contracts.reader import read_anchor
 from enclave.host.peer import Peer
 from enclave.host.retry import Retries
 
-MAX_CONFIG_BYTES = 64 * 1024
 MAX_EPOCHS = 16
 MAX_ENTRIES = 64
 """Of one boot; the oldest go. A guest names at most a few."""
@@ -45,7 +45,6 @@ PAUSES = {"first": 1.0, "longest": 30.0}
 REFUSED_PAUSES = {"first": 30.0, "longest": 600.0}
 """A refusal may end when the log's policy changes."""
 
-_BOOT = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -190,13 +189,13 @@ class Registrar:
         self._attempt("collateral", self._refresh_collateral, PAUSES)
 
     def _boot(self) -> str:
-        boots = self._peer.json(f"{self._guest}/umay/").get("boots")
-        if not isinstance(boots, list) or len(boots) != 1 or not _is(boots[0], _BOOT):
-            raise ParseError("guest: expected one boot id of 32 hex digits")
-        return str(boots[0])
+        boots = self._peer.json(self._guest + wire.LISTING).get("boots")
+        if not isinstance(boots, list) or len(boots) != 1:
+            raise ParseError("guest: expected a list of one boot id")
+        return wire.read_boot_id(boots[0], where="guest")
 
     def _epochs(self, boot: str) -> list[Listed]:
-        epochs = self._peer.json(f"{self._guest}/umay/{boot}/epochs").get("epochs")
+        epochs = self._peer.json(f"{self._guest}{wire.base(boot)}epochs").get("epochs")
         if not isinstance(epochs, list) or len(epochs) > MAX_EPOCHS:
             raise ParseError(f"guest: expected a list of at most {MAX_EPOCHS} epochs")
         return [_listed(item) for item in epochs]
@@ -216,7 +215,7 @@ class Registrar:
         self._set(epoch.evidence, entry)
 
     def _submit(self, boot: str, epoch: Listed) -> Entry:
-        submission = self._submission(f"{self._guest}/umay/{boot}", epoch)
+        submission = self._submission(self._guest + wire.base(boot), epoch)
         logged = Logged.from_bytes(self._peer.submit(f"{self._log}/submit", submission.to_bytes()))
         leaf = Leaf.from_bytes(logged.leaf)
         if leaf.bundle_digest != bundle_digest(Evidence.from_bytes(submission.evidence).bundle):
@@ -235,7 +234,7 @@ class Registrar:
         standing = self.standing
         if standing.boot is None or standing.entry is None:
             raise Unavailable("retire: the guest has no current entry in the log")
-        word = self._peer.submit(f"{self._guest}/umay/{standing.boot}/retire", b"")
+        word = self._peer.submit(f"{self._guest}{wire.base(standing.boot)}retire", b"")
         request = RetireRequest(standing.entry.index, word)
         answer = self._peer.submit(f"{self._log}/retire", request.to_bytes())
         return Logged.from_bytes(answer).index
@@ -247,7 +246,7 @@ class Registrar:
             raise Unavailable("no collateral yet")
         before = self.standing.entries.get(epoch.previous) if epoch.previous is not None else None
         evidence = self._peer.get(
-            f"{base}/evidence/{epoch.evidence.hex()}", limit=MAX_EVIDENCE_BYTES
+            f"{base}evidence/{epoch.evidence.hex()}", limit=MAX_EVIDENCE_BYTES
         )
         if evidence_digest(evidence) != epoch.evidence:
             raise ParseError("guest: served other evidence than it listed")
@@ -263,7 +262,7 @@ class Registrar:
         )
 
     def _config(self, base: str, name: str) -> bytes:
-        return self._peer.get(f"{base}/config/{name}", limit=MAX_CONFIG_BYTES)
+        return self._peer.get(f"{base}config/{name}", limit=wire.MAX_CONFIG_BYTES)
 
     def _logs_copy(self, named: bytes) -> bytes:
         url = f"{self._log}/evidence/sha256/{named.hex()}"

@@ -19,12 +19,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from attestation.errors import Unavailable
-from enclave.host.forward import BOOT, Forwarder, asked
-
-MAX_LISTING_BYTES = 1 << 20
-MAX_BOOTS = 256
-"""Of one agent."""
+from attestation import wire
+from attestation.errors import ParseError, Unavailable
+from enclave.host.forward import Forwarder, asked
 
 LISTING_SECONDS = 1.0
 STATES = ("pending", "ready")
@@ -43,10 +40,10 @@ class Relay:
     async def listing(self, _: Request) -> Response:
         await self._refresh()
         boots = [
-            {"boot": boot, "state": state, "base": f"/umay/{boot}/"}
+            {"boot": boot, "state": state, "base": wire.base(boot)}
             for boot, (_, state) in self._boots.items()
         ]
-        return JSONResponse({"boots": boots}, headers={"cache-control": "no-cache"})
+        return JSONResponse({"boots": boots}, headers={wire.CACHE_CONTROL: "no-cache"})
 
     async def below(self, request: Request) -> Response:
         wanted = asked(request)
@@ -56,12 +53,12 @@ class Relay:
             await self._refresh()
         if wanted.boot not in self._boots:
             return Response(b"", 404)
-        url = wanted.below(self._boots[wanted.boot][0])
+        url = wanted.at(self._boots[wanted.boot][0])
         return await self._forwarder.forward(request, url, limit=wanted.limit)
 
     def app(self) -> Starlette:
-        below = Route("/umay/{rest:path}", self.below, methods=["GET", "POST"])
-        app = Starlette(routes=[Route("/umay/", self.listing), below])
+        below = Route(wire.LISTING + "{rest:path}", self.below, methods=["GET", "POST"])
+        app = Starlette(routes=[Route(wire.LISTING, self.listing), below])
         app.router.redirect_slashes = False  # a redirect would name whatever Host was sent
         return app
 
@@ -79,16 +76,15 @@ class Relay:
 
     async def _list(self, upstream: str) -> dict[str, str]:
         """State by boot id; empty where an agent does not answer properly."""
-        data = await self._forwarder.get(f"{upstream}/umay/", limit=MAX_LISTING_BYTES)
+        data = await self._forwarder.get(upstream + wire.LISTING, limit=wire.MAX_LISTING_BYTES)
         try:
-            items = json.loads(data or b"{}").get("boots", [])[:MAX_BOOTS]
-            listed = {item["boot"]: item["state"] for item in items}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            items = json.loads(data or b"{}").get("boots", [])[: wire.MAX_LISTED]
+            listed = {
+                wire.read_boot_id(item["boot"], where=upstream): item["state"] for item in items
+            }
+            return listed if all(state in STATES for state in listed.values()) else {}
+        except (ParseError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
-        good = all(
-            isinstance(b, str) and BOOT.fullmatch(b) and s in STATES for b, s in listed.items()
-        )
-        return listed if good else {}
 
 
 def recorded(app: ASGIApp, path: Path) -> ASGIApp:

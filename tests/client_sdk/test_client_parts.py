@@ -130,6 +130,20 @@ def test_a_guests_own_url_lists_it_alone() -> None:
     assert [place.boot for place in places] == ["cd" * 16]
 
 
+@pytest.mark.parametrize("boot", ["CD" * 16, "cd" * 15, "cd" * 17, "x", f"{'cd' * 16}/evidence"])
+def test_a_url_that_names_no_boot_is_refused(boot: str) -> None:
+    with pytest.raises(UsageError, match="32 lower-case hex digits"):
+        fetch_places(Listing(b""), f"http://127.0.0.1:9/umay/{boot}")
+
+
+@pytest.mark.parametrize("before", ["", "/relay", "/umay-relay"])
+def test_a_relay_may_stand_below_a_path(before: str) -> None:
+    body = json.dumps({"boots": [{"boot": "ab" * 16, "state": "ready"}]}).encode()
+    for after in ("", "/", "/umay", "/umay/"):
+        (place,) = fetch_places(Listing(body), f"http://127.0.0.1:9{before}{after}")
+        assert place.base == f"http://127.0.0.1:9{before}/umay/{'ab' * 16}/"
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"boots":[{"boot":"../../x","state":""}]}', b'{"boots":[1]}', b"{}"]
 )

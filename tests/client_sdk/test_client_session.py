@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from attestation.channel import protocol
+from attestation import wire
 from attestation.errors import (
     ChannelError,
     NotAuthentic,
@@ -108,11 +108,11 @@ NOT_THE_ENCLAVE = {
     "a relay's 502": (502, "", b""),
     "a proxy's page": (502, "text/html", b"<h1>Bad Gateway</h1>"),
     "a captive portal": (200, "text/html", b"<form>"),
-    "a refusal that is JSON": (400, "application/json", protocol.REFUSED),
-    "another problem": (400, protocol.MEDIA_PROBLEM, b'{"title":"too many requests"}'),
-    "the refusal and more": (400, protocol.MEDIA_PROBLEM, protocol.REFUSED + b" " * 80),
-    "the refusal under another status": (404, protocol.MEDIA_PROBLEM, protocol.REFUSED),
-    "sealed, says its head, but not chunked": (200, protocol.MEDIA_RESPONSE, b"\0" * 64),
+    "a refusal that is JSON": (400, "application/json", wire.REFUSED),
+    "another problem": (400, wire.PROBLEM, b'{"title":"too many requests"}'),
+    "the refusal and more": (400, wire.PROBLEM, wire.REFUSED + b" " * 80),
+    "the refusal under another status": (404, wire.PROBLEM, wire.REFUSED),
+    "sealed, says its head, but not chunked": (200, wire.OHTTP_RESPONSE, b"\0" * 64),
 }
 
 
@@ -132,7 +132,7 @@ def test_what_the_enclave_did_not_say_is_unavailable_and_goes_to_the_next(
 
 
 def test_a_replay_is_named_and_never_repeated(ada: FakeEnclave, bela: FakeEnclave) -> None:
-    ada.script.unsealed = (400, protocol.MEDIA_PROBLEM, protocol.REPLAYED)
+    ada.script.unsealed = (400, wire.PROBLEM, wire.REPLAYED)
     with pytest.raises(Replayed) as caught:
         FakeClient([ada, bela]).chat(BODY)
     assert caught.value.exit_code == 4 and ada.script.opened == 1 and not bela.script.opened

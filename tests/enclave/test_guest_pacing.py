@@ -17,13 +17,13 @@ from attestation.channel import bhttp
 from attestation.channel.varint import decode as varint_of
 from attestation.channel.varint import size as varint_size
 from attestation.formats.receipt import FINISH_REASONS
+from attestation.wire import PACINGS
 from enclave.guest import pacing
 from enclave.guest.engines.base import EngineFailed, Usage
 from enclave.guest.pacing import STRICT_FRAME_BYTES, paced_events, padded_body
 from enclave.guest.sealed import open_request
 from tests.helpers.guest_room import CHAT, Room, Script, post, room, stream
 
-PACINGS = ("none", "clock", "strict")
 PACED = ("clock", "strict")
 BUCKET = 512
 TICK = 0.001

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from attestation.channel import bhttp, protocol
+from attestation import wire
+from attestation.channel import bhttp
 from attestation.channel.client import ClientRequest
 from attestation.channel.key_config import parse_key_list
 from attestation.errors import Truncated, Unavailable
@@ -36,7 +37,7 @@ from tests.helpers.guest_room import (
     wait_for,
 )
 
-CHUNKED, PLAIN = protocol.MEDIA_CHUNKED_REQUEST, protocol.MEDIA_REQUEST
+CHUNKED, PLAIN = wire.CHUNKED_REQUEST, wire.OHTTP_REQUEST
 SECRET = "the engine quotes: " + PROMPT
 Reply = tuple[int, dict[str, str], bytes]
 
@@ -137,7 +138,7 @@ REFUSED: dict[str, tuple[Callable[[Room], bytes], str]] = {
     "another media type": (seal, "application/json"),
     "media type in capitals": (seal, CHUNKED.upper()),
     "media type with a parameter": (seal, f"{CHUNKED}; q=1"),
-    "media type of an answer": (seal, protocol.MEDIA_CHUNKED_RESPONSE),
+    "media type of an answer": (seal, wire.CHUNKED_RESPONSE),
     "plain json": (lambda guest: json.dumps(CHAT).encode(), "application/json"),
 }
 SAME = ("content-type", "content-length", "incremental", "cache-control")
@@ -147,10 +148,10 @@ SAME = ("content-type", "content-length", "incremental", "cache-control")
 def test_whatever_fails_outside_is_refused_in_the_same_bytes(guest: Room, name: str) -> None:
     make, media = REFUSED[name]
     status, headers, body = send(guest, make(guest), media)
-    assert (status, body) == (400, protocol.REFUSED)
+    assert (status, body) == (400, wire.REFUSED)
     assert {key: value for key, value in headers.items() if key != "date"} == {
-        "content-type": protocol.MEDIA_PROBLEM,
-        "content-length": str(len(protocol.REFUSED)),
+        "content-type": wire.PROBLEM,
+        "content-length": str(len(wire.REFUSED)),
         "cache-control": "no-store",
         "incremental": "?1",
     }
@@ -159,9 +160,9 @@ def test_whatever_fails_outside_is_refused_in_the_same_bytes(guest: Room, name: 
 
 def test_an_oversized_request_is_refused(guest: Room) -> None:
     client = guest.client()
-    sealed = client.seal(bytes(protocol.MAX_REQUEST_BYTES + 1))
+    sealed = client.seal(bytes(wire.MAX_REQUEST_BYTES + 1))
     status, _, body = send(guest, sealed)
-    assert (status, body) == (400, protocol.REFUSED)
+    assert (status, body) == (400, wire.REFUSED)
 
 
 def test_an_endless_chunk_of_noise_is_refused_while_it_comes(guest: Room) -> None:
@@ -172,7 +173,7 @@ def test_an_endless_chunk_of_noise_is_refused_while_it_comes(guest: Room) -> Non
         connection.sendall(head)
         for _ in range(17):
             connection.sendall(bytes(1 << 20))
-        reply = read_until(connection, protocol.REFUSED)
+        reply = read_until(connection, wire.REFUSED)
     assert reply.startswith(b"HTTP/1.1 400 ")
 
 
@@ -183,7 +184,7 @@ def test_an_unexpected_failure_is_refused_alike(
         raise RuntimeError(SECRET)
 
     monkeypatch.setattr(server, "open_request", fail)
-    assert send(guest, seal(guest))[::2] == (400, protocol.REFUSED)
+    assert send(guest, seal(guest))[::2] == (400, wire.REFUSED)
 
 
 # Replays
@@ -194,15 +195,15 @@ def test_a_replay_is_named(guest: Room, chunked: bool) -> None:
     sealed, media = seal(guest, chunked=chunked), CHUNKED if chunked else PLAIN
     assert send(guest, sealed, media)[0] == 200
     status, headers, body = send(guest, sealed, media)
-    assert (status, body) == (400, protocol.REPLAYED)
-    assert headers["content-type"] == protocol.MEDIA_PROBLEM
+    assert (status, body) == (400, wire.REPLAYED)
+    assert headers["content-type"] == wire.PROBLEM
     assert len(guest.engine.asked) == 1
 
 
 def test_a_replay_that_was_cut_or_spoilt_after_its_first_chunk_is_no_answer(guest: Room) -> None:
     sealed = seal(guest)
-    assert send(guest, sealed[:-1])[::2] == (400, protocol.REFUSED)
-    assert send(guest, sealed)[::2] == (400, protocol.REPLAYED)
+    assert send(guest, sealed[:-1])[::2] == (400, wire.REFUSED)
+    assert send(guest, sealed)[::2] == (400, wire.REPLAYED)
     assert not guest.engine.asked
 
 
@@ -213,7 +214,7 @@ def test_of_identical_requests_at_once_one_is_answered(guest: Room) -> None:
         with ThreadPoolExecutor(4) as pool:
             replies = list(pool.map(lambda _: send(guest, sealed), range(4)))  # noqa: B023
         assert sorted(reply[0] for reply in replies) == [200, 400, 400, 400]
-        assert {reply[2] for reply in replies if reply[0] == 400} == {protocol.REPLAYED}
+        assert {reply[2] for reply in replies if reply[0] == 400} == {wire.REPLAYED}
         assert len(guest.engine.asked) == 1
 
 
@@ -256,7 +257,7 @@ def test_a_slow_body_is_refused(guest: Room, monkeypatch: pytest.MonkeyPatch, se
     with connected(guest) as connection:
         begin(connection, guest, CHUNKED, length=len(sealed))
         connection.sendall(sealed[:sent])
-        reply = read_until(connection, b"\r\n\r\n" + protocol.REFUSED)
+        reply = read_until(connection, b"\r\n\r\n" + wire.REFUSED)
     assert reply.startswith(b"HTTP/1.1 400 ")
 
 
@@ -500,7 +501,7 @@ def test_the_epochs(guest: Room) -> None:
 
 def test_the_keys(guest: Room) -> None:
     status, headers, body = get(guest, "ohttp-keys")
-    assert (status, headers["content-type"]) == (200, protocol.MEDIA_KEYS)
+    assert (status, headers["content-type"]) == (200, wire.OHTTP_KEYS)
     configs = [config.to_bytes() for config in parse_key_list(body)]
     assert configs == list(guest.verified.bundle.key_configs)
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from attestation import wire
 from attestation.errors import ParseError, Refused, Unavailable
 from attestation.formats import cbor
 from attestation.formats.collateral import Collateral
@@ -24,7 +25,6 @@ from attestation.formats.evidence import evidence_digest
 from attestation.log.leaf import Leaf
 from attestation.log.proof import verify_proof
 from attestation.log.submission import Submission
-from enclave.host import forward
 from enclave.host.collateral import from_file, from_simulator
 from enclave.host.retry import Retries
 from tests.contracts.test_log_server import COLLATERAL, ORIGIN, PUBLIC, leaf_of
@@ -420,7 +420,7 @@ def test_a_sealed_body_is_bounded_while_it_comes(net: Net) -> None:
     """Chunked, so that no length announces it."""
     net.make_ready()
     connection = http.client.HTTPConnection(urlsplit(net.url).netloc, timeout=20)
-    parts = (bytes(1 << 20) for _ in range(forward.MAX_SEALED_BYTES // (1 << 20) + 2))
+    parts = (bytes(1 << 20) for _ in range(wire.MAX_SEALED_BYTES // (1 << 20) + 2))
     try:
         connection.request("POST", f"/umay/{net.guest.boot_id}/ohttp", parts, encode_chunked=True)
         assert connection.getresponse().status == 413

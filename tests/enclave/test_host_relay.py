@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from attestation import wire
 from attestation.errors import Unavailable
 from client_sdk.localnet.spying import saw
-from enclave.host import relay as relays
 from enclave.host.relay import Relay, recorded
 from tests.enclave.test_host_agent import BAD_PATHS
 from tests.helpers.host_parts import PIECE, Net, Service, ask, wait_for
@@ -118,7 +118,7 @@ BAD_LISTINGS = {
     "boot with a path": {"boots": [{"boot": "../../" + BOOT, "state": "ready"}]},
     "boot no text": {"boots": [{"boot": 1, "state": "ready"}]},
     "boot a list": {"boots": [{"boot": [], "state": "ready"}]},
-    "too long": {"boots": [], "x": "x" * (relays.MAX_LISTING_BYTES + 1)},
+    "too long": {"boots": [], "x": "x" * (wire.MAX_LISTING_BYTES + 1)},
     "deep": {"boots": json.loads("[" * 900 + "]" * 900)},
 }
 

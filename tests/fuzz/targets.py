@@ -223,7 +223,18 @@ def _enclave_proof() -> EnclaveProof:
     note = checkpoints.sign(Checkpoint("log.example", 1, bytes(32)), key=key)
     log_key = key.public_key().public_bytes_raw()
     anchor = Anchor(
-        "net", "0:" + "00" * 32, bytes(32), "log.example", log_key, 1, 1, bytes(32), 1, False, 2, "reported"
+        "net",
+        "0:" + "00" * 32,
+        bytes(32),
+        "log.example",
+        log_key,
+        1,
+        1,
+        bytes(32),
+        1,
+        False,
+        2,
+        "reported",
     )
     proof = Proof(0, (), note, b"leaf").to_bytes()
     beacon = BlockRef(1, bytes(32), 1, "reported")

@@ -15,7 +15,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.channel import bhttp, protocol
+from attestation import wire
+from attestation.channel import bhttp
 from attestation.channel.server import KeyRing, ServerRequest
 from attestation.errors import UmayError, Unavailable
 from attestation.formats.keys import KeyBundle
@@ -27,12 +28,13 @@ from attestation.formats.receipt import (
     salted_hash,
 )
 from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
+from attestation.wire import RECEIPT_TRAILER
 from client_sdk.client import Chosen, Client
 from client_sdk.presented import Place
 from tests.attestation.test_policy import GOOD
 
 PIECES = [b'data: {"choices":[{"delta":{"content":"%d "}}]}\n\n' % n for n in range(8)]
-REFUSED = (400, protocol.MEDIA_PROBLEM, protocol.REFUSED)
+REFUSED = (400, wire.PROBLEM, wire.REFUSED)
 DONE = b"data: [DONE]\n\n"
 
 
@@ -148,7 +150,7 @@ class FakeEnclave:
             sequence=1,
         )
         key = Ed25519PrivateKey.generate() if fault == "other key" else self.key
-        return ((b"umay-receipt", base64.b64encode(receipt.sign(key).to_bytes())),)
+        return ((RECEIPT_TRAILER, base64.b64encode(receipt.sign(key).to_bytes())),)
 
 
 def verified(configs: Any, key: Ed25519PrivateKey, boot_id: bytes) -> VerifiedEnclave:

@@ -19,6 +19,7 @@ from typing import Any
 
 import uvicorn
 
+from attestation import wire
 from attestation.channel import bhttp
 from attestation.channel.client import ClientRequest
 from attestation.channel.server import KeyRing
@@ -239,7 +240,7 @@ class Room:
 
     def open(self, request: bhttp.Request) -> Answer:
         exchange = self.exchange(request)
-        headers = {"content-type": exchange.media_type, "incremental": "?1"}
+        headers = wire.sealed_headers(exchange.media_type)
         return Answer(exchange, Transport().stream(f"{self.base}ohttp", exchange.body, headers))
 
     def ask(self, request: bhttp.Request) -> Whole:
@@ -272,7 +273,7 @@ class Room:
         self._bound = socket.create_server(("127.0.0.1", 0))
         self.port = self._bound.getsockname()[1]
         self.boot = self.guest.boot.boot_id.hex()
-        self.base = f"http://127.0.0.1:{self.port}/umay/{self.boot}/"
+        self.base = f"http://127.0.0.1:{self.port}{wire.base(self.boot)}"
         self._server = uvicorn.Server(server.quiet_config(server.create_app(self.guest)))
         run = self._server.run
         self._thread = threading.Thread(target=run, args=([self._bound],), daemon=True)
@@ -293,15 +294,15 @@ def room(**options: Any) -> Iterator[Room]:
 def post(
     body: object,
     *,
-    path: str = "/v1/chat/completions",
+    path: str = wire.CHAT,
     pacing: str | None = "none",
     method: str = "POST",
 ) -> bhttp.Request:
     """An inner request; `body` is JSON, or bytes as they are."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    headers: bhttp.Fields = ((b"content-type", b"application/json"),)
+    headers: bhttp.Fields = ((wire.CONTENT_TYPE.encode(), wire.JSON.encode()),)
     if pacing is not None:
-        headers += ((b"umay-pacing", pacing.encode()),)
+        headers += ((wire.PACING_FIELD, pacing.encode()),)
     return bhttp.Request(method, path, headers, content)
 
 
