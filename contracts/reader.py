@@ -26,8 +26,8 @@ def read_anchor(chain: ReadOnlyChain, *, network: str, address: str) -> Anchor:
     """Read the AttestationLog at `address`, in any spelling; the Anchor has its one form, and
     repeats the network as given.
 
-    Raises UsageError for what is no address, Unavailable where there is no such contract, ParseError where its data is not
-    that of an AttestationLog.
+    Raises UsageError for what is no address, Unavailable where there is no such contract,
+    ParseError where its data is not that of an AttestationLog.
     """
     account = chain.account(raw_address(address))
     state, code_hash = decode(account)
@@ -60,8 +60,8 @@ def decode(account: AccountState) -> tuple[LogState, bytes]:
 def read_registry(chain: ReadOnlyChain, *, address: str) -> tuple[RegistryState, int]:
     """The Registry at `address`, in any spelling, and the Unix second at which it was read.
 
-    Raises UsageError for what is no address, Unavailable where there is none, NotAuthentic where other code stands there,
-    ParseError for data that is not its own.
+    Raises UsageError for what is no address, Unavailable where there is none, NotAuthentic
+    where other code stands there, ParseError for data that is not its own.
     """
     account = chain.account(raw_address(address))
     if account.state != "active":

@@ -131,8 +131,9 @@ class Wallet:
         """Send `amount` nano to an address in any spelling, and wait until the wallet has done
         so; the number used.
 
-        Raises UsageError for what is no address and where the balance does not reach, Unavailable after `timeout`
-        seconds. What the receiver did with the message is not known here.
+        Raises UsageError for what is no address and where the balance does not reach,
+        Unavailable after `timeout` seconds. What the receiver did with the message is not
+        known here.
         """
         balance = self.balance()
         if balance < amount + GAS_MARGIN:

@@ -109,7 +109,7 @@ CIRCLE = {"attestation.formats.cbor": {"attestation.log.leaf"}}
     ("more", "fault"),
     [
         (CIRCLE, "attestation.formats → attestation.log does not point down"),
-        ({"attestation.trust.policy": {"attestation.log.leaf"}}, "does not point down"),
+        ({"attestation.x509.chain": {"attestation.log.leaf"}}, "does not point down"),
         ({"contracts.codec": {"contracts.localnet.cli"}}, "does not point down"),
         ({"miniapp.backend": set()}, "stands on no floor"),
     ],

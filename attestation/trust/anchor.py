@@ -37,9 +37,9 @@ class Anchor:
     """The state of one AttestationLog contract.
 
     `address` is a spelling of the contract's address: compare it with
-    formats.address.same_account. code_hash, log_key (raw Ed25519) and root are 32 bytes; `time` is when this
-    checkpoint was anchored, `read_at` the time of the masterchain block at which the
-    contract was read (both Unix seconds).
+    formats.address.same_account. code_hash, log_key (raw Ed25519) and root are 32 bytes;
+    `time` is when this checkpoint was anchored, `read_at` the time of the masterchain block
+    at which the contract was read (both Unix seconds).
     """
 
     network: str

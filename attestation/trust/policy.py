@@ -15,13 +15,9 @@ from typing import Any, TypeVar
 
 from attestation.errors import ParseError, Refused
 from attestation.formats import toml
-<<<<<<< HEAD
-from attestation.formats.platform import PLATFORMS
-=======
 from attestation.formats.address import canonical
+from attestation.formats.platform import PLATFORMS
 from attestation.log.checkpoint import check_log_name
-from attestation.platforms.tdx.tcb import STATUSES
->>>>>>> 8a62539 (Addresses: one account in every spelling, refused by name otherwise)
 from attestation.trust.roots import PRODUCTION, Roots
 
 MAX_POLICY_BYTES = 256 * 1024
@@ -198,9 +194,7 @@ class _Section:
         self._all(key, found, _INSTANCE, "PPIDs of 32 or CHIP_IDs of 128 hex digits")
         return found
 
-    def _all(
-        self, key: str, items: frozenset[str], form: re.Pattern[str], expected: str
-    ) -> None:
+    def _all(self, key: str, items: frozenset[str], form: re.Pattern[str], expected: str) -> None:
         for item in sorted(items):
             if not form.fullmatch(item):
                 raise ParseError(f"policy: [{self.name}] {key}: expected {expected}, got {item!r}")
@@ -242,15 +236,9 @@ def _read(top: _Section) -> Policy:
         max_anchor_age_s=network.number("max_anchor_age_s"),
         max_beacon_age_s=fresh.number("max_beacon_age_s"),
         challenge=fresh.text("challenge", "required", "optional"),
-<<<<<<< HEAD
         platforms=cpu.words("platforms", frozenset(PLATFORMS)),
         tcb_status=cpu.words("tcb_status", TCB_STATUSES),
-        refuse_advisories=cpu.words("refuse_advisories"),
-=======
-        platforms=cpu.words("platforms", frozenset({"tdx", "snp"})),
-        tcb_status=cpu.words("tcb_status", STATUSES),
         refuse_advisories=cpu.advisories("refuse_advisories"),
->>>>>>> 8a62539 (Addresses: one account in every spelling, refused by name otherwise)
         min_tcb_evaluation_number=cpu.number("min_tcb_evaluation_number"),
         max_collateral_age_s=cpu.number("max_collateral_age_s"),
         families=cpu.unless_any("families", cpu.words),

@@ -17,11 +17,10 @@ from pathlib import Path
 
 from attestation.errors import UmayError, UsageError
 from enclave.guest.boot import Machine, boot, keep_memory_private
-from enclave.guest.engines.base import Engine
+from enclave.guest.engines.registry import engines
 from enclave.guest.epochs import keep
 from enclave.guest.feed import Feed
 from enclave.guest.gpu import NvmlGpus
-from enclave.guest.model import ModelFiles
 from enclave.guest.platforms.simulated import SimulatedMachine
 from enclave.guest.platforms.tsm import TsmPlatform
 from enclave.guest.server import serve
@@ -49,7 +48,7 @@ async def _run(options: argparse.Namespace) -> None:
         host_config=options.host_config,
         model=options.model,
         feed=Feed(options.agent),
-        make_engine=lambda files: _engine(files, options.threads),
+        engines=engines(threads=options.threads),
         model_name=options.model_name,
     )
     stopped = threading.Event()
@@ -68,12 +67,6 @@ def _machine(options: argparse.Namespace) -> Machine:
         return Machine(TsmPlatform(), NvmlGpus())
     simulated = SimulatedMachine(options.simulator, options.vm, options.gpus)
     return Machine(simulated, simulated)
-
-
-def _engine(files: ModelFiles, threads: int | None) -> Engine:
-    from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
-
-    return TorchEngine(files, settings=TorchSettings(threads=threads))
 
 
 def _address(listen: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ import hashlib
 import resource
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -25,13 +25,14 @@ from attestation.errors import Unavailable, UsageError
 from attestation.formats.evidence import INIT_DONE
 from attestation.wire import MAX_CONFIG_BYTES
 from enclave.guest.config import HostConfig
-from enclave.guest.engines.base import Engine, engine_config
+from enclave.guest.engines.base import engine_config
+from enclave.guest.engines.registry import MakeEngine, choose
 from enclave.guest.epochs import Epochs
 from enclave.guest.feed import Feed
 from enclave.guest.gpu import Gpus, attest
 from enclave.guest.guest import Guest
 from enclave.guest.keys import BootKeys, Configs, Prover
-from enclave.guest.model import ModelFiles, read_model
+from enclave.guest.model import read_model
 from enclave.guest.platforms.tsm import Platform
 
 AGENT_SECONDS = 120.0
@@ -54,7 +55,7 @@ async def boot(
     host_config: Path,
     model: Path,
     feed: Feed,
-    make_engine: Callable[[ModelFiles], Engine],
+    engines: Mapping[str, MakeEngine],
     model_name: str,
 ) -> Guest:
     """The guest, with its first epoch pending. Raises UmayError of the stage that failed."""
@@ -62,7 +63,7 @@ async def boot(
     machine.platform.extend(hashlib.sha384(raw).digest())
     config = HostConfig.from_toml(raw)
     files = read_model(model)
-    engine = make_engine(files)
+    engine = choose(engines, config.engine)(files)
     configs = Configs(engine_config(engine.info), config.price_table, raw)
     machine.platform.extend(hashlib.sha384(INIT_DONE).digest())
     _ready_gpus(machine, config, now=_patiently(feed.beacon).utime)

@@ -14,10 +14,12 @@ from attestation.errors import ParseError
 from attestation.formats import toml
 from attestation.formats.address import canonical
 from attestation.wire import MAX_CONFIG_BYTES
+from enclave.guest.engines.registry import DEFAULT
 
 MAX_PRICE = 10**15
 MAX_NETWORK, MAX_ADDRESS = 64, 128
 """Characters: a KeyBundle holds no longer network id, and no spelling of an address is longer."""
+MAX_ENGINE_NAME = 32
 MAX_BUNDLE_LIFE_S = 7200
 """From the beacon to not_after; clients refuse more."""
 
@@ -35,13 +37,15 @@ class Schedule:
 @dataclass(frozen=True)
 class HostConfig:
     """Prices in nano per token; `payee` is an address in its one form, whatever the file's
-    spelling; `gpus` is how many the VM must have."""
+    spelling; `gpus` is how many the VM must have; `engine` names the one that answers
+    (`engines.registry`)."""
 
     network: str
     prompt_price: int
     completion_price: int
     payee: str | None
     gpus: int
+    engine: str
     schedule: Schedule
 
     @classmethod
@@ -49,16 +53,18 @@ class HostConfig:
         """Raises ParseError naming the key that is absent, unknown or out of range."""
         document = toml.read(data, what="host config", limit=MAX_CONFIG_BYTES)
         network, price = _table(document, "network"), _table(document, "price")
-        epoch, gpu = _table(document, "epoch", {}), _table(document, "gpu", {})
+        epoch, gpu, engine = (_table(document, name, {}) for name in ("epoch", "gpu", "engine"))
         config = cls(
             network=_text(network, "id", MAX_NETWORK),
             prompt_price=_number(price, "prompt", 0, MAX_PRICE),
             completion_price=_number(price, "completion", 0, MAX_PRICE),
             payee=_address(price, "payee") if "payee" in price else None,
             gpus=_number(gpu, "count", 0, 64, 1),
+            engine=_text(engine, "name", MAX_ENGINE_NAME, DEFAULT),
             schedule=_schedule(epoch),
         )
-        for name, rest in (("network", network), ("price", price), ("epoch", epoch), ("gpu", gpu)):
+        tables = {"network": network, "price": price, "epoch": epoch, "gpu": gpu, "engine": engine}
+        for name, rest in tables.items():
             _finish(name, rest)
         _finish("", document)
         return config
@@ -91,8 +97,8 @@ def _table(document: dict[str, Any], name: str, default: object = None) -> dict[
     return dict(value)
 
 
-def _text(table: dict[str, Any], key: str, most: int) -> str:
-    value = table.pop(key, None)
+def _text(table: dict[str, Any], key: str, most: int, default: str | None = None) -> str:
+    value = table.pop(key, default)
     if not isinstance(value, str) or not 0 < len(value) <= most or not value.isprintable():
         raise ParseError(f"host config: {key}: expected 1 to {most} printable characters")
     return value

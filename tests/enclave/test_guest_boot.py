@@ -98,6 +98,7 @@ class Rig:
     socket: Path
     feed: ToyFeed = dataclasses.field(default_factory=ToyFeed)
     engines: list[ToyEngine] = dataclasses.field(default_factory=list)
+    chosen: str = "torch"
 
     def boot(
         self,
@@ -115,12 +116,16 @@ class Rig:
             self.engines.append(ToyEngine(files, at_start))
             return self.engines[-1]
 
+        def make_toy(files: ModelFiles) -> ToyEngine:
+            self.chosen = "toy"
+            return make(files)
+
         started = boot(
             Machine(parts.get("platform", machine), parts.get("hardware", machine)),
             host_config=self.folder / "host.toml",
             model=self.folder / "model",
             feed=self.feed,  # type: ignore[arg-type]
-            make_engine=make,  # type: ignore[arg-type]
+            engines={"torch": make, "toy": make_toy},  # type: ignore[arg-type]
             model_name="toy",
         )
         return asyncio.run(started)
@@ -338,6 +343,19 @@ def test_an_engine_that_fails_its_self_test_is_closed(rig: Rig) -> None:
     with pytest.raises(EngineFailed, match="self-test"):
         rig.boot(at_start=fail)
     assert rig.engines[0].state == "closed"
+
+
+def test_the_host_config_chooses_the_engine(rig: Rig) -> None:
+    rig.boot(CONFIG)
+    assert rig.chosen == "torch"
+    rig.boot(CONFIG + b'[engine]\nname = "toy"\n')
+    assert rig.chosen == "toy"
+
+
+def test_an_engine_that_this_guest_does_not_have_ends_the_boot(rig: Rig) -> None:
+    with pytest.raises(ParseError, match="expected one of torch, toy, got vllm"):
+        rig.boot(CONFIG + b'[engine]\nname = "vllm"\n')
+    assert rig.engines == []
 
 
 def test_a_folder_without_a_model(rig: Rig) -> None:

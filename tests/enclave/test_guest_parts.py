@@ -46,6 +46,7 @@ def test_a_host_config_with_everything() -> None:
     text = GOOD + (
         b'payee = "EQDKbjIcfM6ezt8KjKJJLshZJJSqX7XOA4ff-W72r5gqPrHF"\n[gpu]\ncount = 8\n'
         b"[epoch]\nlength_s = 100\noverlap_s = 10\nlead_s = 50\n"
+        b'[engine]\nname = "other"\n'
     )
     assert HostConfig.from_toml(text) == HostConfig(
         network="umay-test",
@@ -53,13 +54,14 @@ def test_a_host_config_with_everything() -> None:
         completion_price=2,
         payee="0:ca6e321c7cce9ecedf0a8ca2492ec8592494aa5fb5ce0387dff96ef6af982a3e",
         gpus=8,
+        engine="other",
         schedule=Schedule(length=100, overlap=10, lead=50),
     )
 
 
 def test_what_a_host_config_leaves_out() -> None:
     config = HostConfig.from_toml(GOOD)
-    assert (config.payee, config.gpus) == (None, 1)
+    assert (config.payee, config.gpus, config.engine) == (None, 1, "torch")
     assert config.schedule == Schedule(3600, 600, 1800)
     assert config.price_table == b'{"completion":2,"prompt":1}'
 
@@ -77,6 +79,9 @@ BAD_CONFIGS = {
     "unknown key of price": GOOD + b"x = 1\n",
     "unknown key of epoch": GOOD + b"[epoch]\nx = 1\n",
     "unknown key of gpu": GOOD + b"[gpu]\nx = 1\n",
+    "unknown key of engine": GOOD + b'[engine]\nname = "torch"\nx = 1\n',
+    "engine without a name": GOOD + b"[engine]\nslots = 1\n",
+    "engine by number": GOOD + b"[engine]\nname = 1\n",
     "a table that is none": b"gpu = 1\n" + GOOD,
     "no network": GOOD.partition(b"[price]")[2].join([b"[price]", b""]),
     "no network id": GOOD.replace(b"id =", b"di ="),

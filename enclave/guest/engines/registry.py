@@ -1,0 +1,36 @@
+"""The engines that a guest can run, by the name that its measured host config gives.
+
+Another engine is a module of this package and a row here. Its libraries are imported when it is
+chosen, so that a guest loads only those of the engine that it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from attestation.errors import ParseError
+from enclave.guest.engines.base import Engine
+from enclave.guest.model import ModelFiles
+
+MakeEngine = Callable[[ModelFiles], Engine]
+DEFAULT = "torch"
+
+
+def engines(*, threads: int | None = None) -> Mapping[str, MakeEngine]:
+    """Every engine that this guest has. `threads` bounds those that compute in this process."""
+
+    def torch(files: ModelFiles) -> Engine:
+        from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+
+        return TorchEngine(files, settings=TorchSettings(threads=threads))
+
+    return MappingProxyType({DEFAULT: torch})
+
+
+def choose(found: Mapping[str, MakeEngine], name: str) -> MakeEngine:
+    """The engine that the host config names. Raises ParseError for one that is not there."""
+    if name not in found:
+        known = ", ".join(sorted(found))
+        raise ParseError(f"host config: [engine] name: expected one of {known}, got {name}")
+    return found[name]
