@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         check_revocation,
         rim_names,
     )
-    from attestation.nvidia.report import GpuReport, parse_report
+    from attestation.nvidia.report import GpuReport, cut_padding, parse_report, report_length
     from attestation.nvidia.rim import Rim, read_rim
 
 __all__ = [
@@ -27,8 +27,10 @@ __all__ = [
     "check_measurements",
     "check_revocation",
     "check_set",
+    "cut_padding",
     "parse_report",
     "read_rim",
+    "report_length",
     "rim_names",
 ]
 
@@ -44,8 +46,10 @@ __getattr__ = lazy_names(
         "check_measurements": "attestation.nvidia.firmware",
         "check_revocation": "attestation.nvidia.firmware",
         "check_set": "attestation.nvidia.check",
+        "cut_padding": "attestation.nvidia.report",
         "parse_report": "attestation.nvidia.report",
         "read_rim": "attestation.nvidia.rim",
+        "report_length": "attestation.nvidia.report",
         "rim_names": "attestation.nvidia.firmware",
     },
 )

@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from attestation.errors import ParseError
+from attestation.formats.padding import cut_zeros
 
 MAX_REPORT_BYTES = 16 * 1024
 REQUEST_BYTES, SIGNATURE_BYTES, NONCE_BYTES, DIGEST_BYTES = 37, 96, 32, 48
 _REQUEST = bytes.fromhex("11e001ff")
 _RESPONSE = bytes.fromhex("1160")
+_RESPONSE_HEADER_BYTES = 5
+"""Before the record's length: code, parameters and the number of blocks."""
+
 _BLOCK = struct.Struct("<BBHBH")
 _BLOCK_BYTES = _BLOCK.size + DIGEST_BYTES
 DMTF_MEASUREMENT = 1
@@ -109,6 +113,30 @@ def parse_report(data: bytes) -> GpuReport:
     signature = cursor.take(SIGNATURE_BYTES)
     cursor.expect(cursor.at == len(data), "nothing after the signature")
     return GpuReport(nonce, measurements, opaque, signature, data[:-SIGNATURE_BYTES])
+
+
+def cut_padding(buffer: bytes) -> bytes:
+    """The report at the start of a driver's buffer, whose rest must be zero.
+
+    Raises ParseError, also where it is no report.
+    """
+    report = cut_zeros(buffer, report_length(buffer), "GPU report")
+    parse_report(report)
+    return report
+
+
+def report_length(data: bytes) -> int:
+    """How many bytes of `data` are the report by its own lengths; nothing else is looked at.
+
+    Raises ParseError where `data` ends before its lengths do.
+    """
+    cursor = _Cursor(data)
+    cursor.take(REQUEST_BYTES + _RESPONSE_HEADER_BYTES)
+    cursor.take(int.from_bytes(cursor.take(3), "little"))
+    cursor.take(NONCE_BYTES)
+    cursor.take(int.from_bytes(cursor.take(2), "little"))
+    cursor.take(SIGNATURE_BYTES)
+    return cursor.at
 
 
 class _Cursor:

@@ -72,7 +72,7 @@ def _whole(
         items.append(inspect_cpu.snp_report(f"{file}[report]", report.hardware, given))
         report_data = snp.parse_report(report.hardware).report_data
     elif td_quote is not None:
-        td_quote = td_quote[: tdx.quote_length(td_quote)]  # Azure fills its buffer with zeros
+        td_quote = tdx.cut_padding(td_quote)
         items.append(inspect_cpu.quote(f"{file}[td quote]", td_quote, given))
         report_data = tdx.parse_quote(td_quote).report_data
     found.check("azure-runtime", _runtime(report, report_data))

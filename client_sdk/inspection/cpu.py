@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 from cryptography import x509
 
-from attestation.errors import NotChecked, ParseError, Refused
+from attestation.errors import NotChecked, Refused
 from attestation.platforms import snp, tdx
 from attestation.platforms.snp.chain import load_any, tcb_parts
 from attestation.platforms.snp.chain import name as common_name
+from attestation.platforms.snp.report import REPORT_BYTES, RESPONSE_HEADER
 from attestation.platforms.tdx.tcb import PARTS
 from client_sdk.inspection.inspected import Explained, Given, Inspected
 
@@ -57,7 +58,8 @@ def quote(file: str, data: bytes, given: Given) -> Inspected:
         found = Inspected(file, "SGX quote")
         found.check("support", _refuse("sgx-quote", "SGX quotes are not supported: no VM"))
         return found
-    data, after = _cut(data)
+    end = tdx.quote_length(data)
+    data, rest = data[:end], data[end:]
     parsed = tdx.parse_quote(data)
     found = Inspected(file, f"TDX quote, version {parsed.version}")
     for name, words in _TDX_WORDS.items():
@@ -68,16 +70,9 @@ def quote(file: str, data: bytes, given: Given) -> Inspected:
     found.fields.append(Explained("td_attributes set", bits, ""))
     digest = hashlib.sha256(parsed.signed_region).hexdigest()
     found.fields.append(Explained("signed region", digest, "SHA-256; the quote's identity"))
-    if after:
-        zero = "not zero" if any(after) else "all zero"
-        found.check("length", _malformed(f"{len(after)} bytes after the quote, {zero}"))
+    found.after("quote", rest)
     _judge_tdx(found, parsed, data, given)
     return found
-
-
-def _cut(data: bytes) -> tuple[bytes, bytes]:
-    end = tdx.quote_length(data)
-    return data[:end], data[end:]
 
 
 def _judge_tdx(found: Inspected, parsed: tdx.TdQuote, data: bytes, given: Given) -> None:
@@ -109,6 +104,9 @@ def _judge_tdx(found: Inspected, parsed: tdx.TdQuote, data: bytes, given: Given)
 
 
 def snp_report(file: str, data: bytes, given: Given) -> Inspected:
+    """A report, also with the header of the firmware's answer before it."""
+    data = data.removeprefix(RESPONSE_HEADER)
+    data, rest = data[:REPORT_BYTES], data[REPORT_BYTES:]
     parsed = snp.parse_report(data)
     found = Inspected(file, f"SEV-SNP report, version {parsed.version}")
     add = found.fields.append
@@ -124,6 +122,7 @@ def snp_report(file: str, data: bytes, given: Given) -> Inspected:
         "unknown" if parsed.cpuid is None else "family {}, model {}, step {}".format(*parsed.cpuid)
     )
     add(Explained("cpuid", cpuid, "processor generation"))
+    found.after("report", rest)
     _judge_snp(found, parsed, given)
     return found
 
@@ -198,13 +197,6 @@ def crl_family(data: bytes) -> str | None:
         return None
     found = re.search(r"CN=(?:SIMULATED )?ARK-(\w+)", issuer)
     return found[1] if found else None
-
-
-def _malformed(text: str) -> Callable[[], str]:
-    def run() -> str:
-        raise ParseError(text)
-
-    return run
 
 
 def _refuse(code: str, text: str) -> Callable[[], str]:

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.platforms import tdx
-from attestation.platforms.tdx.eventlog import DIGEST_BYTES, extend
+from attestation.platforms.tdx.eventlog import DIGEST_BYTES, EV_NO_ACTION, extend
 from client_sdk.inspection import cpu as inspect_cpu
 from client_sdk.inspection.inspected import Explained, Given, Inspected
 
 Registers = tuple[bytes, ...]
 MAX_EVENTS = 4096
+RUNTIME_EVENT = 0x08000001
+"""dstack's type for what a guest extends itself. The digest of such an event is
+SHA-384(u32 type, little-endian ‖ ":" ‖ event ‖ ":" ‖ payload)."""
+
+GUEST_REGISTER = 3
+
 _ACPI_TABLE_BYTES = 56
 
 
 def ccel(file: str, data: bytes, given: Given) -> Inspected:
-    """A CCEL event log, with or without the 0xFF fill of its ACPI area."""
+    """A CCEL event log, with or without the fill of its ACPI area."""
     log = tdx.cut_fill(data)
     parsed = tdx.parse_ccel(log)
     found = Inspected(file, f"CCEL event log, {len(parsed.events)} events")
-    for number, event in enumerate(parsed.events):
-        words = event.name + ("" if event.data_is_measured else "; its data is not what was hashed")
-        value = f"RTMR{event.rtmr} {event.digest.hex()[:32]}…"
-        found.fields.append(Explained(f"event {number}", value, words))
+    found.fields += [_logged(number, event) for number, event in enumerate(parsed.events)]
+    if fill := len(data) - len(log):
+        text = f"{fill} bytes of fill after the last event"
+        found.fields.append(Explained("padding", text, "the rest of the ACPI area"))
 
     def replay() -> str:
         registers = tdx.replay(log, ())
@@ -37,9 +45,11 @@ def ccel(file: str, data: bytes, given: Given) -> Inspected:
 
 def acpi_table(file: str, data: bytes, _: Given) -> Inspected:
     """The CCEL table of ACPI, which says where the log lies and is itself no log."""
-    if len(data) != _ACPI_TABLE_BYTES or int.from_bytes(data[4:8], "little") != len(data):
+    table, rest = data[:_ACPI_TABLE_BYTES], data[_ACPI_TABLE_BYTES:]
+    if not len(table) == int.from_bytes(table[4:8], "little") == _ACPI_TABLE_BYTES:
         raise ParseError(f"CCEL table: expected {_ACPI_TABLE_BYTES} bytes")
     found = Inspected(file, "ACPI table CCEL")
+    found.after("table", rest)
     size = int.from_bytes(data[40:48], "little")
     found.fields.append(Explained("log area", f"{size} bytes", "where the event log lies"))
     found.check("measurement", _not_here)
@@ -47,30 +57,68 @@ def acpi_table(file: str, data: bytes, _: Given) -> Inspected:
 
 
 def dstack(file: str, data: bytes, given: Given) -> list[Inspected]:
-    """dstack's JSON: a TDX quote, and the events of all four RTMRs as a JSON text."""
+    """dstack's JSON: the events of all four RTMRs, alone or as a JSON text beside a quote."""
     try:
         raw = json.loads(data)
-        quote = bytes.fromhex(raw["quote"])
-        events = json.loads(raw["event_log"])
-        registers = _replay([(event["imr"], bytes.fromhex(event["digest"])) for event in events])
+        beside = raw if isinstance(raw, dict) else {"event_log": raw}
+        listed = beside["event_log"]
+        events = [_event(item) for item in (json.loads(listed) if type(listed) is str else listed)]
+        quote = bytes.fromhex(beside["quote"].removeprefix("0x")) if beside is raw else b""
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ParseError("not a quote with dstack's event log") from None
-    quote = quote[: tdx.quote_length(quote)]
+        raise ParseError("not dstack's event log") from None
+    if not 0 < len(events) <= MAX_EVENTS:
+        raise ParseError(f"expected 1 to {MAX_EVENTS} events, got {len(events)}")
+    registers = _replay(events)
     found = Inspected(file, f"dstack event log, {len(events)} events")
-    found.fields += [_event(number, event) for number, event in enumerate(events)]
+    found.fields += [event.explained(number) for number, event in enumerate(events)]
     _explain(found, registers)
-    found.check("measurement", lambda: _compare(registers, (quote,), parts=4))
+    if not quote:
+        found.check("measurement", lambda: _compare(registers, given.quotes, parts=4))
+        return [found]
+    exact = quote[: tdx.quote_length(quote)]
+    found.check("measurement", lambda: _compare(registers, (exact,), parts=4))
     return [found, inspect_cpu.quote(f"{file}[quote]", quote, given)]
 
 
-def _replay(events: list[tuple[int, bytes]]) -> Registers:
+@dataclass(frozen=True)
+class Listed:
+    """One event of dstack's list: a register, a digest of 48 bytes, and what to say of it."""
+
+    register: int
+    type: int
+    digest: bytes
+    words: str
+
+    def explained(self, number: int) -> Explained:
+        register = f"RTMR{self.register}" if self.type != EV_NO_ACTION else "no register"
+        return Explained(f"event {number}", f"{register} {self.digest.hex()[:32]}…", self.words)
+
+
+def _event(raw: dict[str, Any]) -> Listed:
+    """Raises ValueError, KeyError or TypeError, or ParseError where the digest is needed."""
+    register, kind, name = raw["imr"], raw["event_type"], raw.get("event") or ""
+    if not (type(register) is type(kind) is int and type(name) is str and 0 <= kind < 1 << 32):
+        raise TypeError
+    payload = bytes.fromhex(raw.get("event_payload") or "")
+    computed = hashlib.sha384(
+        b":".join((kind.to_bytes(4, "little"), name.encode(), payload))
+    ).digest()
+    digest, words = bytes.fromhex(raw.get("digest") or ""), name[:80]
+    if not digest and register == GUEST_REGISTER:
+        digest, words = computed, f"{words}; the list has no digest: computed from the event"
+    elif kind == RUNTIME_EVENT and digest != computed:
+        words += "; its content is not what was hashed"
+    if kind != EV_NO_ACTION and (register not in range(4) or len(digest) != DIGEST_BYTES):
+        text = f"got register {register} and a digest of {len(digest)} bytes"
+        raise ParseError(f"event of type {kind:#x}: expected RTMR0..3 and 48 bytes, {text}")
+    return Listed(register, kind, digest, words)
+
+
+def _replay(events: list[Listed]) -> Registers:
     registers = [bytes(DIGEST_BYTES)] * 4
-    if len(events) > MAX_EVENTS:
-        raise ParseError(f"expected at most {MAX_EVENTS} events")
-    for register, digest in events:
-        if register not in range(4):
-            raise ParseError(f"expected an event of RTMR0..3, got {register}")
-        registers[register] = extend(registers[register], digest)
+    for event in events:
+        if event.type != EV_NO_ACTION:
+            registers[event.register] = extend(registers[event.register], event.digest)
     return tuple(registers)
 
 
@@ -83,10 +131,12 @@ def _compare(registers: Registers, quotes: tuple[bytes, ...], *, parts: int) -> 
     return f"replays to RTMR0 to {parts - 1} of the quote"
 
 
-def _event(number: int, event: dict[str, Any]) -> Explained:
-    name = str(event.get("event", ""))[:80]
-    value = f"RTMR{event['imr']} {event['digest'][:32]}…"
-    return Explained(f"event {number}", value, name)
+def _logged(number: int, event: tdx.Event) -> Explained:
+    words = event.name
+    if event.extends and not event.data_is_measured:
+        words += "; its data is not what was hashed"
+    register = f"RTMR{event.rtmr}" if event.extends else "no register"
+    return Explained(f"event {number}", f"{register} {event.digest.hex()[:32]}…", words)
 
 
 def _explain(found: Inspected, registers: Registers) -> None:

@@ -10,7 +10,7 @@ from attestation.errors import ParseError, UmayError
 from attestation.formats.collateral import Collateral
 from attestation.platforms import azure
 from attestation.platforms.snp import report as snp
-from attestation.platforms.tdx import parse_quote
+from attestation.platforms.tdx import cut_padding
 from client_sdk.inspection import (
     azure as inspect_azure,
 )
@@ -77,7 +77,7 @@ def _by_first_bytes(data: bytes) -> tuple[Inspect, ...]:
         (b"<SoftwareIdentity" in start or b":SoftwareIdentity" in start, (inspect_gpu.rim,)),
         (data[:2] == bytes.fromhex("11e0"), (inspect_gpu.report,)),
         (data[:1] in (b"\3", b"\4", b"\5") and data[1:4] == b"\0\2\0", (inspect_cpu.quote,)),
-        (len(data) == snp.REPORT_BYTES, (inspect_cpu.snp_report,)),
+        (_begins_like_snp(data), (inspect_cpu.snp_report,)),
         (start[:1] in (b"{", b"["), _JSON),
         (data[32:47] == _SPEC_ID, (inspect_log.ccel,)),
         (data[:4] == b"CCEL", (inspect_log.acpi_table,)),
@@ -85,6 +85,14 @@ def _by_first_bytes(data: bytes) -> tuple[Inspect, ...]:
         (data[8 + 256 + 8 :].startswith(azure.ATTEST_QUOTE), (inspect_azure.vtpm_quote,)),
     )
     return next((candidates for match, candidates in table if match), ())
+
+
+def _begins_like_snp(data: bytes) -> bool:
+    """A report of a version and an algorithm that exist, with whatever behind it."""
+    report = data.removeprefix(snp.RESPONSE_HEADER)
+    head = (int.from_bytes(report[:4], "little"), int.from_bytes(report[0x34:0x38], "little"))
+    known = head in ((version, snp.ECDSA_P384_SHA384) for version in snp.VERSIONS)
+    return (known and len(report) >= snp.REPORT_BYTES) or len(data) == snp.REPORT_BYTES
 
 
 def _offered(data: bytes, given: Given) -> Given:
@@ -102,8 +110,8 @@ def _adds(content: bytes, given: Given) -> Given | None:
         return replace(given, certificates=given.certificates + more)
     if b"SoftwareIdentity" in content[:4096]:
         return replace(given, rims=(*given.rims, content))
-    if _parses(parse_quote, content):
-        return replace(given, quotes=(*given.quotes, content))
+    if _parses(cut_padding, content):
+        return replace(given, quotes=(*given.quotes, cut_padding(content)))
     for read in (Collateral.from_bytes, inspect_collateral.read_intel_bundle):
         if _parses(read, content):
             return _with_parts(given, read(content))

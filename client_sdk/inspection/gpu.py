@@ -29,6 +29,8 @@ _CLAIMS = ("dbgstat", "eat_nonce", "hwmodel", "measres", "secboot", "ueid")
 
 def report(file: str, data: bytes, given: Given) -> Inspected:
     """A report alone answers an unknown nonce: that it is fresh is for its asker to check."""
+    end = nvidia.report_length(data)
+    data, rest = data[:end], data[end:]
     parsed = nvidia.parse_report(data)
     is_switch = len(parsed.measurements) == SWITCH_BLOCKS
     found = Inspected(file, f"NVIDIA {parsed.what}")
@@ -39,6 +41,7 @@ def report(file: str, data: bytes, given: Given) -> Inspected:
         add(Explained(name, _value(parsed, name), "as the device reports it"))
     count = str(len(parsed.measurements))
     add(Explained("measurements", count, "48-byte digests of firmware and configuration"))
+    found.after("report", rest)
     _judge(found, data, parsed, given)
     return found
 

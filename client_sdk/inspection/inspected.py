@@ -72,6 +72,15 @@ class Inspected:
             self.checks.append(Check(name, "failed", error.code, str(error), error.exit_code))
         return self.checks[-1].status == "passed"
 
+    def after(self, what: str, rest: bytes) -> None:
+        """Says what stands behind the content: padding of a host's buffer, or what is no part."""
+        if any(rest):
+            text = f"{len(rest)} bytes after the {what}, not all zero: they are no part of it"
+            self.checks.append(Check("length", "failed", "malformed", text, ParseError.exit_code))
+        elif rest:
+            text = f"{len(rest)} zero bytes after the {what}"
+            self.fields.append(Explained("padding", text, "padding of the host's buffer"))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "file": self.file,

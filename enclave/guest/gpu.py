@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from attestation.errors import NotAuthentic, Unavailable
+from attestation.errors import NotAuthentic, ParseError, Unavailable
 from attestation.formats.evidence import GPU, Device
 from attestation.nvidia.check import check_device, check_set
+from attestation.nvidia.report import cut_padding
 from attestation.trust.roots import Roots
 
 
@@ -72,7 +73,10 @@ class NvmlGpus:
         certificates = self._nvml.nvmlDeviceGetConfComputeGpuCertificate(handle)
         report = bytes(answer.attestationReport[: answer.attestationReportSize])
         pem = bytes(certificates.attestationCertChain[: certificates.attestationCertChainSize])
-        return Device(GPU, report, _chain(pem))
+        try:
+            return Device(GPU, cut_padding(report), _chain(pem))
+        except ParseError as error:
+            raise Unavailable(f"NVML: {error}") from None
 
 
 def _chain(pem: bytes) -> tuple[bytes, ...]:

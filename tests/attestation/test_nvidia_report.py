@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from attestation.errors import ParseError, UmayError
 from attestation.formats.evidence import GPU, Device
 from attestation.nvidia import chain as chains
-from attestation.nvidia import parse_report
+from attestation.nvidia import cut_padding, parse_report
 from attestation.nvidia.report import MAX_REPORT_BYTES
 from enclave.simulator.nvidia import BOARD, DRIVER_VERSION, MEASUREMENTS, OPAQUE, VBIOS_VERSION
 from tests.helpers.nvidia_machine import NONCE, checked, device, opaque, unsigned_report
@@ -78,6 +78,26 @@ BAD = {
 def test_malformed_report_is_refused(name: str) -> None:
     with pytest.raises(ParseError):
         parse_report(BAD[name])
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 8192 - len(GOOD)])
+def test_zeros_behind_a_report_are_the_drivers_padding(size: int) -> None:
+    assert cut_padding(GOOD + bytes(size)) == GOOD
+    if size:
+        with pytest.raises(ParseError):
+            parse_report(GOOD + bytes(size))
+
+
+@pytest.mark.parametrize("rest", [b"\n", bytes(98) + b"\1", b"\xff" * 4])
+def test_other_bytes_behind_a_report_are_refused(rest: bytes) -> None:
+    with pytest.raises(ParseError, match="expected zero padding"):
+        cut_padding(GOOD + rest)
+
+
+@pytest.mark.parametrize("buffer", [b"", bytes(8192), GOOD[:-1]], ids=len)
+def test_a_buffer_must_begin_with_a_report(buffer: bytes) -> None:
+    with pytest.raises(ParseError, match="GPU report"):
+        cut_padding(buffer)
 
 
 def test_report_says_what_the_gpu_said() -> None:

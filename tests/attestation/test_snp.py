@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from attestation.errors import NotAuthentic, ParseError, Refused, UmayError, VerificationError
 from attestation.formats.collateral import Collateral
 from attestation.platforms import snp
-from attestation.platforms.snp.report import VCEK, VLEK
+from attestation.platforms.snp.report import RESPONSE_HEADER, VCEK, VLEK
 from attestation.trust.roots import PRODUCTION, Roots
 from enclave.simulator import pki
 from enclave.simulator.amd import SimulatedAmd
@@ -98,6 +98,37 @@ MALFORMED: dict[str, Callable[[], bytes]] = {
 def test_malformed_reports(make: Callable[[], bytes]) -> None:
     with pytest.raises(ParseError):
         snp.parse_report(make())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda report: report,
+        lambda report: report + bytes(2816),
+        lambda report: RESPONSE_HEADER + report,
+        lambda report: (RESPONSE_HEADER + report).ljust(4000, b"\0"),
+    ],
+    ids=["exact", "padded", "with-header", "ioctl-buffer"],
+)
+def test_a_report_in_a_host_s_buffer(make: Callable[[bytes], bytes]) -> None:
+    report = machine().report()
+    assert snp.cut_padding(make(report)) == report
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        machine().report() + b"\1",
+        machine().report() + bytes(2815) + b"\1",
+        b"\x16" + RESPONSE_HEADER[1:] + machine().report(),
+        bytes(4000),
+        machine().report()[:-1],
+    ],
+    ids=["byte-behind", "last-byte", "failed-answer", "zeros", "short"],
+)
+def test_a_buffer_that_holds_no_report_alone(buffer: bytes) -> None:
+    with pytest.raises(ParseError, match="SNP report"):
+        snp.cut_padding(buffer)
 
 
 @given(st.binary(max_size=1300) | st.binary(min_size=1184, max_size=1184))

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from attestation.errors import NotAuthentic, ParseError, UmayError
 from attestation.platforms.tdx import check_replay, parse_ccel, parse_quote, replay
-from attestation.platforms.tdx.eventlog import Event, EventLog, cut_fill, extend, specification
+from attestation.platforms.tdx.eventlog import (
+    MAX_AREA_BYTES,
+    Event,
+    EventLog,
+    cut_fill,
+    extend,
+    specification,
+)
 from enclave.simulator import ccel
 from tests.helpers.tdx_machine import flip, machine, refuses
 
@@ -49,6 +56,28 @@ def test_replay_is_sha384_of_register_and_digest() -> None:
 def test_no_action_events_extend_nothing() -> None:
     log = EventLog(1, specification(), (Event(1, 3, b"\1" * 48, b"note"),))
     assert replay(log.to_bytes(), ())[0] == bytes(48)
+
+
+def note(index: int = 0, data: bytes = b"SP800-155 Event3") -> Event:
+    return Event(index, 3, bytes(48), data)
+
+
+NOTED = {
+    "in-front": with_events(note(), *LOG.events),
+    "at-the-end": with_events(*LOG.events, note()),
+    "one-per-component": with_events(*[note()] * 3, *LOG.events[:4], note(), *LOG.events[4:]),
+    "in-rtmr0": with_events(note(1), *LOG.events),
+    "in-rtmr3": with_events(*LOG.events, note(4)),
+    "without-data": with_events(note(data=b""), *LOG.events),
+}
+
+
+@pytest.mark.parametrize("fill", [b"", b"\xff" * 60_000, bytes(60_000)], ids=["none", "ff", "zero"])
+@pytest.mark.parametrize("name", NOTED)
+def test_notes_of_the_firmware_change_no_register(name: str, fill: bytes) -> None:
+    assert cut_fill(NOTED[name] + fill) == NOTED[name]
+    check_replay(QUOTE, NOTED[name], RTMR3)
+    assert parse_ccel(NOTED[name]).to_bytes() == NOTED[name]
 
 
 def test_events_say_which_data_is_measured() -> None:
@@ -119,6 +148,7 @@ BAD = {
     "spec-id-trailing": EventLog(1, specification() + b"\0", ()).to_bytes(),
     "register-0": HEAD + raw_event(index=0),
     "register-5": HEAD + raw_event(index=5),
+    "note-in-register-5": with_events(note(5)),
     "two-digests": HEAD + raw_event(count=2),
     "sha256-event": HEAD + raw_event(algorithm=0xB),
     "data-beyond-the-end": HEAD + raw_event(size=1),
@@ -132,11 +162,32 @@ def test_malformed_log_is_refused(name: str) -> None:
         parse_ccel(BAD[name])
 
 
-def test_guest_cuts_the_fill_and_nothing_else() -> None:
-    assert cut_fill(LAUNCH.ccel + b"\xff" * 4096) == LAUNCH.ccel
-    assert cut_fill(LAUNCH.ccel) == LAUNCH.ccel
-    with pytest.raises(ParseError):
-        cut_fill(LAUNCH.ccel + b"\xff" * 64 + b"\0")
+@pytest.mark.parametrize("size", [0, 3, 4, 8, 11, 12, 4096])
+@pytest.mark.parametrize("value", [b"\xff", b"\0"])
+def test_guest_cuts_the_fill_and_nothing_else(value: bytes, size: int) -> None:
+    assert cut_fill(LAUNCH.ccel + value * size) == LAUNCH.ccel
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"\xff" * 64 + b"\0", bytes(64) + b"\xff", bytes(64) + raw_event(), b"\xff" * 64 + b"text"],
+    ids=["ff-zero", "zero-ff", "zero-event", "ff-text"],
+)
+def test_what_is_no_fill_is_not_cut(rest: bytes) -> None:
+    with pytest.raises(ParseError, match="fill"):
+        cut_fill(LAUNCH.ccel + rest)
+
+
+def test_an_area_has_a_limit() -> None:
+    with pytest.raises(ParseError, match="at most"):
+        cut_fill(LAUNCH.ccel.ljust(MAX_AREA_BYTES + 1, b"\xff"))
+
+
+@pytest.mark.parametrize("kind", [0, 4, 6, 0x80000001])
+def test_an_event_that_extends_needs_a_register(kind: int) -> None:
+    for read in (parse_ccel, cut_fill):
+        with pytest.raises(ParseError, match="register index 0"):
+            read(with_events(Event(0, kind, bytes(48), b"")))
 
 
 EVENTS = st.builds(

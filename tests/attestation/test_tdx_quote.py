@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from attestation.errors import ParseError, UmayError
 from attestation.platforms.tdx import pck
-from attestation.platforms.tdx.quote import BODY_FIELDS, parse_quote
+from attestation.platforms.tdx.quote import BODY_FIELDS, cut_padding, parse_quote
 from enclave.simulator import intel
 from tests.helpers.tdx_machine import flip, good, good_bytes, pem
 
@@ -98,6 +98,30 @@ def test_other_spelling_of_the_chain_is_refused(name: str) -> None:
 def test_one_nul_after_the_chain_is_intels_own_spelling() -> None:
     data = replace(good(), pck_pem=good().pck_pem + b"\0").to_bytes()
     assert parse_quote(data).pck_chain == good().pck_chain
+
+
+@pytest.mark.parametrize("size", [0, 1, 70, 307, 3061])
+def test_zeros_behind_a_quote_are_the_hosts_padding(size: int) -> None:
+    for quote in (good_bytes(), td15()):
+        assert cut_padding(quote + bytes(size)) == quote
+    if size:
+        with pytest.raises(ParseError):  # evidence stays strict: whoever takes a quote cuts
+            parse_quote(good_bytes() + bytes(size))
+
+
+@pytest.mark.parametrize("rest", [b"\1", bytes(69) + b"\1", b"\1" + bytes(69), b"\xff" * 8])
+def test_other_bytes_behind_a_quote_are_refused(rest: bytes) -> None:
+    at = len(good_bytes()) + len(rest) - len(rest.lstrip(b"\0"))
+    with pytest.raises(ParseError, match=f"expected zero padding .* at byte {at}"):
+        cut_padding(good_bytes() + rest)
+
+
+@pytest.mark.parametrize("name", ["zeros", *BAD])
+def test_a_buffer_must_begin_with_a_quote(name: str) -> None:
+    buffer = {"zeros": bytes(5243), **BAD}[name]
+    if name != "trailing-byte":  # which is padding
+        with pytest.raises(ParseError):
+            cut_padding(buffer)
 
 
 def test_fields_stand_where_intel_puts_them() -> None:

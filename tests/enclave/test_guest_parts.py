@@ -23,7 +23,13 @@ from attestation.channel.server import KeyRing
 from attestation.errors import NotAuthentic, NotForUs, ParseError, Unavailable, UsageError
 from attestation.formats import cbor
 from attestation.formats.evidence import Evidence
-from attestation.platforms.tdx.eventlog import EventLog, specification
+from attestation.platforms.tdx.eventlog import (
+    EV_NO_ACTION,
+    MAX_AREA_BYTES,
+    Event,
+    EventLog,
+    specification,
+)
 from attestation.trust.roots import PRODUCTION, Roots
 from enclave.guest import feed as feeds
 from enclave.guest.config import HostConfig, Schedule
@@ -34,6 +40,7 @@ from enclave.guest.keys import BootKeys, Configs, Prover
 from enclave.guest.platforms import tsm as platforms
 from enclave.guest.platforms.tsm import Quoted, TsmPlatform
 from enclave.simulator.service import Simulator
+from tests.helpers.tdx_machine import machine
 from tests.helpers.world import NOW, ask
 
 GOOD = b'[network]\nid = "umay-test"\n[price]\nprompt = 1\ncompletion = 2\n'
@@ -712,7 +719,10 @@ def test_an_agent_elsewhere_than_http(url: str) -> None:
 # The kernel's reports
 
 FILL = b"\xff" * 100
-LOG = EventLog(1, specification(), ()).to_bytes()
+NOTE = Event(0, EV_NO_ACTION, bytes(48), b"SP800-155 Event3")
+LOG = EventLog(1, specification(), (NOTE,)).to_bytes()
+PADDING = bytes(307)
+"""What a real host handed over behind a quote."""
 
 
 class Kernel:
@@ -722,7 +732,7 @@ class Kernel:
         self.generation, self.strangers, self.provider = 0, 0, "tdx_guest\n"
         self.errors: list[int] = []
         self.entries: list[str] = []
-        self.quote: Callable[[bytes], bytes] = lambda data: b"quote of " + data
+        self.quote: Callable[[bytes], bytes] = lambda data: quote_over(data) + PADDING
 
     def __truediv__(self, name: str) -> Kernel.Entry:
         return Kernel.Entry(self, name)
@@ -762,6 +772,10 @@ class Kernel:
             return self.kernel.quote(self.entry.inblob)
 
 
+def quote_over(report_data: bytes) -> bytes:
+    return machine().quote(report_data=report_data)
+
+
 @dataclasses.dataclass
 class Td:
     kernel: Kernel
@@ -785,7 +799,7 @@ def test_a_quote_comes_with_the_logs_that_explain_it(td: Td) -> None:
     for event in events:
         td.platform.extend(event)
     data = bytes(range(64))
-    assert td.platform.quote(data) == Quoted(b"quote of " + data, LOG, events)
+    assert td.platform.quote(data) == Quoted(quote_over(data), LOG, events)
     assert td.kernel.entries == []
     assert td.platform.roots is PRODUCTION
 
@@ -837,9 +851,40 @@ def test_another_writer_in_between(td: Td) -> None:
         td.platform.quote(bytes(64))
 
 
-def test_a_ccel_that_does_not_end_in_fill(td: Td) -> None:
-    (td.folder / "ccel").write_bytes(LOG + FILL + b"\x00")
-    with pytest.raises(ParseError, match="CCEL"):
+@pytest.mark.parametrize("size", [0, 1, 70, 307, 3061, 3065, 27_000])
+def test_a_quote_loses_the_zeros_behind_it(td: Td, size: int) -> None:
+    td.kernel.quote = lambda data: quote_over(data) + bytes(size)
+    assert td.platform.quote(bytes(64)).quote == quote_over(bytes(64))
+
+
+@pytest.mark.parametrize(
+    "rest", [b"\x01", bytes(306) + b"\x01", b"\x01" + bytes(306), b"\xff" * 8], ids=len
+)
+def test_a_quote_with_something_else_behind_it(td: Td, rest: bytes) -> None:
+    td.kernel.quote = lambda data: quote_over(data) + rest
+    with pytest.raises(Unavailable, match="TDX quote: expected zero padding after its"):
+        td.platform.quote(bytes(64))
+
+
+@pytest.mark.parametrize("buffer", [bytes(5243), quote_over(bytes(64))[:-1]], ids=["zeros", "cut"])
+def test_a_buffer_without_a_quote(td: Td, buffer: bytes) -> None:
+    td.kernel.quote = lambda _: buffer
+    with pytest.raises(Unavailable, match="broken buffer: TDX quote"):
+        td.platform.quote(bytes(64))
+
+
+@pytest.mark.parametrize("fill", [b"", FILL, b"\xff" * 60_000, bytes(8), bytes(60_000)], ids=len)
+def test_a_ccel_loses_its_fill(td: Td, fill: bytes) -> None:
+    (td.folder / "ccel").write_bytes(LOG + fill)
+    assert td.platform.quote(bytes(64)).ccel == LOG
+
+
+@pytest.mark.parametrize(
+    "rest", [FILL + b"\x00", bytes(100) + b"\xff", bytes(MAX_AREA_BYTES)], ids=len
+)
+def test_a_ccel_that_does_not_end_in_fill(td: Td, rest: bytes) -> None:
+    (td.folder / "ccel").write_bytes(LOG + rest)
+    with pytest.raises(Unavailable, match="CCEL"):
         td.platform.quote(bytes(64))
 
 
@@ -874,6 +919,8 @@ class Nvml:
     def __init__(self, simulator: Simulator | None = None, gpus: int = 0) -> None:
         self.simulator, self.gpus, self.calls = simulator, gpus, []  # type: ignore[var-annotated]
         self.fault = False
+        self.behind = bytes(99)
+        """What stands behind a report and counts as of it."""
 
     def nvmlInit(self) -> None:
         self.calls.append("init")
@@ -888,15 +935,17 @@ class Nvml:
 
     def nvmlDeviceGetConfComputeGpuAttestationReport(self, index: int, nonce: bytes) -> Blob:
         assert self.simulator is not None
-        report = ask(self.simulator, "forge.gpu", index, nonce)[1]
-        return Blob(attestationReport=report + bytes(99), attestationReportSize=len(report))
+        report = ask(self.simulator, "forge.gpu", index, nonce)[1] + self.behind
+        return Blob(attestationReport=report.ljust(8192, b"\0"), attestationReportSize=len(report))
 
     def nvmlDeviceGetConfComputeGpuCertificate(self, index: int) -> Blob:
         assert self.simulator is not None
         chain = ask(self.simulator, "forge.gpu", index, bytes(32))[2]
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
         pem = b"".join(item.public_bytes(Encoding.PEM) for item in certificates)
-        return Blob(attestationCertChain=pem + bytes(99), attestationCertChainSize=len(pem))
+        return Blob(
+            attestationCertChain=pem.ljust(5120, b"\0"), attestationCertChainSize=len(pem) + 1
+        )
 
     def nvmlSystemSetConfComputeGpusReadyState(self, state: int) -> None:
         self.calls.append(f"ready {state}")
@@ -922,6 +971,14 @@ def test_the_drivers_reports_hold(simulator: Simulator) -> None:
     with pytest.raises(NotAuthentic) as caught:
         attest(gpus, nonce=nonce, count=1, roots=pinned, now=NOW)
     assert caught.value.code == "wrong-count"
+
+
+@pytest.mark.parametrize("behind", [b"\n", bytes(99) + b"\x01", b"\xff" * 4], ids=len)
+def test_a_report_with_something_else_behind_it(simulator: Simulator, behind: bytes) -> None:
+    nvml = Nvml(simulator, 1)
+    nvml.behind = behind
+    with pytest.raises(Unavailable, match="NVML: GPU report: expected zero padding"):
+        NvmlGpus(nvml).reports(bytes(32))
 
 
 def test_one_gpu_shown_twice(simulator: Simulator) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         check_revocation,
         check_tcb,
     )
-    from attestation.platforms.snp.report import SnpReport, parse_report
+    from attestation.platforms.snp.report import SnpReport, cut_padding, parse_report
 
 __all__ = [
     "ChipKey",
@@ -31,6 +31,7 @@ __all__ = [
     "check_revocation",
     "check_signature",
     "check_tcb",
+    "cut_padding",
     "find_certificate",
     "find_chain",
     "parse_report",
@@ -47,6 +48,7 @@ __getattr__ = lazy_names(
         "check_revocation": "attestation.platforms.snp.check",
         "check_signature": "attestation.platforms.snp.chain",
         "check_tcb": "attestation.platforms.snp.check",
+        "cut_padding": "attestation.platforms.snp.report",
         "find_certificate": "attestation.platforms.snp.chain",
         "find_chain": "attestation.platforms.snp.chain",
         "parse_report": "attestation.platforms.snp.report",

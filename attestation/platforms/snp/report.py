@@ -7,11 +7,16 @@ names are refused, since what they allow is unknown.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 
 from attestation.errors import ParseError
+from attestation.formats.padding import cut_zeros
 
 REPORT_BYTES = 1184
+RESPONSE_HEADER = struct.pack("<II24x", 0, REPORT_BYTES)
+"""MSG_REPORT_RSP: status, size, reserved; it stands before the report."""
+
 SIGNED_BYTES = 0x2A0
 VERSIONS = (2, 3, 4, 5)
 ECDSA_P384_SHA384 = 1
@@ -77,6 +82,18 @@ class SnpReport:
             self.chip_id,
             self.signer,
         )
+
+
+def cut_padding(buffer: bytes) -> bytes:
+    """The report in a host's buffer, whose rest must be zero.
+
+    /dev/sev-guest hands over the firmware's whole answer, header and all, in a buffer of
+    4,000 bytes; configfs-tsm the report alone. Raises ParseError, also where it is no report.
+    """
+    content = buffer.removeprefix(RESPONSE_HEADER)
+    report = cut_zeros(content, REPORT_BYTES, "SNP report")
+    parse_report(report)
+    return report
 
 
 def parse_report(data: bytes) -> SnpReport:

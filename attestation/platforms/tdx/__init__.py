@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         replay,
     )
     from attestation.platforms.tdx.published import check_answer, check_crl
-    from attestation.platforms.tdx.quote import TdQuote, parse_quote, quote_length
+    from attestation.platforms.tdx.quote import TdQuote, cut_padding, parse_quote, quote_length
     from attestation.platforms.tdx.tcb import TcbResult, check_status, check_tcb
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "check_status",
     "check_tcb",
     "cut_fill",
+    "cut_padding",
     "parse_ccel",
     "parse_quote",
     "quote_length",
@@ -57,6 +58,7 @@ __getattr__ = lazy_names(
         "check_status": "attestation.platforms.tdx.tcb",
         "check_tcb": "attestation.platforms.tdx.tcb",
         "cut_fill": "attestation.platforms.tdx.eventlog",
+        "cut_padding": "attestation.platforms.tdx.quote",
         "parse_ccel": "attestation.platforms.tdx.eventlog",
         "parse_quote": "attestation.platforms.tdx.quote",
         "quote_length": "attestation.platforms.tdx.quote",

@@ -17,6 +17,9 @@ from attestation.platforms.tdx.quote import Cursor, TdQuote
 
 STEP = "measurement"
 MAX_CCEL_BYTES = 512 * 1024
+MAX_AREA_BYTES = 4 * 1024 * 1024
+"""Of the ACPI area around a log: firmware sets 64 KiB to 1 MiB aside."""
+
 MAX_EVENTS = 4096
 """A boot through OVMF and systemd-stub logs fewer than a hundred."""
 
@@ -50,7 +53,11 @@ EVENT_NAMES = {
 
 @dataclass(frozen=True)
 class Event:
-    """`index` is the CC measurement register: 1..4 are RTMR0..3."""
+    """`index` is the CC measurement register: 1..4 are RTMR0..3.
+
+    Firmware writes notes of the platform (SP 800-155 events) under 0, which is MRTD: events
+    of type EV_NO_ACTION, which extend nothing.
+    """
 
     index: int
     type: int
@@ -94,7 +101,7 @@ class EventLog:
 
 
 def parse_ccel(data: bytes) -> EventLog:
-    """The log that `data` is, up to its last byte: the 0xFF fill must be cut off.
+    """The log that `data` is, up to its last byte: the fill must be cut off.
 
     Raises ParseError.
     """
@@ -115,20 +122,23 @@ def parse_ccel(data: bytes) -> EventLog:
 
 
 def cut_fill(area: bytes) -> bytes:
-    """The log inside the ACPI area `area`: everything before its 0xFF fill.
+    """The log inside the ACPI area `area`: everything before the fill behind it.
 
-    For the guest, which reads the whole area; evidence carries the cut log only.
-    Raises ParseError where an event is broken or the rest is not fill.
+    Firmware fills with 0xFF, as the specification has it; td-shim with zeros. For the guest,
+    which reads the whole area; evidence carries the cut log only. Raises ParseError where
+    an event is broken or the rest is not fill.
     """
+    if len(area) > MAX_AREA_BYTES:
+        raise ParseError(f"CCEL: expected an area of at most {MAX_AREA_BYTES} bytes")
     cursor = Cursor(area, "CCEL")
     cursor.take(28)
     cursor.take(cursor.u32())
-    while cursor.left >= 4 and cursor.peek(4) != b"\xff" * 4:
+    while cursor.left >= 4 and cursor.peek(4) != b"\xff" * 4 and any(cursor.peek(12)):
         _event(cursor)
-    fill = cursor.left
-    if area[len(area) - fill :].strip(b"\xff"):
-        raise ParseError("CCEL: expected 0xFF fill after the last event")
-    return area[: len(area) - fill]
+    fill = area[len(area) - cursor.left :]
+    if fill.strip(b"\xff") and fill.strip(b"\0"):
+        raise ParseError("CCEL: expected 0xFF fill, or zeros, after the last event")
+    return area[: len(area) - len(fill)]
 
 
 def replay(ccel: bytes, rtmr3_events: tuple[bytes, ...]) -> tuple[bytes, bytes, bytes, bytes]:
@@ -187,8 +197,10 @@ def _check_specification(data: bytes) -> None:
 
 def _event(cursor: Cursor) -> Event:
     index, kind = cursor.u32(), cursor.u32()
-    if not 1 <= index <= RTMR3_INDEX:
-        raise ParseError(f"CCEL: expected an event for RTMR0..3, got register index {index}")
+    lowest = 0 if kind == EV_NO_ACTION else 1
+    if not lowest <= index <= RTMR3_INDEX:
+        text = f"register index {index} and type {kind:#x}"
+        raise ParseError(f"CCEL: expected an event for RTMR0..3 or a note for none, got {text}")
     count, algorithm = cursor.u32(), cursor.u16()
     if (count, algorithm) != (1, SHA384):
         raise ParseError("CCEL: expected exactly one SHA-384 digest per event")

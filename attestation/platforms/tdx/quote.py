@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attestation.errors import ParseError
+from attestation.formats.padding import cut_zeros
 
 MAX_QUOTE_BYTES = 16 * 1024
 """A v4 quote with its PCK chain is about 5 kB; the kernel's own limit is 32 KiB."""
@@ -199,10 +200,20 @@ def parse_quote(data: bytes) -> TdQuote:
     return TdQuote(reserved, vendor, user_data, version=version, **fields)
 
 
+def cut_padding(buffer: bytes) -> bytes:
+    """The quote at the start of a host's buffer, whose rest must be zero.
+
+    For whoever takes a quote: evidence carries the quote alone. Real hosts hand over 70,
+    307 or 3,065 zero bytes after it. Raises ParseError, also where it is no quote.
+    """
+    quote = cut_zeros(buffer, quote_length(buffer), "TDX quote")
+    parse_quote(quote)
+    return quote
+
+
 def quote_length(data: bytes) -> int:
     """How many bytes of `data` are the quote by its own lengths; nothing else is looked at.
 
-    For readers of files, which often carry the fixed-size buffer a quote was written to.
     Raises ParseError where `data` ends before its lengths do.
     """
     cursor = Cursor(data, "TDX quote")

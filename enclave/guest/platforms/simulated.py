@@ -40,7 +40,7 @@ class SimulatedMachine:
 
     def quote(self, report_data: bytes) -> Quoted:
         answer = self._ask("tdx.quote", self._vm, report_data)
-        return Quoted(answer[1], answer[2], tuple(answer[3]))
+        return Quoted.from_buffers(answer[1], answer[2], tuple(answer[3]))
 
     def reports(self, nonce: bytes) -> tuple[Device, ...]:
         answers = [self._ask("gpu.report", self._vm, index, nonce) for index in range(self._gpus)]

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from attestation.errors import Unavailable
-from attestation.platforms.tdx.eventlog import cut_fill
+from attestation.errors import ParseError, Unavailable
+from attestation.platforms.tdx.eventlog import MAX_AREA_BYTES, cut_fill
+from attestation.platforms.tdx.quote import cut_padding
 from attestation.trust.roots import PRODUCTION, Roots
 
 REPORT_DATA_BYTES = 64
@@ -33,11 +34,26 @@ _AGAIN = frozenset({errno.EBUSY, errno.EINTR, errno.EWOULDBLOCK})
 
 @dataclass(frozen=True)
 class Quoted:
-    """A quote and the logs that explain its registers; RTMR3 digests in order, 48 bytes each."""
+    """A quote and the logs that explain its registers; RTMR3 digests in order, 48 bytes each.
+
+    Quote and CCEL are exact: hosts hand both over in longer buffers, and no verifier reads
+    a byte behind them.
+    """
 
     quote: bytes
     ccel: bytes
     rtmr3_events: tuple[bytes, ...]
+
+    @classmethod
+    def from_buffers(cls, quote: bytes, ccel: bytes, rtmr3_events: tuple[bytes, ...]) -> Quoted:
+        """Cut out of the buffers that a host handed over.
+
+        Raises Unavailable where what stands behind quote or log is not padding.
+        """
+        try:
+            return cls(cut_padding(quote), cut_fill(ccel), rtmr3_events)
+        except ParseError as error:
+            raise Unavailable(f"quote: this host gave a broken buffer: {error}") from None
 
 
 class Platform(Protocol):
@@ -74,12 +90,13 @@ class TsmPlatform:
     def quote(self, report_data: bytes) -> Quoted:
         try:
             quote = self._ask(report_data)
-            ccel = cut_fill(self._ccel.read_bytes())
+            with self._ccel.open("rb") as area:
+                ccel = area.read(MAX_AREA_BYTES + 1)
         except OSError as error:
             raise Unavailable(f"quote: {error.strerror}") from None
         except ValueError:
             raise Unavailable("quote: expected a number in generation") from None
-        return Quoted(quote, ccel, tuple(self._events))
+        return Quoted.from_buffers(quote, ccel, tuple(self._events))
 
     def _ask(self, report_data: bytes) -> bytes:
         for _ in range(TRIES - 1):
