@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from attestation.errors import ParseError
-from attestation.formats.padding import cut_zeros
+from attestation.formats.buffers import cut_zeros
 
 MAX_REPORT_BYTES = 16 * 1024
 REQUEST_BYTES, SIGNATURE_BYTES, NONCE_BYTES, DIGEST_BYTES = 37, 96, 32, 48

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, field
 
 from attestation.errors import ParseError
-from attestation.formats.padding import cut_zeros
+from attestation.formats.buffers import cut_zeros
 
 REPORT_BYTES = 1184
 RESPONSE_HEADER = struct.pack("<II24x", 0, REPORT_BYTES)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attestation.errors import ParseError
-from attestation.formats.padding import cut_zeros
+from attestation.formats.buffers import cut_zeros
 
 MAX_QUOTE_BYTES = 16 * 1024
 """A v4 quote with its PCK chain is about 5 kB; the kernel's own limit is 32 KiB."""
