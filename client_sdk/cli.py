@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "umay.commands"
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
-BUSY = (429, 500, 502, 503, 504)
 SAVED = "What is not given is read here, from what `umay up` wrote."
 HELP = {
     "client": "Verify an enclave, talk to it, or serve a local OpenAI endpoint.",
@@ -213,18 +212,13 @@ def verify(as_json: bool, **where: Any) -> None:
 @click.argument("prompt")
 def chat(model: str, max_tokens: int, prompt: str, **where: Any) -> None:
     """Ask one question, sealed to the cheapest enclave that verifies."""
-    from client_sdk import sse
-
     opened = _client(**where)
     if opened.policy.roots.simulated:
         click.echo("SIMULATED: these machines prove nothing.", err=True)
     messages = [{"role": "user", "content": prompt}]
     body = {"model": model, "messages": messages, "max_tokens": max_tokens, "stream": True}
     answer = opened.chat(body)
-    if answer.status != 200:
-        text = f"the enclave answers {answer.status}: {answer.read().decode().strip()[:400]}"
-        raise Unavailable(text) if answer.status in BUSY else UsageError(text)
-    for text in sse.deltas(answer):
+    for text in answer.stream():
         click.echo(text, nl=False)
     click.echo()
     if answer.receipt is not None:

@@ -1,78 +1,105 @@
-"""Client: find enclaves, verify them, seal requests to the cheapest that passed.
+"""Client: private requests to the cheapest enclave that passes every check.
 
-    client = Client("https://relay.example", policy=policy, chain=ToncenterV2(endpoint))
-    answer = client.chat({"model": "umay-demo", "messages": [...], "stream": True})
-    for piece in answer:            # bytes of the inner HTTP body, as they arrive
-        ...
-    answer.receipt                  # checked; there once the last piece has come
+    from client_sdk import connect
+
+    with connect() as umay:
+        answer = umay.chat("Good evening.")
+        for text in answer.stream():    # as it arrives, once it has authenticated
+            print(text, end="", flush=True)
+        print(answer.receipt)           # checked; there once the last piece has come
 
 Nothing is ever sent in the clear, and never under a weaker policy. An enclave that does
 not answer is left for the next one, which is verified first. A cut answer raises
 Truncated and is never repeated in silence: whoever asked must know.
+
+What verifies and what speaks HTTP is loaded when a Client is made, not when it is imported.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
-import threading
+import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from attestation import wire
+from attestation.arguments import expect
 from attestation.channel import bhttp
-from attestation.errors import (
-    NotForUs,
-    ParseError,
-    UmayError,
-    Unavailable,
-    UsageError,
-    VerificationError,
-)
-from attestation.formats.evidence import Evidence
-from attestation.formats.keys import KeyBundle
-from attestation.trust.anchor import Anchor
+from attestation.errors import NotForUs, UmayError, Unavailable, UsageError, VerificationError
 from attestation.trust.policy import Policy
-from attestation.verify.verdict import Report, VerifiedEnclave
-from attestation.verify.verifier import Presented, Verifier
-from client_sdk.answer import Answer
-from client_sdk.chain_reader import ChainReader
-from client_sdk.presented import Place, fetch_places, fetch_presented
-from client_sdk.pricing import claimed_offer
-from client_sdk.session import SealedExchange
-from client_sdk.transport import Transport
-from contracts.chain import ReadOnlyChain
 
-REST_SECONDS = 20.0
-"""How long an enclave that failed is left alone; a later choice may take it again."""
+if TYPE_CHECKING:
+    from types import TracebackType
 
-MARGIN_SECONDS = 5
-"""A verification that would end sooner than this is renewed before sealing."""
+    from attestation.trust.anchor import Anchor
+    from attestation.verify.verdict import Report, VerifiedEnclave
+    from attestation.verify.verifier import Presented
+    from client_sdk.answer import Answer
+    from client_sdk.choosing import Chosen
+    from client_sdk.presented import Place
+    from client_sdk.transport import Transport
+    from contracts.chain import ReadOnlyChain
+
+TIMEOUT_SECONDS = 120.0
+"""The first token of a long prompt may take this long."""
 
 MAX_ENCLAVES_TRIED = 8
 
 
-@dataclass(frozen=True)
-class Offer:
-    """A guest and what its host presented; nothing of it is believed."""
+def connect(
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    url: str | None = None,
+    policy: Policy | str | os.PathLike[str] | None = None,
+    chain: ReadOnlyChain | str | None = None,
+    pacing: str | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+) -> Client:
+    """A Client of the network that `directory` names: ~/.umay unless said otherwise.
 
-    place: Place
-    presented: Presented
+        from client_sdk import connect
 
+        with connect() as umay:
+            answer = umay.chat("Good evening.")
+            print(answer.text())
+            print(answer.receipt)
 
-@dataclass(frozen=True)
-class Chosen:
-    place: Place
-    enclave: VerifiedEnclave
+    `umay up` writes umay.toml and policy.toml there. What is given here wins over that file:
+    `url` of a relay, an agent or one guest; `policy` as a Policy or its file; `chain` as a
+    toncenter v2 URL, "lite:CONFIG.json", or any reader of your own. Nothing is sent yet.
+    Raises UsageError for what is missing or wrong.
+    """
+    from client_sdk import config
+
+    if directory is not None:
+        expect("directory", directory, str, os.PathLike, what="a directory's path")
+    saved = config.Saved(config.DEFAULT_DIR if directory is None else Path(directory))
+    return Client(
+        saved.text("url") if url is None else url,
+        policy=_policy(saved.text("policy") if policy is None else policy),
+        chain=_chain(saved.text("chain") if chain is None else chain),
+        pacing=pacing,
+        timeout=timeout,
+    )
 
 
 class Client:
     """Serves many threads; one verification at a time, shared by all of them.
 
+        from client_sdk import Client, Policy
+        from contracts.chain import ToncenterV2
+
+        policy = Policy.from_toml(open("policy.toml", "rb").read())
+        chain = ToncenterV2("https://toncenter.example/api/v2")
+        with Client("https://relay.example", policy=policy, chain=chain) as umay:
+            print(umay.chat("Good evening.").text())
+
     `url` is a relay, an agent or one guest (…/umay/<boot id>); `chain` an endpoint that
-    the caller chose; `pacing` hides token timing ("clock") or not ("none").
+    the caller chose. `pacing` hides token timing ("clock", "strict") or not ("none"); None
+    leaves it to the guest. `timeout` in seconds is the longest silence while an answer is
+    awaited or arrives. Raises UsageError for an argument of a wrong type or value.
     """
 
     def __init__(
@@ -84,150 +111,136 @@ class Client:
         transport: Transport | None = None,
         clock: Callable[[], float] = time.time,
         pacing: str | None = None,
+        timeout: float = TIMEOUT_SECONDS,
         on_verified: Callable[[Chosen], None] = lambda chosen: None,
     ) -> None:
+        from client_sdk.choosing import Chooser
+        from client_sdk.transport import Transport
+
+        _expect(url, policy, chain, pacing, timeout)
         self.url, self.policy = url, policy
-        self._transport = transport or Transport()
-        self._reader = ChainReader(chain, policy)
-        self._verifier = Verifier(policy)
-        self._clock = clock
         self._pacing = pacing
-        self._on_verified = on_verified
-        self._lock = threading.Lock()
-        self._current: Chosen | None = None
-        self._resting: dict[str, float] = {}
+        self._transport = transport or Transport(read_seconds=timeout)
+        self._owns_transport = transport is None
+        self._closed = False
+        self._chooser = Chooser(
+            url,
+            policy=policy,
+            chain=chain,
+            transport=self._transport,
+            clock=clock,
+            on_verified=on_verified,
+        )
+
+    def __repr__(self) -> str:
+        from client_sdk.presented import host_of
+
+        simulated = ", SIMULATED" if self.policy.roots.simulated else ""
+        return f"<Client of {self.policy.network} at {host_of(self.url)}{simulated}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections; no request is possible afterwards. An answer that is still
+        being read has a connection of its own: close that too."""
+        self._closed = True
+        if self._owns_transport:
+            self._transport.close()
 
     # Verification
 
     def places(self) -> tuple[Place, ...]:
         """What the relay or agent lists. Raises Unavailable or ParseError."""
-        return fetch_places(self._transport, self.url)
+        return self._chooser.places()
 
     def anchor(self) -> Anchor:
         """The log's anchor, read now from the chain. Raises Unavailable or ParseError."""
-        return self._reader.anchor()
+        return self._chooser.anchor()
 
     def present(self, place: Place, anchor: Anchor) -> Presented:
         """What the host presents for a verification against this anchor."""
-        nonce = secrets.token_bytes(32) if self.policy.challenge == "required" else None
-        return fetch_presented(self._transport, place, size=anchor.size, nonce=nonce)
+        return self._chooser.present(place, anchor)
 
     def verify(self, place: Place) -> VerifiedEnclave:
         """Fetch and verify one guest now. Raises VerificationError with its Report, …"""
-        anchor = self.anchor()
-        return self._verify(Offer(place, self.present(place, anchor)), anchor)
+        return self._chooser.verify(place)
 
     def examine(self, place: Place) -> Report:
         """Every step's result for one guest; never a key."""
-        anchor = self.anchor()
-        presented = self.present(place, anchor)
-        beacon = None
-        try:
-            beacon = self._reader.beacon(_bundle(presented).beacon[0])
-        except (ParseError, Unavailable):
-            pass  # the report says which steps could not be checked for want of it
-        return self._verifier.examine(presented, anchor=anchor, beacon=beacon, now=self._now())
+        return self._chooser.examine(place)
 
     def choose(self) -> Chosen:
         """The cheapest guest that passes every step, verified now or not long ago.
 
         Raises VerificationError of the cheapest refused one, or Unavailable.
         """
-        with self._lock:
-            current = self._current
-            if current is None or not self._holds(current.enclave):
-                current = self._current = self._choose()
-            return current
-
-    def _choose(self) -> Chosen:
-        anchor = self.anchor()
-        refusal: VerificationError | None = None
-        for offer in self._offers(anchor):
-            try:
-                chosen = Chosen(offer.place, self._verify(offer, anchor))
-            except VerificationError as error:
-                refusal = refusal or error
-                continue
-            except (Unavailable, ParseError):
-                continue
-            self._on_verified(chosen)
-            return chosen
-        raise refusal or Unavailable(f"{self.url}: no enclave answers")
-
-    def _offers(self, anchor: Anchor) -> list[Offer]:
-        offers: list[Offer] = []
-        late: list[Offer] = []
-        for place in self.places():
-            try:
-                offer = Offer(place, self.present(place, anchor))
-            except (Unavailable, ParseError):
-                continue
-            (late if self._rests(place) else offers).append(offer)
-        # Ordered by what hosts claim; the claim is bound by the quote and verified after.
-        return [*_by_price(offers), *_by_price(late)]
-
-    def _rests(self, place: Place) -> bool:
-        return self._resting.get(place.boot, 0.0) > time.monotonic()
-
-    def _verify(self, offer: Offer, anchor: Anchor) -> VerifiedEnclave:
-        beacon = self._reader.beacon(_bundle(offer.presented).beacon[0])
-        return self._verifier.verify(offer.presented, anchor=anchor, beacon=beacon, now=self._now())
-
-    def _holds(self, enclave: VerifiedEnclave) -> bool:
-        return self._now() + MARGIN_SECONDS < enclave.valid_until
+        return self._chooser.choose()
 
     # Requests
 
-    def chat(self, body: Mapping[str, Any]) -> Answer:
-        """POST /v1/chat/completions with an OpenAI body. Raises UsageError for what is no JSON,
-        else what `request` raises."""
-        return self.request("POST", wire.CHAT, _json(body))
+    def chat(self, body: str | Mapping[str, Any]) -> Answer:
+        """One chat completion: an OpenAI body, or just the text of a first message.
+
+        A text goes to the model of the policy where that names exactly one. Raises
+        UsageError for what is no JSON, else what `request` raises.
+        """
+        expect("body", body, str, Mapping, what="a text, or a mapping with an OpenAI body")
+        whole = self._first_message(body) if isinstance(body, str) else body
+        return self.request("POST", wire.CHAT, _json(whole))
 
     def request(self, method: str, path: str, content: bytes = b"") -> Answer:
         """One HTTP request inside the channel; returns when the inner head has come.
 
         Raises VerificationError (nothing acceptable), Unavailable, ChannelError.
         """
-        request = bhttp.Request(method, path, self._headers(content), content)
+        for name, value in (("method", method), ("path", path)):
+            expect(name, value, str)
+        expect("content", content, bytes)
+        if self._closed:
+            raise UsageError("client: it is closed; make another one")
+        return self._first_that_answers(
+            bhttp.Request(method, path, self._headers(content), content)
+        )
+
+    def _first_that_answers(self, request: bhttp.Request) -> Answer:
         failure: UmayError | None = None
         for _ in range(MAX_ENCLAVES_TRIED):
             chosen = self.choose()
             try:
                 return self._send(chosen, request)
             except (Unavailable, NotForUs, VerificationError) as error:
-                if failure is not None and self._resting.get(chosen.place.boot):
+                if failure is not None and self._chooser.has_left(chosen):
                     raise
                 failure = error
-                self.leave(chosen)
+                self._chooser.leave(chosen)
         raise failure or Unavailable(f"{self.url}: no enclave answers")
-
-    def leave(self, chosen: Chosen) -> None:
-        """Forget a choice that failed, and prefer others for a while."""
-        with self._lock:
-            self._resting[chosen.place.boot] = time.monotonic() + REST_SECONDS
-            if self._current is not None and self._current.place == chosen.place:
-                self._current = None
 
     def _send(self, chosen: Chosen, request: bhttp.Request) -> Answer:
         try:
             return self._exchange(chosen, request)
         except NotForUs:
             # Its keys may have changed: one refresh, one retry, under the same policy.
-            return self._exchange(self._refresh(chosen), request)
-
-    def _refresh(self, chosen: Chosen) -> Chosen:
-        fresh = Chosen(chosen.place, self.verify(chosen.place))
-        with self._lock:
-            if self._current is chosen:
-                self._current = fresh
-        return fresh
+            return self._exchange(self._chooser.refresh(chosen), request)
 
     def _exchange(self, chosen: Chosen, request: bhttp.Request) -> Answer:
-        exchange = SealedExchange(chosen.enclave, request, pq=self.policy.pq, now=self._now())
+        from client_sdk.answer import Answer
+        from client_sdk.session import SealedExchange
+
+        now = self._chooser.now()
+        exchange = SealedExchange(chosen.enclave, request, pq=self.policy.pq, now=now)
         headers = wire.sealed_headers(exchange.media_type)
         url = f"{chosen.place.base}ohttp"
         stream = self._transport.stream(url, exchange.body, headers)
-        return Answer(exchange, stream, url=url, on_broken=lambda: self.leave(chosen))
+        return Answer(exchange, stream, url=url, on_broken=lambda: self._chooser.leave(chosen))
 
     def _headers(self, content: bytes) -> bhttp.Fields:
         headers: list[tuple[bytes, bytes]] = []
@@ -237,20 +250,50 @@ class Client:
             headers.append((wire.PACING_FIELD, self._pacing.encode()))
         return tuple(headers)
 
-    def _now(self) -> int:
-        return int(self._clock())
+    def _first_message(self, text: str) -> dict[str, Any]:
+        names = [name for name, _ in self.policy.models]
+        if len(names) != 1:
+            raise UsageError(
+                f"body: expected a body that names its model, one of {', '.join(names)}: the "
+                "policy accepts more than one, so a text alone does not say which"
+            )
+        return {"model": names[0], "messages": [{"role": "user", "content": text}]}
+
+
+def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:
+    from client_sdk.config import read_policy
+
+    expect("policy", policy, Policy, str, os.PathLike, what="a Policy or the path of its file")
+    return policy if isinstance(policy, Policy) else read_policy(Path(policy))
+
+
+def _chain(chain: ReadOnlyChain | str) -> ReadOnlyChain:
+    from contracts.endpoint import reading
+
+    return reading(chain) if isinstance(chain, str) else chain
+
+
+def _expect(url: object, policy: object, chain: object, pacing: object, timeout: object) -> None:
+    from client_sdk.transport import check_url
+
+    expect("url", url, str, what="an http(s) URL as text")
+    try:
+        check_url(str(url))
+    except UsageError as error:
+        raise UsageError(f"url: {error}") from None
+    expect("policy", policy, Policy, what="a Policy (Policy.from_toml makes one)")
+    if not all(callable(getattr(chain, name, None)) for name in ("head", "block", "account")):
+        what = "a reader of the chain with head, block and account, as contracts.chain.ToncenterV2"
+        expect("chain", chain, what=what)
+    if pacing is not None and pacing not in wire.PACINGS:
+        raise UsageError(f"pacing: expected {', '.join(wire.PACINGS)} or None, got {pacing!r}")
+    expect("timeout", timeout, int, float, what="seconds as a number")
+    if isinstance(timeout, int | float) and not 0 < timeout < float("inf"):
+        raise UsageError(f"timeout: expected more than 0 seconds, got {timeout}")
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(dict(body), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError):  # whose text and object hold the prompt
         raise UsageError("body: expected a JSON object of Unicode text and numbers") from None
-
-
-def _bundle(presented: Presented) -> KeyBundle:
-    return KeyBundle.from_bytes(Evidence.from_bytes(presented.evidence).bundle)
-
-
-def _by_price(offers: list[Offer]) -> list[Offer]:
-    return sorted(offers, key=lambda offer: claimed_offer(offer.presented.price_table))

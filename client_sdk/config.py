@@ -31,6 +31,25 @@ class Config:
         )
 
 
+@dataclass(frozen=True)
+class Saved:
+    """DIRECTORY/umay.toml, read only where `connect` was not told something."""
+
+    directory: Path
+
+    def text(self, name: str) -> str:
+        """What the file says. Raises UsageError where it does not, or where there is no file."""
+        path = self.directory.expanduser() / NAME
+        found = _saved(path).get(name)
+        if not found:
+            state = f"does not say {name}" if path.exists() else "does not exist"
+            raise UsageError(
+                f"{name}: {path} {state}; start a network of your own with `umay up`, name the "
+                "directory of another one, or give url=, policy= and chain= to connect()"
+            )
+        return found
+
+
 def load(
     *, url: str | None, chain: str | None, policy: Path | None, directory: Path = DEFAULT_DIR
 ) -> Config:
@@ -60,7 +79,7 @@ def read_policy(path: Path) -> Policy:
 def _saved(path: Path) -> dict[str, str]:
     try:
         values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from None

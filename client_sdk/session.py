@@ -40,6 +40,11 @@ class CheckedReceipt:
     request_salt: bytes = field(repr=False)
     response_salt: bytes = field(repr=False)
 
+    def __repr__(self) -> str:
+        """Neither salts nor token counts: lengths are private too."""
+        model, evidence = self.receipt.model_digest.hex(), self.receipt.evidence_digest.hex()
+        return f"<CheckedReceipt of evidence {evidence[:16]}…, model {model[:16]}…>"
+
 
 class SealedExchange:
     """`body` is what to POST; `push` what comes back, then `finish`.

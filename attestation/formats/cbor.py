@@ -10,6 +10,7 @@ from typing import Any
 
 import cbor2
 
+from attestation.arguments import expect
 from attestation.errors import ParseError
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -36,6 +37,7 @@ def decode(data: bytes, *, limit: int = MAX_BYTES) -> Any:
     duplicate or non-deterministic, and for types other than int, bytes, str, bool,
     None, list and map with numbers or strings as keys.
     """
+    expect("CBOR", data, bytes, bytearray)
     if len(data) > limit:
         raise ParseError(f"CBOR: expected at most {limit} bytes, got {len(data)}")
     _scan(data)

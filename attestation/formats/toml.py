@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
+from attestation.arguments import expect
 from attestation.errors import ParseError
 
 MAX_DOTS = 64
@@ -17,6 +18,7 @@ MAX_DOTS = 64
 
 def read(data: bytes, *, what: str, limit: int) -> dict[str, Any]:
     """Raises ParseError, which begins with `what`."""
+    expect(what, data, bytes, what="bytes of TOML")
     if len(data) > limit:
         raise ParseError(f"{what}: expected at most {limit} bytes")
     if any(line.count(b".") > MAX_DOTS for line in data.splitlines()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attestation.arguments import expect
 from attestation.formats.collateral import Collateral
 from attestation.verify.case import Challenge
 
@@ -23,3 +24,13 @@ class Presented:
     collateral: Collateral
     proof: bytes | None = None
     challenge: Challenge | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError that names a part of a wrong type."""
+        for name in ("evidence", "engine_config", "price_table", "host_config"):
+            expect(f"presented.{name}", getattr(self, name), bytes)
+        expect("presented.collateral", self.collateral, Collateral)
+        expect("presented.proof", self.proof, bytes, type(None), what="bytes or None")
+        expect(
+            "presented.challenge", self.challenge, Challenge, type(None), what="Challenge or None"
+        )

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from attestation.arguments import expect
 from attestation.errors import NotAuthentic, NotChecked, ParseError, VerificationError
 from attestation.log.leaf import Leaf
 from attestation.trust.anchor import Anchor, BlockRef
@@ -59,6 +60,8 @@ class Verifier:
     """
 
     def __init__(self, policy: Policy, *, remember: int = 64) -> None:
+        expect("policy", policy, Policy)
+        expect("remember", remember, int, what="how many verdicts to remember")
         self.policy = policy
         self._memory = Memory(remember)
 
@@ -70,6 +73,7 @@ class Verifier:
         Raises VerificationError of the first step that does not pass, with the Report so far:
         NotChecked where that step had nothing to run on.
         """
+        _expect(presented, anchor, beacon, now)
         asked = question(presented, anchor, beacon)
         known = self._memory.recall(asked, now)
         return known or self._memory.keep(asked, now, self._verify(presented, anchor, beacon, now))
@@ -101,6 +105,7 @@ class Verifier:
     ) -> Report:
         """Every step that can be run, whatever failed before it. Never raises for bad
         evidence, never yields a key."""
+        _expect(presented, anchor, beacon, now, type(None))
         case = self._case(presented, anchor=anchor, beacon=beacon, now=now)
         results, _ = _run(case, len(PLAN), stop=False)
         return _report(case, results)
@@ -116,6 +121,7 @@ class Verifier:
         previous: int | None,
     ) -> Leaf:
         """The log leaf of evidence that passes steps 1 to 10. Raises VerificationError."""
+        _expect(presented, None, beacon, now, type(None))
         case = self._case(presented, anchor=None, beacon=beacon, now=now)
         results, error = _run(case, _BEFORE_LOG, stop=True)
         if error is not None:
@@ -139,6 +145,15 @@ class Verifier:
             policy=self.policy,
             now=now,
         )
+
+
+def _expect(presented: object, anchor: object, beacon: object, now: object, *unknown: type) -> None:
+    """Raises UsageError for a wrong type; `unknown` is what may stand for an open anchor or
+    beacon."""
+    expect("presented", presented, Presented)
+    expect("anchor", anchor, Anchor, *unknown, what="Anchor")
+    expect("beacon", beacon, BlockRef, *unknown, what="BlockRef")
+    expect("now", now, int, what="Unix seconds as a whole number")
 
 
 def _run(

@@ -159,7 +159,7 @@ def test_an_inner_error_needs_no_receipt(ada: FakeEnclave) -> None:
 
 def test_after_the_verification_ends_nothing_is_sealed(ada: FakeEnclave) -> None:
     client = FakeClient([ada])
-    client._clock = lambda: float(ada.verified.valid_until + 1)
+    client._chooser._clock = lambda: float(ada.verified.valid_until + 1)
     with pytest.raises(UmayError, match="expired"):
         client.chat(BODY)
     assert not ada.script.seen

@@ -27,10 +27,14 @@ from attestation.formats.receipt import (
     Receipt,
     salted_hash,
 )
+from attestation.trust.anchor import BlockRef
+from attestation.trust.policy import Policy
 from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
 from attestation.wire import RECEIPT_TRAILER
-from client_sdk.client import Chosen, Client
+from client_sdk.choosing import Chooser, Chosen
+from client_sdk.client import Client
 from client_sdk.presented import Place
+from contracts.chain import AccountState
 from tests.attestation.test_policy import GOOD
 
 PIECES = [b'data: {"choices":[{"delta":{"content":"%d "}}]}\n\n' % n for n in range(8)]
@@ -183,15 +187,40 @@ def verified(configs: Any, key: Ed25519PrivateKey, boot_id: bytes) -> VerifiedEn
     )
 
 
+class NoChain:
+    """Stands where a Client wants a chain; nothing here reads it."""
+
+    def head(self) -> BlockRef:
+        raise Unavailable("no chain")
+
+    def block(self, seqno: int) -> BlockRef:
+        raise Unavailable("no chain")
+
+    def account(self, address: str) -> AccountState:
+        raise Unavailable("no chain")
+
+
 class FakeClient(Client):
     """A Client whose verifications are scripted: enclaves in the order of their price."""
 
-    def __init__(self, enclaves: list[FakeEnclave]) -> None:
-        from attestation.trust.policy import Policy
-
-        super().__init__("http://127.0.0.1:1", policy=Policy.from_toml(GOOD.encode()), chain=None)
-        self.enclaves = enclaves
+    def __init__(self, enclaves: list[FakeEnclave], **options: Any) -> None:
+        policy = Policy.from_toml(GOOD.encode())
+        super().__init__("http://127.0.0.1:1", policy=policy, chain=NoChain(), **options)
         self.verifications: list[str] = []
+        self._chooser = FakeChooser(self, enclaves)
+
+
+class FakeChooser(Chooser):
+    def __init__(self, client: FakeClient, enclaves: list[FakeEnclave]) -> None:
+        super().__init__(
+            client.url,
+            policy=client.policy,
+            chain=NoChain(),
+            transport=client._transport,
+            clock=time.time,
+            on_verified=lambda chosen: None,
+        )
+        self.enclaves, self.verifications = enclaves, client.verifications
 
     def _choose(self) -> Chosen:
         rested = [e for e in self.enclaves if self._rests(e.chosen.place)]
