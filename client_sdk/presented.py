@@ -94,5 +94,5 @@ def _challenge(transport: Transport, base: str, nonce: bytes) -> Challenge:
 
 
 def host_of(url: str) -> str:
-    """host:port, for people."""
-    return urlsplit(url).netloc
+    """host:port, for people: never a name and password that stand before it."""
+    return urlsplit(url).netloc.rpartition("@")[2]
