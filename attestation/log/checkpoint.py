@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import NotAuthentic, ParseError
+from attestation.formats.origin import check_origin
 from attestation.log import note
 from attestation.log.merkle import EMPTY_ROOT, HASH_BYTES
-
-MAX_ORIGIN_BYTES = 60
 
 
 @dataclass(frozen=True)
@@ -48,26 +47,6 @@ class Checkpoint:
             raise ParseError("checkpoint: expected exactly three lines")
         size = note.from_decimal(lines[1], "checkpoint size")
         return cls(lines[0], size, note.from_base64(lines[2], "checkpoint root"))
-
-
-def check_origin(origin: str) -> None:
-    """Printable ASCII, at most 60 bytes, no space, no plus. Raises ParseError."""
-    if not 0 < len(origin) <= MAX_ORIGIN_BYTES:
-        raise ParseError(f"checkpoint: expected an origin of 1 to {MAX_ORIGIN_BYTES} bytes")
-    if not all("!" <= character <= "~" and character != "+" for character in origin):
-        raise ParseError("checkpoint: expected an origin of printable ASCII without plus")
-
-
-def check_log_name(origin: str) -> None:
-    """An origin that makes an address behind `https://`, in the one spelling that a log has:
-    no scheme, no slash at its end, the host in lower case. Raises ParseError."""
-    check_origin(origin)
-    host = origin.partition("/")[0]
-    if "://" in origin or origin.endswith("/") or host != host.lower():
-        raise ParseError(
-            "origin: expected a log's address without scheme and without a slash at its end, the "
-            f"host in lower case, such as log.example/umay; got {origin}"
-        )
 
 
 def sign(checkpoint: Checkpoint, *, key: Ed25519PrivateKey) -> bytes:

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from attestation.errors import ParseError, Refused
 from attestation.formats import toml
 from attestation.formats.address import canonical
+from attestation.formats.origin import check_log_name
 from attestation.formats.platform import PLATFORMS
-from attestation.log.checkpoint import check_log_name
 from attestation.trust.roots import PRODUCTION, Roots
 
 MAX_POLICY_BYTES = 256 * 1024

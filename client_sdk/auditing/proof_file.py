@@ -17,7 +17,7 @@ from attestation.formats.address import canonical
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import DIGEST_BYTES, domain_digest
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES
-from attestation.log.checkpoint import check_origin
+from attestation.formats.origin import check_origin
 from attestation.log.proof import Proof
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.verify.verifier import Presented

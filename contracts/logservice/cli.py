@@ -112,7 +112,7 @@ def serve(
 def check_name(option: str, name: str) -> None:
     """The name of a log or a witness, in its one spelling. Raises UsageError."""
     from attestation.errors import ParseError, UsageError
-    from attestation.log.checkpoint import check_log_name
+    from attestation.formats.origin import check_log_name
 
     try:
         check_log_name(name)

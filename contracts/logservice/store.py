@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import LogError, ParseError, UsageError
 from attestation.formats.digests import sha256
+from attestation.formats.origin import check_origin
 from attestation.log import checkpoint as checkpoints
 from attestation.log import note, tiles
 from attestation.log.checkpoint import Checkpoint
@@ -88,7 +89,7 @@ class Store:
         self._write_lock, self._head_lock = threading.Lock(), threading.Lock()
         self._pyramid = lru_cache(CACHED_TILES)(self._load_pyramid)
         try:
-            checkpoints.check_origin(origin)
+            check_origin(origin)
             with database.writing() as transaction:
                 self._head = self._open(transaction)
         except BaseException:

@@ -12,7 +12,7 @@ from attestation.errors import ParseError, VerificationError
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import fresh_published, gpu_evidence_digest, report_data_binding
 from attestation.formats.keys import bundle_digest
-from attestation.log import checkpoint as checkpoints
+from attestation.formats.origin import MAX_ORIGIN_BYTES
 from attestation.log.merkle import Tree
 from attestation.platforms.tdx import parse_quote
 from attestation.trust.roots import PRODUCTION
@@ -343,4 +343,4 @@ def test_checkpoint_of_other_origin_is_refused(world: World) -> None:
     anchor = dataclasses.replace(anchor, origin="127.0.0.1:2/log")
     report = Verifier(policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
     assert report.failed == ("log",)
-    assert checkpoints.MAX_ORIGIN_BYTES == 60
+    assert MAX_ORIGIN_BYTES == 60

@@ -22,9 +22,8 @@ from attestation.formats.evidence import Evidence
 from attestation.trust.policy import Policy
 from attestation.verify.verifier import Presented, Verifier
 from client_sdk import Client, connect
-from client_sdk.client import PACINGS
 from tests.attestation.test_policy import GOOD
-from tests.helpers.fake_enclave import DONE, FakeClient, FakeEnclave, NoChain
+from tests.helpers.fake_enclave import FakeClient, FakeEnclave, NoChain
 from tests.helpers.places import ROOT
 
 POLICY = Policy.from_toml(GOOD.encode())
@@ -407,7 +406,7 @@ def test_a_client_closes_only_a_transport_of_its_own() -> None:
 
 def test_the_timeout_is_the_transports() -> None:
     assert client(timeout=7)._transport._timeout[1] == 7
-    assert set(PACINGS) == {"none", "clock", "strict"}
+    assert client(pacing="strict")._pacing == "strict"
 
 
 def test_no_repr_shows_prompt_answer_length_or_salt(ada: FakeEnclave) -> None:

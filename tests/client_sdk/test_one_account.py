@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from client_sdk.audit import Auditor, Scope
 
 from attestation.errors import ParseError, Unavailable, UsageError
+from client_sdk.auditing.auditor import Auditor, Scope
 from client_sdk.auditing.given import asked
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import check, prove
