@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attestation.errors import NotChecked
@@ -14,7 +14,7 @@ from attestation.log.leaf import Leaf
 from attestation.platforms.cpu import Cpu
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy, Release
-from attestation.verify.verdict import Finding
+from attestation.verify.verdict import Finding, Named
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,17 @@ class Case:
     cpu: Cpu = field(init=False)
     measurement_digest: bytes = field(init=False)
     release: Release = field(init=False)
+    named: Named = field(default_factory=Named)
     model_name: str = field(init=False)
     engine_config: dict[str, Any] = field(init=False)
     price_table: dict[str, Any] = field(init=False)
     expiries: list[int] = field(default_factory=list)
     tcb_issued: int | None = None
     valid_until: int = field(init=False)
+
+    def name(self, **found: str) -> None:
+        """Keep what a step that passes has found by name."""
+        self.named = replace(self.named, **found)
 
     def needs(self, *names: str) -> None:
         for name in names:

@@ -52,6 +52,7 @@ def parse(case: Case) -> str:
             f"expected network {case.policy.network}, got {case.bundle.network}",
         )
     case.cpu = parse_cpu(case.evidence)
+    case.name(platform=case.evidence.platform)
     size = len(case.evidence_bytes)
     return f"{case.evidence.platform.upper()}, {len(case.evidence.devices)} device(s), {size} bytes"
 
@@ -100,6 +101,7 @@ def measurement(case: Case) -> str:
             others.append(release.name)
             continue
         case.release = release
+        case.name(release=release.name, shape=shape)
         return f"release {release.name}, {shape}; {booted}"
     if others:
         text = f"what the host set at launch is not named by release {', '.join(others)}"
@@ -224,6 +226,7 @@ def model(case: Case) -> str:
     for name, digest in case.policy.models:
         if hmac.compare_digest(digest, case.bundle.model_digest):
             case.model_name = name
+            case.name(model=name)
             return f"{name}, digest {digest.hex()[:16]}…"
     raise Refused(
         "model", "unknown-model", f"{case.bundle.model_digest.hex()} is no accepted model"
@@ -246,7 +249,9 @@ def engine(case: Case) -> str:
     ):
         if accepted is not None and digest not in accepted:
             raise Refused("engine", "unknown-config", f"{what} is not of release {release.name}")
-    return f"{case.engine_config.get('engine', 'engine')}, accepted by release {release.name}"
+    name = str(case.engine_config.get("engine", "engine"))
+    case.name(engine=name)
+    return f"{name}, accepted by release {release.name}"
 
 
 def log(case: Case) -> str:

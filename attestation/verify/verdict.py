@@ -41,12 +41,28 @@ class StepResult:
 
 
 @dataclass(frozen=True)
+class Named:
+    """What the steps found by the policy's names; None where its step did not pass.
+
+    `platform` as Evidence spells it, `release` and `shape` (the VM shape whose measurements
+    the machine has) by the measurement step, `model` and `engine` by theirs.
+    """
+
+    platform: str | None = None
+    release: str | None = None
+    shape: str | None = None
+    model: str | None = None
+    engine: str | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """Every step of one verification, in order. `tcb_issued` (Unix seconds) dates the oldest
     of the vendor's lists that the TCB was judged by; None where it was not judged."""
 
     steps: tuple[StepResult, ...]
     simulated: bool
+    named: Named = Named()
     findings: tuple[Finding, ...] = ()
     caveats: tuple[str, ...] = CAVEATS
     tcb_issued: int | None = None
@@ -64,6 +80,7 @@ class Report:
         return {
             "ok": self.ok,
             "simulated": self.simulated,
+            "named": vars(self.named),
             "steps": [vars(step) for step in self.steps],
             "findings": [vars(finding) for finding in self.findings],
             "caveats": list(self.caveats),

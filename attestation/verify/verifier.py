@@ -195,6 +195,7 @@ def _report(case: Case, results: list[StepResult]) -> Report:
     return Report(
         steps=(*results, *rest),
         simulated=case.policy.roots.simulated,
+        named=case.named,
         findings=tuple(case.findings),
         tcb_issued=case.tcb_issued,
     )

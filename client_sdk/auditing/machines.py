@@ -165,20 +165,18 @@ def _verdict(
     failed: tuple[str, ...],
     now: tuple[str, ...] | None,
 ) -> EntryVerdict:
-    named = {step.name: step.detail for step in then.steps}
-    shape = named["measurement"].partition(";")[0]
-    runs = f"{shape}, {named['model'].partition(',')[0]}"
+    named = then.named
     return EntryVerdict(
         index=index,
         kind=KINDS[leaf.kind],
         boot=bundle.boot_id.hex(),
-        runs=runs if then.ok else "",
+        runs=f"release {named.release}, {named.shape}, {named.model}" if then.ok else "",
         verdict="verified" if then.ok else "refused" if failed else "not checked",
         detail=", ".join(failed or now or ()),
         since=beacon.utime,
         report=then,
         platform=LEAF_PLATFORMS[leaf.platform],
-        release=shape.removeprefix("release ").rpartition(", ")[0] if then.ok else "",
+        release=(named.release or "") if then.ok else "",
         keys=_keys(bundle),
         measurement=leaf.measurement_digest.hex(),
         model=bundle.model_digest.hex(),

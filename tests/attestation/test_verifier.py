@@ -42,6 +42,28 @@ def test_a_genuine_machine_passes_every_step(world: World) -> None:
     assert NOW < verified.valid_until <= anchor.read_at + world.policy.max_anchor_age_s
 
 
+@pytest.mark.parametrize("name", ["r1", "release 2, of May; final", "two\nlines, shape"])
+def test_a_report_names_what_was_found_whatever_the_names_look_like(
+    world: World, name: str
+) -> None:
+    release = dataclasses.replace(world.policy.releases[0], name=name)
+    digest = world.policy.models[0][1]
+    policy = dataclasses.replace(world.policy, releases=(release,), models=((name, digest),))
+    presented, anchor = world.logged(world.presented())
+    report = Verifier(policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+    named = report.named
+    assert (named.platform, named.release, named.model) == ("tdx", name, name)
+    assert named.shape == "simulated" and named.engine
+    assert report.to_json()["named"] == dataclasses.asdict(named)
+
+
+def test_a_report_names_nothing_that_a_step_did_not_find(world: World) -> None:
+    policy = dataclasses.replace(world.policy, models=(("demo", bytes(32)),))
+    report = examine(fresh(world, policy=policy), world.presented())
+    assert report.named.model is None and report.named.release == "r1"
+    assert measurement_changed(world).named.release is None
+
+
 def test_only_the_verifier_mints(world: World) -> None:
     presented, anchor = world.logged(world.presented())
     verified = Verifier(world.policy).verify(presented, anchor=anchor, beacon=world.beacon, now=NOW)
