@@ -122,8 +122,21 @@ class LogError(UmayError):
 
 
 class Unavailable(UmayError):
+    """A service did not answer as asked.
+
+    `again`: the same question may be answered later; `retry_after`: the seconds that the
+    service asked to wait, where it did.
+    """
+
     exit_code = 5
     code = "unavailable"
+
+    def __init__(
+        self, message: str = "", *, again: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.again = again
+        self.retry_after = retry_after
 
 
 class NotThere(Unavailable):

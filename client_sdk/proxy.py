@@ -26,11 +26,11 @@ from starlette.routing import Route
 
 from attestation import wire
 from attestation.errors import UmayError, Unavailable, UsageError
+from attestation.net.route import is_loopback
 from client_sdk import sse
 from client_sdk.answer import Answer
 from client_sdk.client import Client
 from client_sdk.failures import HIDDEN_HEADERS, error_body, error_json, status_of
-from client_sdk.transport import is_loopback
 
 PATHS = (wire.CHAT, wire.COMPLETIONS, wire.MODELS)
 

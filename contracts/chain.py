@@ -2,28 +2,40 @@
 
 Invariants: what this client returns is "reported": an endpoint that this party chose
 said so, nothing is proven. Answers are bounded in size and time and read strictly;
-whatever goes wrong raises Unavailable. Reads are repeated on overload, sends never.
+whatever goes wrong raises Unavailable. Reads are repeated on overload, sends never. A key
+in the endpoint's URL is sent with each request, and shown in no error.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import time
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
-from urllib.parse import urlsplit
-
-import requests
+from urllib.parse import urlsplit, urlunsplit
 
 from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.formats.address import canonical
+from attestation.net.again import MAY_CHANGE, repeated, retry_after
+from attestation.net.http import Answer, Http
+from attestation.net.timing import Deadlines
+from attestation.net.told import printable, shown
 from attestation.trust.anchor import BlockRef, Level
 
 MAX_ANSWER = 16 << 20  # bytes; the whole configuration of the chain is below 1 MiB
 RETRIES = 4
 FIRST_PAUSE = 0.4  # seconds, doubled each time
+_OPAQUE = re.compile(r"/[A-Za-z0-9_-]{16,}(?![^/])")
+"""A part of a path that may be a key: some providers put it there."""
+
+_PASSING = re.compile(
+    r"rate ?limit|too many requests|timed? ?out|not ?ready|temporar|overload|LITE_SERVER_NETWORK",
+    re.IGNORECASE,
+)
+"""What toncenter says, sometimes without a code, of refusals that pass."""
+
 MASTERCHAIN = -1
 SHARD = "-9223372036854775808"
 
@@ -93,21 +105,27 @@ def raw_address(text: str, what: str = "address") -> str:
 class ToncenterV2:
     """Any toncenter v2 endpoint: public, self-hosted or the embedded chain.
 
-    `url` is what stands before the method names; where it has no path, /api/v2 is added.
-    `timeout` in seconds covers one request. The key goes nowhere but to this endpoint.
+    `url` is what stands before the method names; where it has no path, /api/v2 is added; its
+    query (`?api_key=…`) goes with each request. `timeout` in seconds covers one request as a
+    whole. The key goes nowhere but to this endpoint. `http` brings its own deadlines, proxy
+    and authorities.
     """
 
-    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 10) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise UsageError(f"chain: expected an http(s) URL, got {url!r}")
-        path = parts.path.rstrip("/").removesuffix("/jsonRPC") or "/api/v2"
-        self.url = f"{parts.scheme}://{parts.netloc}{path}"
-        self._timeout = timeout
-        self._session = requests.Session()
-        self._session.headers["accept"] = "application/json"
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float = 10,
+        http: Http | None = None,
+    ) -> None:
+        self._endpoint = _endpoint(url)
+        named = shown(self._endpoint.partition("?")[0]).removesuffix("/jsonRPC")
+        self.url = _OPAQUE.sub("/…", named)
+        self._http = http or Http(Deadlines(whole=timeout))
+        self._headers = {"accept": "application/json"}
         if api_key:
-            self._session.headers["x-api-key"] = api_key
+            self._headers["x-api-key"] = api_key
 
     def __repr__(self) -> str:
         return f"ToncenterV2({self.url!r})"
@@ -164,66 +182,66 @@ class ToncenterV2:
         try:
             return read()
         except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise Unavailable(f"{self.url}: malformed answer: {error!r}") from error
+            what = printable(repr(error), 200)
+            raise Unavailable(f"{self.url}: malformed answer: {what}") from error
 
     def _get(self, method: str, /, **parameters: object) -> Any:
         return self._call(method, parameters, attempts=RETRIES)
 
     def _call(self, method: str, parameters: dict[str, Any], *, attempts: int) -> Any:
-        pause = FIRST_PAUSE
-        for attempt in range(1, attempts + 1):
-            try:
-                return self._once(method, parameters)
-            except _Overloaded as error:
-                if attempt == attempts:
-                    raise Unavailable(f"{self.url}: {method}: {error}") from error
-                time.sleep(pause)
-                pause *= 2
-        raise Unavailable(f"{self.url}: {method}: no attempt allowed")
+        asked = {"id": 1, "jsonrpc": "2.0", "method": method, "params": parameters}
+        body = json.dumps(asked).encode()
+        headers = {**self._headers, "content-type": "application/json"}
+        name = f"{self.url}: {method}"
 
-    def _once(self, method: str, parameters: dict[str, Any]) -> Any:
-        request = {"id": 1, "jsonrpc": "2.0", "method": method, "params": parameters}
-        try:
-            with self._session.post(
-                f"{self.url}/jsonRPC",
-                json=request,
-                timeout=self._timeout,
-                stream=True,
-                allow_redirects=False,
-            ) as response:
-                status, body = response.status_code, _bounded(response, self._timeout)
-        except requests.RequestException as error:
-            raise _Overloaded(f"no answer ({type(error).__name__})") from error
-        return _opened(status, body, method)
+        def once() -> Any:
+            answer = self._http.ask(
+                "POST", self._endpoint, body, limit=MAX_ANSWER, headers=headers, name=name
+            )
+            return _opened(answer)
+
+        return repeated(once, tries=attempts, pause=FIRST_PAUSE)
 
 
-class _Overloaded(Unavailable):
-    """Worth another try."""
+def _endpoint(url: str) -> str:
+    """Where JSON-RPC is posted, with the query of `url`. Raises UsageError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UsageError(f"chain: expected an http(s) URL, got {shown(url)!r}")
+    path = parts.path.rstrip("/").removesuffix("/jsonRPC") or "/api/v2"
+    return urlunsplit((parts.scheme, parts.netloc, f"{path}/jsonRPC", parts.query, ""))
 
 
-def _bounded(response: requests.Response, seconds: float) -> bytes:
-    until = time.monotonic() + seconds
-    body = bytearray()
-    for part in response.iter_content(1 << 16):
-        body += part
-        if len(body) > MAX_ANSWER:
-            raise Unavailable(f"answer: expected at most {MAX_ANSWER} bytes, got more")
-        if time.monotonic() > until:
-            raise _Overloaded(f"no whole answer within {seconds} s")
-    return bytes(body)
+def _opened(answer: Answer) -> Any:
+    """The result. toncenter tells some refusals in a body with ok false under HTTP 200."""
+    value = _refused(answer) if answer.status != 200 else answer.json()
+    if not isinstance(value, dict):
+        raise Unavailable(f"{answer.url}: expected a JSON object, got another value")
+    if value.get("ok") is True and answer.status == 200:
+        return value["result"]
+    code, reason = _reason(value)
+    raise Unavailable(
+        f"{answer.url}: HTTP {answer.status}, code {code}: {reason or 'no reason given'}",
+        again=answer.status in MAY_CHANGE or code in MAY_CHANGE or bool(_PASSING.search(reason)),
+        retry_after=retry_after(answer.headers.get("retry-after")),
+    )
 
 
-def _opened(status: int, body: bytes, method: str) -> Any:
+def _refused(answer: Answer) -> Any:
+    """The JSON under an error status. Raises Unavailable where there is none."""
     try:
-        answer = json.loads(body)
-    except ValueError:
-        answer = None
-    if isinstance(answer, dict) and answer.get("ok") is True and status == 200:
-        return answer["result"]
-    reason = str(answer.get("error", ""))[:300] if isinstance(answer, dict) else ""
-    if status == 429 or status >= 500:
-        raise _Overloaded(f"HTTP {status} {reason}".strip())
-    raise Unavailable(f"{method}: HTTP {status} {reason}".strip())
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        raise answer.refusal() from None
+
+
+def _reason(value: dict[str, Any]) -> tuple[int | None, str]:
+    """Code and words of {"error": text, "code"} or of JSON-RPC's {"error": {code, message}}."""
+    error = value.get("error")
+    if isinstance(error, dict):
+        value, error = error, error.get("message")
+    code = value.get("code")
+    return code if type(code) is int else None, printable(str(error or ""), 300)
 
 
 def _block(header: dict[str, Any], seqno: int) -> BlockRef:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 
-import requests
-
 from attestation.errors import NotAuthentic, ParseError, Refused, Unavailable
 from attestation.log.submission import Logged
+from attestation.net.again import MAY_CHANGE
+from attestation.net.http import Http
+from attestation.net.timing import Deadlines
+from attestation.net.told import printable
 from attestation.trust.anchor import Anchor
 from contracts import artefact
 from contracts.chain import AccountState, ReadOnlyChain, raw_address
@@ -19,7 +21,10 @@ from contracts.codec import LogState, cell_from_boc
 from contracts.registry import RegistryState
 
 MAX_ANSWER = 64 * 1024  # bytes from a log
-HTTP_SECONDS = 10
+HTTP_SECONDS = 10.0
+"""For one answer of a log as a whole."""
+
+REFUSAL = ("step", "code", "message")
 
 
 def read_anchor(chain: ReadOnlyChain, *, network: str, address: str) -> Anchor:
@@ -82,41 +87,25 @@ def fetch_checkpoint(log_url: str) -> bytes:
 def submit(url: str, body: bytes) -> Logged:
     """What a log answers to a submission. Raises Refused with its reason, Unavailable, or
     ParseError for an answer that is none."""
+    with _http() as http:
+        answer = http.ask("POST", url, body, limit=MAX_ANSWER)
+    if answer.status == 200:
+        return Logged.from_bytes(answer.good())
     try:
-        with requests.post(
-            url, data=body, timeout=HTTP_SECONDS, stream=True, allow_redirects=False
-        ) as answer:
-            data = _bounded(answer)
-    except requests.RequestException as error:
-        raise Unavailable(f"{url}: no answer ({type(error).__name__})") from error
-    if answer.status_code == 200:
-        return Logged.from_bytes(data)
-    try:
-        refusal = json.loads(data)["error"]
-        step, code, text = (str(refusal[key]) for key in ("step", "code", "message"))
+        refusal = json.loads(answer.body)["error"]
+        step, code, text = (printable(str(refusal[key]), 300) for key in REFUSAL)
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise Unavailable(f"{url}: expected HTTP 200, got {answer.status_code}") from None
-    if answer.status_code in (429, 503):
-        raise Unavailable(f"{url}: {text}")
+        raise answer.refusal() from None
+    if answer.status in MAY_CHANGE:
+        raise Unavailable(f"{answer.url}: {text}", again=True)
     raise Refused(step, code, text)
 
 
 def fetch(url: str) -> bytes:
-    """One small answer of a log. Raises Unavailable."""
-    try:
-        with requests.get(url, timeout=HTTP_SECONDS, stream=True, allow_redirects=False) as answer:
-            body = _bounded(answer)
-    except requests.RequestException as error:
-        raise Unavailable(f"{url}: no answer ({type(error).__name__})") from error
-    if answer.status_code != 200:
-        raise Unavailable(f"{url}: expected HTTP 200, got {answer.status_code}")
-    return body
+    """One small answer of a log. Raises NotThere or Unavailable."""
+    with _http() as http:
+        return http.get(url, limit=MAX_ANSWER).body
 
 
-def _bounded(answer: requests.Response) -> bytes:
-    body = bytearray()
-    for part in answer.iter_content(MAX_ANSWER):
-        body += part
-        if len(body) > MAX_ANSWER:
-            raise Unavailable(f"{answer.url}: expected at most {MAX_ANSWER} bytes, got more")
-    return bytes(body)
+def _http() -> Http:
+    return Http(Deadlines(whole=HTTP_SECONDS))

@@ -14,7 +14,8 @@ from attestation.errors import LogError, NotAuthentic, NotThere, ParseError, Una
 from attestation.formats.digests import sha256
 from attestation.log.merkle import HASH_BYTES
 from attestation.log.tiles import WIDTH, TilePath, decode_bundle
-from client_sdk.transport import MAX_ANSWER, Transport, check_url, is_loopback
+from attestation.net.route import is_loopback
+from client_sdk.transport import MAX_ANSWER, Transport, check_url
 
 
 class Source(Protocol):

@@ -10,14 +10,15 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
-
 from attestation.errors import Unavailable
+from attestation.net.http import Http
+from attestation.net.timing import Deadlines
 from contracts.chain import ToncenterV2, raw_address
 from contracts.localnet.__main__ import command
 
 STOP_SECONDS = 10
-LOCAL_TIMEOUT = 30
+LOCAL_TIMEOUT = 30.0
+MAX_LOCAL = 64 * 1024  # bytes
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,13 @@ def faucet(url: str, address: str, amount: int) -> None:
 
 
 def _local(url: str, what: str, body: dict[str, object]) -> dict[str, object]:
+    where, seconds = f"{url}/local/{what}", Deadlines(whole=LOCAL_TIMEOUT)
+    with Http(seconds) as http:
+        answer = http.post(
+            where, json.dumps(body).encode(), media_type="application/json", limit=MAX_LOCAL
+        ).json()
     try:
-        answer = requests.post(f"{url}/local/{what}", json=body, timeout=LOCAL_TIMEOUT).json()
         result: dict[str, object] = answer["result"]
-    except (requests.RequestException, ValueError, KeyError) as error:
-        raise Unavailable(f"{url}/local/{what}: {type(error).__name__}") from error
+    except (TypeError, KeyError) as error:
+        raise Unavailable(f"{where}: expected a result, got none") from error
     return result

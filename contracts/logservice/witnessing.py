@@ -12,20 +12,20 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import requests
-
 from attestation.errors import ParseError, Refused, UmayError, Unavailable, UsageError
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.cosignature import cosigned_at
 from attestation.log.merkle import verify_consistency
 from attestation.log.note import COSIGNATURE, Note, Signature, VerifierKey, from_decimal
+from attestation.net.http import Http
+from attestation.net.timing import Deadlines
 from attestation.trust.anchor import Anchor
 from contracts.logservice.anchor import fetch_consistency
 from contracts.logservice.store import Store
 from contracts.logservice.witness import SIZE, AddCheckpoint
 
-SECONDS = 5
+SECONDS = 5.0
 MAX_ANSWER = 16 * 1024
 LOOK_SECONDS = 1.0
 KEPT = 64
@@ -67,16 +67,13 @@ class Peer:
         return next(line for line in answered.signatures if line.key_id == self.key.key_id)
 
     def _post(self, body: bytes) -> tuple[int, str, bytes]:
-        url = f"{self.url.rstrip('/')}/add-checkpoint"
         try:
-            with requests.post(
-                url, data=body, timeout=SECONDS, stream=True, allow_redirects=False
-            ) as answer:
-                media = answer.headers.get("content-type", "").partition(";")[0].strip()
-                return answer.status_code, media, answer.raw.read(MAX_ANSWER)
-        except (requests.RequestException, OSError) as error:
-            text = f"witness {self.key.name}: no answer ({type(error).__name__})"
-            raise Unavailable(text) from None
+            with Http(Deadlines(whole=SECONDS)) as http:
+                url = f"{self.url.rstrip('/')}/add-checkpoint"
+                answer = http.ask("POST", url, body, limit=MAX_ANSWER)
+        except Unavailable as error:
+            raise Unavailable(f"witness {self.key.name}: {error}", again=error.again) from None
+        return answer.status, answer.media_type, answer.body
 
 
 class Witnessing:

@@ -492,10 +492,10 @@ def test_a_commands_endpoint_gets_the_key_of_the_environment_and_shows_it_to_nob
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("UMAY_TONCENTER_KEY", raising=False)
-    assert "x-api-key" not in toncenter("http://127.0.0.1:9")._session.headers
+    assert "x-api-key" not in toncenter("http://127.0.0.1:9")._headers
     monkeypatch.setenv("UMAY_TONCENTER_KEY", key := "k" * 40)
     opened = toncenter("http://127.0.0.1:9")
-    assert opened._session.headers["x-api-key"] == key
+    assert opened._headers["x-api-key"] == key
     with pytest.raises(Unavailable) as told:
         opened.head()
     assert key not in f"{opened!r} {told.value}"

@@ -1,0 +1,2 @@
+"""The network, bounded: one way to ask over HTTP (http), by which route (route), how long
+(timing), and when to ask again (again)."""

@@ -1,0 +1,72 @@
+"""Why there is no answer, in words, from the errors of Python and of the libraries below."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from urllib3.exceptions import HTTPError
+
+from attestation.net.told import printable
+
+FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
+"""What a request may raise; all of requests' errors are OSErrors."""
+
+_TOLD: tuple[tuple[type[BaseException], Callable[[Any], str], Callable[[Any], bool]], ...] = (
+    (
+        ssl.SSLCertVerificationError,
+        lambda e: f"its certificate is not accepted: {printable(e.verify_message)}",
+        lambda e: False,
+    ),
+    (
+        ssl.SSLError,
+        lambda e: f"TLS failed ({printable(e.reason or type(e).__name__)})",
+        lambda e: False,
+    ),
+    (
+        socket.gaierror,
+        lambda e: f"its name cannot be resolved ({printable(e.strerror or '')})",
+        lambda e: bool(e.errno == socket.EAI_AGAIN),
+    ),
+    (
+        http.client.RemoteDisconnected,
+        lambda e: "it closed the connection without an answer",
+        lambda e: True,
+    ),
+    (http.client.IncompleteRead, lambda e: "the answer was cut before its end", lambda e: True),
+    (
+        http.client.HTTPException,
+        lambda e: f"its answer is not HTTP as expected ({_words(e)})",
+        lambda e: False,
+    ),
+    (
+        OSError,
+        lambda e: printable(e.strerror or "") or _words(e),
+        lambda e: "Tunnel connection failed: 4" not in str(e),
+    ),
+)
+
+
+def cause(error: BaseException) -> tuple[str, bool]:
+    """In words, and whether the same may go well later."""
+    found: BaseException | None = error
+    while found is not None and not _plain(found):
+        found = found.__cause__ or found.__context__
+    for kind, words, again in _TOLD:
+        if isinstance(found, kind):
+            return words(found), again(found)
+    return f"no answer that can be read ({type(error).__name__})", False
+
+
+def _plain(error: BaseException) -> bool:
+    """Of Python, not of a library that wraps it: those name no reason."""
+    wraps = type(error).__module__.partition(".")[0] in ("requests", "urllib3")
+    cut = isinstance(error, http.client.IncompleteRead)
+    return cut or (not wraps and isinstance(error, OSError | http.client.HTTPException))
+
+
+def _words(error: BaseException) -> str:
+    return printable(str(error)) or type(error).__name__

@@ -1,0 +1,297 @@
+"""The one way to ask over HTTP, built on `requests`.
+
+Invariants:
+- An answer is bounded in bytes as they come, and never decompressed: only `identity` is asked
+  for, and what comes otherwise encoded is refused.
+- It is bounded in time on the monotonic clock: to connect, to its head, and as a whole.
+- No redirect is followed, no cookie kept; every request has the same User-Agent.
+- The environment's proxies, CA bundles and .netrc are not used (attestation/net/route.py).
+- What comes back is unverified. What fails raises Unavailable with the URL, without secrets.
+
+`requests` is loaded at the first request, not with this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from attestation.errors import NotThere, Unavailable, UsageError
+from attestation.net.again import MAY_CHANGE, retry_after
+from attestation.net.route import Route
+from attestation.net.timing import Clock, Deadlines
+from attestation.net.told import LOOKED_AT, came, is_page, shown
+
+if TYPE_CHECKING:
+    import requests
+
+    from attestation.net.connections import Adapter
+
+AGENT = "umay"
+"""Says nothing of version, language or library."""
+
+PIECE = 64 * 1024
+
+_Asked = tuple[str, str, bytes | None, Mapping[str, str]]
+"""Method, URL, body, headers."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer. `url` is without secrets; header names are in lower case."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def media_type(self) -> str:
+        return _media_type(self.headers)
+
+    def good(self) -> bytes:
+        """The body of a 200 that is no web page. Raises NotThere for 404 and 410, Unavailable."""
+        if self.status != 200:
+            raise self.refusal()
+        if is_page(self.body):
+            what = came(self.media_type, self.body)
+            raise Unavailable(f"{self.url}: expected data, got a web page, {what}")
+        return self.body
+
+    def json(self) -> Any:
+        """The value in the body. Raises as `good`, and Unavailable for what is no JSON."""
+        body = self.good()
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            what = came(self.media_type, body)
+            raise Unavailable(f"expected JSON from {self.url}, got {what}") from None
+
+    def refusal(self) -> Unavailable:
+        """What a status other than 200 means."""
+        if self.status in (404, 410):
+            return NotThere(f"{self.url}: there is no such thing (HTTP {self.status})")
+        text = f"{self.url}: expected HTTP 200, got {self.status}"
+        if 300 <= self.status < 400:
+            text += f", a redirect to {_target(self.headers)}; redirects are not followed"
+        elif is_page(self.body):
+            text += f" with a web page, {came(self.media_type, self.body)}"
+        after = retry_after(self.headers.get("retry-after"))
+        if self.status in MAY_CHANGE and after:
+            text += f"; it asks to wait for {after:.0f} s"
+        return Unavailable(text, again=self.status in MAY_CHANGE, retry_after=after)
+
+
+class Incoming:
+    """An answer whose head is there. Use it in a `with`, or `close` it; any thread may."""
+
+    def __init__(self, url: str, response: requests.Response, clock: Clock) -> None:
+        self.url, self.status = url, response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self._response, self._clock = response, clock
+        self._raw: Any = response.raw
+        self._closed = False
+
+    @property
+    def media_type(self) -> str:
+        return _media_type(self.headers)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Pieces of at most 64 KiB as they arrive. Raises Unavailable where it breaks."""
+        while piece := self._piece():
+            yield piece
+
+    def whole(self, limit: int) -> Answer:
+        """All of it. Raises Unavailable over `limit` bytes, as soon as that is known."""
+        too_long = Unavailable(f"{self.url}: expected at most {limit} bytes, got more")
+        length = self.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > limit):
+            raise too_long
+        body = bytearray()
+        for piece in self:
+            body += piece
+            if len(body) > limit:
+                raise too_long
+        return Answer(self.url, self.status, self.headers, bytes(body))
+
+    def beginning(self) -> Answer:
+        """With so much of the body as serves to say what it is; the rest is not read."""
+        body = bytearray()
+        with contextlib.suppress(Unavailable):
+            for piece in self:
+                body += piece
+                if len(body) >= LOOKED_AT:
+                    break
+        return Answer(self.url, self.status, self.headers, bytes(body[:LOOKED_AT]))
+
+    def close(self) -> None:
+        """Another thread's read ends at once."""
+        self._closed = True
+        with contextlib.suppress(ValueError, RuntimeError, OSError, AttributeError):
+            self._raw.shutdown()  # fails where all was read, and the connection is kept
+        self._response.close()
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _piece(self) -> bytes:
+        try:
+            piece: bytes = self._raw.read1(PIECE, decode_content=False)
+        except Exception as error:  # where another thread closes it, whatever comes
+            from attestation.net.causes import cause
+
+            reason, again = cause(error)
+            raise Unavailable(f"{self.url}: {reason}", again=again) from None
+        if self._closed:
+            raise Unavailable(f"{self.url}: closed here before its end")
+        return piece
+
+
+class Http:
+    """Asks over HTTP; safe for many threads, which share its idle connections.
+
+    route: what the environment says in UMAY_HTTPS_PROXY and UMAY_CA_BUNDLE unless given.
+    """
+
+    def __init__(self, deadlines: Deadlines | None = None, *, route: Route | None = None) -> None:
+        self._deadlines = deadlines or Deadlines()
+        self._route = Route.from_environment() if route is None else route
+        self._lock = threading.Lock()
+        self._made: Adapter | None = None
+
+    def get(self, url: str, *, limit: int, headers: Mapping[str, str] | None = None) -> Answer:
+        """A 200 of at most `limit` bytes. Raises NotThere for a 404, Unavailable, UsageError."""
+        return self._good("GET", url, None, headers or {}, limit)
+
+    def post(
+        self,
+        url: str,
+        body: bytes,
+        *,
+        limit: int,
+        media_type: str = "application/octet-stream",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """The same for a POST."""
+        return self._good("POST", url, body, {**(headers or {}), "content-type": media_type}, limit)
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        *,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        name: str = "",
+    ) -> Answer:
+        """An answer of any status, of at most `limit` bytes. Raises Unavailable, UsageError."""
+        with self.open(method, url, body, headers=headers, name=name) as incoming:
+            return incoming.whole(limit)
+
+    def open(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        deadlines: Deadlines | None = None,
+        name: str = "",
+    ) -> Incoming:
+        """Returns as soon as the answer's head is there. Raises Unavailable, UsageError.
+
+        `name` stands for the URL in errors, where its path is a secret too.
+        """
+        _check(url)
+        where = name or shown(url)
+        clock = Clock(deadlines or self._deadlines, upload=len(body or b""))
+        response = self._send(where, (method, url, body, headers or {}), clock)
+        incoming = Incoming(where, response, clock)
+        encoding = incoming.headers.get("content-encoding", "identity")
+        if encoding.strip().lower() not in ("identity", ""):
+            incoming.close()
+            raise Unavailable(f"{where}: expected no content encoding, got {encoding[:40]!r}")
+        return incoming
+
+    def close(self) -> None:
+        """Idle connections end; a later request makes new ones."""
+        with self._lock:
+            made, self._made = self._made, None
+        if made is not None:
+            made.close()
+
+    def __enter__(self) -> Http:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _good(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], limit: int
+    ) -> Answer:
+        with self.open(method, url, body, headers=headers) as incoming:
+            if incoming.status != 200:
+                raise incoming.beginning().refusal()
+            answer = incoming.whole(limit)
+        answer.good()
+        return answer
+
+    def _send(self, where: str, asked: _Asked, clock: Clock) -> requests.Response:
+        from attestation.net.causes import FAILURES, cause
+        from attestation.net.connections import prepared, timed
+
+        method, url, body, headers = asked
+        sent = {"user-agent": AGENT, "accept-encoding": "identity", "accept": "*/*", **headers}
+        proxy = self._route.proxy_for(url)
+        try:
+            with timed(clock):
+                return self._adapter().send(
+                    prepared(method, url, body, sent),
+                    stream=True,
+                    verify=str(self._route.ca_bundle) if self._route.ca_bundle else True,
+                    proxies={"https": proxy} if proxy else None,
+                )
+        except FAILURES as error:
+            reason, again = cause(error)
+            through = f" through the proxy {self._route.proxy_name}" if proxy else ""
+            raise Unavailable(f"{where}{through}: {reason}", again=again) from None
+
+    def _adapter(self) -> Adapter:
+        from attestation.net.connections import Adapter
+
+        with self._lock:
+            if self._made is None:
+                self._made = Adapter()
+            return self._made
+
+
+def _check(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"expected an http(s) URL, got {shown(url)!r}")
+
+
+def _target(headers: Mapping[str, str]) -> str:
+    """The host of a redirect: its path may repeat a secret of ours."""
+    try:
+        parts = urlsplit(headers.get("location", ""))
+    except ValueError:
+        return "no URL"
+    return shown(f"{parts.scheme}://{parts.netloc}") if parts.netloc else "itself"
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()[:100]
