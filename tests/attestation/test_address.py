@@ -13,7 +13,7 @@ from pytoniq_core import Address
 from attestation.errors import ParseError, UsageError
 from attestation.formats.address import canonical, same_account
 from attestation.formats.keys import KeyBundle
-from attestation.log.checkpoint import check_log_name
+from attestation.formats.origin import check_log_name
 from attestation.trust.policy import Policy
 from contracts.chain import raw_address
 from contracts.codec import rotation_text
