@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pytoniq_core import Address, Cell, HashMap, Slice, begin_cell
 
 from attestation.errors import ParseError
-from attestation.platforms.tdx import TdQuote, chain, parse_quote
+from attestation.platforms.tdx import TdQuote, parse_quote
 from attestation.trust.roots import Roots
+from attestation.x509.profile import INTEL
+from attestation.x509.walk import check_root, load_chain
 from contracts.chain import raw_address
 from contracts.p256 import hinted
 
@@ -125,8 +127,8 @@ def root_key_of(quote: bytes) -> bytes:
 
 def pinned_root_key(der: bytes, roots: Roots) -> bytes:
     """x ‖ y of a root certificate whose key is among the pinned ones. Raises NotAuthentic."""
-    (root,) = chain.load_certificates((der,))
-    chain.check_root(root, roots)
+    (root,) = load_chain((der,), INTEL)
+    check_root(root, INTEL, pinned=roots.intel)
     return key_of(root)
 
 

@@ -10,10 +10,12 @@ from cryptography import x509
 
 from attestation.errors import NotAuthentic, Refused
 from attestation.formats.evidence import GPU, SWITCH, Device
-from attestation.nvidia import chain as chains
 from attestation.nvidia.report import FEATURE, FWID, GpuReport, parse_report
 from attestation.nvidia.topology import check_topology
 from attestation.trust.roots import Roots
+from attestation.x509.certificate import common_name, expires, has_signed, spki_digest
+from attestation.x509.profile import NVIDIA
+from attestation.x509.walk import Chain, check_chain, load_chain
 
 CHAIN_LENGTH = 5
 
@@ -65,7 +67,7 @@ class CheckedDevice:
 
     report: GpuReport
     chip: Chip
-    certificates: tuple[x509.Certificate, ...]
+    certificates: Chain
 
     @property
     def architecture(self) -> str:
@@ -74,7 +76,7 @@ class CheckedDevice:
     @property
     def certificates_expire(self) -> int:
         """When the first of the chain does, Unix seconds."""
-        return min(int(item.not_valid_after_utc.timestamp()) for item in self.certificates)
+        return expires(self.certificates)
 
 
 def check_device(device: Device, *, nonce: bytes, roots: Roots, now: int) -> CheckedDevice:
@@ -83,9 +85,10 @@ def check_device(device: Device, *, nonce: bytes, roots: Roots, now: int) -> Che
     Raises ParseError, NotAuthentic or Refused("gpu", …).
     """
     report = parse_report(device.report)
-    certificates = chains.load(device.chain, length=CHAIN_LENGTH)
-    chains.check(certificates, pinned=roots.nvidia_device, now=now)
-    chains.verify(certificates[0], report.signature, report.signed_region, f"the {report.what}")
+    certificates = load_chain(device.chain, NVIDIA, length=CHAIN_LENGTH)
+    check_chain(certificates, NVIDIA, pinned=roots.nvidia_device, now=now)
+    if not has_signed(certificates[0].public_key(), report.signature, report.signed_region):
+        raise NVIDIA.broken("bad-signature", f"the signature of the {report.what} does not hold")
     if not hmac.compare_digest(report.nonce, nonce):
         raise NotAuthentic("gpu", "wrong-nonce", f"the {report.what} answers another nonce")
     chip = _chip(certificates)
@@ -101,7 +104,7 @@ def check_set(devices: Sequence[CheckedDevice]) -> None:
 
     Raises ParseError, NotAuthentic or Refused("gpu", …).
     """
-    keys = {chains.spki_digest(device.certificates[1]) for device in devices}
+    keys = {spki_digest(device.certificates[1]) for device in devices}
     if len(keys) != len(devices):
         raise NotAuthentic("gpu", "duplicate-device", "one device appears more than once")
     gpus = [device for device in devices if device.chip.kind == GPU]
@@ -128,15 +131,15 @@ def _check_fwid(leaf: x509.Certificate, report: GpuReport, chip: Chip) -> None:
     reported = report.opaque.get(FWID)
     if reported is None:
         if chip.kind == GPU and _version(report.driver_version) >= _FWID_SINCE:
-            raise chains.broken("fwid-missing", f"the {report.what} names no firmware")
+            raise NVIDIA.broken("fwid-missing", f"the {report.what} names no firmware")
         return
     try:
         extension = leaf.extensions.get_extension_for_oid(chip.fwid).value
     except x509.ExtensionNotFound:
-        raise chains.broken("fwid-missing", "the certificate names no firmware") from None
+        raise NVIDIA.broken("fwid-missing", "the certificate names no firmware") from None
     value = extension.value if isinstance(extension, x509.UnrecognizedExtension) else b""
     if len(reported) != FWID_BYTES or not _names(value, reported, chip):
-        raise chains.broken("fwid-mismatch", "the certificate is for other firmware")
+        raise NVIDIA.broken("fwid-mismatch", "the certificate is for other firmware")
 
 
 def _names(extension: bytes, reported: bytes, chip: Chip) -> bool:
@@ -155,10 +158,10 @@ def _check_mode(report: GpuReport) -> None:
         )
 
 
-def _chip(certificates: tuple[x509.Certificate, ...]) -> Chip:
+def _chip(certificates: Chain) -> Chip:
     """By the names of the device, its provisioner and the Identity CA under the root."""
-    identity = chains.name(certificates[-2]).split()
-    below = [chains.name(item).split() for item in certificates[1:-2]]
+    identity = common_name(certificates[-2]).split()
+    below = [common_name(item).split() for item in certificates[1:-2]]
     for chip in CHIPS:
         if identity[-2:] == [chip.family, "Identity"] and all(chip.mark in item for item in below):
             return chip

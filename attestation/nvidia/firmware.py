@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from cryptography import x509
-
 from attestation.errors import NotAuthentic, Refused
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import SWITCH
@@ -15,6 +13,7 @@ from attestation.nvidia.check import CheckedDevice
 from attestation.nvidia.report import GpuReport
 from attestation.nvidia.rim import Rim, read_rim
 from attestation.trust.roots import Roots
+from attestation.x509.walk import Chain
 
 LS10_BOARD = "5612_0002_890"
 """Project, project SKU and chip SKU: an LS10 does not report its own."""
@@ -29,7 +28,7 @@ class Firmware:
     the chains that signed them, leaf first."""
 
     expires: int
-    chains: tuple[tuple[x509.Certificate, ...], ...]
+    chains: tuple[Chain, ...]
 
 
 def rim_names(device: CheckedDevice) -> tuple[tuple[str, str], ...]:

@@ -13,25 +13,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
 
 from attestation.errors import NotAuthentic, Refused
 from attestation.formats.collateral import Collateral
+from attestation.formats.dates import lapse, seconds
 from attestation.formats.digests import sha256
-from attestation.nvidia import chain as chains
+from attestation.x509.certificate import load_certificate
+from attestation.x509.profile import NVIDIA_OCSP
+from attestation.x509.walk import check_under
 
 MAX_CLOCK_SKEW_S = 300
-_JUDGED = {
-    ExtensionOID.BASIC_CONSTRAINTS,
-    ExtensionOID.KEY_USAGE,
-    ExtensionOID.EXTENDED_KEY_USAGE,
-    ExtensionOID.OCSP_NO_CHECK,
-}
-_SHA2 = (
-    SignatureAlgorithmOID.ECDSA_WITH_SHA256,
-    SignatureAlgorithmOID.ECDSA_WITH_SHA384,
-    SignatureAlgorithmOID.ECDSA_WITH_SHA512,
-)
 
 
 def part_name(certificate: x509.Certificate) -> str:
@@ -63,7 +54,8 @@ def _load(data: bytes) -> ocsp.OCSPResponse:
         if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
             raise Refused("gpu", "revocation-unknown", "the OCSP responder gave no answer")
         _ = response.tbs_response_bytes, response.signature_hash_algorithm
-        chains.load(tuple(item.public_bytes(Encoding.DER) for item in response.certificates))
+        for certificate in response.certificates:
+            load_certificate(certificate.public_bytes(Encoding.DER))
         singles = list(response.responses)
         for single in singles:
             _ = single.hash_algorithm, single.next_update_utc, single.this_update_utc
@@ -83,7 +75,7 @@ def _check_signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: in
     signer = issuer
     if response.certificates and response.certificates[0] != issuer:
         signer = response.certificates[0]
-        _check_delegate(signer, issuer, now)
+        check_under(signer, issuer, NVIDIA_OCSP, now=now)
     key, algorithm = signer.public_key(), response.signature_hash_algorithm
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
         algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512
@@ -93,24 +85,6 @@ def _check_signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: in
         key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
     except InvalidSignature:
         raise NotAuthentic("gpu", "ocsp-signature", "the OCSP answer's signature fails") from None
-
-
-def _check_delegate(signer: x509.Certificate, issuer: x509.Certificate, now: int) -> None:
-    try:
-        chains.check_issuer(signer, issuer)
-        chains.check_dates(signer, now)
-        usage = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (NotAuthentic, x509.ExtensionNotFound):
-        text = "not a responder of this issuer at this time"
-        raise NotAuthentic("gpu", "ocsp-responder", text) from None
-    if ExtendedKeyUsageOID.OCSP_SIGNING not in usage or _strange(signer):
-        raise NotAuthentic("gpu", "ocsp-responder", "the certificate may not sign OCSP answers")
-
-
-def _strange(signer: x509.Certificate) -> bool:
-    """Signed with less than SHA-2, or held to a critical extension nobody judges here."""
-    critical = {extension.oid for extension in signer.extensions if extension.critical}
-    return signer.signature_algorithm_oid not in _SHA2 or not critical <= _JUDGED
 
 
 def _single(
@@ -143,7 +117,10 @@ def _check_status(single: ocsp.OCSPSingleResponse) -> None:
 
 
 def _check_dates(single: ocsp.OCSPSingleResponse, now: int) -> int:
-    start, end = single.this_update_utc.timestamp(), single.next_update_utc
-    if end is None or not start - MAX_CLOCK_SKEW_S <= now <= end.timestamp():
-        raise Refused("gpu", "ocsp-expired", "the OCSP answer is not current")
-    return int(end.timestamp())
+    if (end := single.next_update_utc) is None:
+        raise Refused("gpu", "ocsp-expired", "the OCSP answer does not say until when it counts")
+    window = seconds(single.this_update_utc), seconds(end)
+    if found := lapse((window[0] - MAX_CLOCK_SKEW_S, window[1]), now):
+        word, text = found
+        raise Refused("gpu", f"ocsp-{word}", f"the OCSP answer: {text}")
+    return window[1]

@@ -21,12 +21,15 @@ from types import MappingProxyType
 from cryptography import x509
 from lxml import etree
 
-from attestation.errors import NotAuthentic, ParseError, Refused
-from attestation.nvidia import chain as chains
+from attestation.errors import NotAuthentic, ParseError
+from attestation.x509.certificate import expires, has_signed
+from attestation.x509.profile import NVIDIA_RIM
+from attestation.x509.walk import Chain, check_dates, check_links, load_chain
 
 MAX_RIM_BYTES = 256 * 1024
 MAX_NAMESPACES, MAX_ATTRIBUTES = 32, 32
 MAX_INDEX, MAX_ALTERNATIVES = 64, 16
+SIGNATURE_BYTES = 96
 _SWID = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
 _HASH = "{http://www.w3.org/2001/04/xmlenc#sha384}Hash"
 _DS = "{http://www.w3.org/2000/09/xmldsig#}"
@@ -56,7 +59,7 @@ class Rim:
     product: str
     golden: Mapping[int, tuple[bytes, ...]]
     expires: int
-    certificates: tuple[x509.Certificate, ...]
+    certificates: Chain
 
 
 def read_rim(data: bytes, *, pinned: frozenset[bytes], now: int) -> Rim:
@@ -65,36 +68,28 @@ def read_rim(data: bytes, *, pinned: frozenset[bytes], now: int) -> Rim:
     Raises ParseError, NotAuthentic("gpu", "rim-…") or Refused("gpu", "rim-expired").
     """
     certificates, outcome = _read(data, pinned)
-    try:
-        for certificate in certificates:
-            chains.check_dates(certificate, now)
-    except NotAuthentic as error:
-        raise Refused("gpu", "rim-expired", error.message) from None
+    check_dates(certificates, NVIDIA_RIM, now=now)
     if isinstance(outcome, NotAuthentic):
         raise NotAuthentic("gpu", outcome.code, outcome.message)
     return outcome
 
 
 @lru_cache(maxsize=64)  # one RIM serves every GPU of a machine, and the next machine too
-def _read(
-    data: bytes, pinned: frozenset[bytes]
-) -> tuple[tuple[x509.Certificate, ...], Rim | NotAuthentic]:
+def _read(data: bytes, pinned: frozenset[bytes]) -> tuple[Chain, Rim | NotAuthentic]:
     """All of `read_rim` that does not depend on the time: the signer's chain, and what it
     signed, or why that does not hold."""
     root = _parse(data)
     _check_form(root)
     signature = _one(root, f"{_DS}Signature")
     certificates = _certificates(_exactly(signature, *_PARTS)[2])
-    _check_chain(certificates, pinned)
+    check_links(certificates, NVIDIA_RIM, pinned=pinned)
     try:
         return certificates, _content(root, signature, certificates)
     except NotAuthentic as error:
         return certificates, error
 
 
-def _content(
-    root: etree._Element, signature: etree._Element, certificates: tuple[x509.Certificate, ...]
-) -> Rim:
+def _content(root: etree._Element, signature: etree._Element, certificates: Chain) -> Rim:
     info, value, _ = _exactly(signature, *_PARTS)
     digest = _signed_digest(info, value, certificates[0])
     _take_out(root, signature)
@@ -105,7 +100,7 @@ def _content(
         version=_attribute(meta, "colloquialVersion"),
         product=_attribute(meta, "product"),
         golden=MappingProxyType(_golden(payload)),
-        expires=min(int(item.not_valid_after_utc.timestamp()) for item in certificates),
+        expires=expires(certificates),
         certificates=certificates,
     )
 
@@ -141,21 +136,11 @@ def _check_form(root: etree._Element) -> None:
             raise ParseError("RIM: expected no xml: attributes")
 
 
-def _check_chain(chain: tuple[x509.Certificate, ...], pinned: frozenset[bytes]) -> None:
-    try:
-        chains.check_links(chain, pinned=pinned)
-    except NotAuthentic as error:
-        raise NotAuthentic("gpu", "rim-" + error.code, error.message) from None
-
-
 def _signed_digest(info: etree._Element, value: etree._Element, leaf: x509.Certificate) -> bytes:
     """The document's digest in SignedInfo, once the signature over SignedInfo held."""
     digest = _reference(info)
-    signature = _base64(value, chains.SCALAR_BYTES * 2)
-    try:
-        chains.verify(leaf, signature, _canonical(info), "the RIM")
-    except NotAuthentic as error:
-        raise NotAuthentic("gpu", "rim-" + error.code, error.message) from None
+    if not has_signed(leaf.public_key(), _base64(value, SIGNATURE_BYTES), _canonical(info)):
+        raise NVIDIA_RIM.broken("bad-signature", "the signature of the RIM does not hold")
     return digest
 
 
@@ -200,15 +185,11 @@ def _canonical(element: etree._Element) -> bytes:
         raise ParseError("RIM: has no canonical form") from None
 
 
-def _certificates(keys: etree._Element) -> tuple[x509.Certificate, ...]:
+def _certificates(keys: etree._Element) -> Chain:
     (data,) = _exactly(keys, "X509Data")
     if not 2 <= len(data) <= 6 or any(child.tag != f"{_DS}X509Certificate" for child in data):
         raise ParseError("RIM: expected a chain of X.509 certificates")
-    ders = tuple(_base64(child, None) for child in data)
-    try:
-        return chains.load(ders)
-    except NotAuthentic as error:
-        raise NotAuthentic("gpu", "rim-" + error.code, error.message) from None
+    return load_chain([_base64(child, None) for child in data], NVIDIA_RIM)
 
 
 def _golden(payload: etree._Element) -> dict[int, tuple[bytes, ...]]:

@@ -19,8 +19,9 @@ from pathlib import Path
 from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.formats import cbor
 from attestation.formats.collateral import MAX_PART_BYTES, Collateral
+from attestation.formats.dates import Window
 from attestation.formats.digests import sha256
-from attestation.vendors.validity import Window, window
+from attestation.vendors.validity import window
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 

@@ -10,8 +10,11 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 
 from attestation.errors import ParseError
+from attestation.formats.dates import Window, seconds, stamp
+from attestation.x509.certificate import window as certificate_window
+from attestation.x509.crl import load_crl
+from attestation.x509.crl import window as crl_window
 
-Window = tuple[int, int]
 _CERTIFICATE = re.compile(
     rb"<(?:\w+:)?X509Certificate>([A-Za-z0-9+/=\s]+)</(?:\w+:)?X509Certificate>"
 )
@@ -30,11 +33,6 @@ def window(name: str, data: bytes) -> Window:
         raise ParseError(f"collateral: {name} has no dates of its own") from None
 
 
-def stamp(second: int) -> str:
-    """A Unix second for people: ISO 8601, UTC."""
-    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
 def _window(name: str, data: bytes) -> Window:
     vendor, _, kind = name.partition("/")
     if name in ("intel/tcb_info", "intel/qe_identity"):
@@ -42,11 +40,12 @@ def _window(name: str, data: bytes) -> Window:
     if vendor == "intel" and kind.endswith("_chain"):
         return _certificates(x509.load_pem_x509_certificates(data))
     if kind.endswith("_crl") or kind.startswith("crl/"):
-        crl = x509.load_der_x509_crl(data)
-        return _seconds(crl.last_update_utc), _seconds(crl.next_update_utc)
+        return crl_window(load_crl(data))
     if kind.startswith("ocsp/"):
         single = next(iter(ocsp.load_der_ocsp_response(data).responses))
-        return _seconds(single.this_update_utc), _seconds(single.next_update_utc)
+        if single.next_update_utc is None:
+            raise ValueError("no date")
+        return seconds(single.this_update_utc), seconds(single.next_update_utc)
     if kind.startswith("rim/"):
         ders = [_pem(found) for found in _CERTIFICATE.findall(data)]
         return _certificates([x509.load_pem_x509_certificate(pem) for pem in ders])
@@ -56,22 +55,16 @@ def _window(name: str, data: bytes) -> Window:
 def _intel(data: bytes) -> Window:
     body = next(iter(json.loads(data).values()))
     dates = (datetime.fromisoformat(body[key]) for key in ("issueDate", "nextUpdate"))
-    start, end = (_seconds(date if date.tzinfo else date.replace(tzinfo=UTC)) for date in dates)
+    start, end = (seconds(date if date.tzinfo else date.replace(tzinfo=UTC)) for date in dates)
     return start, end
 
 
 def _certificates(chain: list[x509.Certificate]) -> Window:
-    starts = [_seconds(item.not_valid_before_utc) for item in chain]
-    return max(starts), min(_seconds(item.not_valid_after_utc) for item in chain)
+    windows = [certificate_window(item) for item in chain]
+    return max(start for start, _ in windows), min(end for _, end in windows)
 
 
 def _pem(body: bytes) -> bytes:
     text = b"".join(body.split())
     lines = b"\n".join(text[at : at + 64] for at in range(0, len(text), 64))
     return b"-----BEGIN CERTIFICATE-----\n" + lines + b"\n-----END CERTIFICATE-----\n"
-
-
-def _seconds(moment: datetime | None) -> int:
-    if moment is None:
-        raise ValueError("no date")
-    return int(moment.timestamp())

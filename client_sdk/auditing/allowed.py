@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from attestation.errors import UsageError
-from attestation.vendors.validity import stamp
+from attestation.formats.dates import stamp
 from contracts.registry import RegistryState
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")

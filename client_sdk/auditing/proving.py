@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from attestation.errors import Incomplete, LogError
+from attestation.formats.dates import stamp
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
 from attestation.trust.anchor import Level
 from attestation.trust.policy import Policy
-from attestation.vendors.validity import stamp
 from attestation.verify.verdict import Report
 from attestation.verify.verifier import Verifier
 from client_sdk.auditing.machines import bundle_of, time_of

@@ -7,7 +7,7 @@ is a finding.
 from __future__ import annotations
 
 from attestation.errors import UmayError, Unavailable
-from attestation.vendors.validity import stamp
+from attestation.formats.dates import stamp
 from client_sdk.auditing.results import MACHINES, Audit
 from contracts.chain import ReadOnlyChain
 from contracts.reader import read_registry

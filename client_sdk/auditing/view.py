@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from attestation.formats.dates import stamp
 from attestation.formats.platform import LEAF_PLATFORMS
 from attestation.log.leaf import Leaf
-from attestation.vendors.validity import stamp
 from client_sdk.auditing.comparing import Compared
 from client_sdk.auditing.proving import HERE, CheckedProof
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict

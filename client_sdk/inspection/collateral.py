@@ -10,9 +10,9 @@ from cryptography import x509
 from attestation import nvidia
 from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.formats.collateral import Collateral
+from attestation.formats.dates import stamp
 from attestation.platforms import snp, tdx
 from attestation.platforms.tdx.tcb import QE_IDENTITY, TCB_INFO
-from attestation.vendors.validity import stamp
 from client_sdk.inspection.cpu import crl_family
 from client_sdk.inspection.gpu import pem_certificates
 from client_sdk.inspection.inspected import Explained, Given, Inspected

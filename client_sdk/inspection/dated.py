@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from attestation.errors import ParseError, UsageError
-from attestation.vendors.validity import Window, window
+from attestation.formats.dates import Window
+from attestation.vendors.validity import window
 from client_sdk.inspection.inspected import Given
 
 

@@ -13,12 +13,12 @@ from typing import Any
 from cryptography import x509
 
 from attestation import nvidia
-from attestation.errors import NotAuthentic, NotChecked, ParseError, Refused, UmayError
+from attestation.errors import NotChecked, ParseError, Refused, UmayError
 from attestation.formats.collateral import Collateral
+from attestation.formats.dates import stamp
 from attestation.formats.evidence import GPU, SWITCH, Device
-from attestation.nvidia import chain as chains
 from attestation.nvidia.report import SWITCH_BLOCKS
-from attestation.platforms.snp.chain import load_any
+from attestation.x509.certificate import has_signed, load_any
 from client_sdk.inspection.inspected import Explained, Given, Inspected
 
 MAX_RIM_SETS = 16
@@ -92,11 +92,7 @@ def _chain(parsed: nvidia.GpuReport, certificates: tuple[bytes, ...]) -> tuple[b
 
 
 def _signed(parsed: nvidia.GpuReport, leaf: x509.Certificate) -> bool:
-    try:
-        chains.verify(leaf, parsed.signature, parsed.signed_region, "the report")
-    except NotAuthentic:
-        return False
-    return True
+    return has_signed(leaf.public_key(), parsed.signature, parsed.signed_region)
 
 
 def _with_rims(device: nvidia.CheckedDevice, given: Given) -> Iterator[Collateral]:
@@ -130,7 +126,7 @@ def rim(file: str, data: bytes, given: Given) -> Inspected:
 
     def signature() -> str:
         read.append(nvidia.read_rim(data, pinned=given.roots.nvidia_rim, now=given.now))
-        return f"signed under a pinned root; holds until {read[0].expires}"
+        return f"signed under a pinned root; holds until {stamp(read[0].expires)}"
 
     if found.check("rim", signature):
         found.fields.append(Explained("product", read[0].product, "chip"))

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation import nvidia
 from attestation.errors import NotAuthentic, NotChecked, ParseError
-from attestation.formats.digests import sha256
+from attestation.formats.dates import lapse, stamp
 from attestation.formats.evidence import (
     Evidence,
     evidence_digest,
@@ -26,8 +26,8 @@ from attestation.formats.receipt import SignedReceipt
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
 from attestation.platforms import snp, tdx
-from attestation.platforms.snp.chain import load_any, load_certificate
-from attestation.vendors.validity import stamp
+from attestation.x509.certificate import load_any, load_certificate, spki_digest
+from attestation.x509.certificate import window as certificate_window
 from client_sdk.inspection import cpu as inspect_cpu
 from client_sdk.inspection import eventlog as inspect_log
 from client_sdk.inspection import gpu as inspect_gpu
@@ -111,7 +111,7 @@ def certificate(file: str, data: bytes, given: Given) -> Inspected:
         raise ParseError("not a certificate") from None
     found = Inspected(file, "X.509 certificate")
     start, end = parsed.not_valid_before_utc, parsed.not_valid_after_utc
-    spki = sha256(_spki(parsed)).hex()
+    spki = spki_digest(parsed).hex()
     found.fields += [
         Explained("subject", names[0]),
         Explained("issuer", names[1]),
@@ -124,9 +124,9 @@ def certificate(file: str, data: bytes, given: Given) -> Inspected:
 
 
 def _dates(parsed: x509.Certificate, now: int) -> str:
-    start, end = parsed.not_valid_before_utc, parsed.not_valid_after_utc
-    if not start.timestamp() <= now <= end.timestamp():
-        raise NotAuthentic("certificate", "certificate-expired", f"not valid at {stamp(now)}")
+    if found := lapse(certificate_window(parsed), now):
+        word, text = found
+        raise NotAuthentic("certificate", f"certificate-{word}", text)
     return f"valid at {stamp(now)}"
 
 
@@ -135,7 +135,7 @@ def _issued(parsed: x509.Certificate, given: Given) -> str:
     loaded = [load_any(der) for der in given.certificates]
     pool = [item for item in loaded if item is not None]
     at, names = parsed, [parsed.issuer.rfc4514_string()]
-    while not _pinned(sha256(_spki(at)).hex(), given):
+    while not _pinned(spki_digest(at).hex(), given):
         if at.issuer == at.subject:
             raise NotChecked("its own issuer, and none of the pinned roots" + _above(names))
         if len(names) > MAX_CHAIN:
@@ -181,12 +181,6 @@ def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(_text(item) for item in value)
     return str(value)
-
-
-def _spki(parsed: x509.Certificate) -> bytes:
-    from cryptography.hazmat.primitives.serialization import PublicFormat
-
-    return parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _pinned(spki: str, given: Given) -> str:

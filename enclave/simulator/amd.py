@@ -155,7 +155,10 @@ class SimulatedAmd:
             .not_valid_after(not_after)
         )
         if isinstance(key, rsa.RSAPublicKey):
-            builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
+            length = None if issuer is None else 0
+            usage = pki.key_usage(True, crl_sign=issuer is None)
+            builder = builder.add_extension(x509.BasicConstraints(True, length), critical=True)
+            builder = builder.add_extension(usage, critical=True)
         for extension in extensions:
             builder = builder.add_extension(extension, critical=False)
         return builder.sign(signer, hashes.SHA384(), rsa_padding=_PSS)

@@ -20,8 +20,9 @@ from cryptography import x509
 
 from attestation.errors import UsageError
 from attestation.platforms.tdx import pck, tcb
-from attestation.platforms.tdx.chain import QE_VENDOR_INTEL, spki_digest
+from attestation.platforms.tdx.chain import QE_VENDOR_INTEL
 from attestation.platforms.tdx.quote import BODY_FIELDS, QE_REPORT_BYTES, TdQuote, write_pem
+from attestation.x509.certificate import spki_digest
 from enclave.simulator import pki
 
 FMSPC = bytes.fromhex("51a0ed000000")

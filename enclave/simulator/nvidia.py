@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509 import ocsp
 
 from attestation.nvidia import ocsp as answers
-from attestation.nvidia.chain import spki_digest
 from attestation.nvidia.firmware import LS10_BOARD
 from attestation.nvidia.report import (
     CHIP_SKU,
@@ -41,6 +40,7 @@ from attestation.nvidia.report import (
     VBIOS,
 )
 from attestation.nvidia.topology import GPUS, LINKS, SWITCHES
+from attestation.x509.certificate import spki_digest
 from enclave.simulator import pki, rim
 
 CHIP = "GH100"

@@ -98,7 +98,7 @@ def certify(
         .not_valid_after(not_after)
         .add_extension(authority, critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(_usage(is_ca), critical=True)
+        .add_extension(key_usage(is_ca), critical=True)
         .add_extension(x509.BasicConstraints(is_ca, path_length), critical=True)
     )
     for extension in extensions:
@@ -153,7 +153,8 @@ def raw_point(key: ec.EllipticCurvePrivateKey) -> bytes:
     return point[1:]
 
 
-def _usage(is_ca: bool) -> x509.KeyUsage:
+def key_usage(is_ca: bool, *, crl_sign: bool | None = None) -> x509.KeyUsage:
+    """An authority signs certificates, and lists unless told otherwise; others sign messages."""
     return x509.KeyUsage(
         digital_signature=not is_ca,
         content_commitment=not is_ca,
@@ -161,7 +162,7 @@ def _usage(is_ca: bool) -> x509.KeyUsage:
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=is_ca,
-        crl_sign=is_ca,
+        crl_sign=is_ca if crl_sign is None else crl_sign,
         encipher_only=False,
         decipher_only=False,
     )

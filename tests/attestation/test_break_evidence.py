@@ -85,7 +85,7 @@ def test_a_root_s_key_in_another_s_certificate_is_not_good(world: World) -> None
 
 
 def spki(found: x509.Certificate) -> bytes:
-    from attestation.platforms.tdx.chain import spki_digest
+    from attestation.x509.certificate import spki_digest
 
     return spki_digest(found)
 

@@ -82,7 +82,7 @@ INTEL_SAYS = (
     ("REJECT: Debug mode", {"cpu-tcb": "debug", "cpu-attributes": "debug"}),
     (
         "REJECT: Failed to verify certificate chain",
-        {"cpu-signature": "certificate-expired", "cpu-tcb": "not checked"},
+        {"cpu-signature": "certificate-not-yet-valid", "cpu-tcb": "not checked"},
     ),
 )
 

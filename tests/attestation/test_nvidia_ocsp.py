@@ -144,7 +144,7 @@ ANSWERS: dict[str, tuple[str, Callable[[], bytes | None]]] = {
     "expired": ("ocsp-expired", lambda: answer(start=TODAY - 9 * DAY, end=TODAY - DAY)),
     "expired-a-second-ago": ("ocsp-expired", lambda: answer(end=TODAY - timedelta(seconds=1))),
     "of-no-end": ("ocsp-expired", lambda: answer(end=None)),
-    "from-the-future": ("ocsp-expired", lambda: answer(start=TODAY + timedelta(seconds=301))),
+    "from-the-future": ("ocsp-not-yet-valid", lambda: answer(start=TODAY + timedelta(seconds=301))),
     "about-another-device": ("ocsp-other", lambda: answer(about=chain(1)[1])),
     "about-the-same-serial-elsewhere": (
         "ocsp-other",
@@ -164,20 +164,23 @@ ANSWERS: dict[str, tuple[str, Callable[[], bytes | None]]] = {
         _in_ed25519,
     ),
     "delegate-without-ocsp-signing": (
-        "ocsp-responder",
+        "ocsp-key-usage",
         lambda: delegated(responder(extensions=[(SERVER, False)])),
     ),
-    "delegate-without-any-usage": ("ocsp-responder", lambda: delegated(responder(extensions=[]))),
-    "delegate-expired": ("ocsp-responder", lambda: delegated(responder(end=TODAY - DAY))),
-    "delegate-not-yet-valid": ("ocsp-responder", lambda: delegated(responder(start=TODAY + DAY))),
+    "delegate-without-any-usage": ("ocsp-key-usage", lambda: delegated(responder(extensions=[]))),
+    "delegate-expired": ("ocsp-responder-expired", lambda: delegated(responder(end=TODAY - DAY))),
+    "delegate-not-yet-valid": (
+        "ocsp-responder-not-yet-valid",
+        lambda: delegated(responder(start=TODAY + DAY)),
+    ),
     "delegate-of-another-issuer": (
-        "ocsp-responder",
+        "ocsp-chain-order",
         lambda: delegated(responder(issuer=chain()[3], signer=vendor().keys["identity"])),
     ),
-    "delegate-who-named-itself": ("ocsp-responder", lambda: delegated(responder(
+    "delegate-who-named-itself": ("ocsp-chain-signature", lambda: delegated(responder(
         signer=fresh_key()))),
     "delegate-signed-with-unknown-critical": (
-        "ocsp-responder",
+        "ocsp-unknown-extension",
         lambda: delegated(
             responder(
                 extensions=[
@@ -192,7 +195,7 @@ ANSWERS: dict[str, tuple[str, Callable[[], bytes | None]]] = {
         lambda: delegated(responder(), signer=fresh_key(number=1)),
     ),
     "leaf-as-delegate": (
-        "ocsp-responder",
+        "ocsp-key-usage",
         lambda: answer(enclosed=(chain()[0],), signer=vendor()._derive("0/leaf")),
     ),
     "critical-extension": ("ocsp-malformed", lambda: answer(critical=True)),

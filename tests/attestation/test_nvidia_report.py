@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from attestation.errors import ParseError, UmayError
 from attestation.formats.evidence import GPU, Device
-from attestation.nvidia import chain as chains
+from attestation.nvidia import check as device_check
 from attestation.nvidia import cut_padding, parse_report
 from attestation.nvidia.report import MAX_REPORT_BYTES
+from attestation.x509.profile import NVIDIA
+from attestation.x509.walk import load_chain
 from enclave.simulator.nvidia import BOARD, DRIVER_VERSION, MEASUREMENTS, OPAQUE, VBIOS_VERSION
 from tests.helpers.nvidia_machine import NONCE, checked, device, opaque, unsigned_report
 
@@ -162,9 +164,9 @@ def test_no_byte_of_a_report_may_change(monkeypatch: pytest.MonkeyPatch) -> None
     """All bytes. The chain is the same each time and checked once, above the loop."""
     good = device()
     checked(good)
-    loaded = chains.load(good.chain)
-    monkeypatch.setattr(chains, "load", lambda *_, **__: loaded)
-    monkeypatch.setattr(chains, "check", lambda *_, **__: None)
+    loaded = load_chain(good.chain, NVIDIA)
+    monkeypatch.setattr(device_check, "load_chain", lambda *_, **__: loaded)
+    monkeypatch.setattr(device_check, "check_chain", lambda *_, **__: None)
     passed = []
     for at in range(len(GOOD)):
         changed = Device(GPU, patched(at, bytes([GOOD[at] ^ (1 << at % 8)])), good.chain)

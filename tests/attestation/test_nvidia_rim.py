@@ -312,12 +312,12 @@ def test_signature_with_another_key_of_the_same_names() -> None:
     [
         ("rim-simulated-root", lambda c: (c[0], c[1])),
         ("rim-simulated-root", lambda c: (c[2], c[1], c[0])),
-        ("rim-bad-chain", lambda c: (c[1], c[0], c[2])),
-        ("rim-bad-chain", lambda c: (c[0], c[2])),
-        ("rim-bad-chain", lambda c: (c[1], c[2])),
+        ("rim-not-a-ca", lambda c: (c[1], c[0], c[2])),
+        ("rim-chain-order", lambda c: (c[0], c[2])),
+        ("rim-not-a-ca", lambda c: (c[1], c[2])),
         ("rim-simulated-root", lambda c: vendor("SIMULATED Stranger").rim_chain),
         ("rim-wrong-root", lambda c: vendor("Stranger").rim_chain),
-        ("rim-bad-chain", lambda c: (*vendor("Stranger").rim_chain[:2], c[2])),
+        ("rim-chain-order", lambda c: (*vendor("Stranger").rim_chain[:2], c[2])),
         ("rim-simulated-root", lambda c: vendor().gpu(0)[1]),
     ],
     ids=[
@@ -344,10 +344,10 @@ def signer(**changes: object) -> bytes:
     ("code", "kind", "changes"),
     [
         ("rim-expired", Refused, {"end": TODAY - DAY}),
-        ("rim-expired", Refused, {"start": TODAY + DAY}),
-        ("rim-bad-chain", NotAuthentic, {"path_length": 0}),
-        ("rim-bad-chain", NotAuthentic, {"usage": True}),
-        ("rim-wrong-hash", NotAuthentic, {"algorithm": hashes.SHA256()}),
+        ("rim-not-yet-valid", Refused, {"start": TODAY + DAY}),
+        ("rim-not-a-ca", NotAuthentic, {"path_length": 0}),
+        ("rim-key-usage", NotAuthentic, {"usage": True}),
+        ("rim-wrong-algorithm", NotAuthentic, {"algorithm": hashes.SHA256()}),
     ],
     ids=["expired", "not-yet-valid", "an-authority", "may-not-sign", "sha-256"],
 )

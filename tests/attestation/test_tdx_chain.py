@@ -176,10 +176,27 @@ def test_simulated_machine_is_named_where_vendor_roots_are_asked_for() -> None:
     assert "this is a simulated machine" in str(caught.value)
 
 
-@pytest.mark.parametrize("now", [int(pki.NOT_BEFORE.timestamp()) - 1, 2_400_000_000])
-def test_outside_the_chains_life(now: int) -> None:
-    with refuses("certificate-expired", NotAuthentic):
+@pytest.mark.parametrize(
+    ("now", "code", "text"),
+    [
+        (
+            int(pki.NOT_BEFORE.timestamp()) - 1,
+            "certificate-not-yet-valid",
+            "valid from 2024-01-01T00:00:00Z (1704067200), now is 2023-12-31T23:59:59Z",
+        ),
+        (
+            2_400_000_000,
+            "certificate-expired",
+            "valid until 2044-01-01T00:00:00Z (2335219200), now is 2046-01-19T18:40:00Z",
+        ),
+        (1 << 62, "certificate-expired", "now is Unix second 4611686018427387904"),
+    ],
+    ids=["early", "late", "in-no-year"],
+)
+def test_outside_the_chains_life(now: int, code: str, text: str) -> None:
+    with refuses(code, NotAuthentic) as caught:
         check(good(), now=now)
+    assert text in str(caught.value)
 
 
 @settings(max_examples=60, deadline=None)

@@ -132,7 +132,7 @@ def issue(
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(end)
-        .add_extension(pki._usage(is_ca if usage is None else usage), critical=True)
+        .add_extension(pki.key_usage(is_ca if usage is None else usage), critical=True)
     )
     if constraints:
         builder = builder.add_extension(x509.BasicConstraints(is_ca, path_length), critical=True)

@@ -7,23 +7,17 @@ product family, authentic. What a chip key's extensions say must equal the repor
 from __future__ import annotations
 
 import hmac
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.utils import CryptographyDeprecationWarning
-from cryptography.x509.oid import NameOID
 
 from attestation.errors import NotAuthentic
-from attestation.formats.digests import sha256
-from attestation.platforms.snp.report import SCALAR_BYTES, VCEK, VLEK, SnpReport
+from attestation.platforms.snp.report import VCEK, VLEK, SnpReport
 from attestation.trust.roots import Roots
+from attestation.x509.certificate import common_name, expires, has_signed, load_any
+from attestation.x509.profile import AMD
+from attestation.x509.walk import check_chain, load_chain
 
 STEP = "cpu-signature"
 FAMILIES = ("Milan", "Genoa", "Turin")
@@ -49,8 +43,7 @@ class ChipKey:
     @property
     def expires(self) -> int:
         """When the first certificate of the chain does, Unix seconds."""
-        chain = (self.certificate, self.ask, self.ark)
-        return min(int(item.not_valid_after_utc.timestamp()) for item in chain)
+        return expires((self.certificate, self.ask, self.ark))
 
     @property
     def signer_name(self) -> str:
@@ -64,10 +57,13 @@ def check_signature(
 
     `certificates` are DER: chip key, ASK or ASVK, ARK. Raises NotAuthentic("cpu-signature").
     """
-    leaf, ask, ark = _load(certificates)
-    family = _check_chain(leaf, ask, ark, roots, now)
+    chain = load_chain(certificates, AMD, length=3)
+    check_chain(chain, AMD, pinned=roots.amd, now=now)
+    leaf, ask, ark = chain
+    family = _family(ark)
     key = ChipKey(family, _check_signer(report, leaf, ask, family), leaf, ask, ark)
-    _verify(report, leaf)
+    if not _signed(report, leaf):
+        raise AMD.broken("bad-signature", "the signature of the SNP report does not hold")
     check_tcb_extensions(report, key)
     _check_chip(report, key)
     return key
@@ -93,14 +89,6 @@ def find_certificate(certificates: tuple[bytes, ...], subject: x509.Name) -> byt
     """The first of these DER certificates that has this subject."""
     loaded = {der: found for der in certificates if (found := load_any(der)) is not None}
     return _by_subject(loaded, subject)
-
-
-def load_any(der: bytes) -> x509.Certificate | None:
-    """A certificate of whoever, None where it cannot be read."""
-    try:
-        return load_certificate(der)
-    except Exception:  # the library lets several kinds through
-        return None
 
 
 def _by_subject(loaded: Mapping[bytes, x509.Certificate], name: x509.Name) -> bytes | None:
@@ -129,75 +117,13 @@ def check_tcb_extensions(report: SnpReport, key: ChipKey) -> None:
         raise NotAuthentic(STEP, "tcb-mismatch", "reserved bytes of the reported TCB are not zero")
 
 
-def name(certificate: x509.Certificate) -> str:
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if len(names) == 1 else ""
-
-
-def _load(certificates: tuple[bytes, ...]) -> tuple[x509.Certificate, ...]:
-    if len(certificates) != 3:
-        raise _broken("bad-chain", f"expected chip key, ASK and ARK, got {len(certificates)}")
-    try:
-        return tuple(load_certificate(der) for der in certificates)
-    except Exception as error:  # the library lets several kinds through
-        raise _broken("bad-certificate", f"malformed ({type(error).__name__})") from None
-
-
-def load_certificate(der: bytes) -> x509.Certificate:
-    """One of AMD's, whatever its serial number. Raises what the library raises."""
-    with warnings.catch_warnings():
-        # AMD gives every chip key the serial number 0, which the library warns of.
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        certificate = x509.load_der_x509_certificate(der)
-        # The library reads these only when asked; what is malformed must fail here.
-        _ = certificate.extensions, certificate.subject, certificate.issuer
-        certificate.public_key()
-    return certificate
-
-
-def _check_chain(
-    leaf: x509.Certificate, ask: x509.Certificate, ark: x509.Certificate, roots: Roots, now: int
-) -> str:
-    check_root(ark, roots)
-    for certificate, issuer in ((ark, ark), (ask, ark), (leaf, ask)):
-        _check_dates(certificate, now)
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
-            text = f"{name(certificate)!r} is not issued by {name(issuer)!r}"
-            raise _broken("bad-chain", text) from None
-    if not (_is_authority(ark) and _is_authority(ask)) or _is_authority(leaf):
-        raise _broken("bad-chain", "authority and chip key are mixed up")
-    family = name(ark).rpartition("ARK-")[2]
+def _family(ark: x509.Certificate) -> str:
+    """The ARK signs its own name, from which the product family follows."""
+    family = common_name(ark).rpartition("ARK-")[2]
     if family not in FAMILIES:
-        raise _broken("unknown-family", f"expected {', '.join(FAMILIES)}, got {name(ark)!r}")
+        expected = ", ".join(FAMILIES)
+        raise AMD.broken("unknown-family", f"expected {expected}, got {common_name(ark)!r}")
     return family
-
-
-def check_root(ark: x509.Certificate, roots: Roots) -> None:
-    """Raises NotAuthentic unless the ARK's key is pinned."""
-    spki = ark.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if sha256(spki) in roots.amd:
-        return
-    if "SIMULATED" in name(ark):
-        text = "this is a simulated machine; this policy accepts vendor roots only"
-        raise _broken("simulated-root", text)
-    raise _broken("wrong-root", f"expected a pinned ARK, got {sha256(spki).hex()}")
-
-
-def _check_dates(certificate: x509.Certificate, now: int) -> None:
-    start = certificate.not_valid_before_utc.timestamp()
-    end = certificate.not_valid_after_utc.timestamp()
-    if not start <= now <= end:
-        window = f"{int(start)}..{int(end)}"
-        raise _broken("certificate-expired", f"{name(certificate)!r}: {window} is not now, {now}")
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
 
 
 def _check_signer(
@@ -207,32 +133,15 @@ def _check_signer(
     kinds = {VCEK: ("SEV-VCEK", f"SEV-{family}"), VLEK: ("SEV-VLEK", f"SEV-VLEK-{family}")}
     expected = kinds.get(report.signer)
     if expected is None:
-        raise _broken("unknown-signer", f"expected VCEK or VLEK, got key kind {report.signer}")
-    got = tuple(name(item).removeprefix("SIMULATED ") for item in (leaf, ask))
+        raise AMD.broken("unknown-signer", f"expected VCEK or VLEK, got key kind {report.signer}")
+    got = tuple(common_name(item).removeprefix("SIMULATED ") for item in (leaf, ask))
     if got != expected:
-        raise _broken("wrong-signer", f"expected {' under '.join(expected)}, got {got[0]!r}")
+        raise AMD.broken("wrong-signer", f"expected {' under '.join(expected)}, got {got[0]!r}")
     return report.signer
 
 
-def _verify(report: SnpReport, leaf: x509.Certificate) -> None:
-    key = leaf.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise _broken("wrong-curve", "expected a P-384 chip key")
-    if not _signed(report, leaf):
-        raise _broken("bad-signature", "the signature of the SNP report does not hold")
-
-
 def _signed(report: SnpReport, leaf: x509.Certificate) -> bool:
-    key = leaf.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        return False
-    r, s = report.signature[:SCALAR_BYTES], report.signature[SCALAR_BYTES:]
-    encoded = encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
-    try:
-        key.verify(encoded, report.signed_region, ec.ECDSA(hashes.SHA384()))
-    except InvalidSignature:
-        return False
-    return True
+    return has_signed(leaf.public_key(), report.signature, report.signed_region)
 
 
 def _check_chip(report: SnpReport, key: ChipKey) -> None:
@@ -240,23 +149,23 @@ def _check_chip(report: SnpReport, key: ChipKey) -> None:
     if report.cpuid is not None:
         cpu, (family, models) = report.cpuid, _CPUID[key.family]
         if cpu[0] != family or cpu[1] >> 4 not in models:
-            raise _broken("family-mismatch", f"the report's CPUID {cpu} is not of {key.family}")
+            raise AMD.broken("family-mismatch", f"the report's CPUID {cpu} is not of {key.family}")
     if key.signer == VLEK:
         return
     if report.chip_key_masked:
-        raise _broken("masked-chip", "the report hides its chip, so its key cannot be compared")
+        raise AMD.broken("masked-chip", "the report hides its chip, so its key cannot be compared")
     named = _unwrap(_extension(key.certificate, _HWID.dotted_string))
     if key.family == "Turin":
         named = named.ljust(len(report.chip_id), b"\0") if len(named) == 8 else named
     if not hmac.compare_digest(named, report.chip_id):
-        raise _broken("chip-mismatch", "the certificate is for another chip")
+        raise AMD.broken("chip-mismatch", "the certificate is for another chip")
 
 
 def _extension(certificate: x509.Certificate, oid: str) -> bytes:
     try:
         found = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
     except x509.ExtensionNotFound:
-        raise _broken("bad-certificate", f"the chip key lacks extension {oid}") from None
+        raise AMD.broken("bad-certificate", f"the chip key lacks extension {oid}") from None
     return found.value if isinstance(found, x509.UnrecognizedExtension) else b""
 
 
@@ -271,8 +180,4 @@ def _integer(value: bytes, what: str) -> int:
         return value[2]
     if len(value) == 4 and value[:3] == b"\x02\x02\x00" and value[3] >= 0x80:
         return value[3]
-    raise _broken("bad-certificate", f"expected {what} as a number from 0 to 255")
-
-
-def _broken(code: str, message: str) -> NotAuthentic:
-    return NotAuthentic(STEP, code, message)
+    raise AMD.broken("bad-certificate", f"expected {what} as a number from 0 to 255")

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 
 from cryptography import x509
 
-from attestation.errors import NotAuthentic, Refused
+from attestation.errors import NotAuthentic, ParseError, Refused
 from attestation.formats.collateral import Collateral
-from attestation.platforms.snp.chain import ChipKey, check_root, load_certificate, name, tcb_parts
+from attestation.formats.dates import Window, lapse
+from attestation.platforms.snp.chain import ChipKey, tcb_parts
 from attestation.platforms.snp.report import SnpReport
 from attestation.trust.roots import Roots
+from attestation.x509 import crl as crls
+from attestation.x509.certificate import common_name
+from attestation.x509.profile import AMD_CRL
+from attestation.x509.walk import check_chain, load_chain
 
 POLICY_ABI = 0xFFFF
 POLICY_SMT, POLICY_RESERVED_ONE, POLICY_MIGRATE_MA, POLICY_DEBUG = (1 << n for n in range(16, 20))
@@ -61,7 +66,7 @@ def check_tcb(report: SnpReport, key: ChipKey, *, floor: Mapping[str, int] | Non
     return ", ".join(f"{part} {value}" for part, value in committed.items())
 
 
-def check_revocation(key: ChipKey, collateral: Collateral, *, now: int) -> tuple[int, int]:
+def check_revocation(key: ChipKey, collateral: Collateral, *, now: int) -> Window:
     """The ARK's CRL, current at `now`, names neither the ASK nor the chip key.
 
     Returns when it was issued and when it expires (Unix seconds). Raises NotAuthentic or
@@ -81,37 +86,31 @@ def check_crl(data: bytes, ark: bytes, *, roots: Roots, now: int) -> int:
 
     Returns its next update (Unix seconds). Raises NotAuthentic or Refused("cpu-tcb", …).
     """
-    authority = load_certificate(ark)
-    check_root(authority, roots)
-    return _current(data, authority, now)[1][1]
+    chain = load_chain((ark,), AMD_CRL)
+    check_chain(chain, AMD_CRL, pinned=roots.amd, now=now)
+    return _current(data, chain[0], now)[1][1]
 
 
 def _current(
     data: bytes, ark: x509.Certificate, now: int
-) -> tuple[x509.CertificateRevocationList, tuple[int, int]]:
-    crl = _load(data)
-    if not crl.is_signature_valid(ark.public_key()) or crl.issuer != ark.subject:  # type: ignore[arg-type]
+) -> tuple[x509.CertificateRevocationList, Window]:
+    try:
+        crl = crls.load_crl(data)
+    except ParseError as error:
+        raise NotAuthentic("cpu-tcb", "crl-malformed", str(error)) from None
+    if not crls.is_signed(crl, ark, AMD_CRL):
         raise NotAuthentic("cpu-tcb", "crl-signature", "the CRL is not signed by the ARK")
-    end = crl.next_update_utc
-    if end is None or not crl.last_update_utc.timestamp() <= now <= end.timestamp():
-        raise Refused("cpu-tcb", "crl-expired", f"the CRL of {name(ark)} is not current")
-    return crl, (int(crl.last_update_utc.timestamp()), int(end.timestamp()))
+    window = crls.window(crl)
+    if found := lapse(window, now):
+        word, text = found
+        raise Refused("cpu-tcb", f"crl-{word}", f"the CRL of {common_name(ark)!r}: {text}")
+    return crl, window
 
 
 def check_alias_free(report: SnpReport) -> None:
     """Firmware looked for aliased memory at boot (BadRAM). Raises Refused("cpu-tcb", …)."""
     if not report.platform_info & PLATFORM_ALIAS_CHECK:
         raise Refused("cpu-tcb", "alias-check", "firmware did not complete the alias check")
-
-
-def _load(data: bytes) -> x509.CertificateRevocationList:
-    try:
-        crl = x509.load_der_x509_crl(data)
-        _ = crl.extensions, crl.next_update_utc, len(crl)
-    except Exception as error:  # the library lets several kinds through
-        text = f"the CRL is malformed ({type(error).__name__})"
-        raise NotAuthentic("cpu-tcb", "crl-malformed", text) from None
-    return crl
 
 
 def _refused(code: str, message: str) -> Refused:

@@ -6,15 +6,18 @@ readers of files: who signed this TCB info, QE identity or CRL, and is it curren
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 
 from cryptography import x509
 
-from attestation.errors import NotAuthentic, Refused
-from attestation.platforms.tdx import chain as chains
+from attestation.errors import NotAuthentic, ParseError
+from attestation.formats.dates import Window, lapse
 from attestation.platforms.tdx import tcb
 from attestation.trust.roots import Roots
+from attestation.x509 import crl as crls
+from attestation.x509.certificate import common_name, has_signed, load_any, window
+from attestation.x509.profile import INTEL, INTEL_CRL
+from attestation.x509.walk import check_chain
 
 _SIGNER = "TCB Signing"
 
@@ -28,49 +31,43 @@ def check_answer(
     NotAuthentic, or Refused where it is not current at `now`.
     """
     signed = tcb.signed_answer(name, data)
-    start, end = tcb.dates(signed, name)
+    dates = tcb.dates(signed, name)
     pool = _readable(certificates)
-    named = [item for item in pool if _SIGNER in chains.common_name(item)]
-    signers = [item for item in named if _is_by(signed, item)]
+    named = [item for item in pool if _SIGNER in common_name(item)]
+    text = signed.text.encode()
+    signers = [item for item in named if has_signed(item.public_key(), signed.signature, text)]
     if not signers:
         raise _unsigned("none of the TCB-signing certificates given signed it", bool(named))
-    signer = max(signers, key=lambda item: _holds(item, now))  # Intel renews it for the same key
-    chains.check_pinned((signer, _issuer(pool, signer.issuer)), roots=roots, now=now)
-    return _current(start, end, now)
+    # Intel renews the certificate for the same key.
+    signer = max(signers, key=lambda item: lapse(window(item), now) is None)
+    check_chain((signer, _issuer(pool, signer.issuer)), INTEL, pinned=roots.intel, now=now)
+    return _current(name, dates, now)
 
 
 def check_crl(data: bytes, certificates: Iterable[bytes], *, roots: Roots, now: int) -> int:
     """A DER CRL of a PCK CA or of the root. Returns and raises as `check_answer`."""
-    start, end = tcb.crl_dates(data, "the CRL")
-    crl = x509.load_der_x509_crl(data)
+    try:
+        crl = crls.load_crl(data)
+    except ParseError as error:
+        raise NotAuthentic(tcb.STEP, "collateral-malformed", str(error)) from None
     pool = _readable(certificates)
     issuer = _issuer(pool, crl.issuer)
     root = _issuer(pool, issuer.issuer)
-    chains.check_authority(issuer, root, roots=roots, now=now)
-    if not crl.is_signature_valid(chains.public_key(issuer)):
+    chain = (issuer,) if issuer == root else (issuer, root)
+    check_chain(chain, INTEL_CRL, pinned=roots.intel, now=now)
+    if not crls.is_signed(crl, issuer, INTEL_CRL):
         raise _unsigned("its issuer did not sign the CRL", True)
-    return _current(start, end, now)
+    return _current("the CRL", crls.window(crl), now)
 
 
 def _readable(certificates: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
     """Those that can be read: among files given together, others may be broken."""
-    pool: list[x509.Certificate] = []
-    for der in certificates:
-        with contextlib.suppress(NotAuthentic):
-            pool += chains.load_certificates((der,))
-    return tuple(pool)
+    return tuple(item for item in map(load_any, certificates) if item is not None)
 
 
-def _current(start: int, end: int, now: int) -> int:
-    if not start <= now <= end:
-        code = "collateral-not-yet-valid" if now < start else "collateral-expired"
-        raise Refused(tcb.STEP, code, f"expected a time in {start}..{end}, got {now}")
-    return end
-
-
-def _holds(certificate: x509.Certificate, now: int) -> bool:
-    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return start.timestamp() <= now <= end.timestamp()
+def _current(name: str, dates: Window, now: int) -> int:
+    tcb.check_current(name, dates, now)
+    return dates[1]
 
 
 def _issuer(pool: tuple[x509.Certificate, ...], name: x509.Name) -> x509.Certificate:
@@ -78,14 +75,6 @@ def _issuer(pool: tuple[x509.Certificate, ...], name: x509.Name) -> x509.Certifi
     if found is None:
         raise _unsigned(f"no certificate of {name.rfc4514_string()} was given", False)
     return found
-
-
-def _is_by(signed: tcb.Signed, signer: x509.Certificate) -> bool:
-    try:
-        chains.verify(signer, signed.signature, signed.text.encode(), "collateral-signature", "")
-    except NotAuthentic:
-        return False
-    return True
 
 
 def _unsigned(message: str, given: bool) -> NotAuthentic:

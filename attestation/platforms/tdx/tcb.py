@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dcap_qvl
-from cryptography import x509
 
-from attestation.errors import NotAuthentic, Refused, VerificationError
+from attestation.errors import NotAuthentic, ParseError, Refused, VerificationError
 from attestation.formats.collateral import Collateral
+from attestation.formats.dates import Window, lapse, seconds
 from attestation.trust.policy import TCB_STATUSES
+from attestation.x509 import crl as crls
 
 STEP = "cpu-tcb"
 TCB_INFO, QE_IDENTITY = "intel/tcb_info", "intel/qe_identity"
@@ -98,18 +99,20 @@ def check_tcb(
     """
     parts = {name: _part(collateral, name) for name in PARTS}
     tcb_info, qe_identity = _answers(parts)
-    issued, expires = _window(parts, (tcb_info, qe_identity))
-    if not issued <= now <= expires:
-        early = now < issued
-        code = "collateral-not-yet-valid" if early else "collateral-expired"
-        raise Refused(STEP, code, f"expected a time in {issued}..{expires}, got {now}")
+    windows = {
+        TCB_INFO: dates(tcb_info, TCB_INFO),
+        QE_IDENTITY: dates(qe_identity, QE_IDENTITY),
+        **{name: crl_dates(parts[name], name) for name in (PCK_CRL, ROOT_CRL)},
+    }
+    for name, window in windows.items():
+        check_current(name, window, now)
     report = _verify(quote_bytes, parts, root_der, now)
     return TcbResult(
         status=str(report.status),
         advisory_ids=frozenset(str(item) for item in report.advisory_ids),
         tcb_evaluation_number=min(_number(tcb_info), _number(qe_identity)),
-        issued=min(start for start, _ in _times(parts, (tcb_info, qe_identity))),
-        expires=expires,
+        issued=min(start for name, (start, _) in windows.items() if name != ROOT_CRL),
+        expires=min(end for _, end in windows.values()),
         raw=str(report.to_json()),
     )
 
@@ -169,43 +172,32 @@ def _number(signed: Signed) -> int:
     return number
 
 
-def _window(parts: dict[str, bytes], signed: tuple[Signed, Signed]) -> tuple[int, int]:
-    """When all pieces are valid together: the latest issue and the earliest next update."""
-    times = [*_times(parts, signed), _crl(parts, ROOT_CRL)]
-    return max(start for start, _ in times), min(end for _, end in times)
+def check_current(name: str, window: Window, now: int) -> None:
+    """Raises Refused("collateral-expired" or "collateral-not-yet-valid") outside of a window."""
+    if found := lapse(window, now):
+        word, text = found
+        raise Refused(STEP, f"collateral-{word}", f"{name}: {text}")
 
 
-def _times(parts: dict[str, bytes], signed: tuple[Signed, Signed]) -> list[tuple[int, int]]:
-    return [dates(signed[0], TCB_INFO), dates(signed[1], QE_IDENTITY), _crl(parts, PCK_CRL)]
-
-
-def dates(signed: Signed, name: str) -> tuple[int, int]:
+def dates(signed: Signed, name: str) -> Window:
     """(issue, next update) in Unix seconds. Raises NotAuthentic."""
     try:
         issue, update = signed.fields["issueDate"], signed.fields["nextUpdate"]
-        return _seconds(issue), _seconds(update)
+        return _second(issue), _second(update)
     except (KeyError, TypeError, ValueError):
         raise _malformed(name) from None
 
 
-def _seconds(text: str) -> int:
-    return int(datetime.strptime(text, _DATE).replace(tzinfo=UTC).timestamp())
+def _second(text: str) -> int:
+    return seconds(datetime.strptime(text, _DATE).replace(tzinfo=UTC))
 
 
-def _crl(parts: dict[str, bytes], name: str) -> tuple[int, int]:
-    return crl_dates(parts[name], name)
-
-
-def crl_dates(data: bytes, name: str) -> tuple[int, int]:
+def crl_dates(data: bytes, name: str) -> Window:
     """(last update, next update) in Unix seconds. Raises NotAuthentic."""
     try:
-        crl = x509.load_der_x509_crl(data)
-        _ = crl.issuer, crl.last_update_utc, crl.next_update_utc  # read only when asked
-    except Exception:  # the library lets several kinds through
-        raise _malformed(name) from None
-    if crl.next_update_utc is None:
-        raise _malformed(name)
-    return int(crl.last_update_utc.timestamp()), int(crl.next_update_utc.timestamp())
+        return crls.window(crls.load_crl(data))
+    except ParseError as error:
+        raise NotAuthentic(STEP, "collateral-malformed", f"{name}: {error}") from None
 
 
 def _malformed(name: str) -> NotAuthentic:

@@ -1,0 +1,122 @@
+"""Reading X.509 certificates: strict DER, every field that is judged later read once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
+
+from attestation.errors import ParseError
+from attestation.formats.dates import Window, seconds
+from attestation.formats.digests import sha256
+
+MIN_RSA_BITS = 2048
+_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_HASHES: dict[str, hashes.HashAlgorithm] = {"P-256": hashes.SHA256(), "P-384": hashes.SHA384()}
+_ECDSA = {
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256: "ECDSA with SHA-256",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384: "ECDSA with SHA-384",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512: "ECDSA with SHA-512",
+}
+
+
+def load_certificate(der: bytes) -> x509.Certificate:
+    """One certificate of any vendor. Raises ParseError."""
+    try:
+        with warnings.catch_warnings():
+            # AMD gives every chip key the serial number 0, which the library warns of.
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            certificate = x509.load_der_x509_certificate(der)
+            _read(certificate)
+    except Exception as error:  # the library lets several kinds through
+        raise ParseError(f"certificate: malformed ({type(error).__name__})") from None
+    if not der.endswith(b"\0" + certificate.signature):  # a BIT STRING of whole bytes
+        raise ParseError("certificate: expected a signature of whole bytes")
+    return certificate
+
+
+def _read(certificate: x509.Certificate) -> None:
+    """Touch what the library reads only when asked; what is malformed must fail now."""
+    _ = certificate.extensions, certificate.subject, certificate.issuer
+    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    certificate.public_key()
+
+
+def load_any(der: bytes) -> x509.Certificate | None:
+    """A certificate of whoever, None where it cannot be read."""
+    try:
+        return load_certificate(der)
+    except ParseError:
+        return None
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """Empty where the subject has none, or more than one."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
+
+
+def spki_digest(certificate: x509.Certificate) -> bytes:
+    """SHA-256 (32 bytes) of the SubjectPublicKeyInfo: what `Roots` pins."""
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return sha256(spki)
+
+
+def window(certificate: x509.Certificate) -> Window:
+    """notBefore and notAfter in Unix seconds."""
+    return seconds(certificate.not_valid_before_utc), seconds(certificate.not_valid_after_utc)
+
+
+def expires(chain: Iterable[x509.Certificate]) -> int:
+    """The Unix second at which the first certificate of a chain ends."""
+    return min(window(certificate)[1] for certificate in chain)
+
+
+def key_kind(certificate: x509.Certificate) -> str:
+    """ "P-256", "P-384", "P-521" or "RSA"; any other key, and a short RSA one, in words."""
+    key = certificate.public_key()
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return _CURVES.get(key.curve.name, key.curve.name)
+    if isinstance(key, rsa.RSAPublicKey):
+        return "RSA" if key.key_size >= MIN_RSA_BITS else f"RSA of {key.key_size} bits"
+    return type(key).__name__
+
+
+def algorithm(signed: x509.Certificate | x509.CertificateRevocationList) -> str:
+    """How it was signed: "ECDSA with SHA-384", "RSA-PSS with SHA-384", else the OID."""
+    oid = signed.signature_algorithm_oid
+    if oid == SignatureAlgorithmOID.RSASSA_PSS:
+        try:
+            digest = signed.signature_hash_algorithm
+        except UnsupportedAlgorithm:
+            digest = None
+        return f"RSA-PSS with {digest.name.upper().replace('SHA', 'SHA-') if digest else 'unknown'}"
+    return _ECDSA.get(oid, f"algorithm {oid.dotted_string}")
+
+
+def has_signed(key: object, signature: bytes, data: bytes) -> bool:
+    """Whether a P-256 or P-384 key signed `data` with the SHA-2 hash of its size.
+
+    `signature` is r ‖ s, big-endian, each as long as the curve's order (64 or 96 bytes). Any
+    other key or length has signed nothing.
+    """
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
+    size = (key.curve.key_size + 7) // 8
+    digest = _HASHES.get(_CURVES.get(key.curve.name, ""))
+    if digest is None or len(signature) != 2 * size:
+        return False
+    r, s = (int.from_bytes(half, "big") for half in (signature[:size], signature[size:]))
+    try:
+        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(digest))
+    except (InvalidSignature, ValueError):
+        return False
+    return True

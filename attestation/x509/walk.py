@@ -1,0 +1,169 @@
+"""One walk up a certificate chain, for every vendor, by its profile (RFC 5280 §6.1).
+
+The chain comes with the evidence and is worth nothing but for its last key:
+
+ 1 root        the SHA-256 of its key is pinned
+ 2 each one    kind of key; no unknown critical extension; authority or not, and over how many;
+               what its key may sign
+ 3 each link   algorithm, names, signature; the root signs itself
+ 4 each one    its dates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from attestation.errors import ParseError
+from attestation.formats.dates import lapse
+from attestation.x509.certificate import (
+    algorithm,
+    common_name,
+    key_kind,
+    load_certificate,
+    spki_digest,
+    window,
+)
+from attestation.x509.profile import CONSTRAINTS, USAGE, Profile, Role
+
+Chain = tuple[x509.Certificate, ...]
+
+
+def load_chain(ders: Sequence[bytes], profile: Profile, *, length: int | None = None) -> Chain:
+    """DER, leaf first. Raises NotAuthentic("bad-chain" or "bad-certificate")."""
+    if length is not None and len(ders) != length:
+        raise profile.broken("bad-chain", f"expected {length} certificates, got {len(ders)}")
+    try:
+        return tuple(load_certificate(der) for der in ders)
+    except ParseError as error:
+        raise profile.broken("bad-certificate", str(error)) from None
+
+
+def check_chain(chain: Chain, profile: Profile, *, pinned: Collection[bytes], now: int) -> None:
+    """The whole walk. `pinned` are SHA-256 digests (32 bytes), `now` is Unix seconds.
+
+    Raises NotAuthentic, or what the profile says of dates.
+    """
+    check_links(chain, profile, pinned=pinned)
+    check_dates(chain, profile, now=now)
+
+
+def check_links(chain: Chain, profile: Profile, *, pinned: Collection[bytes]) -> None:
+    """All of `check_chain` that does not depend on the time."""
+    check_root(chain[-1], profile, pinned=pinned)
+    for depth, certificate in enumerate(chain):
+        check_role(certificate, profile, depth)
+    for certificate, issuer in zip(chain, (*chain[1:], chain[-1]), strict=True):
+        _check_issued(certificate, issuer, profile)
+
+
+def check_under(
+    certificate: x509.Certificate, issuer: x509.Certificate, profile: Profile, *, now: int
+) -> None:
+    """One certificate under an authority whose own chain has been checked."""
+    check_role(certificate, profile, 0)
+    _check_issued(certificate, issuer, profile)
+    check_dates((certificate,), profile, now=now)
+
+
+def check_dates(chain: Chain, profile: Profile, *, now: int) -> None:
+    """Every certificate is valid at `now` (Unix seconds)."""
+    for certificate in chain:
+        if found := lapse(window(certificate), now):
+            word, text = found
+            text = f"{common_name(certificate)!r}: {text}"
+            raise profile.outdated(profile.step, f"{profile.dated}-{word}", text)
+
+
+def check_role(certificate: x509.Certificate, profile: Profile, depth: int) -> None:
+    """What this certificate may be and sign; `depth` 0 is the chain's first."""
+    role = profile.above if depth else profile.first
+    if (kind := key_kind(certificate)) not in role.keys:
+        expected = " or ".join(sorted(role.keys))
+        text = f"expected a {expected} key, got {kind}"
+        raise profile.broken("wrong-curve", text, certificate)
+    for extension in certificate.extensions:
+        if extension.critical and extension.oid not in role.judged:
+            oid = extension.oid.dotted_string
+            text = f"unknown critical extension {oid}"
+            raise profile.broken("unknown-extension", text, certificate)
+    _check_authority(certificate, role, profile, depth)
+    _check_usage(certificate, role, profile)
+
+
+def check_root(root: x509.Certificate, profile: Profile, *, pinned: Collection[bytes]) -> None:
+    """Raises NotAuthentic unless the root's key is pinned."""
+    got = spki_digest(root)
+    if got in pinned:
+        return
+    if "SIMULATED" in common_name(root):
+        text = "this is a simulated machine; this policy accepts vendor roots only"
+        raise profile.broken("simulated-root", text)
+    expected = ", ".join(sorted(digest.hex() for digest in pinned)) or "none"
+    raise profile.broken("wrong-root", f"expected root key {expected}, got {got.hex()}")
+
+
+def _check_authority(
+    certificate: x509.Certificate, role: Role, profile: Profile, depth: int
+) -> None:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        if CONSTRAINTS in role.must_have:
+            raise profile.broken("not-a-ca", "expected basic constraints", certificate) from None
+        return
+    if found.ca != role.authority:
+        text = f"expected CA {role.authority}, got {found.ca}"
+        raise profile.broken("not-a-ca", text, certificate)
+    if found.path_length is not None and found.path_length < depth - 1:
+        text = f"expected at most {found.path_length} authorities below, got {depth - 1}"
+        raise profile.broken("path-length", text, certificate)
+
+
+def _check_usage(certificate: x509.Certificate, role: Role, profile: Profile) -> None:
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        allowed = bool(getattr(usage, role.signs))
+    except x509.ExtensionNotFound:
+        allowed = USAGE not in role.must_have
+    if not allowed:
+        raise profile.broken("key-usage", f"expected {role.signs} in its key usage", certificate)
+    if _is_responder(certificate) != role.responder:
+        expected = "an OCSP responder" if role.responder else "no OCSP responder"
+        raise profile.broken("key-usage", f"expected {expected}", certificate)
+
+
+def _is_responder(certificate: x509.Certificate) -> bool:
+    """A responder's key answers about revocation and signs nothing else."""
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return False
+    return ExtendedKeyUsageOID.OCSP_SIGNING in usage
+
+
+def _check_issued(
+    certificate: x509.Certificate, issuer: x509.Certificate, profile: Profile
+) -> None:
+    if (got := algorithm(certificate)) not in profile.algorithms:
+        expected = " or ".join(sorted(profile.algorithms))
+        text = f"expected {expected}, got {got}"
+        raise profile.broken("wrong-algorithm", text, certificate)
+    if certificate.issuer != issuer.subject:
+        expected, got = certificate.issuer.rfc4514_string(), issuer.subject.rfc4514_string()
+        text = f"its issuer is {expected!r}, the next certificate is {got!r}"
+        raise profile.broken("chain-order", text, certificate)
+    try:
+        check_signed(certificate, issuer)
+    except Exception:  # an algorithm the library lacks is no ValueError
+        text = "the signature of its issuer does not hold"
+        raise profile.broken("chain-signature", text, certificate) from None
+
+
+@lru_cache(maxsize=1024)  # the same few authorities stand above every machine
+def check_signed(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Names and signature of one link. Raises what the library raises."""
+    certificate.verify_directly_issued_by(issuer)
