@@ -10,11 +10,10 @@ from cryptography import x509
 
 from attestation.errors import NotChecked, Refused
 from attestation.platforms import snp, tdx
-from attestation.platforms.snp.chain import name as common_name
 from attestation.platforms.snp.chain import tcb_parts
 from attestation.platforms.snp.report import REPORT_BYTES, RESPONSE_HEADER
 from attestation.platforms.tdx.tcb import PARTS
-from attestation.x509.certificate import load_any
+from attestation.x509.certificate import common_name, load_any
 from client_sdk.inspection.inspected import Explained, Given, Inspected
 
 _TDX_WORDS = {
