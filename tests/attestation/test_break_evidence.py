@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
-import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ from client_sdk.cli import umay
 from client_sdk.inspection.files import inspect, inspect_files
 from client_sdk.inspection.inspected import Check, Given, Inspected, exit_code, readings
 from tests.helpers.tdx_machine import machine
+from tests.helpers.waiting import at_most_cpu_seconds
 from tests.helpers.world import NOW, World
 from tests.vectors import generate
 
@@ -123,10 +123,10 @@ def test_no_check_and_unknown_failures_are_not_good() -> None:
 
 
 def test_spaces_take_no_time() -> None:
-    start = time.perf_counter()
-    assert len(list(readings(b" " * 200_000 + b"!"))) == 1
-    assert [name for name, _ in readings(b" 0x" + b"ab \n" * 50_000)] == ["raw", "hex", "base64"]
-    assert time.perf_counter() - start < 1
+    with at_most_cpu_seconds(6):
+        assert len(list(readings(b" " * 200_000 + b"!"))) == 1
+        text = b" 0x" + b"ab \n" * 50_000
+        assert [name for name, _ in readings(text)] == ["raw", "hex", "base64"]
 
 
 def test_thousands_of_certificates_are_refused() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.attestation.test_policy import GOOD
+from tests.helpers.waiting import HANG_S
 
 UMAY = [sys.executable, "-m", "client_sdk.cli", "audit"]
 CONTRACT = ["--contract", "0:" + "ab" * 32, "--chain", "http://127.0.0.1:9"]
@@ -24,7 +25,7 @@ def place(tmp_path: Path) -> Path:
 
 def umay(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*UMAY, *words], cwd=place, capture_output=True, text=True, timeout=60, check=False
+        [*UMAY, *words], cwd=place, capture_output=True, text=True, timeout=HANG_S, check=False
     )
 
 

@@ -12,6 +12,7 @@ from attestation.errors import Truncated
 from client_sdk import proxy
 from tests.client_sdk.test_client_proxy import TOKEN, address, enclave
 from tests.helpers.fake_enclave import FakeClient, FakeEnclave, Script
+from tests.helpers.waiting import HANG_S
 
 __all__ = ["address", "enclave"]
 
@@ -41,7 +42,7 @@ def whole(enclave: FakeEnclave) -> Iterator[None]:
 def ask(address: str, host: bytes, *, path: bytes = b"/v1/models", token: str = TOKEN) -> bytes:
     """The head and some of the body of an answer."""
     url = urlsplit(address)
-    with socket.create_connection((url.hostname, url.port), timeout=5) as connection:
+    with socket.create_connection((url.hostname, url.port), timeout=HANG_S) as connection:
         connection.sendall(
             b"GET %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nConnection: close\r\n\r\n"
             % (path, host, token.encode("latin-1"))

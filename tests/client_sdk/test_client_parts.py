@@ -25,6 +25,7 @@ from client_sdk.localnet import netfiles, spying
 from client_sdk.localnet.netfiles import Files, GuestSpec, PolicyFacts
 from client_sdk.localnet.supervisor import Supervisor
 from client_sdk.presented import fetch_places
+from tests.helpers.waiting import HANG_S
 
 SECRET = "Why does the moon change its shape, Grandmother?"
 
@@ -230,7 +231,7 @@ def test_children_are_started_watched_and_stopped(tmp_path: Path) -> None:
         assert child.ready(20) == {"listening": "x"}
         supervisor.check()
         child.process.send_signal(signal.SIGKILL)
-        child.process.wait(5)
+        child.process.wait(HANG_S)
         with pytest.raises(Unavailable, match="sleeper ended with exit code -9"):
             supervisor.check()
 
@@ -253,7 +254,7 @@ def test_children_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
         pid = int(process.stdout.readline())
         process.kill()
-    until = time.monotonic() + 10
+    until = time.monotonic() + HANG_S
     while alive(pid) and time.monotonic() < until:
         time.sleep(0.05)
     assert not alive(pid)

@@ -13,6 +13,7 @@ from attestation.errors import Truncated
 from client_sdk import proxy
 from client_sdk.openai_transport import SealedTransport
 from tests.helpers.fake_enclave import PIECES, FakeClient, FakeEnclave
+from tests.helpers.waiting import HANG_S
 
 TOKEN = "test-token-0123456789"
 MESSAGES = [{"role": "user", "content": "Hello?"}]
@@ -164,4 +165,4 @@ def test_when_the_caller_leaves_the_enclave_is_left_too(address: str, enclave: F
         model="demo", messages=MESSAGES, stream=True
     ) as stream:
         next(iter(stream))
-    assert script.left.wait(5)
+    assert script.left.wait(HANG_S)

@@ -22,6 +22,7 @@ from tests.attestation.test_policy import GOOD
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, start
 from tests.client_sdk.test_client_audit import CONTRACT
 from tests.helpers.spellings import spellings
+from tests.helpers.waiting import HANG_S
 from tests.helpers.world import World
 
 SPELLINGS = spellings(CONTRACT)
@@ -149,7 +150,7 @@ def test_a_command_names_the_option(tmp_path: Path, words: list[str]) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=1800,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 2, done.stderr

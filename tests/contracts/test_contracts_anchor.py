@@ -27,6 +27,7 @@ from contracts.localnet.process import LocalChain
 from contracts.logservice.anchor import AnchorLoop
 from contracts.reader import read_anchor
 from contracts.wallet import Wallet
+from tests.helpers.waiting import HANG_S
 
 pytestmark = pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed")
 
@@ -150,9 +151,9 @@ def test_the_loop_survives_a_log_that_is_away(loop: AnchorLoop, log: tuple[FakeL
     thread = threading.Thread(target=loop.run, args=(stop,))
     thread.start()
     fake.status = 200
-    assert done.wait(20)
+    assert done.wait(HANG_S)
     stop.set()
-    thread.join(20)
+    thread.join(HANG_S)
     assert not thread.is_alive()
 
 

@@ -28,6 +28,7 @@ from contracts.localnet.process import LocalChain
 from contracts.reader import read_anchor
 from contracts.wallet import Wallet, create_key, external_message, internal_message, load_key
 from tests.helpers.places import VECTORS
+from tests.helpers.waiting import HANG_S
 
 needs_node = pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed")
 SOMEBODY = "0:" + "11" * 32
@@ -167,7 +168,7 @@ def test_the_chain_ends_with_its_parent(tmp_path: Path) -> None:
     local = LocalChain.start(tmp_path)
     assert local.process.stdin is not None
     local.process.stdin.close()
-    assert local.process.wait(10) == 0
+    assert local.process.wait(HANG_S) == 0
     local.stop()
 
 
@@ -177,7 +178,7 @@ def test_module_command_serves(tmp_path: Path) -> None:
     assert child.stdout is not None
     assert json.loads(child.stdout.readline())["listening"].startswith("http://127.0.0.1:")
     child.terminate()
-    assert child.wait(10) == 0
+    assert child.wait(HANG_S) == 0
     child.stdout.close()
 
 
@@ -227,7 +228,7 @@ def test_a_wallet_is_no_log(shared: LocalChain) -> None:
 
 @needs_node
 def test_the_faucet_needs_json(shared: LocalChain) -> None:
-    answer = requests.post(f"{shared.url}/local/faucet", data="{}", timeout=5)
+    answer = requests.post(f"{shared.url}/local/faucet", data="{}", timeout=HANG_S)
     assert answer.status_code == 422
 
 

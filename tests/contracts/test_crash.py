@@ -32,6 +32,7 @@ from contracts.wallet import Wallet, create_key
 from tests.helpers import crash_log
 from tests.helpers.places import ROOT
 from tests.helpers.postgres import Cluster, needs_postgres
+from tests.helpers.waiting import HANG_S
 
 pytestmark = [
     pytest.mark.e2e,
@@ -98,10 +99,10 @@ class Network:
         )
 
     def wait_for_checkpoint(self) -> bytes:
-        until = time.monotonic() + 60
+        until = time.monotonic() + HANG_S
         while time.monotonic() < until:
             try:
-                answer = requests.get(f"{self.url}/checkpoint", timeout=5)
+                answer = requests.get(f"{self.url}/checkpoint", timeout=HANG_S)
                 if answer.status_code == 200 and answer.content:
                     return answer.content
             except requests.RequestException:
@@ -132,7 +133,7 @@ class Network:
         width = min(256, size - number * 256)
         partial = f".p/{width}" if width < 256 else ""
         url = f"{self.url}/tile/entries/{index_path(number)}{partial}"
-        answer = requests.get(url, timeout=10)
+        answer = requests.get(url, timeout=HANG_S)
         assert answer.status_code == 200, url
         return tuple(decode_bundle(answer.content))
 
@@ -173,7 +174,7 @@ def test_random_kills(tmp_path: Path, cluster: Cluster | None) -> None:
 def anchored_at_last(network: Network) -> None:
     """The loop lives: it anchors on after all of it."""
     before = read_anchor(network.chain, network="", address=network.contract).size
-    until = time.monotonic() + 60
+    until = time.monotonic() + HANG_S
     while read_anchor(network.chain, network="", address=network.contract).size <= before:
         assert time.monotonic() < until, "nothing was anchored after the kills"
         time.sleep(0.2)

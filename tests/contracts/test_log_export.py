@@ -17,6 +17,7 @@ from client_sdk.cli import umay
 from contracts.logservice.export import Export
 from tests.client_sdk.test_break_audit import CONTRACT, ORIGIN, RELEASE, Net, boot, start
 from tests.helpers.log_served import KEY, serving
+from tests.helpers.waiting import HANG_S
 from tests.helpers.world import World
 
 BASE = "http://127.0.0.1:9/log/"
@@ -116,7 +117,7 @@ def test_the_command_writes_what_the_server_serves(served: str, tmp_path: Path) 
     assert len(files) > 300
     for path in files:
         name = path.relative_to(out).as_posix().replace("checkpoints/", "checkpoint/")
-        assert requests.get(f"{served}/{name}", timeout=5).content == path.read_bytes(), name
+        assert requests.get(f"{served}/{name}", timeout=HANG_S).content == path.read_bytes(), name
     again = CliRunner().invoke(umay, given)
     assert json.loads(again.output)["new_files"] == 1
     assert (out / "tile/entries/001.p/4").exists() and (out / "tile/entries/001.p/44").exists()

@@ -28,6 +28,7 @@ from contracts.logservice.store import Entry, Store
 from tests.helpers.log_retention import forgets_passing_blobs
 from tests.helpers.places import ROOT
 from tests.helpers.postgres import Cluster, needs_postgres
+from tests.helpers.waiting import HANG_S
 
 pytestmark = [needs_postgres, pytest.mark.e2e]
 KEY = Ed25519PrivateKey.from_private_bytes(b"\7" * 32)
@@ -327,7 +328,7 @@ class Served:
         self.url = json.loads(self.process.stdout.readline())["listening"]
 
     def get(self, path: str) -> bytes:
-        answer = requests.get(f"{self.url}/{path}", timeout=10)
+        answer = requests.get(f"{self.url}/{path}", timeout=HANG_S)
         assert answer.status_code == 200
         return answer.content
 
@@ -365,5 +366,5 @@ def test_a_log_lives_in_one_place(tmp_path: Path, words: list[str], said: str) -
     given = ["--listen", "127.0.0.1:0", "--origin", ORIGIN, "--key", str(tmp_path / "key")]
     more = ["--policy", str(tmp_path / "policy"), "--chain", "http://127.0.0.1:9"]
     command = [sys.executable, "-m", "client_sdk.cli", "log", "serve", *given, *more, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 2 and said in done.stderr

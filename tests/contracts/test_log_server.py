@@ -36,6 +36,7 @@ from contracts.logservice.database import Sqlite
 from contracts.logservice.server import create_app, serve
 from contracts.logservice.store import Entry, Store
 from tests.helpers.places import ROOT
+from tests.helpers.waiting import HANG_S
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\7" * 32)
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -98,10 +99,10 @@ class Log:
         return self.admit(submitted)
 
     def get(self, path: str, **query: object) -> requests.Response:
-        return requests.get(f"{self.url}/{path}", params=query, timeout=10)
+        return requests.get(f"{self.url}/{path}", params=query, timeout=HANG_S)
 
     def post(self, body: bytes) -> requests.Response:
-        return requests.post(f"{self.url}/submit", data=body, timeout=30)
+        return requests.post(f"{self.url}/submit", data=body, timeout=HANG_S)
 
     def submit(self, submitted: Submission) -> Logged:
         answer = self.post(submitted.to_bytes())
@@ -290,7 +291,7 @@ def test_a_full_log_refuses_and_recovers(log: Log) -> None:
     release = threading.Event()
 
     def wait(submitted: Submission) -> Leaf:
-        release.wait(20)
+        release.wait(HANG_S)
         return leaf_of(submitted)
 
     log.admit = wait
@@ -355,10 +356,10 @@ def test_what_is_not_there_is_said_and_not_cached(log: Log, status: int, path: s
 
 
 def test_other_methods_and_paths(log: Log) -> None:
-    assert requests.post(f"{log.url}/checkpoint", timeout=5).status_code == 405
+    assert requests.post(f"{log.url}/checkpoint", timeout=HANG_S).status_code == 405
     assert log.get("submit").status_code == 405
     assert log.get("nothing").status_code == 404
-    assert requests.head(f"{log.url}/checkpoint", timeout=5).status_code == 200
+    assert requests.head(f"{log.url}/checkpoint", timeout=HANG_S).status_code == 200
 
 
 @given(st.binary(max_size=80))
@@ -392,9 +393,9 @@ def test_serve_says_where_and_ends_on_sigterm(tmp_path: Path) -> None:
     )
     assert child.stdout is not None
     url = json.loads(child.stdout.readline())["listening"]
-    assert requests.get(f"{url}/log/checkpoint", timeout=10).status_code == 200
+    assert requests.get(f"{url}/log/checkpoint", timeout=HANG_S).status_code == 200
     child.send_signal(signal.SIGTERM)
-    out, err = child.communicate(timeout=10)
+    out, err = child.communicate(timeout=HANG_S)
     assert (out, err) == (b"", b"")
 
 

@@ -30,6 +30,7 @@ from contracts.logservice.witness import SIZE, Witness
 from contracts.logservice.witness_server import create_app as witness_app
 from contracts.logservice.witnessing import Peer, Witnessing, only_anchored, parse_witness
 from tests.helpers.host_parts import Service
+from tests.helpers.waiting import HANG_S
 
 ORIGIN = "localhost/log"
 KEY = Ed25519PrivateKey.from_private_bytes(b"\7" * 32)
@@ -87,15 +88,15 @@ def test_each_new_checkpoint_is_cosigned_and_served(
     watched = Witnessing(store, [o.peer() for o in observers])
     log = Service(create_app(store, admit=None, witnesses=watched))  # type: ignore[arg-type]
     try:
-        assert requests.get(f"{log.url}/log/cosigned", timeout=5).status_code == 404
+        assert requests.get(f"{log.url}/log/cosigned", timeout=HANG_S).status_code == 404
         for by in (0, 1, 300):
             grow(store, by)
             watched.step()
             for path in ("checkpoint", "cosigned"):
-                note = requests.get(f"{log.url}/log/{path}", timeout=5).content
+                note = requests.get(f"{log.url}/log/{path}", timeout=HANG_S).content
                 assert checkpoints.parse(note)[0].size == store.size
                 assert names(note, *observers) == ["w0", "w1"]
-            plain = requests.get(f"{log.url}/log/checkpoint/{store.size}", timeout=5).content
+            plain = requests.get(f"{log.url}/log/checkpoint/{store.size}", timeout=HANG_S).content
             assert plain == store.checkpoint  # immutable
     finally:
         log.stop()
@@ -340,8 +341,8 @@ def test_log_and_witness_by_their_commands(tmp_path: Path) -> None:
     try:
         witness = VerifierKey.from_text(seen.ready["vkey"], COSIGNATURE)
         url = f"{log.ready['listening']}/cosigned"
-        wait_for(lambda: requests.get(url, timeout=5).status_code == 200, 20)
-        note = Note.from_bytes(requests.get(url, timeout=5).content)
+        wait_for(lambda: requests.get(url, timeout=HANG_S).status_code == 200)
+        note = Note.from_bytes(requests.get(url, timeout=HANG_S).content)
         assert cosigned_at(note, witness) is not None
     finally:
         log.end()
@@ -356,7 +357,7 @@ def test_a_ton_witness_needs_all_three(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 2 and "--chain" in done.stderr

@@ -23,6 +23,7 @@ from contracts.wallet import VERSIONS, Wallet
 from tests.helpers.lite_server import LiteChain, serving
 from tests.helpers.places import TESTS
 from tests.helpers.ton_chain import LOG_ADDRESS, TonChain
+from tests.helpers.waiting import HANG_S
 
 pytestmark = [
     pytest.mark.e2e,
@@ -71,7 +72,7 @@ def test_another_client_understands_the_lite_server_that_tests_ours(tonutils: li
         port, key = str(server.entry["port"]), server.entry["id"]["key"]
         words = [tonutils[0], str(PROGRAMS / "tonutils_lite.py"), port, key]
         words += [str(chain.second.block.seqno), LOG_ADDRESS.partition(":")[2]]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=True)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=HANG_S, check=True)
     assert json.loads(done.stdout) == {
         "head": chain.head.block.root_hash.hex(),
         "block": chain.second.block.root_hash.hex(),
@@ -93,7 +94,7 @@ def test_unchanged(
     local.faucet(wallet.address, 10**10)
     given = [local.url, bytes(key).hex(), receiver, version]
     done = subprocess.run(
-        [*command, *given], capture_output=True, text=True, timeout=90, check=True
+        [*command, *given], capture_output=True, text=True, timeout=HANG_S, check=True
     )
     said = json.loads(done.stdout)
     assert (said["address"], said["seqno"], said["deployed"]) == (wallet.address, 1, True)

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.helpers.waiting import HANG_S
+
 CHECKS = ["measurement", "binding", "gpu", "cpu-attributes", "log", "replay"]
 
 
@@ -18,7 +20,7 @@ def test_the_demo_holds() -> None:
         [sys.executable, "-m", "client_sdk.cli", "demo", "--json"],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=HANG_S,
         check=False,
     )
     outcome = json.loads(done.stdout)

@@ -24,6 +24,7 @@ from client_sdk.config import read_policy
 from client_sdk.localnet.devnet import MODEL_NAME, Network
 from client_sdk.localnet.netfiles import GuestSpec, demo_model
 from client_sdk.localnet.spying import saw
+from tests.helpers.waiting import HANG_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 UMAY = [sys.executable, "-m", "client_sdk.cli"]
@@ -46,7 +47,7 @@ def api(network: Network) -> openai.OpenAI:
 def umay(network: Network, *words: str) -> subprocess.CompletedProcess[str]:
     where = ["--policy", str(network.files.policy), "--chain", network.chain_url]
     return subprocess.run(
-        [*UMAY, *words, *where], capture_output=True, text=True, timeout=120, check=False
+        [*UMAY, *words, *where], capture_output=True, text=True, timeout=HANG_S, check=False
     )
 
 
@@ -151,12 +152,14 @@ def test_an_enclave_is_proven_by_one_file(network: Network, tmp_path: Path) -> N
     made = umay(network, "audit", "prove", *where, "--boot", boot, "--out", out)
     assert made.returncode == 0, made.stdout + made.stderr
     check = [*UMAY, "audit", "check-proof", "--policy", policy]
-    good = subprocess.run([*check, out], capture_output=True, text=True, timeout=60, check=False)
+    good = subprocess.run(
+        [*check, out], capture_output=True, text=True, timeout=HANG_S, check=False
+    )
     assert good.returncode == 0 and "the prover's word" in good.stdout, good.stdout
     data = bytearray(Path(out).read_bytes())
     data[len(data) // 2] ^= 1
     Path(out).write_bytes(data)
-    bad = subprocess.run([*check, out], capture_output=True, timeout=60, check=False)
+    bad = subprocess.run([*check, out], capture_output=True, timeout=HANG_S, check=False)
     assert bad.returncode == 3
 
 
@@ -173,7 +176,7 @@ def test_a_log_is_consistent_with_itself(network: Network) -> None:
     compare = [*UMAY, "audit", "compare", url, url]
     for options, expected in ((["--policy", policy], 0), ([], 6)):
         done = subprocess.run(
-            [*compare, *options], capture_output=True, text=True, timeout=60, check=False
+            [*compare, *options], capture_output=True, text=True, timeout=HANG_S, check=False
         )
         assert done.returncode == expected, done.stdout + done.stderr
 
@@ -185,7 +188,7 @@ def test_an_audit_under_another_key_is_a_violation(network: Network, tmp_path: P
     other.write_text(policy.replace(key, "ab" * 32))
     where = ["--policy", str(other), "--chain", network.chain_url]
     run = [*UMAY, "audit", "run", "--contract", network.contract, *where]
-    assert subprocess.run(run, capture_output=True, timeout=120, check=False).returncode == 1
+    assert subprocess.run(run, capture_output=True, timeout=HANG_S, check=False).returncode == 1
 
 
 def test_another_root_is_not_authentic(network: Network, tmp_path: Path) -> None:
@@ -197,7 +200,7 @@ def test_another_root_is_not_authentic(network: Network, tmp_path: Path) -> None
     words = ["client", "verify", "--json", "--url", network.relay]
     where = ["--policy", str(other), "--chain", network.chain_url]
     done = subprocess.run(
-        [*UMAY, *words, *where], capture_output=True, text=True, timeout=120, check=False
+        [*UMAY, *words, *where], capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert done.returncode == 3
     steps = json.loads(done.stdout)["enclaves"][0]["steps"]
@@ -222,7 +225,7 @@ def test_a_model_with_one_byte_changed_is_refused(network: Network, tmp_path: Pa
 
 
 def verified_in_time(network: Network, url: str) -> subprocess.CompletedProcess[str]:
-    until = time.monotonic() + 90
+    until = time.monotonic() + HANG_S
     while True:
         done = umay(network, "client", "verify", "--json", "--url", url)
         if done.returncode != 5 or time.monotonic() > until:
@@ -286,14 +289,14 @@ def up(tmp_path: Path) -> Iterator[Up]:
     yield start
     for process in started:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=HANG_S)
 
 
 def test_up_resumes_and_only_a_guest_may_crash(tmp_path: Path, up: Up) -> None:
     first = up()
     contract = json.loads((tmp_path / "network.json").read_text())["contract"]
     first.send_signal(signal.SIGINT)
-    assert first.wait(30) == 0
+    assert first.wait(HANG_S) == 0
     assert not children(tmp_path)
     second = up()
     assert json.loads((tmp_path / "network.json").read_text())["contract"] == contract
@@ -302,7 +305,7 @@ def test_up_resumes_and_only_a_guest_may_crash(tmp_path: Path, up: Up) -> None:
     chain = next(line for line in config.splitlines() if line.startswith("chain")).split('"')[1]
     where = ["--policy", str(tmp_path / "policy.toml"), "--chain", chain]
     done = subprocess.run(
-        [*audit, *where], capture_output=True, text=True, timeout=120, check=False
+        [*audit, *where], capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert done.returncode == 0, done.stdout
     boots = {entry["boot"] for entry in json.loads(done.stdout)["entries"]} - {""}
@@ -311,7 +314,7 @@ def test_up_resumes_and_only_a_guest_may_crash(tmp_path: Path, up: Up) -> None:
     assert any("guest-ada ended" in line for line in iter(second.stdout.readline, ""))
     assert second.poll() is None and "guest-bela" in children(tmp_path)
     os.kill(children(tmp_path)["relay"], signal.SIGKILL)
-    assert second.wait(30) == 5
+    assert second.wait(HANG_S) == 5
     assert "relay ended" in second.stderr.read()
     assert not children(tmp_path)
 

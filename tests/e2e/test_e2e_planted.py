@@ -53,6 +53,7 @@ from contracts.localnet.process import faucet
 from contracts.logservice.store import load_or_create_key
 from contracts.reader import read_anchor
 from contracts.wallet import Wallet
+from tests.helpers.waiting import HANG_S
 
 pytestmark = [
     pytest.mark.e2e,
@@ -85,7 +86,9 @@ class RegisteredNetwork(Network):
 
 
 def umay(network: Network, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*UMAY, *words], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [*UMAY, *words], capture_output=True, text=True, timeout=HANG_S, check=False
+    )
 
 
 def audit(network: RegisteredNetwork, *more: str) -> tuple[int, dict[str, Any]]:
@@ -122,7 +125,7 @@ def boot_again_with_the_keys_of(network: Network, presented: Presented) -> int:
         collateral=presented.collateral.to_bytes(),
         release=0,
     )
-    answer = requests.post(network.url("log", "/log/submit"), submission.to_bytes(), timeout=60)
+    answer = requests.post(network.url("log", "/log/submit"), submission.to_bytes(), timeout=HANG_S)
     assert answer.status_code == 200, answer.text
     return Logged.from_bytes(answer.content).index
 
@@ -147,7 +150,7 @@ def prove(socket: Path, bundle: KeyBundle, host_config: bytes) -> Evidence:
 
 
 def wait_until_anchored(network: Network, size: int) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + HANG_S
     while read_anchor(network.chain(), network="", address=network.contract).size < size:
         assert time.monotonic() < until, f"size {size} was not anchored"
         time.sleep(0.3)
@@ -333,7 +336,7 @@ FAULTS: dict[str, tuple[Callable[[Planted, Path], None], str]] = {
 @pytest.fixture(scope="module")
 def later(planted: Planted) -> None:
     chain = planted.network.chain_url.removesuffix("/api/v2")
-    requests.post(f"{chain}/local/time", json={"advance": 7200}, timeout=30).raise_for_status()
+    requests.post(f"{chain}/local/time", json={"advance": 7200}, timeout=HANG_S).raise_for_status()
 
 
 @pytest.mark.usefixtures("later")

@@ -25,6 +25,7 @@ from contracts.logservice.export import Export
 from contracts.reader import fetch
 from tests.helpers.log_served import KEY, serving
 from tests.helpers.places import TESTS
+from tests.helpers.waiting import HANG_S
 
 pytestmark = pytest.mark.e2e
 SOURCE = TESTS / "conformance" / "foreign_audit"
@@ -83,7 +84,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
 
 def audit(auditor: Path, directory: Path, origin: str) -> subprocess.CompletedProcess[str]:
     words = [str(auditor), str(directory), VerifierKey(origin, PUBLIC).to_text(), str(OLD)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def test_it_audits_what_we_exported(auditor: Path, exported: tuple[Path, str]) -> None:

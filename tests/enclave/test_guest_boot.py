@@ -38,6 +38,7 @@ from enclave.guest.platforms.simulated import SimulatedMachine
 from enclave.guest.platforms.tsm import Quoted
 from enclave.simulator.server import Server
 from tests.helpers.places import ROOT
+from tests.helpers.waiting import HANG_S
 from tests.helpers.world import HOST, NOW, World, ask
 
 CONFIG = HOST + b"[price]\nprompt = 1\ncompletion = 2\n"
@@ -426,7 +427,7 @@ def test_a_boot_that_fails_says_one_line(
 ) -> None:
     (rig.folder / "host.toml").write_bytes(config)
     process = start(rig, **changes)
-    out, err = process.communicate(timeout=LIMIT_S)
+    out, err = process.communicate(timeout=HANG_S)
     assert process.returncode == code, err
     assert out == ""
     assert err.startswith("guest: ") and err.count("\n") == 1
@@ -436,7 +437,7 @@ def test_a_boot_that_fails_says_one_line(
 def test_a_model_that_is_none_says_no_traceback(rig: Rig) -> None:
     (rig.folder / "host.toml").write_bytes(CONFIG)
     process = start(rig)
-    _, err = process.communicate(timeout=LIMIT_S)
+    _, err = process.communicate(timeout=HANG_S)
     assert process.returncode != 0
     assert err.startswith("guest: ") and err.count("\n") == 1
     assert "Traceback" not in err
@@ -479,7 +480,7 @@ def test_a_guest_serves_leaves_no_core_and_ends_when_told(rig: Rig, agent: str) 
         (core,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
         assert core.split()[4:6] == ["0", "0"]
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=3)
+        out, err = process.communicate(timeout=HANG_S)
         assert (out, err) == ("", "")
     finally:
         process.kill()

@@ -25,6 +25,7 @@ from client_sdk.answer import Answer
 from client_sdk.transport import Transport
 from enclave.guest.engines.base import ContextOverflow, EngineFailed, QueueFull, Usage
 from tests.helpers.guest_room import CHAT, MODEL, PROMPT, Room, Script, post, room, stream
+from tests.helpers.waiting import HANG_S
 
 SECRET = "the engine quotes: " + PROMPT
 
@@ -404,4 +405,4 @@ def test_every_failure_before_the_end_closes_the_engines_answer(guest: Room) -> 
         answer: Answer = guest.open(post(stream(), pacing=pacing))
         next(iter(answer))
         answer.close()
-        assert guest.engine.answers[-1].cancelled.wait(1), pacing
+        assert guest.engine.answers[-1].cancelled.wait(HANG_S), pacing

@@ -20,7 +20,8 @@ from attestation.errors import Unavailable
 from client_sdk.localnet.spying import saw
 from enclave.host.relay import Relay, recorded
 from tests.enclave.test_host_agent import BAD_PATHS
-from tests.helpers.host_parts import PIECE, Net, Service, ask, wait_for
+from tests.helpers.host_parts import PIECE, Net, Service, ask
+from tests.helpers.waiting import HANG_S, wait_for
 
 SECRET = "a prompt that somebody forgot to seal"
 
@@ -223,7 +224,7 @@ def test_the_command_serves_and_says_so(nets: tuple[Net, Net], tmp_path: Path) -
             url = json.loads(process.stdout.readline())["listening"]
             assert len(json.loads(ask(url, "/umay/").body)["boots"]) == 2
             process.terminate()
-            process.wait(3)
+            process.wait(HANG_S)
             assert process.stderr.read() == b""
         finally:
             process.kill()

@@ -29,6 +29,7 @@ from enclave.simulator import intel, server
 from enclave.simulator.ccel import SOURCE_ROOT, guest_digest, launch
 from enclave.simulator.service import Simulator
 from tests.helpers.tdx_machine import NOW, machine, refuses
+from tests.helpers.waiting import HANG_S
 
 REPORT_DATA = bytes(range(64))
 NONCE = bytes(range(32))
@@ -296,5 +297,5 @@ def test_process_serves_until_sigterm(tmp_path: Path) -> None:
         pins = exchange(path, cbor.encode({0: "roots"}))[1]
         assert {len(pin) for pin in pins.values()} == {32}
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(HANG_S) == 0
     assert not path.exists()

@@ -13,7 +13,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ from enclave.guest.guest import Guest
 from enclave.guest.keys import BootKeys, Configs, Prover
 from enclave.guest.platforms.tsm import Quoted
 from tests.helpers.tdx_machine import machine
+from tests.helpers.waiting import wait_for
 
 HOST = b'[network]\nid = "umay-test"\n[price]\nprompt = 3\ncompletion = 7\n'
 MODEL = "scripted"
@@ -308,13 +309,6 @@ def post(
 
 def stream(**more: object) -> dict[str, object]:
     return {**CHAT, "stream": True, **more}
-
-
-def wait_for(good: Callable[[], object], seconds: float = 5.0) -> None:
-    until = time.monotonic() + seconds
-    while not good():
-        assert time.monotonic() < until, "it did not come about"
-        time.sleep(0.01)
 
 
 def _guest(engine: ScriptedEngine, feed: OwnFeed, quotes: Quotes) -> Guest:

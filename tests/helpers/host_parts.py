@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -42,6 +41,7 @@ from tests.contracts.test_log_server import (
     leaf_of,
     submission,
 )
+from tests.helpers.waiting import HANG_S, wait_for
 
 CONTRACT = "-1:" + "ab" * 32
 PIECE = b"a sealed piece of an answer "
@@ -70,13 +70,6 @@ class Service:
         self.ask_to_stop()
         self._thread.join()
         self._bound.close()
-
-
-def wait_for(good: Callable[[], object], seconds: float = 5.0) -> None:
-    until = time.monotonic() + seconds
-    while not good():
-        assert time.monotonic() < until, "it did not come about"
-        time.sleep(0.01)
 
 
 @dataclass
@@ -307,7 +300,7 @@ def ask(
     url: str, path: str, *, method: str = "GET", body: bytes | None = None, **headers: str
 ) -> Answer:
     """One request with the path exactly as given. Raises IncompleteRead where it was cut."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=HANG_S)
     try:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body, named)
