@@ -47,7 +47,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a state that is none": (["run", *CONTRACT, *POLICY, "--state", "junk"], 2, "state"),
     "an archive that is none": (["run", *CONTRACT, *POLICY, "--archive", "no"], 2, "no such"),
     "collateral that is none": (["run", *CONTRACT, *POLICY, "--collateral", "junk"], 2, "junk"),
-    "a chain that is silent": (["entry", "0", *CONTRACT, *POLICY], 5, "no answer"),
+    "a chain that is silent": (["entry", "0", *CONTRACT, *POLICY], 5, "refused"),
     "a negative index": (["entry", "-1", *CONTRACT, *POLICY], 2, "-1"),
     "a proof that is none": (["check-proof", "junk", *POLICY], 3, "CBOR"),
     "a proof that is not there": (["check-proof", "no", *POLICY], 2, "no"),
