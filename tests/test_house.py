@@ -42,6 +42,9 @@ SERVERS = {
 PINNED = {
     "starlette": SERVERS,
     "uvicorn": SERVERS,
+    "requests": {"attestation.net"},
+    "urllib3": {"attestation.net"},
+    "httpx": {"client_sdk.openai_transport", "enclave.host.forward"},
     "torch": {"enclave.guest.engines"},
     "transformers": {"enclave.guest.engines"},
     "psycopg": {"contracts.logservice.postgres"},

@@ -7,7 +7,8 @@ for. What comes back is for the verifier to judge.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from cryptography import x509
@@ -19,54 +20,59 @@ from attestation.formats.evidence import Evidence
 from attestation.formats.platform import SNP, TDX
 from attestation.platforms import snp, tdx
 from attestation.trust.roots import Roots
-from attestation.vendors import fetch
-from attestation.vendors.fetch import Services
+from attestation.vendors.fetch import Services, Vendors, together
+
+
+@dataclass(frozen=True)
+class Collected:
+    """`missing`: names of parts that a vendor does not have, and its answer in words."""
+
+    collateral: Collateral
+    missing: Mapping[str, str]
 
 
 def collect(
     evidence: Evidence, fetcher: Fetcher, *, services: Services, roots: Roots, now: int
-) -> Collateral:
+) -> Collected:
     """Everything that steps 4 and 8 will ask for at `now` (Unix seconds).
 
-    Raises Unavailable, ParseError, or what the signature checks raise.
+    What a vendor does not have is named beside the rest. Raises Unavailable, ParseError, or
+    what the signature checks raise.
     """
-    parts = [CPU_COLLATERAL[evidence.platform](evidence, fetcher, services, roots, now)]
+    vendors = Vendors(fetcher, services)
+    parts = [CPU_COLLATERAL[evidence.platform](evidence, vendors, roots, now)]
     for device in evidence.devices:
         nonce = nvidia.parse_report(device.report).nonce
         checked = nvidia.check_device(device, nonce=nonce, roots=roots, now=now)
-        parts.append(_gpu(checked, fetcher, services, roots, now))
-    return fetch.together(*parts)
+        parts.append(_gpu(checked, vendors, roots, now))
+    return Collected(together(*parts), MappingProxyType(vendors.missing))
 
 
-def _tdx(
-    evidence: Evidence, fetcher: Fetcher, services: Services, roots: Roots, now: int
-) -> dict[str, bytes]:
+def _tdx(evidence: Evidence, vendors: Vendors, roots: Roots, now: int) -> dict[str, bytes]:
     quote = tdx.parse_quote(evidence.quote)
     signer = tdx.check_signature(quote, roots=roots, now=now)
     issuer = x509.load_der_x509_certificate(quote.pck_chain[1]).subject.rfc4514_string()
     for ca in ("platform", "processor"):
         if f"pck {ca} ca" in issuer.lower():
-            return fetch.intel(fetcher, signer.fmspc, ca, services=services)
+            return vendors.intel(signer.fmspc, ca)
     raise ParseError("TDX quote: expected a PCK of Intel's platform or processor CA")
 
 
-def _snp(
-    evidence: Evidence, fetcher: Fetcher, services: Services, roots: Roots, now: int
-) -> dict[str, bytes]:
+def _snp(evidence: Evidence, vendors: Vendors, roots: Roots, now: int) -> dict[str, bytes]:
     report = snp.parse_report(evidence.quote)
     key = snp.check_signature(report, evidence.cpu_certificates, roots=roots, now=now)
-    return fetch.amd(fetcher, key.family, services=services)
+    return vendors.amd(key.family)
 
 
 def _gpu(
-    device: nvidia.CheckedDevice, fetcher: Fetcher, services: Services, roots: Roots, now: int
+    device: nvidia.CheckedDevice, vendors: Vendors, roots: Roots, now: int
 ) -> dict[str, bytes]:
     ids = [name for name, _ in nvidia.rim_names(device)]
-    parts = fetch.nvidia_rims(fetcher, ids, services=services)
+    parts = vendors.nvidia_rims(ids)
     chains = [device.certificates[1:]]
     for data in parts.values():
         chains.append(nvidia.read_rim(data, pinned=roots.nvidia_rim, now=now).certificates)
-    return parts | fetch.nvidia_ocsp(fetcher, _pairs(chains), services=services)
+    return parts | vendors.nvidia_ocsp(_pairs(chains))
 
 
 def _pairs(

@@ -1,31 +1,40 @@
 """Vendors' collateral over the network: Intel's PCS or a PCCS, AMD's KDS, NVIDIA's RIM
 and OCSP services.
 
-What comes back is unverified and stays so: the verifier checks every signature. Answers
-are bounded in bytes and time, and no redirect is followed.
+What comes back is unverified and stays so: the verifier checks every signature. What is not
+even of the right form is named here, with its URL. A part that a service does not have is
+noted, and the others are fetched; a service that fails ends the fetch.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from urllib.parse import quote, unquote, urlsplit
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from urllib.parse import quote, unquote
 
-import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from attestation.errors import ParseError, Unavailable
+from attestation.errors import NotThere, ParseError, Unavailable
 from attestation.formats.collateral import MAX_PART_BYTES, Collateral, Fetched, Fetcher
+from attestation.net.again import repeated
+from attestation.net.http import Answer, Http
+from attestation.net.route import Route
+from attestation.net.timing import Deadlines
+from attestation.net.told import came, shown
 from attestation.nvidia.ocsp import part_name
+from attestation.vendors import crl
 
-CONNECT_S, READ_S, WHOLE_S = 5.0, 15.0, 60.0
+DEADLINES = Deadlines(connect=5, head=15, whole=60, idle=15)
+TRIES = 3
 MAX_CHAIN_BYTES = 64 * 1024
+OCSP = "application/ocsp-request"
 
 
 @dataclass(frozen=True)
@@ -40,125 +49,155 @@ class Services:
 
 
 class HttpFetcher:
-    """Fetcher with `requests`; the environment's proxies are not used."""
+    """Fetcher over attestation.net.http; asks again only where the answer may change."""
 
-    def __init__(self) -> None:
-        self._session = requests.Session()
-        self._session.trust_env = False
+    def __init__(
+        self, deadlines: Deadlines = DEADLINES, *, route: Route | None = None, tries: int = TRIES
+    ) -> None:
+        self._http, self._tries = Http(deadlines, route=route), tries
 
     def get(self, url: str, *, limit: int) -> Fetched:
-        return self._fetch("GET", url, None, {}, limit)
+        """Raises NotThere or Unavailable."""
+        return self._fetch(lambda: self._http.get(url, limit=limit))
 
     def post(self, url: str, body: bytes, *, media_type: str, limit: int) -> Fetched:
-        return self._fetch("POST", url, body, {"content-type": media_type}, limit)
+        """The same for a POST that changes nothing."""
+        return self._fetch(lambda: self._http.post(url, body, limit=limit, media_type=media_type))
 
-    def _fetch(
-        self, method: str, url: str, body: bytes | None, headers: dict[str, str], limit: int
-    ) -> Fetched:
+    def _fetch(self, ask: Callable[[], Answer]) -> Fetched:
+        answer = repeated(ask, tries=self._tries)
+        return Fetched(answer.body, answer.headers)
+
+
+@dataclass(frozen=True)
+class Vendors:
+    """The vendors' services, and what they turned out not to have.
+
+    `missing`: a part's name, and the service's answer in words. Every method returns parts by
+    their names in a Collateral; each raises Unavailable, and ParseError for what is not even of
+    the right form.
+    """
+
+    fetcher: Fetcher
+    services: Services
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def intel(self, fmspc: bytes, ca: str) -> dict[str, bytes]:
+        """TCB info, QE identity and CRLs of TDX for one FMSPC (6 bytes); `ca` is "platform" or
+        "processor". Intel PCS API v4."""
+        base = self.services.intel.rstrip("/")
+        tdx, sgx = f"{base}/tdx/certification/v4", f"{base}/sgx/certification/v4"
+        parts: dict[str, bytes] = {}
+        for name, url, header in (
+            ("tcb_info", f"{tdx}/tcb?fmspc={fmspc.hex()}", "tcb-info-issuer-chain"),
+            ("qe_identity", f"{tdx}/qe/identity", "sgx-enclave-identity-issuer-chain"),
+            ("pck_crl", f"{sgx}/pckcrl?ca={quote(ca)}&encoding=der", "sgx-pck-crl-issuer-chain"),
+            ("root_crl", self.services.intel_root_crl, ""),
+        ):
+            answer = self._get(f"intel/{name}", url)
+            if answer is None:
+                continue
+            read = _crl if name.endswith("_crl") else _json
+            parts[f"intel/{name}"] = read(answer, f"intel/{name}", url)
+            if header:
+                parts[f"intel/{name}_chain"] = _chain(answer, header, url)
+        return parts
+
+    def amd(self, family: str) -> dict[str, bytes]:
+        """The family's CRL. AMD KDS 57230."""
+        name, base = f"amd/crl/{family}", self.services.amd.rstrip("/")
+        url = f"{base}/vcek/v1/{quote(family)}/crl"
+        answer = self._get(name, url)
+        return {} if answer is None else {name: _crl(answer, name, url)}
+
+    def nvidia_rims(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """RIMs by their ids."""
+        parts, base = {}, self.services.nvidia_rim.rstrip("/")
+        for rim in ids:
+            name, url = f"nvidia/rim/{rim}", f"{base}/v1/rim/{quote(rim)}"
+            answer = self._get(name, url, limit=2 * MAX_PART_BYTES)
+            if answer is not None:
+                parts[name] = _rim(answer, rim, url)
+        return parts
+
+    def nvidia_ocsp(
+        self, pairs: Iterable[tuple[x509.Certificate, x509.Certificate]]
+    ) -> dict[str, bytes]:
+        """The OCSP answer for each (certificate, issuer). RFC 6960."""
+        parts, url = {}, self.services.nvidia_ocsp
+        for certificate, issuer in pairs:
+            asked = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, hashes.SHA384())
+            request, name = asked.build().public_bytes(Encoding.DER), part_name(certificate)
+            post = partial(self.fetcher.post, url, request, media_type=OCSP, limit=MAX_PART_BYTES)
+            answer = self._or_missing(name, post)
+            if answer is not None:
+                parts[name] = _ocsp(answer, name, url)
+        return parts
+
+    def _get(self, name: str, url: str, *, limit: int = MAX_PART_BYTES) -> Fetched | None:
+        return self._or_missing(name, lambda: self.fetcher.get(url, limit=limit))
+
+    def _or_missing(self, name: str, ask: Callable[[], Fetched]) -> Fetched | None:
+        """None for what is not there, which is noted."""
         try:
-            with self._session.request(
-                method,
-                url,
-                data=body,
-                headers=headers,
-                timeout=(CONNECT_S, READ_S),
-                stream=True,
-                allow_redirects=False,
-            ) as answer:
-                if answer.status_code != 200:
-                    raise Unavailable(f"{url}: expected HTTP 200, got {answer.status_code}")
-                content = _bounded(answer, url, limit)
-        except (requests.RequestException, OSError) as error:
-            raise Unavailable(f"{url}: {type(error).__name__}") from None
-        return Fetched(content, {name.lower(): value for name, value in answer.headers.items()})
+            return ask()
+        except NotThere as error:
+            self.missing[name] = str(error)
+            return None
 
 
-def intel(fetcher: Fetcher, fmspc: bytes, ca: str, *, services: Services) -> dict[str, bytes]:
-    """TCB info, QE identity and CRLs of TDX for one FMSPC (6 bytes); `ca` is "platform" or
-    "processor". Intel PCS API v4. Raises Unavailable or ParseError."""
-    base = services.intel.rstrip("/")
-    tdx = f"{base}/tdx/certification/v4"
-    tcb = fetcher.get(f"{tdx}/tcb?fmspc={fmspc.hex()}", limit=MAX_PART_BYTES)
-    identity = fetcher.get(f"{tdx}/qe/identity", limit=MAX_PART_BYTES)
-    url = f"{base}/sgx/certification/v4/pckcrl?ca={quote(ca)}&encoding=der"
-    crl = fetcher.get(url, limit=MAX_PART_BYTES)
-    root_crl = fetcher.get(services.intel_root_crl, limit=MAX_PART_BYTES)
-    return {
-        "intel/tcb_info": tcb.body,
-        "intel/tcb_info_chain": _chain(tcb, "tcb-info-issuer-chain"),
-        "intel/qe_identity": identity.body,
-        "intel/qe_identity_chain": _chain(identity, "sgx-enclave-identity-issuer-chain"),
-        "intel/pck_crl": crl.body,
-        "intel/pck_crl_chain": _chain(crl, "sgx-pck-crl-issuer-chain"),
-        "intel/root_crl": root_crl.body,
-    }
-
-
-def amd(fetcher: Fetcher, family: str, *, services: Services) -> dict[str, bytes]:
-    """The family's CRL. AMD KDS 57230. Raises Unavailable."""
-    url = f"{services.amd.rstrip('/')}/vcek/v1/{quote(family)}/crl"
-    return {f"amd/crl/{family}": fetcher.get(url, limit=MAX_PART_BYTES).body}
-
-
-def nvidia_rims(fetcher: Fetcher, ids: Iterable[str], *, services: Services) -> dict[str, bytes]:
-    """RIMs by their ids. Raises Unavailable or ParseError."""
-    base = services.nvidia_rim.rstrip("/")
-    parts = {}
-    for name in ids:
-        answer = fetcher.get(f"{base}/v1/rim/{quote(name)}", limit=2 * MAX_PART_BYTES)
-        parts[f"nvidia/rim/{name}"] = _rim(answer.body, name)
-    return parts
-
-
-def nvidia_ocsp(
-    fetcher: Fetcher,
-    pairs: Iterable[tuple[x509.Certificate, x509.Certificate]],
-    *,
-    services: Services,
-) -> dict[str, bytes]:
-    """The OCSP answer for each (certificate, issuer). RFC 6960. Raises Unavailable."""
-    parts = {}
-    for certificate, issuer in pairs:
-        builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, hashes.SHA384())
-        request = builder.build().public_bytes(Encoding.DER)
-        answer = fetcher.post(
-            services.nvidia_ocsp,
-            request,
-            media_type="application/ocsp-request",
-            limit=MAX_PART_BYTES,
-        )
-        parts[part_name(certificate)] = answer.body
-    return parts
-
-
-def _chain(answer: Fetched, header: str) -> bytes:
+def _chain(answer: Fetched, header: str, url: str) -> bytes:
     """PEM of an issuer chain, URL-encoded in a header."""
     value = answer.headers.get(header, "")
     if not 0 < len(value) <= MAX_CHAIN_BYTES:
-        raise ParseError(f"Intel: expected the header {header}")
+        raise ParseError(f"Intel: expected the header {header} from {shown(url)}, got none")
     return unquote(value).encode()
 
 
-def _rim(body: bytes, name: str) -> bytes:
-    """NVIDIA's service wraps the XML in JSON: {"id", "rim": base64, …}."""
+def _crl(answer: Fetched, name: str, url: str) -> bytes:
+    return crl.der(answer, what=name, url=shown(url))
+
+
+def _json(answer: Fetched, name: str, url: str) -> bytes:
+    """The bytes as they came: a signature covers them."""
+    _object(answer, name, url)
+    return answer.body
+
+
+def _object(answer: Fetched, name: str, url: str) -> dict[str, Any]:
     try:
-        value = json.loads(body)
-        if value["id"] != name:
-            raise ParseError(f"NVIDIA: expected the RIM {name}, got another")
+        value = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        got = came(answer.headers.get("content-type", ""), answer.body)
+        raise ParseError(f"{name}: expected a JSON object from {shown(url)}, got {got}")
+    return value
+
+
+def _rim(answer: Fetched, rim: str, url: str) -> bytes:
+    """NVIDIA's service wraps the XML in JSON: {"id", "rim": base64, …}."""
+    value = _object(answer, f"nvidia/rim/{rim}", url)
+    if value.get("id") != rim:
+        raise ParseError(f"NVIDIA: expected the RIM {rim} from {shown(url)}, got another")
+    try:
         return base64.b64decode(value["rim"], validate=True)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ParseError(f"NVIDIA: expected the RIM {name} in JSON") from None
+    except (ValueError, KeyError, TypeError):
+        text = f"NVIDIA: expected the RIM {rim} in base64 from {shown(url)}"
+        raise ParseError(text) from None
 
 
-def _bounded(answer: requests.Response, url: str, limit: int) -> bytes:
-    body, until = bytearray(), time.monotonic() + WHOLE_S
-    for part in answer.iter_content(1 << 16):
-        body += part
-        if len(body) > limit:
-            raise Unavailable(f"{urlsplit(url).netloc}: expected at most {limit} bytes")
-        if time.monotonic() > until:
-            raise Unavailable(f"{urlsplit(url).netloc}: no whole answer in {WHOLE_S:.0f} s")
-    return bytes(body)
+def _ocsp(answer: Fetched, name: str, url: str) -> bytes:
+    """An answer that says nothing (tryLater, unauthorized, …) is no part. RFC 6960 §4.2.1."""
+    try:
+        status = ocsp.load_der_ocsp_response(answer.body).response_status
+    except ValueError:
+        got = came(answer.headers.get("content-type", ""), answer.body)
+        raise ParseError(f"{name}: expected an OCSP answer from {shown(url)}, got {got}") from None
+    if status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+        said = status.name.lower()
+        raise Unavailable(f"{name}: {shown(url)} answers {said}", again=said == "try_later")
+    return answer.body
 
 
 def together(*parts: dict[str, bytes]) -> Collateral:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from attestation.errors import UsageError
+from attestation.errors import Incomplete, UsageError
 from client_sdk.cli import DIRECTORY, FILE, SAVED, console, directory
 
 
@@ -274,7 +274,7 @@ def fetch(
     """Get from the vendors the collateral of a piece of evidence.
 
     Exit code 0: all of it; 2: wrong options; 3: not authentic evidence; 5: a vendor did not
-    answer.
+    answer; 6: a vendor does not have a part, and the others are written.
     """
     from attestation.formats.evidence import Evidence
     from attestation.trust.roots import PRODUCTION
@@ -289,13 +289,17 @@ def fetch(
     given = {name: url for name, url in services.items() if url}
     roots = config.read_policy(policy).roots if policy else PRODUCTION
     parsed = Evidence.from_bytes(read_file(evidence))
-    found = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
+    got = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
+    found = got.collateral
     if out is not None:
         out.write_bytes(found.to_bytes())
         click.echo(f"{out}: {len(found.parts)} parts")
     if archive is not None:
         digest = Archive(archive).add(found)
         click.echo(f"{archive}: {len(found.parts)} parts, set {digest.hex()}")
+    if got.missing:
+        lacking = "; ".join(f"{name} ({answer})" for name, answer in got.missing.items())
+        raise Incomplete(f"{len(got.missing)} parts are missing: {lacking}")
 
 
 @audit.command()

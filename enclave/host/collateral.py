@@ -86,7 +86,12 @@ class FromVendors:
         boot = wire.read_boot_id(boots[0], where="guest")
         url = f"{self._guest}{wire.base(boot)}evidence"
         evidence = Evidence.from_bytes(self._peer.get(url, limit=MAX_EVIDENCE_BYTES))
-        return collect(evidence, self._fetcher, services=self._services, roots=self._roots, now=now)
+        found = collect(
+            evidence, self._fetcher, services=self._services, roots=self._roots, now=now
+        )
+        for name, answer in found.missing.items():
+            self._tell(f"collateral: {name} is missing: {answer}")
+        return found.collateral
 
 
 def from_file(path: Path) -> Collateral:

@@ -6,8 +6,8 @@ import base64
 import dataclasses
 import json
 import re
+import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,14 +16,16 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from attestation.errors import ParseError, Unavailable
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import Evidence
+from attestation.net.timing import Deadlines
 from attestation.trust.roots import Roots
-from attestation.vendors import fetch
-from attestation.vendors.collect import collect
+from attestation.vendors.collect import Collected, collect
 from attestation.vendors.fetch import HttpFetcher, Services
 from attestation.vendors.validity import window
 from attestation.verify.verifier import Verifier
@@ -40,6 +42,10 @@ CHAINS = {
     ),
     "/sgx/certification/v4/pckcrl": ("intel/pck_crl", "SGX-PCK-CRL-Issuer-Chain"),
 }
+
+
+HANG = 1800  # seconds, a guard
+FETCHER = HttpFetcher(Deadlines(head=2, whole=4), tries=1)
 
 
 class Vendors:
@@ -125,10 +131,10 @@ def vendors(world: World) -> Iterator[Vendors]:
     served.server.server_close()
 
 
-def collected(world: World, vendors: Vendors, evidence: Evidence | None = None) -> Collateral:
+def collected(world: World, vendors: Vendors, evidence: Evidence | None = None) -> Collected:
     return collect(
         evidence or world.evidence,
-        HttpFetcher(),
+        FETCHER,
         services=vendors.services,
         roots=world.policy.roots,
         now=NOW,
@@ -138,7 +144,8 @@ def collected(world: World, vendors: Vendors, evidence: Evidence | None = None) 
 def test_what_is_fetched_is_enough_for_every_step(world: World, vendors: Vendors) -> None:
     found = collected(world, vendors)
     assert len(vendors.asked) == len(set(vendors.asked)) + 4  # five OCSP questions at one URL
-    whole = dataclasses.replace(world, collateral=found)
+    assert not found.missing
+    whole = dataclasses.replace(world, collateral=found.collateral)
     presented, anchor = whole.logged(whole.presented())
     verifier = Verifier(world.policy)
     assert verifier.verify(presented, anchor=anchor, beacon=world.beacon, now=NOW).report.ok
@@ -152,8 +159,8 @@ def test_crl_of_an_amd_family() -> None:
     )
     nobody: frozenset[bytes] = frozenset()
     roots = Roots(nobody, frozenset({amd.root_spki}), nobody, nobody, True)
-    found = collect(evidence, HttpFetcher(), services=vendors.services, roots=roots, now=NOW)
-    assert dict(found.parts) == vendors.parts
+    found = collect(evidence, FETCHER, services=vendors.services, roots=roots, now=NOW)
+    assert dict(found.collateral.parts) == vendors.parts
     vendors.server.shutdown()
     vendors.server.server_close()
 
@@ -168,7 +175,6 @@ def test_forged_evidence_asks_nobody(world: World, vendors: Vendors) -> None:
 Spoil = Callable[[str, int, dict[str, str], bytes], tuple[int, dict[str, str], bytes]]
 SPOILT: dict[str, tuple[type[Exception], Spoil]] = {
     "service down": (Unavailable, lambda p, s, h, b: (503, h, b)),
-    "not found": (Unavailable, lambda p, s, h, b: (404, h, b"")),
     "redirect": (Unavailable, lambda p, s, h, b: (302, {"location": "/root.der"}, b"")),
     "no issuer chain": (ParseError, lambda p, s, h, b: (s, {}, b)),
     "issuer chain of 1 MB": (
@@ -197,23 +203,168 @@ def test_spoilt_answers(
         collected(world, vendors)
 
 
-def test_a_service_that_drips_is_left(
-    world: World, vendors: Vendors, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetch, "READ_S", 0.3)
+def test_a_service_that_is_late_is_left(world: World, vendors: Vendors) -> None:
+    late = threading.Event()
 
     def slow(path: str, status: int, headers: dict[str, str], body: bytes) -> Any:
-        time.sleep(1)
+        late.wait(HANG)
         return status, headers, body
 
     vendors.spoil = slow
-    with pytest.raises(Unavailable):
-        collected(world, vendors)
+    fetcher = HttpFetcher(Deadlines(head=0.2, whole=0.2), tries=1)
+    with pytest.raises(Unavailable, match=r"within 0\.2 s"):
+        fetcher.get(f"{vendors.services.intel}/root.der", limit=1000)
+    late.set()
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(Unavailable):
-        HttpFetcher().get("http://127.0.0.1:9/", limit=10)
+    with pytest.raises(Unavailable, match="refused"):
+        FETCHER.get("http://127.0.0.1:9/", limit=10)
+
+
+PASSING = {
+    "429": (429, {}),
+    "429 with a time to wait": (429, {"retry-after": "0"}),
+    "502": (502, {}),
+    "503": (503, {}),
+    "504": (504, {}),
+    "500": (500, {}),
+}
+
+
+@pytest.mark.parametrize(("status", "more"), PASSING.values(), ids=PASSING)
+def test_what_may_pass_is_asked_for_again(
+    world: World, vendors: Vendors, status: int, more: dict[str, str]
+) -> None:
+    told: list[str] = []
+
+    def once(path: str, good: int, headers: dict[str, str], body: bytes) -> Any:
+        told.append(path)
+        return (status, more, b"") if len(told) == 1 else (good, headers, body)
+
+    vendors.spoil = once
+    got = HttpFetcher(tries=2).get(f"{vendors.services.intel}/root.der", limit=100_000)
+    assert got.body == world.collateral.parts["intel/root_crl"]
+    assert len(vendors.asked) == 2
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 410, 501])
+def test_what_stays_so_is_asked_for_once(vendors: Vendors, status: int) -> None:
+    vendors.spoil = lambda p, s, h, b: (status, {}, b"")
+    with pytest.raises(Unavailable, match=str(status)):
+        HttpFetcher(tries=3).get(f"{vendors.services.intel}/root.der", limit=100)
+    assert len(vendors.asked) == 1
+
+
+def test_a_service_that_asks_for_an_hour_is_not_asked_again(vendors: Vendors) -> None:
+    vendors.spoil = lambda p, s, h, b: (429, {"retry-after": "3600"}, b"")
+    with pytest.raises(Unavailable, match="wait for 3600 s") as told:
+        HttpFetcher(tries=3).get(f"{vendors.services.intel}/root.der", limit=100)
+    assert len(vendors.asked) == 1 and told.value.retry_after == 3600
+
+
+NOT_THERE = {
+    "a RIM": ("/v1/rim/", "nvidia/rim/"),
+    "all OCSP answers": ("/ocsp", "nvidia/ocsp/"),
+    "the TCB info": ("/tdx/certification/v4/tcb", "intel/tcb_info"),
+    "the root CRL": ("/root.der", "intel/root_crl"),
+}
+
+
+@pytest.mark.parametrize(("path", "part"), NOT_THERE.values(), ids=NOT_THERE)
+def test_of_what_a_vendor_does_not_have_the_rest_is_fetched(
+    world: World, vendors: Vendors, path: str, part: str
+) -> None:
+    wanted = set(collected(world, vendors).collateral.parts)
+    vendors.spoil = lambda p, s, h, b: (404, {}, b"") if p.startswith(path) else (s, h, b)
+    found = collected(world, vendors)
+    lacking = wanted - set(found.collateral.parts)
+    assert lacking and all(name.startswith(part) or "ocsp" in name for name in lacking)
+    assert found.missing and all(name.startswith(part) for name in found.missing)
+    assert all("HTTP 404" in answer and path in answer for answer in found.missing.values())
+
+
+def _hex(crl: bytes) -> bytes:
+    return crl.hex().encode()
+
+
+def _pem(crl: bytes) -> bytes:
+    return x509.load_der_x509_crl(crl).public_bytes(Encoding.PEM)
+
+
+CRL_FORMS: dict[str, Callable[[bytes], bytes]] = {
+    "hex": _hex,
+    "hex in capitals, with a line end": lambda crl: _hex(crl).upper() + b"\r\n",
+    "hex in lines": lambda crl: "\n".join(textwrap.wrap(crl.hex(), 64)).encode(),
+    "hex as a JSON string": lambda crl: b'"' + _hex(crl) + b'"',
+    "PEM": _pem,
+    "PEM with CRLF and words before it": lambda crl: (
+        b"a CRL\r\n" + _pem(crl).replace(b"\n", b"\r\n")
+    ),
+    "base64": base64.b64encode,
+}
+
+
+@pytest.mark.parametrize("form", CRL_FORMS.values(), ids=CRL_FORMS)
+def test_a_cache_may_write_its_revocation_lists_in_another_form(
+    world: World, vendors: Vendors, form: Callable[[bytes], bytes]
+) -> None:
+    plain = collected(world, vendors)
+    vendors.spoil = lambda p, s, h, b: (s, h, form(b) if "crl" in p or "root" in p else b)
+    assert collected(world, vendors) == plain
+
+
+NO_CRL: dict[str, Callable[[bytes], bytes]] = {
+    "a page": lambda crl: b"<html><title>Log in</title></html>",
+    "JSON": lambda crl: b'{"error": "no such ca"}',
+    "empty": lambda crl: b"",
+    "hex of something else": lambda crl: b"00" * 40,
+    "hex with a digit too few": lambda crl: _hex(crl)[:-1],
+    "PEM of nothing": lambda crl: b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+    "DER and a byte more": lambda crl: crl + b"\0",
+    "DER cut": lambda crl: crl[:-1],
+}
+
+
+@pytest.mark.parametrize("form", NO_CRL.values(), ids=NO_CRL)
+def test_what_is_no_revocation_list_is_named_with_its_address(
+    world: World, vendors: Vendors, form: Callable[[bytes], bytes]
+) -> None:
+    vendors.spoil = lambda p, s, h, b: (s, h, form(b) if "pckcrl" in p else b)
+    with pytest.raises((ParseError, Unavailable), match="/sgx/certification/v4/pckcrl"):
+        collected(world, vendors)
+
+
+PORTALS = {
+    "a page": (200, {"content-type": "text/html"}, b"<!DOCTYPE html><title>Login</title>", "Login"),
+    "a page without a type": (200, {}, b"  <HTML><body>Pay here</body>", "Pay here"),
+    "a redirect": (302, {"location": "https://portal.example/?s=1"}, b"", "https://portal.example"),
+    "a page under 403": (403, {"content-type": "text/html"}, b"<html>Blocked by us", "Blocked"),
+    "text": (200, {"content-type": "text/plain"}, b"please log in", "please log in"),
+    "nested brackets": (200, {}, b"[" * 200_000, "expected a JSON object"),
+}
+
+
+@pytest.mark.parametrize("name", PORTALS)
+def test_a_portal_in_between_is_told_with_the_address_and_what_came(
+    world: World, vendors: Vendors, name: str
+) -> None:
+    status, headers, body, words = PORTALS[name]
+    vendors.spoil = lambda p, s, h, b: (status, headers, body)
+    with pytest.raises((Unavailable, ParseError)) as told:
+        collected(world, vendors)
+    assert f"{vendors.services.intel}/tdx/certification/v4/tcb" in str(told.value)
+    assert words in str(told.value) and len(str(told.value)) < 400
+
+
+NO_OCSP = {"empty": b"", "a page": b"<html>", "tryLater": b"\x30\x03\x0a\x01\x03"}
+
+
+@pytest.mark.parametrize("name", NO_OCSP)
+def test_what_is_no_ocsp_answer_is_named(world: World, vendors: Vendors, name: str) -> None:
+    vendors.spoil = lambda p, s, h, b: (s, h, NO_OCSP[name] if "ocsp" in p else b)
+    with pytest.raises((ParseError, Unavailable), match="/ocsp"):
+        collected(world, vendors)
 
 
 def test_every_part_has_dates(world: World) -> None:
