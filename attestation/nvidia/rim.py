@@ -93,7 +93,7 @@ def _content(root: etree._Element, signature: etree._Element, certificates: Chai
     info, value, _ = _exactly(signature, *_PARTS)
     digest = _signed_digest(info, value, certificates[0])
     _take_out(root, signature)
-    if not hmac.compare_digest(hashlib.sha384(_canonical(root)).digest(), digest):
+    if not hmac.compare_digest(hashlib.sha384(canonical(root)).digest(), digest):
         raise NotAuthentic("gpu", "rim-bad-digest", "the RIM is not the document that was signed")
     meta, payload = _one(root, f"{_SWID}Meta"), _one(root, f"{_SWID}Payload")
     return Rim(
@@ -112,16 +112,19 @@ def _parse(data: bytes) -> etree._Element:
     body = data[declaration.end() :] if declaration else data
     if any(mark in body for mark in _BANNED) or body.count(b"xmlns") > MAX_NAMESPACES:
         raise ParseError("RIM: expected no DTD, CDATA, comment, instruction or namespace flood")
-    parser = etree.XMLParser(
-        encoding="UTF-8", resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
-    )
     try:
-        root = etree.fromstring(body, parser)
+        root = etree.fromstring(body, _parser())
     except (etree.XMLSyntaxError, ValueError):
         raise ParseError("RIM: not well-formed XML") from None
     if root.tag != f"{_SWID}SoftwareIdentity" or root.getroottree().docinfo.internalDTD is not None:
         raise ParseError("RIM: expected a SoftwareIdentity document")
     return root
+
+
+def _parser() -> etree.XMLParser:
+    return etree.XMLParser(
+        encoding="UTF-8", resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
+    )
 
 
 def _check_form(root: etree._Element) -> None:
@@ -139,7 +142,7 @@ def _check_form(root: etree._Element) -> None:
 def _signed_digest(info: etree._Element, value: etree._Element, leaf: x509.Certificate) -> bytes:
     """The document's digest in SignedInfo, once the signature over SignedInfo held."""
     digest = _reference(info)
-    if not has_signed(leaf.public_key(), _base64(value, SIGNATURE_BYTES), _canonical(info)):
+    if not has_signed(leaf.public_key(), _base64(value, SIGNATURE_BYTES), canonical(info)):
         raise NVIDIA_RIM.broken("bad-signature", "the signature of the RIM does not hold")
     return digest
 
@@ -177,8 +180,15 @@ def _take_out(root: etree._Element, signature: etree._Element) -> None:
     root.remove(signature)
 
 
-def _canonical(element: etree._Element) -> bytes:
-    """C14N 1.1. lxml has 1.0, which differs only for xml: attributes; there are none."""
+def canonical(element: etree._Element) -> bytes:
+    """C14N 1.1 of an element, without what stands after it. Raises ParseError.
+
+    lxml has 1.0, which differs only for xml: attributes; there are none. Of an element inside a
+    document it writes wrong `xmlns=""`, so the element becomes a document of its own first, to
+    which lxml's serialiser gives every namespace in scope (XML C14N 1.1 §2.3).
+    """
+    if element.getparent() is not None:
+        element = etree.fromstring(etree.tostring(element, with_tail=False), _parser())
     try:
         return etree.tostring(element, method="c14n", exclusive=False, with_comments=False)
     except etree.C14NError:
