@@ -3,12 +3,13 @@
 PY := .venv/bin/python
 PYTHON ?= python3
 MINUTES ?= 2
+TEST := $(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help dev demo up test lint fix type contracts vectors fuzz bench check clean
+.PHONY: help dev demo up test test-fast test-long lint fix type contracts vectors fuzz bench check clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 dev: .venv/.ready ## the virtual environment with everything in it
 
@@ -28,7 +29,13 @@ up: dev ## keep the network running (Ctrl-C ends it)
 	$(PY) -m client_sdk.cli up
 
 test: dev ## everything that needs no hardware
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(TEST)
+
+test-fast: dev ## for daily work: what needs no services and takes no minutes
+	$(TEST) --fast
+
+test-long: dev ## what make test leaves out for its time
+	$(TEST) -m "long or soak or hostile or cookbook"
 
 lint: dev ## style
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
@@ -57,7 +64,7 @@ check: lint type ## lint, types, README help, contract artefacts, tests
 	$(PY) -m contracts.artefact check
 	$(PY) -m scripts.rooms
 	$(PY) -m scripts.trusted_base
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(TEST)
 
 clean: ## remove what was built
 	rm -rf .venv contracts/localnet/node_modules

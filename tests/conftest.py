@@ -1,9 +1,59 @@
-"""The hypothesis profile of `make test`: short. Long searches are `make fuzz`'s."""
+"""How the tests run: the hypothesis profile, which tests share a worker, what starts first."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.helpers.progress import Progress, file_of
 
 SLOW = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
 settings.register_profile("short", max_examples=150, deadline=None, suppress_health_check=SLOW)
 settings.load_profile("short")
+"""Long searches are `make fuzz`'s."""
+
+LONGEST_FIRST = (
+    "tests/contracts/test_contracts_log.py",
+    "tests/contracts/test_crash.py",
+    "tests/e2e/",
+    "tests/contracts/test_contracts_quote.py",
+    "tests/enclave/test_engine_torch.py",
+    "tests/contracts/",
+)
+"""Files by how long they take: what starts last and takes long leaves one core idle."""
+
+
+END = len(LONGEST_FIRST)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out services and what takes long")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A file's tests share a worker, and so do files of one `xdist_group`: they share fixtures."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(file_of(item.nodeid)))
+    if config.option.fast:
+        slow = {item for item in items if _is_slow(item)}
+        config.hook.pytest_deselected(items=[*slow])
+        items[:] = [item for item in items if item not in slow]
+    items.sort(key=lambda item: _place(item.nodeid))
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("e2e") is not None or _place(item.nodeid) < END
+
+
+def _place(nodeid: str) -> int:
+    places = (place for place, start in enumerate(LONGEST_FIRST) if nodeid.startswith(start))
+    return next(places, END)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and getattr(config.option, "numprocesses", None):
+        config.pluginmanager.register(Progress(terminal))

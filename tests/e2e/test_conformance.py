@@ -27,6 +27,7 @@ from tests.helpers.waiting import HANG_S
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.long,
     pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed"),
 ]
 PROGRAMS = TESTS / "conformance"

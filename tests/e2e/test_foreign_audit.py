@@ -27,7 +27,7 @@ from tests.helpers.log_served import KEY, serving
 from tests.helpers.places import TESTS
 from tests.helpers.waiting import HANG_S
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 SOURCE = TESTS / "conformance" / "foreign_audit"
 PACKAGES = ("golang-1.19-go", "golang-1.19-src", "golang-golang-x-mod-dev")
 MANIFESTS = [b"release %d" % number for number in range(700)]
