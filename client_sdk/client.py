@@ -118,7 +118,7 @@ class Client:
         from client_sdk.transport import Transport
 
         _expect(url, policy, chain, pacing, timeout)
-        self.url, self.policy = url, policy
+        self.url, self.policy, self.chain = url, policy, chain
         self._pacing = pacing
         self._transport = transport or Transport(read_seconds=timeout)
         self._owns_transport = transport is None

@@ -117,7 +117,6 @@ def examples() -> dict[str, str]:
     things: list[Any] = [attestation, client_sdk, connect, Client, client_sdk.Answer]
     found = {}
     for thing in things:
-        lines = textwrap.dedent("    " + (thing.__doc__ or "")).split("\n")
         lines = (thing.__doc__ or "").split("\n")[1:]
         body = textwrap.dedent("\n".join(lines)).split("\n")
         start = next(at for at, line in enumerate(body) if line.startswith("    "))

@@ -18,12 +18,15 @@ import openai
 import pytest
 
 from attestation.errors import Refused
+from benchmarks import imports
 from client_sdk.auditing.sources import log_url
 from client_sdk.client import Client
 from client_sdk.config import read_policy
 from client_sdk.localnet.devnet import MODEL_NAME, Network
 from client_sdk.localnet.netfiles import GuestSpec, demo_model
 from client_sdk.localnet.spying import saw
+from tests.client_sdk.test_face import HEAVY, examples, loaded_by
+from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
@@ -111,6 +114,66 @@ def test_the_openai_package_gets_a_whole_answer(api: openai.OpenAI) -> None:
         model=MODEL_NAME, messages=[{"role": "user", "content": "Hello."}], max_tokens=8
     )
     assert answer.choices[0].message.content
+
+
+FIRST_BYTE = """
+import json, sys
+from client_sdk import connect
+from client_sdk.transport import Transport
+
+def stream(self, url, body, headers):
+    print(json.dumps(sorted(sys.modules)))
+    raise SystemExit(0)
+
+Transport.stream = stream
+with connect() as umay:
+    umay.chat("Good evening.")
+"""
+"""A first prompt that ends where its sealed request would leave, and says what it loaded."""
+
+EXAMPLES = {
+    "first_prompt": (0, "CheckedReceipt of evidence "),
+    "stream": (0, " tokens, "),
+    "verify_a_machine": (0, " 12 mint            passed"),
+    "audit_a_log": (0, "no violation: "),
+    "openai_client": (0, ""),
+    "when_it_fails": (0, "the question or the set-up is wrong"),
+}
+
+
+def python(network: Network, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A user's program, whose home has this network as its own."""
+    (home / ".umay").mkdir()
+    shutil.copy(network.files.config, home / ".umay")
+    env = {**os.environ, "HOME": str(home)}
+    command = [sys.executable, *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=HANG_S, check=False, env=env
+    )
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "examples").glob("*.py")))
+def test_an_example_runs(network: Network, tmp_path: Path, name: str) -> None:
+    done = python(network, tmp_path, str(ROOT / "examples" / f"{name}.py"))
+    code, said = EXAMPLES[name]
+    assert done.returncode == code, done.stdout + done.stderr
+    assert done.stdout.strip() and said in done.stdout and not done.stderr
+
+
+def test_the_first_example_of_the_face_runs_as_it_stands(network: Network, tmp_path: Path) -> None:
+    done = python(network, tmp_path, "-c", examples()["client_sdk"])
+    assert done.returncode == 0 and "CheckedReceipt" in done.stdout, done.stderr
+
+
+def test_a_first_prompt_loads_only_what_the_benchmark_of_imports_counts(
+    network: Network, tmp_path: Path
+) -> None:
+    """So that its figure is the whole cost of imports up to the first sealed byte."""
+    done = python(network, tmp_path, "-c", FIRST_BYTE)
+    assert done.returncode == 0, done.stderr
+    late = set(json.loads(done.stdout)) - loaded_by(imports.FIRST_BYTE)
+    ours = {name for name in late if name.startswith(("attestation", "client_sdk", "contracts"))}
+    assert not ours and not late & HEAVY.keys()
 
 
 def test_a_receipt_holds_for_the_exchange(network: Network) -> None:

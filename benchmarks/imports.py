@@ -1,0 +1,41 @@
+"""What a program pays before its first private byte: CPU seconds of a fresh interpreter.
+
+`imports-client` is `from client_sdk import Client`; `imports-first-byte` is every module that a
+first prompt loads until its sealed request leaves, which a test compares with a real one. Python
+itself is in both; `imports-python` is its share.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+RUNS = 9
+CLIENT = "from client_sdk import Client"
+FIRST_BYTE = """
+from client_sdk import connect, Client, Policy, Answer, errors
+import attestation.nvidia.firmware
+import attestation.nvidia.ocsp
+import attestation.nvidia.rim
+import contracts.endpoint
+import client_sdk.answer
+import client_sdk.choosing
+import client_sdk.config
+import client_sdk.session
+"""
+FIGURES = {"imports-python": "", "imports-client": CLIENT, "imports-first-byte": FIRST_BYTE}
+
+
+def run() -> Iterator[dict[str, Any]]:
+    for name, statement in FIGURES.items():
+        seconds = statistics.median(_seconds(statement) for _ in range(RUNS))
+        yield {"bench": name, "value": round(seconds, 3), "unit": "s", "n": RUNS}
+
+
+def _seconds(statement: str) -> float:
+    code = f"{statement}\nimport time\nprint(time.process_time())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout)
