@@ -1,8 +1,8 @@
 """What a program pays before its first private byte: CPU seconds of a fresh interpreter.
 
 `imports-client` is `from client_sdk import Client`; `imports-first-byte` is every module that a
-first prompt loads until its sealed request leaves, which a test compares with a real one. Python
-itself is in both; `imports-python` is its share.
+first prompt loads until its sealed request leaves, to a TDX machine with a GPU; a test compares
+them with those of a real prompt. `imports-python` is the interpreter alone, which is in both.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ RUNS = 9
 CLIENT = "from client_sdk import Client"
 FIRST_BYTE = """
 from client_sdk import connect, Client, Policy, Answer, errors
+import requests
+import attestation.net.causes
+import attestation.net.connections
 import attestation.nvidia.firmware
 import attestation.nvidia.ocsp
 import attestation.nvidia.rim
+import attestation.platforms.tdx.cpu
 import contracts.endpoint
 import client_sdk.answer
 import client_sdk.choosing

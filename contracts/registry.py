@@ -11,8 +11,9 @@ from enum import IntEnum
 
 from pytoniq_core import Address, Builder, Cell, HashMap, Slice, begin_cell
 
-from attestation.errors import ParseError
-from contracts.chain import raw_address
+from attestation.errors import NotAuthentic, ParseError, Unavailable
+from contracts import artefact
+from contracts.chain import ReadOnlyChain, raw_address
 from contracts.codec import cell_from_boc
 from contracts.quote_verifier import Floor
 
@@ -204,3 +205,20 @@ def _entry(manifest: bytes, value: Slice) -> Entry:
 def _floor_state(body: Slice) -> FloorState:
     current, waiting = (Floor(body.load_bytes(16), body.load_uint(16)) for _ in range(2))
     return FloorState(current, waiting, body.load_uint(64), bool(body.load_bit()))
+
+
+def read_registry(chain: ReadOnlyChain, *, address: str) -> tuple[RegistryState, int]:
+    """The Registry at `address`, in any spelling, and the Unix second at which it was read.
+
+    Raises UsageError for what is no address, Unavailable where there is none, NotAuthentic
+    where other code stands there, ParseError for data that is not its own.
+    """
+    account = chain.account(raw_address(address))
+    if account.state != "active":
+        raise Unavailable(f"{address}: expected an active contract, got {account.state}")
+    expected = artefact.load("registry").code_hash
+    if not account.code or (got := cell_from_boc(account.code).hash) != expected:
+        found = got.hex() if account.code else "none"
+        text = f"{address}: expected the code {expected.hex()}, got {found}"
+        raise NotAuthentic("registry", "other-code", text)
+    return RegistryState.from_boc(account.data), account.read_at

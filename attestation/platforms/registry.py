@@ -12,12 +12,22 @@ from types import MappingProxyType
 from attestation.formats.evidence import Evidence
 from attestation.formats.platform import SNP, TDX
 from attestation.platforms.cpu import Cpu
-from attestation.platforms.snp.cpu import SnpCpu
-from attestation.platforms.tdx.cpu import TdxCpu
 
-CPUS: Mapping[str, Callable[[Evidence], Cpu]] = MappingProxyType(
-    {TDX.name: TdxCpu.parse, SNP.name: SnpCpu.parse}
-)
+
+def _tdx(evidence: Evidence) -> Cpu:
+    from attestation.platforms.tdx.cpu import TdxCpu
+
+    return TdxCpu.parse(evidence)
+
+
+def _snp(evidence: Evidence) -> Cpu:
+    from attestation.platforms.snp.cpu import SnpCpu
+
+    return SnpCpu.parse(evidence)
+
+
+CPUS: Mapping[str, Callable[[Evidence], Cpu]] = MappingProxyType({TDX.name: _tdx, SNP.name: _snp})
+"""Each loads its own platform alone."""
 
 
 def parse_cpu(evidence: Evidence) -> Cpu:

@@ -322,7 +322,7 @@ def allowed(
     from client_sdk.inspection.inspected import at
     from contracts.chain import raw_address
     from contracts.endpoint import reading
-    from contracts.reader import read_registry
+    from contracts.registry import read_registry
 
     found = config.load(url="-", policy=Path("-"), **where)
     state, read_at = read_registry(

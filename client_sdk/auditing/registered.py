@@ -10,8 +10,7 @@ from attestation.errors import UmayError, Unavailable
 from attestation.formats.dates import stamp
 from client_sdk.auditing.results import MACHINES, Audit
 from contracts.chain import ReadOnlyChain
-from contracts.reader import read_registry
-from contracts.registry import GUEST, MODEL, Entry, RegistryState
+from contracts.registry import GUEST, MODEL, Entry, RegistryState, read_registry
 
 
 def check_registered(audit: Audit, chain: ReadOnlyChain, address: str) -> None:

@@ -35,8 +35,8 @@ from client_sdk.transport import Transport
 from contracts.chain import ToncenterV2
 from contracts.deploy import deploy
 from contracts.localnet.process import faucet
+from contracts.log_client import fetch_checkpoint
 from contracts.logservice.store import load_or_create_key
-from contracts.reader import fetch_checkpoint
 
 UMAY = ("-m", "client_sdk.cli")
 MODEL_NAME = "umay-demo"

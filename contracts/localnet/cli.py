@@ -73,7 +73,7 @@ def deploy(chain: str, wallet: Path, log_url: str, log_key: str) -> None:
     from attestation.log import checkpoint as checkpoints
     from contracts.codec import LogState
     from contracts.deploy import deploy as put
-    from contracts.reader import fetch_checkpoint
+    from contracts.log_client import fetch_checkpoint
     from contracts.wallet import Wallet
 
     key = public_key(log_key)

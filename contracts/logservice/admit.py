@@ -16,8 +16,7 @@ from attestation.log.submission import Submission
 from attestation.trust.policy import Policy
 from attestation.verify.verifier import Presented, Verifier
 from contracts.chain import ReadOnlyChain
-from contracts.reader import read_registry
-from contracts.registry import GUEST, MODEL
+from contracts.registry import GUEST, MODEL, read_registry
 
 
 @dataclass(frozen=True)

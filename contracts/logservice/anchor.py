@@ -23,7 +23,8 @@ from attestation.log.note import Note
 from attestation.trust.anchor import Anchor
 from contracts.chain import Chain
 from contracts.codec import MAX_PROOF, AnchorMessage
-from contracts.reader import fetch, fetch_checkpoint, read_anchor
+from contracts.log_client import fetch, fetch_checkpoint
+from contracts.reader import read_anchor
 from contracts.wallet import POLL_SECONDS, Wallet
 
 ATTACHED = 100_000_000  # nano; the contract returns what it does not need

@@ -163,7 +163,7 @@ def release(manifest: Path, log_url: str) -> None:
 
     Exit code 4: the log does not take it, and says why; 5: the log did not answer.
     """
-    from contracts.reader import submit
+    from contracts.log_client import submit
 
     logged = submit(f"{log_url.rstrip('/')}/release", _content(manifest))
     ready(index=logged.index, size=logged.size)

@@ -17,7 +17,8 @@ from client_sdk.auditing.proving import check, prove
 from client_sdk.auditing.single import audit_entry
 from contracts.chain import ToncenterV2
 from contracts.light.chain import ProvenChain
-from contracts.reader import read_anchor, read_registry
+from contracts.reader import read_anchor
+from contracts.registry import read_registry
 from tests.attestation.test_policy import GOOD
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, start
 from tests.client_sdk.test_client_audit import CONTRACT

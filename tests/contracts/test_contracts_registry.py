@@ -20,8 +20,7 @@ from contracts import artefact, node, quote_verifier, registry
 from contracts.codec import state_init
 from contracts.localnet.process import LocalChain
 from contracts.quote_verifier import Floor
-from contracts.reader import read_registry
-from contracts.registry import GUEST, MAX_DIGESTS, MODEL, Exit, RegistryState
+from contracts.registry import GUEST, MAX_DIGESTS, MODEL, Exit, RegistryState, read_registry
 from contracts.wallet import Wallet, address_of
 from tests.contracts.test_contracts_log import Bench
 from tests.helpers import gas

@@ -21,8 +21,8 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.note import VerifierKey
 from attestation.log.tiles import decode_bundle
+from contracts.log_client import fetch
 from contracts.logservice.export import Export
-from contracts.reader import fetch
 from tests.helpers.log_served import KEY, serving
 from tests.helpers.places import TESTS
 from tests.helpers.waiting import HANG_S

@@ -1,0 +1,50 @@
+"""What a log answers to those who submit and read: small answers, unverified."""
+
+from __future__ import annotations
+
+import json
+
+from attestation.errors import Refused, Unavailable
+from attestation.log.submission import Logged
+from attestation.net.again import MAY_CHANGE
+from attestation.net.http import Http
+from attestation.net.timing import Deadlines
+from attestation.net.told import printable
+
+MAX_ANSWER = 64 * 1024  # bytes from a log
+HTTP_SECONDS = 10.0
+"""For one answer of a log as a whole."""
+
+REFUSAL = ("step", "code", "message")
+
+
+def fetch_checkpoint(log_url: str) -> bytes:
+    """A log's present checkpoint, unverified. Raises Unavailable."""
+    return fetch(f"{log_url.rstrip('/')}/checkpoint")
+
+
+def submit(url: str, body: bytes) -> Logged:
+    """What a log answers to a submission. Raises Refused with its reason, Unavailable, or
+    ParseError for an answer that is none."""
+    with _http() as http:
+        answer = http.ask("POST", url, body, limit=MAX_ANSWER)
+    if answer.status == 200:
+        return Logged.from_bytes(answer.good())
+    try:
+        refusal = json.loads(answer.body)["error"]
+        step, code, text = (printable(str(refusal[key]), 300) for key in REFUSAL)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise answer.refusal() from None
+    if answer.status in MAY_CHANGE:
+        raise Unavailable(f"{answer.url}: {text}", again=True)
+    raise Refused(step, code, text)
+
+
+def fetch(url: str) -> bytes:
+    """One small answer of a log. Raises NotThere or Unavailable."""
+    with _http() as http:
+        return http.get(url, limit=MAX_ANSWER).body
+
+
+def _http() -> Http:
+    return Http(Deadlines(whole=HTTP_SECONDS))
