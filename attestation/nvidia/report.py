@@ -120,7 +120,7 @@ def cut_padding(buffer: bytes) -> bytes:
 
     Raises ParseError, also where it is no report.
     """
-    report = cut_zeros(buffer, report_length(buffer), "GPU report")
+    report = cut_zeros(buffer, report_length(buffer), "NVIDIA device report")
     parse_report(report)
     return report
 

@@ -21,9 +21,16 @@ from cryptography import x509
 from attestation.errors import UsageError
 from attestation.platforms.tdx import pck, tcb
 from attestation.platforms.tdx.chain import QE_VENDOR_INTEL
-from attestation.platforms.tdx.quote import BODY_FIELDS, QE_REPORT_BYTES, TdQuote, write_pem
+from attestation.platforms.tdx.quote import (
+    BODY_FIELDS,
+    QE_REPORT_BYTES,
+    VERSION_5,
+    TdQuote,
+    write_pem,
+)
 from attestation.x509.certificate import spki_digest
 from enclave.simulator import pki
+from enclave.simulator.rough import SMOOTH, Roughness
 
 FMSPC = bytes.fromhex("51a0ed000000")
 PCE_ID = bytes(2)
@@ -88,22 +95,28 @@ class SimulatedIntel:
         """16 bytes, made from the processor's key."""
         return hashlib.sha256(b"ppid" + pki.raw_point(self._keys["pck"])).digest()[:16]
 
-    def quote(self, **body: bytes) -> bytes:
-        """A signed TDX v4 quote: a production TD, with these body fields on top."""
+    def quote(self, rough: Roughness = SMOOTH, **body: bytes) -> bytes:
+        """A signed TDX quote: a production TD, with these body fields on top.
+
+        `rough` says in which form, and what stands behind it in the host's buffer.
+        """
         fields: dict[str, Any] = {name: bytes(size) for name, size in BODY_FIELDS.items()}
+        if rough.quote_version == VERSION_5:
+            fields |= {"tee_tcb_svn2": TEE_TCB_SVN, "mr_servicetd": bytes(48)}
         quote = TdQuote(
+            version=rough.quote_version,
             header_reserved=bytes(4),
             qe_vendor_id=QE_VENDOR_INTEL,
-            user_data=bytes(20),
+            user_data=rough.platform_id.ljust(20, b"\0"),
             **(fields | PRODUCTION_BODY),
             signature=b"",
             attestation_key=b"",
             qe_report=b"",
             qe_report_signature=b"",
-            qe_auth_data=bytes(range(32)),
-            pck_pem=b"",
+            qe_auth_data=rough.auth_data,
+            pck_pem=b"\0" * rough.chain_ends_in_nul,
         )
-        return self.forge(quote, **body)
+        return self.forge(quote, **body) + bytes(rough.padding)
 
     def forge(self, quote: TdQuote, **body: bytes) -> bytes:
         """`quote` with other body fields, signed anew by this processor."""
@@ -114,14 +127,14 @@ class SimulatedIntel:
         altered = replace(quote, **changes)
         key = pki.raw_point(self._keys["attestation"])
         qe_report = self.qe_report(key, altered.qe_auth_data)
-        chain = (self._pck, self._platform, self._root)
+        chain = self._pem(self._pck, self._platform, self._root)
         return replace(
             altered,
             signature=pki.sign_raw(self._keys["attestation"], altered.signed_region),
             attestation_key=key,
             qe_report=qe_report,
             qe_report_signature=pki.sign_raw(self._keys["pck"], qe_report),
-            pck_pem=b"".join(write_pem(pki.der(item)) for item in chain),
+            pck_pem=chain + b"\0" * quote.pck_pem.endswith(b"\0"),
         ).to_bytes()
 
     def qe_report(self, attestation_key: bytes, auth_data: bytes) -> bytes:

@@ -59,13 +59,22 @@ DRIVER_INDICES, VBIOS_INDICES = range(32, BLOCKS), range(32)
 FIRMWARE = hashlib.sha384(b"SIMULATED GSP firmware").digest()
 OPAQUE: Mapping[int, bytes] = {
     VBIOS: bytes.fromhex("009f009601000000"),
-    CHIP_SKU: b"882\0\0\0\0\0",
+    14: bytes.fromhex("b1030000"),
+    CHIP_SKU: b"882\0\0\0\0\0\0",
+    16: b"0\0\0\0\0",
     PROJECT: b"1010\0",
     PROJECT_SKU: b"0200\0",
+    19: bytes(2),
     DRIVER: DRIVER_VERSION.encode() + b"\0",
+    4: bytes.fromhex("8001000000000000"),
+    12: b"".join(struct.pack("<I", number) for number in range(64)),
+    13: bytes.fromhex("00c00100"),
     NVDEC0: b"\x55",
     FWID: FIRMWARE,
+    21: b"\x55",
 }
+"""In the order of a Hopper under driver 550.90.07; fields without a name are not read."""
+
 SWITCH_BIOS = "96.10.55.00.01"
 SWITCH_MEASUREMENTS = tuple(
     hashlib.sha384(f"SIMULATED LS10 measurement {index}".encode()).digest() for index in range(31)
@@ -289,10 +298,15 @@ def switch_pdi(index: int) -> bytes:
     return hashlib.sha256(f"SIMULATED switch {index}".encode()).digest()[:8]
 
 
+def newer_opaque() -> dict[int, bytes]:
+    """A GPU's opaque fields as drivers from 590 on write them, outside protected PCIe."""
+    return {**OPAQUE, 34: b"\1\0", FEATURE: bytes(2)}
+
+
 def protected_opaque() -> dict[int, bytes]:
     """A GPU's opaque fields under protected PCIe: it names its four switches, bytes reversed."""
     links = b"".join(switch_pdi(link % SWITCHES)[::-1] for link in range(LINKS))
-    return {**OPAQUE, FEATURE: b"\2\0", SWITCH_PDIS: links}
+    return {**OPAQUE, 21: b"\xaa", SWITCH_PDIS: links, 34: b"\1\0", FEATURE: b"\2\0"}
 
 
 def _report(nonce: bytes, measurements: Sequence[bytes], opaque: Mapping[int, bytes]) -> bytes:

@@ -18,7 +18,8 @@ from attestation.platforms.tdx.eventlog import DIGEST_BYTES, extend
 from attestation.platforms.tdx.quote import BODY_FIELDS, parse_quote
 from enclave.simulator.ccel import SOURCE_ROOT, Launch, launch
 from enclave.simulator.intel import SimulatedIntel
-from enclave.simulator.nvidia import FLEET, SimulatedNvidia
+from enclave.simulator.nvidia import FLEET, OPAQUE, SimulatedNvidia, newer_opaque
+from enclave.simulator.rough import Roughness, of_boot
 
 MAX_VMS = 64
 MAX_GPUS = 8
@@ -32,6 +33,7 @@ class Vm:
     """A running TD: what it was launched as, and what it has extended since."""
 
     launch: Launch
+    rough: Roughness
     first_gpu: int
     gpus: int
     rtmr3: bytes = bytes(DIGEST_BYTES)
@@ -63,6 +65,7 @@ class Simulator:
         self.intel = SimulatedIntel(state_dir, clock())
         self.nvidia = SimulatedNvidia(state_dir, clock())
         self._vms: dict[str, Vm] = {}
+        self._boots: dict[str, int] = {}
         self._next_gpu = 0
         self._lock = threading.Lock()
         self._operations: dict[str, Callable[[dict[int, Any]], dict[int, Any]]] = {
@@ -110,7 +113,9 @@ class Simulator:
             raise UsageError(f"launch: expected 0..{MAX_GPUS} GPUs")
         if name not in self._vms and len(self._vms) == MAX_VMS:
             raise UsageError(f"launch: expected at most {MAX_VMS} VMs")
-        self._vms[name] = Vm(launch(self._source_root), self._first_gpu(name, gpus), gpus)
+        boot = self._boots[name] = self._boots.get(name, -1) + 1
+        first = self._first_gpu(name, gpus)
+        self._vms[name] = Vm(launch(self._source_root), of_boot(name, boot), first, gpus)
         return {}
 
     def _first_gpu(self, name: str, gpus: int) -> int:
@@ -131,18 +136,17 @@ class Simulator:
 
     def _quote(self, request: dict[int, Any]) -> dict[int, Any]:
         vm, report_data = self._vm(request), _sized(request, 2, REPORT_DATA_BYTES)
-        quote = self.intel.quote(**vm.body(), report_data=report_data)
-        return {1: quote, 2: vm.launch.ccel, 3: list(vm.events)}
+        quote = self.intel.quote(vm.rough, **vm.body(), report_data=report_data)
+        return {1: quote, 2: vm.launch.area(vm.rough), 3: list(vm.events)}
 
     def _gpu_report(self, request: dict[int, Any]) -> dict[int, Any]:
         vm, index = self._vm(request), request.get(2)
         if type(index) is not int or not 0 <= index < vm.gpus:
             raise UsageError(f"gpu.report: expected a GPU below {vm.gpus}")
-        return self._report(vm.first_gpu + index, _sized(request, 3, NONCE_BYTES))
-
-    def _report(self, index: int, nonce: bytes) -> dict[int, Any]:
-        report, chain = self.nvidia.report(index, nonce)
-        return {1: report, 2: list(chain)}
+        nonce = _sized(request, 3, NONCE_BYTES)
+        fields = newer_opaque() if vm.rough.newer_gpu_fields else OPAQUE
+        report, chain = self.nvidia.report(vm.first_gpu + index, nonce, opaque=fields)
+        return {1: report + bytes(vm.rough.gpu_padding), 2: list(chain)}
 
     def _forge_quote(self, request: dict[int, Any]) -> dict[int, Any]:
         quote = parse_quote(_bytes(request, 1))
@@ -158,7 +162,8 @@ class Simulator:
         index = request.get(1)
         if type(index) is not int or not 0 <= index < max(self._next_gpu, FLEET):
             raise UsageError("forge.gpu: expected a GPU index")
-        return self._report(index, _sized(request, 2, NONCE_BYTES))
+        report, chain = self.nvidia.report(index, _sized(request, 2, NONCE_BYTES))
+        return {1: report, 2: list(chain)}
 
     def _stranger(self) -> SimulatedIntel:
         """A root that neither the vendor nor the simulator owns."""

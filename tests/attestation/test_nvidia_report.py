@@ -98,7 +98,7 @@ def test_other_bytes_behind_a_report_are_refused(rest: bytes) -> None:
 
 @pytest.mark.parametrize("buffer", [b"", bytes(8192), GOOD[:-1]], ids=len)
 def test_a_buffer_must_begin_with_a_report(buffer: bytes) -> None:
-    with pytest.raises(ParseError, match="GPU report"):
+    with pytest.raises(ParseError, match="NVIDIA device report"):
         cut_padding(buffer)
 
 

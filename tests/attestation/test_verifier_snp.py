@@ -13,7 +13,6 @@ from attestation.errors import ParseError
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import (
-    Device,
     Evidence,
     fresh_challenged,
     fresh_published,
@@ -28,7 +27,7 @@ from attestation.platforms.snp.report import VLEK
 from attestation.verify.verdict import Report
 from attestation.verify.verifier import Challenge, Presented, Verifier
 from enclave.simulator.amd import SimulatedAmd
-from tests.helpers.world import HOST, NOW, World, ask
+from tests.helpers.world import HOST, NOW, World, ask, device_of
 
 MEASUREMENT = hashlib.sha384(b"an SNP image").digest()
 Fields = dict[str, int | bytes]
@@ -40,7 +39,7 @@ class SnpWorld:
     def __init__(self, world: World, amd: SimulatedAmd) -> None:
         self.amd, b = amd, bundle_digest(world.bundle.to_bytes())
         gpu = ask(world.simulator, "gpu.report", "vm", 0, gpu_nonce(b))
-        self.devices = (Device(0, gpu[1], tuple(gpu[2])),)
+        self.devices = (device_of(gpu),)
         self.half = report_data_binding(b, gpu_evidence_digest(self.devices))
         parts = {**world.collateral.parts, **amd.collateral(NOW)}
         release = dataclasses.replace(

@@ -27,7 +27,6 @@ import requests
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import (
     INIT_DONE,
-    Device,
     Evidence,
     fresh_published,
     gpu_evidence_digest,
@@ -54,6 +53,7 @@ from contracts.logservice.store import load_or_create_key
 from contracts.reader import read_anchor
 from contracts.wallet import Wallet
 from tests.helpers.waiting import HANG_S
+from tests.helpers.world import device_of, quoted_of
 
 pytestmark = [
     pytest.mark.e2e,
@@ -136,15 +136,15 @@ def prove(socket: Path, bundle: KeyBundle, host_config: bytes) -> Evidence:
         ask(socket, {0: "tdx.extend", 1: "thief", 2: hashlib.sha384(event).digest()})
     b = bundle_digest(bundle.to_bytes())
     report = ask(socket, {0: "gpu.report", 1: "thief", 2: 0, 3: gpu_nonce(b)})
-    devices = (Device(0, report[1], tuple(report[2])),)
+    devices = (device_of(report),)
     data = report_data_binding(b, gpu_evidence_digest(devices)) + fresh_published(bundle.beacon[1])
-    quoted = ask(socket, {0: "tdx.quote", 1: "thief", 2: data})
+    quoted = quoted_of(ask(socket, {0: "tdx.quote", 1: "thief", 2: data}))
     return Evidence(
         platform="tdx",
         bundle=bundle.to_bytes(),
-        quote=quoted[1],
-        ccel=quoted[2],
-        rtmr3_events=tuple(quoted[3]),
+        quote=quoted.quote,
+        ccel=quoted.ccel,
+        rtmr3_events=quoted.rtmr3_events,
         devices=devices,
     )
 

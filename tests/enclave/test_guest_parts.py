@@ -41,7 +41,7 @@ from enclave.guest.platforms import tsm as platforms
 from enclave.guest.platforms.tsm import Quoted, TsmPlatform
 from enclave.simulator.service import Simulator
 from tests.helpers.tdx_machine import machine
-from tests.helpers.world import NOW, ask
+from tests.helpers.world import NOW, ask, quoted_of
 
 GOOD = b'[network]\nid = "umay-test"\n[price]\nprompt = 1\ncompletion = 2\n'
 
@@ -181,8 +181,7 @@ class Platform:
     def quote(self, report_data: bytes) -> Quoted:
         if self.fails:
             raise Unavailable("quote: no answer")
-        answer = ask(self.simulator, "tdx.quote", "vm", report_data)
-        return Quoted(answer[1], answer[2], tuple(answer[3]))
+        return quoted_of(ask(self.simulator, "tdx.quote", "vm", report_data))
 
 
 class Agent:
@@ -977,7 +976,7 @@ def test_the_drivers_reports_hold(simulator: Simulator) -> None:
 def test_a_report_with_something_else_behind_it(simulator: Simulator, behind: bytes) -> None:
     nvml = Nvml(simulator, 1)
     nvml.behind = behind
-    with pytest.raises(Unavailable, match="NVML: GPU report: expected zero padding"):
+    with pytest.raises(Unavailable, match="NVML: NVIDIA device report: expected zero padding"):
         NvmlGpus(nvml).reports(bytes(32))
 
 

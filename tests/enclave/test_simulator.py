@@ -30,6 +30,7 @@ from enclave.simulator.ccel import SOURCE_ROOT, guest_digest, launch
 from enclave.simulator.service import Simulator
 from tests.helpers.tdx_machine import NOW, machine, refuses
 from tests.helpers.waiting import HANG_S
+from tests.helpers.world import quoted_of
 
 REPORT_DATA = bytes(range(64))
 NONCE = bytes(range(32))
@@ -54,6 +55,10 @@ def refused(simulator: Simulator, operation: object, *arguments: Any) -> str:
     return answer[1]
 
 
+def quote_of(simulator: Simulator, vm: str) -> tdx.TdQuote:
+    return tdx.parse_quote(quoted_of(ask(simulator, "tdx.quote", vm, REPORT_DATA)).quote)
+
+
 def roots_of(simulator: Simulator) -> Roots:
     pins = ask(simulator, "roots")[1]
     intel_pin, device, rim = (
@@ -66,22 +71,22 @@ def test_quote_of_a_launched_vm_passes_every_tdx_step(simulator: Simulator) -> N
     ask(simulator, "launch", "vm-a")
     digest = hashlib.sha384(b"host config").digest()
     ask(simulator, "tdx.extend", "vm-a", digest)
-    answer = ask(simulator, "tdx.quote", "vm-a", REPORT_DATA)
-    quote = tdx.parse_quote(answer[1])
+    quoted = quoted_of(ask(simulator, "tdx.quote", "vm-a", REPORT_DATA))
+    quote = tdx.parse_quote(quoted.quote)
     who = tdx.check_signature(quote, roots=roots_of(simulator), now=NOW)
     tdx.check_attributes(quote)
     collateral = Collateral(ask(simulator, "collateral")[1])
-    result = tdx.check_tcb(answer[1], collateral, root_der=who.root_der, now=NOW)
+    result = tdx.check_tcb(quoted.quote, collateral, root_der=who.root_der, now=NOW)
     assert result.status == "UpToDate"
-    assert answer[3] == [digest]
-    tdx.check_replay(quote, answer[2], tuple(answer[3]))
+    assert quoted.rtmr3_events == (digest,)
+    tdx.check_replay(quote, quoted.ccel, quoted.rtmr3_events)
     assert quote.report_data == REPORT_DATA
     assert list(quote.registers) == ask(simulator, "measurement")[1]
 
 
 def test_shipped_roots_name_the_simulator(simulator: Simulator) -> None:
     ask(simulator, "launch", "vm-roots")
-    quote = tdx.parse_quote(ask(simulator, "tdx.quote", "vm-roots", REPORT_DATA)[1])
+    quote = quote_of(simulator, "vm-roots")
     with refuses("simulated-root"):
         tdx.check_signature(quote, roots=PRODUCTION, now=NOW)
 
@@ -97,13 +102,10 @@ def test_rtmr3_grows_and_a_launch_starts_anew(simulator: Simulator) -> None:
     first, second = b"\1" * 48, b"\2" * 48
     ask(simulator, "tdx.extend", "vm-b", first)
     ask(simulator, "tdx.extend", "vm-b", second)
-    answer = ask(simulator, "tdx.quote", "vm-b", REPORT_DATA)
-    expected = extend(extend(bytes(48), first), second)
-    assert tdx.parse_quote(answer[1]).rt_mr3 == expected
+    assert quote_of(simulator, "vm-b").rt_mr3 == extend(extend(bytes(48), first), second)
     ask(simulator, "launch", "vm-b")
-    fresh = ask(simulator, "tdx.quote", "vm-b", REPORT_DATA)
-    assert tdx.parse_quote(fresh[1]).rt_mr3 == bytes(48)
-    assert fresh[3] == []
+    assert quote_of(simulator, "vm-b").rt_mr3 == bytes(48)
+    assert ask(simulator, "tdx.quote", "vm-b", REPORT_DATA)[3] == []
 
 
 def test_gpu_reports_are_bound_to_vm_and_nonce(simulator: Simulator) -> None:
@@ -119,7 +121,7 @@ def test_gpu_reports_are_bound_to_vm_and_nonce(simulator: Simulator) -> None:
 
 def test_forged_quote_is_signed_anew(simulator: Simulator) -> None:
     ask(simulator, "launch", "vm-e")
-    start = ask(simulator, "tdx.quote", "vm-e", REPORT_DATA)[1]
+    start = quote_of(simulator, "vm-e").to_bytes()
     forged = ask(simulator, "forge.quote", start, {"td_attributes": b"\1\0\0\x10\0\0\0\0"})[1]
     quote = tdx.parse_quote(forged)
     tdx.check_signature(quote, roots=roots_of(simulator), now=NOW)
@@ -130,7 +132,7 @@ def test_forged_quote_is_signed_anew(simulator: Simulator) -> None:
 
 def test_forged_quote_under_another_root(simulator: Simulator) -> None:
     ask(simulator, "launch", "vm-f")
-    start = ask(simulator, "tdx.quote", "vm-f", REPORT_DATA)[1]
+    start = quote_of(simulator, "vm-f").to_bytes()
     quote = tdx.parse_quote(ask(simulator, "forge.quote", start, {}, True)[1])
     assert quote.signed_region == tdx.parse_quote(start).signed_region
     with refuses("wrong-root"):
@@ -267,7 +269,7 @@ def test_one_connection_is_one_request(socket_path: Path) -> None:
     assert stat.S_IMODE(socket_path.stat().st_mode) == 0o600
     assert exchange(socket_path, cbor.encode({0: "launch", 1: "vm-s"})) == {0: "ok"}
     answer = exchange(socket_path, cbor.encode({0: "tdx.quote", 1: "vm-s", 2: REPORT_DATA}))
-    assert tdx.parse_quote(answer[1]).report_data == REPORT_DATA
+    assert tdx.parse_quote(tdx.cut_padding(answer[1])).report_data == REPORT_DATA
 
 
 @pytest.mark.parametrize(

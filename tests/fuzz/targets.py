@@ -70,6 +70,7 @@ from tests.helpers.ton_chain import (
     header_bytes,
     proof_bytes,
 )
+from tests.helpers.world import device_of, quoted_of
 from tests.vectors import generate
 
 NOW = 1_795_000_000
@@ -155,7 +156,9 @@ TARGETS: dict[str, Target] = {
     "policy": Policy.from_toml,
     "host-config": HostConfig.from_toml,
     "tdx-quote": tdx.parse_quote,
+    "tdx-buffer": tdx.cut_padding,
     "event-log": exact(tdx.parse_ccel),
+    "event-log-area": tdx.cut_fill,
     "snp-report": snp.parse_report,
     "azure-hcl": azure.parse_hcl,
     "azure-vtpm": lambda data: azure.parse_vtpm_quote(data, b"", azure_machine.PCRS),
@@ -194,10 +197,11 @@ def seeds() -> list[bytes]:
     found += [GOOD.encode(), generate.HOST + b"[price]\nprompt = 1\ncompletion = 2\n"]
     found.append(encode_key_list(_CONFIGS))
     _SIMULATOR.handle({0: "launch", 1: "vm", 2: 1})
-    quoted = _SIMULATOR.handle({0: "tdx.quote", 1: "vm", 2: bytes(64)})
-    report = _SIMULATOR.handle({0: "gpu.report", 1: "vm", 2: 0, 3: bytes(32)})
+    quoted = quoted_of(_SIMULATOR.handle({0: "tdx.quote", 1: "vm", 2: bytes(64)}))
+    device = device_of(_SIMULATOR.handle({0: "gpu.report", 1: "vm", 2: 0, 3: bytes(32)}))
     parts = _SIMULATOR.handle({0: "collateral"})[1]
-    found += [quoted[1], quoted[2], report[1], report[2][0]]
+    found += [quoted.quote, quoted.ccel, device.report, device.chain[0]]
+    found += [quoted.quote + bytes(307), quoted.ccel + b"\xff" * 64]
     found += [data for name, data in parts.items() if len(data) < 64 * 1024]
     found += [SimulatedAmd().report(), azure_machine.hcl(), azure_machine.message()]
     genesis = LogState.genesis(origin="log.example", log_key=bytes(32), size=1, root=bytes(32))

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import engine_digest, host_config_digest, price_digest
 from attestation.formats.evidence import (
+    GPU,
     INIT_DONE,
     Device,
     Evidence,
@@ -32,10 +33,12 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.merkle import Tree
 from attestation.log.proof import Proof
+from attestation.nvidia import cut_padding
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
 from attestation.trust.roots import Roots
 from attestation.verify.verifier import Challenge, Presented, Verifier
+from enclave.guest.platforms.tsm import Quoted
 from enclave.simulator.service import Simulator
 from tests.attestation.test_policy import GOOD
 
@@ -98,15 +101,16 @@ class World:
         report = ask(
             self.simulator, "gpu.report", "vm", 0, gpu_nonce(b) if nonce is None else nonce
         )
-        devices = (Device(0, report[1], tuple(report[2])),)
+        devices = (device_of(report),)
         data = report_data_binding(b, gpu_evidence_digest(devices))
         quoted = ask(self.simulator, "tdx.quote", "vm", data + fresh_published(bundle.beacon[1]))
+        exact = quoted_of(quoted)
         return Evidence(
             platform="tdx",
             bundle=bundle.to_bytes(),
-            quote=quoted[1],
-            ccel=quoted[2],
-            rtmr3_events=tuple(quoted[3]),
+            quote=exact.quote,
+            ccel=exact.ccel,
+            rtmr3_events=exact.rtmr3_events,
             devices=devices,
         )
 
@@ -181,6 +185,16 @@ def answer(simulator: Simulator, request: dict[int, Any]) -> dict[int, Any]:
     if reply[0] != "ok":
         raise RuntimeError(reply[1])
     return reply
+
+
+def quoted_of(reply: dict[int, Any]) -> Quoted:
+    """What a guest takes out of the buffers that "tdx.quote" answers."""
+    return Quoted.from_buffers(reply[1], reply[2], tuple(reply[3]))
+
+
+def device_of(reply: dict[int, Any]) -> Device:
+    """What a guest takes out of the buffer that "gpu.report" answers."""
+    return Device(GPU, cut_padding(reply[1]), tuple(reply[2]))
 
 
 def policy(simulator: Simulator, log_key: Ed25519PrivateKey) -> Policy:

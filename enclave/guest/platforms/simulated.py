@@ -10,9 +10,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from attestation.errors import Unavailable
+from attestation.errors import ParseError, Unavailable
 from attestation.formats import cbor
 from attestation.formats.evidence import GPU, Device
+from attestation.nvidia.report import cut_padding
 from attestation.trust.roots import Roots
 from enclave.guest.platforms.tsm import Quoted
 
@@ -44,7 +45,12 @@ class SimulatedMachine:
 
     def reports(self, nonce: bytes) -> tuple[Device, ...]:
         answers = [self._ask("gpu.report", self._vm, index, nonce) for index in range(self._gpus)]
-        return tuple(Device(GPU, answer[1], tuple(answer[2])) for answer in answers)
+        try:
+            reports = [cut_padding(answer[1]) for answer in answers]
+        except ParseError as error:
+            raise Unavailable(f"simulator: {error}") from None
+        chains = (tuple(answer[2]) for answer in answers)
+        return tuple(Device(GPU, *pair) for pair in zip(reports, chains, strict=True))
 
     def set_ready(self) -> None:
         """A simulated GPU is always ready."""
