@@ -14,7 +14,7 @@ Lapse = tuple[Literal["not-yet-valid", "expired"], str]
 def stamp(second: int) -> str:
     """A Unix second for people: ISO 8601, UTC. Raises ValueError outside the years 1 to 9999."""
     try:
-        return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return datetime.fromtimestamp(second, UTC).isoformat().replace("+00:00", "Z")
     except (OverflowError, OSError):
         raise ValueError(f"{second} is in no year from 1 to 9999") from None
 
@@ -32,14 +32,25 @@ def seconds(moment: datetime) -> int:
     return int(moment.timestamp())
 
 
-def lapse(window: Window, now: int) -> Lapse | None:
+def lapse(window: Window, now: int, *, skew: int = 0) -> Lapse | None:
     """Why `now` (Unix seconds) lies outside of a window; None where it lies inside.
 
-    Both ends belong to the window.
+    Both ends belong to the window, and `skew` seconds before it, for clocks that differ.
     """
     start, end = window
-    if now < start:
+    if now < start - skew:
         return "not-yet-valid", f"valid from {dated(start)}, now is {dated(now)}"
     if now > end:
         return "expired", f"valid until {dated(end)}, now is {dated(now)}"
     return None
+
+
+def too_old(what: str, since: int, now: int, most: int) -> str:
+    """A refusal in words: `what` is of the second `since`, and more than `most` seconds old."""
+    age = f"{now - since} s before now, {dated(now)}"
+    return f"{what} is of {dated(since)}, {age}; expected at most {most} s"
+
+
+def in_future(what: str, since: int, now: int) -> str:
+    """A refusal in words: `what` is of a second after now."""
+    return f"{what} is of {dated(since)}, which is after now, {dated(now)}"

@@ -120,7 +120,7 @@ def _check_dates(single: ocsp.OCSPSingleResponse, now: int) -> int:
     if (end := single.next_update_utc) is None:
         raise Refused("gpu", "ocsp-expired", "the OCSP answer does not say until when it counts")
     window = seconds(single.this_update_utc), seconds(end)
-    if found := lapse((window[0] - MAX_CLOCK_SKEW_S, window[1]), now):
+    if found := lapse(window, now, skew=MAX_CLOCK_SKEW_S):
         word, text = found
         raise Refused("gpu", f"ocsp-{word}", f"the OCSP answer: {text}")
     return window[1]

@@ -14,6 +14,7 @@ from typing import Any
 from attestation import nvidia
 from attestation.errors import NotAuthentic, NotChecked, ParseError, Refused
 from attestation.formats.address import same_account
+from attestation.formats.dates import dated, in_future, lapse, too_old
 from attestation.formats.digests import engine_digest, host_config_digest, price_digest
 from attestation.formats.evidence import (
     GPU,
@@ -74,9 +75,9 @@ def cpu_tcb(case: Case) -> str:
     # dcap-qvl refuses a TD by its attributes before it judges the TCB.
     case.needs("cpu-signature", "cpu-attributes")
     standing = case.cpu.check_tcb(case.collateral, case.policy, now=case.now)
-    age, most = case.now - standing.issued, case.policy.max_collateral_age_s
-    if age > most:
-        text = f"expected collateral of at most {most} s, got {age} s"
+    most = case.policy.max_collateral_age_s
+    if case.now - standing.issued > most:
+        text = too_old("the collateral", standing.issued, case.now, most)
         raise Refused("cpu-tcb", "collateral-too-old", text)
     case.expiries += [standing.expires, standing.issued + most]
     case.tcb_issued = standing.issued
@@ -150,23 +151,26 @@ def _beacon(case: Case, beacon: BlockRef) -> None:
     if not reaches(beacon.level, case.policy.anchor):
         raise Refused("freshness", "beacon-level", f"expected {case.policy.anchor}")
     if beacon.utime > case.now + MAX_CLOCK_SKEW_S:
-        raise Refused("freshness", "beacon-in-future", "the beacon is newer than now")
-    if case.now - beacon.utime > case.policy.max_beacon_age_s:
-        raise Refused(
-            "freshness",
-            "beacon-too-old",
-            f"expected at most {case.policy.max_beacon_age_s} s, got {case.now - beacon.utime} s",
-        )
+        text = in_future("the beacon", beacon.utime, case.now)
+        raise Refused("freshness", "beacon-in-future", text)
+    most = case.policy.max_beacon_age_s
+    if case.now - beacon.utime > most:
+        text = too_old("the beacon", beacon.utime, case.now, most)
+        raise Refused("freshness", "beacon-too-old", text)
 
 
 def _validity(case: Case, beacon: BlockRef) -> None:
-    bundle = case.bundle
+    bundle, of_beacon = case.bundle, f"their beacon of {dated(beacon.utime)}"
     if bundle.not_before < beacon.utime - MAX_CLOCK_SKEW_S:
-        raise Refused("freshness", "dated-before-beacon", "not_before lies before the beacon")
+        text = f"the keys count from {dated(bundle.not_before)}, before {of_beacon}"
+        raise Refused("freshness", "dated-before-beacon", text)
     if bundle.not_after > beacon.utime + MAX_BUNDLE_LIFE_S:
-        raise Refused("freshness", "lives-too-long", "not_after is over two hours from the beacon")
-    if not bundle.not_before - MAX_CLOCK_SKEW_S <= case.now <= bundle.not_after:
-        raise Refused("freshness", "not-valid-now", "now is outside not_before to not_after")
+        text = f"the keys count until {dated(bundle.not_after)}, more than {MAX_BUNDLE_LIFE_S} s"
+        raise Refused("freshness", "lives-too-long", f"{text} after {of_beacon}")
+    window = bundle.not_before, bundle.not_after
+    if found := lapse(window, case.now, skew=MAX_CLOCK_SKEW_S):
+        word, text = found
+        raise Refused("freshness", word, f"the keys: {text}")
     case.expiries += [bundle.not_after, beacon.utime + case.policy.max_beacon_age_s]
 
 
@@ -288,16 +292,21 @@ def _anchor(case: Case, anchor: Anchor) -> None:
         raise Refused("log", "forked", "the contract holds proof that this log forked")
     if not reaches(anchor.level, policy.anchor):
         raise Refused("log", "anchor-level", f"expected {policy.anchor}, got {anchor.level}")
-    age = case.now - anchor.read_at
-    if not -MAX_CLOCK_SKEW_S <= age <= policy.max_anchor_age_s:
-        raise Refused(
-            "log",
-            "anchor-too-old",
-            f"expected a read of at most {policy.max_anchor_age_s} s, got {age} s",
-        )
+    _anchor_age(anchor.read_at, case.now, policy.max_anchor_age_s)
     if case.beacon is not None and case.beacon.utime > anchor.read_at:
-        raise Refused("log", "anchor-before-beacon", "the anchor was read before the beacon")
+        read, beacon = dated(anchor.read_at), dated(case.beacon.utime)
+        text = f"the anchor was read at {read}, before the beacon of {beacon}"
+        raise Refused("log", "anchor-before-beacon", text)
     case.expiries.append(anchor.read_at + policy.max_anchor_age_s)
+
+
+def _anchor_age(read_at: int, now: int, most: int) -> None:
+    if read_at > now + MAX_CLOCK_SKEW_S:
+        text = in_future("the reading of the anchor", read_at, now)
+        raise Refused("log", "anchor-in-future", text)
+    if now - read_at > most:
+        text = too_old("the reading of the anchor", read_at, now, most)
+        raise Refused("log", "anchor-too-old", text)
 
 
 def _leaf(case: Case, data: bytes) -> None:
@@ -324,7 +333,8 @@ def validity(case: Case) -> str:
     case.needs("log")
     case.valid_until = min(case.expiries)
     if case.valid_until <= case.now:
-        raise Refused("mint", "expired", "something it rests on has expired")
+        text = f"what it rests on counts until {dated(case.valid_until)}, now is {dated(case.now)}"
+        raise Refused("mint", "expired", text)
     return f"valid for {case.valid_until - case.now} s"
 
 

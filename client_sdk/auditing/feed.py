@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from attestation.formats.dates import stamp
 from attestation.formats.digests import sha256
 from client_sdk.auditing.watching import Alert
 
@@ -23,13 +23,13 @@ def atom(contract: str, alerts: Sequence[Alert], *, started: int) -> bytes:
     newest = alerts[::-1][:NEWEST]
     _put(feed, "id", f"urn:umay:watch:{contract}")
     _put(feed, "title", f"Umay log of {contract}")
-    _put(feed, "updated", _when(newest[0].time if newest else started))
+    _put(feed, "updated", stamp(newest[0].time if newest else started))
     _put(SubElement(feed, "author"), "name", "umay audit watch")
     for alert in newest:
         entry = SubElement(feed, "entry")
         _put(entry, "id", f"urn:umay:watch:{contract}:{_name(alert)}")
         _put(entry, "title", f"{alert.severity}: {alert.code}")
-        _put(entry, "updated", _when(alert.time))
+        _put(entry, "updated", stamp(alert.time))
         _put(entry, "content", alert.text)
     return b'<?xml version="1.0" encoding="utf-8"?>\n' + tostring(feed, encoding="utf-8")
 
@@ -41,7 +41,3 @@ def _name(alert: Alert) -> str:
 
 def _put(parent: Element, tag: str, text: str) -> None:
     SubElement(parent, tag).text = _NOT_XML.sub("\ufffd", text)
-
-
-def _when(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -29,7 +29,7 @@ def safe(value: object) -> str:
 def moment(second: int) -> str:
     """ISO 8601 to the minute, UTC; the bare number where no calendar reaches."""
     try:
-        return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M}"
+        return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%MZ}"
     except (ValueError, OverflowError, OSError):
         return str(second)
 

@@ -13,6 +13,8 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.dates import stamp
 from attestation.platforms import snp, tdx
 from attestation.platforms.tdx.tcb import QE_IDENTITY, TCB_INFO
+from attestation.x509.crl import load_crl
+from attestation.x509.crl import window as crl_window
 from client_sdk.inspection.cpu import crl_family
 from client_sdk.inspection.gpu import pem_certificates
 from client_sdk.inspection.inspected import Explained, Given, Inspected
@@ -37,13 +39,13 @@ def intel_answer(file: str, data: bytes, given: Given) -> Inspected:
 def revocation_list(file: str, data: bytes, given: Given) -> Inspected:
     """A DER CRL of Intel or AMD."""
     try:
-        parsed = x509.load_der_x509_crl(data)
-        issuer, end = parsed.issuer.rfc4514_string(), parsed.next_update_utc
-    except Exception:  # the library lets several kinds through
+        parsed = load_crl(data)
+        issuer, (start, end) = parsed.issuer.rfc4514_string(), crl_window(parsed)
+    except (ParseError, ValueError):
         raise ParseError("not a revocation list") from None
     found = Inspected(file, f"revocation list, {len(parsed)} entries")
     found.fields.append(Explained("issuer", issuer))
-    found.fields.append(Explained("valid", f"{parsed.last_update_utc} to {end}"))
+    found.fields.append(Explained("valid", f"{stamp(start)} to {stamp(end)}"))
     amd = crl_family(data) is not None
     found.check("signature", lambda: _amd_crl(data, given) if amd else _intel_crl(data, given))
     return found

@@ -36,7 +36,7 @@ class Dated:
     def day(self, which: int) -> str:
         if self.window is None:
             return ""
-        return f"{datetime.fromtimestamp(self.window[which], UTC):%Y-%m-%d %H:%M}"
+        return f"{datetime.fromtimestamp(self.window[which], UTC):%Y-%m-%d %H:%MZ}"
 
     def to_json(self) -> dict[str, Any]:
         start, end = self.window or (None, None)

@@ -110,12 +110,12 @@ def certificate(file: str, data: bytes, given: Given) -> Inspected:
     except Exception:  # the library lets several kinds through
         raise ParseError("not a certificate") from None
     found = Inspected(file, "X.509 certificate")
-    start, end = parsed.not_valid_before_utc, parsed.not_valid_after_utc
+    start, end = certificate_window(parsed)
     spki = spki_digest(parsed).hex()
     found.fields += [
         Explained("subject", names[0]),
         Explained("issuer", names[1]),
-        Explained("valid", f"{start:%Y-%m-%d} to {end:%Y-%m-%d}"),
+        Explained("valid", f"{stamp(start)} to {stamp(end)}"),
         Explained("key", spki, "SHA-256 of the SubjectPublicKeyInfo" + _pinned(spki, given)),
     ]
     found.check("dates", lambda: _dates(parsed, given.now))

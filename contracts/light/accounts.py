@@ -21,6 +21,7 @@ from typing import Literal
 from pytoniq_core import Cell
 
 from attestation.errors import NotAuthentic, ParseError, Refused
+from attestation.formats.dates import in_future, too_old
 from contracts.light.blocks import MASTERCHAIN, WHOLE_SHARD, BlockId, read_shard, same_block
 from contracts.light.boc import MERKLE_UPDATE, read_bag, read_cell, write_bag
 from contracts.light.cells import STEP, Reader, lookup, proof_root
@@ -171,9 +172,9 @@ def parse_address(address: str) -> tuple[int, bytes]:
 def check_age(utime: int, max_age_s: int, now: int) -> None:
     """Raises Refused where the head of this time (Unix seconds) is too old, or too new."""
     if utime > now + MAX_AHEAD:
-        raise Refused(STEP, "future-head", f"head: expected a time up to {now}, got {utime}")
+        raise Refused(STEP, "future-head", in_future("the chain's head", utime, now))
     if now - utime > max_age_s:
-        text = f"head: expected at most {max_age_s} s of age, got {now - utime}"
+        text = too_old("the chain's head", utime, now, max_age_s)
         raise Refused(STEP, "stale-head", text)
 
 

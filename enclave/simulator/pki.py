@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from attestation.errors import UsageError
+from attestation.formats.dates import lapse, seconds
 
 NOT_BEFORE = datetime(2024, 1, 1, tzinfo=UTC)
 NOT_AFTER = datetime(2044, 1, 1, tzinfo=UTC)
@@ -34,8 +35,8 @@ NOT_AFTER = datetime(2044, 1, 1, tzinfo=UTC)
 
 def check_reach(now: int) -> None:
     """Raises UsageError where the PKI is not valid at `now` (Unix seconds)."""
-    if not NOT_BEFORE.timestamp() <= now <= NOT_AFTER.timestamp():
-        raise UsageError(f"the simulated PKI does not reach to the time {now}")
+    if found := lapse((seconds(NOT_BEFORE), seconds(NOT_AFTER)), now):
+        raise UsageError(f"the simulated PKI is {found[1]}")
 
 
 def load_or_make_key(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -193,6 +194,11 @@ def no_longer_valid(world: World) -> Report:
     return examine(world, world.presented(world.prove(bundle)))
 
 
+def not_yet_valid(world: World) -> Report:
+    bundle = dataclasses.replace(world.bundle, not_before=NOW + 61)
+    return examine(world, world.presented(world.prove(bundle)))
+
+
 def challenge_absent(world: World) -> Report:
     policy = dataclasses.replace(world.policy, challenge="required")
     return examine(fresh(world, policy=policy), world.presented())
@@ -294,7 +300,8 @@ BAD: dict[str, tuple[Callable[[World], Report], str, str]] = {
     "beacon only claimed": (beacon_claimed, "freshness", "beacon-level"),
     "keys for three hours": (lives_three_hours, "freshness", "lives-too-long"),
     "dated before its beacon": (dated_before_its_beacon, "freshness", "dated-before-beacon"),
-    "no longer valid": (no_longer_valid, "freshness", "not-valid-now"),
+    "no longer valid": (no_longer_valid, "freshness", "expired"),
+    "not yet valid": (not_yet_valid, "freshness", "not-yet-valid"),
     "no challenge": (challenge_absent, "freshness", "no-challenge"),
     "replayed challenge": (challenge_replayed, "freshness", "wrong-challenge"),
     "challenge answered by another TD": (challenge_by_another_td, "freshness", "other-machine"),
@@ -313,6 +320,7 @@ BAD: dict[str, tuple[Callable[[World], Report], str, str]] = {
     "forked": (lambda w: anchored(w, forked=True), "log", "forked"),
     "anchor claimed": (lambda w: anchored(w, level="claimed"), "log", "anchor-level"),
     "anchor read long ago": (lambda w: anchored(w, read_at=NOW - 601), "log", "anchor-too-old"),
+    "anchor of the future": (lambda w: anchored(w, read_at=NOW + 61), "log", "anchor-in-future"),
     "anchor of another contract": (
         lambda w: anchored(w, address="0:" + "cd" * 32),
         "log",
@@ -337,6 +345,23 @@ def test_only_the_step_meant_for_it_refuses(
     assert report.failed == (step,), report
     got = next(result.code for result in report.steps if result.name == step)
     assert code in ("*", got)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "expired collateral", "beacon too old", "keys for three hours", "dated before its beacon",
+        "no longer valid", "not yet valid", "anchor read long ago", "anchor of the future",
+        "anchor read before the beacon",
+    ],
+)  # fmt: skip
+def test_times_are_told_with_their_zone(world: World, name: str) -> None:
+    """And as Unix seconds beside; no second stands alone."""
+    bad, step, _ = BAD[name]
+    text = next(result.detail for result in bad(world).steps if result.name == step)
+    both = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \((\d{10})\)"
+    assert len(re.findall(both, text)) == 2, text
+    assert not re.search(r"\d{10}", re.sub(both, "", text)), text
 
 
 def test_a_simulated_machine_is_refused_by_name_under_vendor_roots(world: World) -> None:

@@ -1,0 +1,339 @@
+"""Each vendor's evidence is judged by the walker: one bad certificate at every entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestation.errors import NotAuthentic, Refused
+from attestation.formats.collateral import Collateral
+from attestation.platforms import snp, tdx
+from attestation.platforms.tdx.tcb import TCB_INFO, check_tcb, crl_dates
+from attestation.trust.roots import Roots
+from attestation.vendors.validity import window
+from contracts.quote_verifier import pinned_root_key
+from enclave.simulator import pki
+from enclave.simulator.amd import SimulatedAmd
+from tests.helpers import nvidia_machine as nvidia
+from tests.helpers.certificates import unknown
+from tests.helpers.nvidia_machine import issue, rebuilt
+from tests.helpers.tdx_machine import DAY, NOW, collateral, good, good_bytes, machine, pem, refuses
+from tests.helpers.tdx_machine import roots as intel_roots
+
+TODAY = datetime.fromtimestamp(NOW, UTC)
+NOBODY: frozenset[bytes] = frozenset()
+
+
+# Intel
+
+
+def intel(key: str, old: x509.Certificate, by: x509.Certificate, signer: str, **changes: Any):
+    """One of the simulated Intel's certificates made anew."""
+    keys = machine()._keys
+    kept = [(item.value, False) for item in old.extensions if not item.critical]
+    options = {"extensions": kept, **changes}
+    public = keys[key].public_key()
+    return issue(old.subject, public, issuer=by, signer=keys[signer], **options)
+
+
+def pck_chain() -> tuple[x509.Certificate, ...]:
+    return tuple(x509.load_der_x509_certificate(der) for der in good().pck_chain)
+
+
+def quote_with(**changes: Any) -> tdx.TdQuote:
+    leaf, platform, root = pck_chain()
+    kept = [(item.value, False) for item in leaf.extensions if not item.critical]
+    changes["extensions"] = kept + changes.get("extensions", [])
+    return replace(
+        good(), pck_pem=pem(intel("pck", leaf, platform, "platform", **changes), platform, root)
+    )
+
+
+def test_a_quote_under_a_pck_that_is_only_made_anew() -> None:
+    """So that the cases below fail for their one change."""
+    tdx.check_signature(quote_with(), roots=intel_roots(), now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("unknown-extension", {"extensions": [unknown()]}),
+        ("key-usage", {"usage": True}),
+        ("not-a-ca", {"constraints": False}),
+        ("wrong-algorithm", {"algorithm": hashes.SHA384()}),
+        ("certificate-not-yet-valid", {"start": TODAY + timedelta(seconds=1)}),
+        ("certificate-expired", {"end": TODAY - timedelta(seconds=1)}),
+    ],
+)
+def test_intel_quote(code: str, changes: dict[str, Any]) -> None:
+    with refuses(code, NotAuthentic):
+        tdx.check_signature(quote_with(**changes), roots=intel_roots(), now=NOW)
+
+
+def tcb_signer(**changes: Any) -> tuple[bytes, ...]:
+    signer, root = x509.load_pem_x509_certificates(collateral().parts[TCB_INFO + "_chain"])
+    return pki.der(intel("tcb", signer, root, "root", **changes)), pki.der(root)
+
+
+def answer(given: tuple[bytes, ...], now: int = NOW) -> int:
+    data = collateral().parts[TCB_INFO]
+    return tdx.check_answer(TCB_INFO, data, given, roots=intel_roots(), now=now)
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("unknown-extension", {"extensions": [unknown()]}),
+        ("key-usage", {"usage": True}),
+        ("not-a-ca", {"path_length": 0}),
+        ("wrong-algorithm", {"algorithm": hashes.SHA512()}),
+        ("certificate-not-yet-valid", {"start": TODAY + timedelta(seconds=1)}),
+        ("certificate-expired", {"end": TODAY - timedelta(seconds=1)}),
+    ],
+)
+def test_intel_tcb_info(code: str, changes: dict[str, Any]) -> None:
+    assert answer(tcb_signer()) > NOW
+    with refuses(code, NotAuthentic):
+        answer(tcb_signer(**changes))
+
+
+def test_a_renewed_tcb_signer_counts_beside_the_old_one() -> None:
+    old = tcb_signer(end=TODAY - timedelta(days=1))
+    assert answer((*old, *tcb_signer())) > NOW
+
+
+def crl_issuer(**changes: Any) -> tuple[bytes, ...]:
+    _, platform, root = pck_chain()
+    options = {"path_length": 0, **changes}
+    return pki.der(intel("platform", platform, root, "root", **options)), pki.der(root)
+
+
+def test_intel_crl() -> None:
+    data, root_crl = (collateral().parts[f"intel/{kind}_crl"] for kind in ("pck", "root"))
+    check = tdx.check_crl
+    assert check(data, crl_issuer(), roots=intel_roots(), now=NOW) > NOW
+    assert check(root_crl, crl_issuer(), roots=intel_roots(), now=NOW) > NOW
+    with refuses("unknown-extension", NotAuthentic):
+        check(data, crl_issuer(extensions=[unknown()]), roots=intel_roots(), now=NOW)
+    with refuses("not-a-ca", NotAuthentic):
+        check(data, crl_issuer(path_length=None), roots=intel_roots(), now=NOW)
+    with refuses("key-usage", NotAuthentic):  # signs messages, neither certificates nor lists
+        check(data, crl_issuer(usage=False), roots=intel_roots(), now=NOW)
+
+
+@pytest.mark.parametrize("part", ["tcb_info", "qe_identity", "pck_crl", "root_crl"])
+def test_the_part_out_of_its_window_is_named(part: str) -> None:
+    for days, word, code in ((-1, "from", "not-yet-valid"), (400, "until", "expired")):
+        parts = dict(collateral().parts)
+        start, end = window(f"intel/{part}", parts[f"intel/{part}"])
+        at = (start - 1) if days < 0 else end + 1
+        others = {name: _at(name, at, parts) for name in parts}
+        others[f"intel/{part}"] = parts[f"intel/{part}"]
+        with refuses(f"collateral-{code}", Refused) as caught:
+            check_tcb(good_bytes(), Collateral(others), root_der=machine().root_der, now=at)
+        assert caught.value.message.startswith(f"intel/{part}: valid {word} ")
+
+
+def _at(name: str, now: int, parts: dict[str, bytes]) -> bytes:
+    return machine().collateral(now).get(name, parts[name])
+
+
+def test_a_root_for_the_contract_is_pinned() -> None:
+    assert len(pinned_root_key(machine().root_der, intel_roots())) == 64
+    with refuses("wrong-root", NotAuthentic):
+        pinned_root_key(machine("Stranger").root_der, intel_roots())
+    with refuses("bad-certificate", NotAuthentic):
+        pinned_root_key(b"0", intel_roots())
+
+
+# AMD
+
+
+AMD = SimulatedAmd()
+AMD_ROOTS = Roots(NOBODY, frozenset({AMD.root_spki}), NOBODY, NOBODY, True)
+
+
+def amd(
+    old: x509.Certificate, by: x509.Certificate, signer: Any, **changes: Any
+) -> x509.Certificate:
+    """One of the simulated AMD's certificates made anew; an extension named is left out."""
+    out = changes.pop("out", ())
+    builder = (
+        x509.CertificateBuilder(
+            changes.pop("issuer", by.subject), old.subject, old.public_key(), old.serial_number
+        )
+        .not_valid_before(changes.pop("start", pki.NOT_BEFORE))
+        .not_valid_after(changes.pop("end", pki.NOT_AFTER))
+    )
+    for item in old.extensions:
+        if not isinstance(item.value, out):
+            builder = builder.add_extension(item.value, critical=item.critical)
+    for value, critical in changes.pop("extensions", ()):
+        builder = builder.add_extension(value, critical=critical)
+    digest = changes.pop("digest", hashes.SHA384())
+    pss = padding.PSS(padding.MGF1(digest), digest.digest_size)
+    scheme = changes.pop("scheme", pss)
+    assert not changes
+    return builder.sign(signer, digest, rsa_padding=scheme)
+
+
+def chip(**changes: Any) -> tuple[x509.Certificate, ...]:
+    return amd(AMD.leaf, AMD.ask, AMD.ask_key, **changes), AMD.ask, AMD.ark
+
+
+def ask(**changes: Any) -> tuple[x509.Certificate, ...]:
+    return AMD.leaf, amd(AMD.ask, AMD.ark, AMD.root_key, **changes), AMD.ark
+
+
+def ark(**changes: Any) -> tuple[x509.Certificate, ...]:
+    return AMD.leaf, AMD.ask, amd(AMD.ark, AMD.ark, AMD.root_key, **changes)
+
+
+def amd_check(chain: tuple[x509.Certificate, ...]) -> snp.ChipKey:
+    report = snp.parse_report(AMD.report())
+    ders = tuple(pki.der(item) for item in chain)
+    return snp.check_signature(report, ders, roots=AMD_ROOTS, now=NOW)
+
+
+CRITICAL = [unknown()]
+NOT_SIGN = [(pki.key_usage(True), True)]
+NOT_CERTIFY = [(pki.key_usage(False), True)]
+AN_AUTHORITY = [(x509.BasicConstraints(True, None), True)]
+NO_PATH = [(x509.BasicConstraints(True, 0), True)]
+NO_AUTHORITY = [(x509.BasicConstraints(False, None), True)]
+LATER, EARLIER = TODAY + timedelta(seconds=1), TODAY - timedelta(seconds=1)
+AMD_CHAINS: dict[str, tuple[str, Callable[[], tuple[x509.Certificate, ...]]]] = {
+    "chip key: unknown critical": ("unknown-extension", lambda: chip(extensions=CRITICAL)),
+    "ASK: unknown critical": ("unknown-extension", lambda: ask(extensions=CRITICAL)),
+    "ARK: unknown critical": ("unknown-extension", lambda: ark(extensions=CRITICAL)),
+    "chip key: may not sign": ("key-usage", lambda: chip(extensions=NOT_SIGN)),
+    "ASK: may not certify": (
+        "key-usage", lambda: ask(out=(x509.KeyUsage,), extensions=NOT_CERTIFY),
+    ),
+    "ASK: no key usage": ("key-usage", lambda: ask(out=(x509.KeyUsage,))),
+    "ARK: may not certify": (
+        "key-usage", lambda: ark(out=(x509.KeyUsage,), extensions=NOT_CERTIFY),
+    ),
+    "chip key: an authority": ("not-a-ca", lambda: chip(extensions=AN_AUTHORITY)),
+    "ASK: no CA flag": (
+        "not-a-ca", lambda: ask(out=(x509.BasicConstraints,), extensions=NO_AUTHORITY),
+    ),
+    "ASK: no basic constraints": ("not-a-ca", lambda: ask(out=(x509.BasicConstraints,))),
+    "ARK: path too short": (
+        "path-length", lambda: ark(out=(x509.BasicConstraints,), extensions=NO_PATH),
+    ),
+    "chip key: PKCS 1": ("wrong-algorithm", lambda: chip(scheme=padding.PKCS1v15())),
+    "ASK: PSS with SHA-256": ("wrong-algorithm", lambda: ask(digest=hashes.SHA256())),
+    "chip key: another issuer": ("chain-order", lambda: chip(issuer=AMD.ark.subject)),
+    "chip key: not yet valid": ("certificate-not-yet-valid", lambda: chip(start=LATER)),
+    "ARK: not yet valid": ("certificate-not-yet-valid", lambda: ark(start=LATER)),
+    "ASK: expired": ("certificate-expired", lambda: ask(end=EARLIER)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [chip, ask, ark])
+def test_an_amd_certificate_made_anew_with_nothing_wrong(make: Callable) -> None:
+    assert amd_check(make()).family == "Milan"
+
+
+@pytest.mark.parametrize(("code", "make"), AMD_CHAINS.values(), ids=AMD_CHAINS)
+def test_amd_report(code: str, make: Callable[[], tuple[x509.Certificate, ...]]) -> None:
+    with refuses(code, NotAuthentic):
+        amd_check(make())
+
+
+def amd_crl(
+    *,
+    start: datetime = TODAY - timedelta(days=1),
+    end: datetime = TODAY + timedelta(days=1),
+    critical: bool = False,
+    scheme: Any = None,
+) -> bytes:
+    builder = x509.CertificateRevocationListBuilder(AMD.ark.subject, start, end)
+    builder = builder.add_extension(x509.CRLNumber(1), critical=critical)
+    pss = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
+    crl = builder.sign(AMD.root_key, hashes.SHA384(), rsa_padding=scheme or pss)
+    return crl.public_bytes(Encoding.DER)
+
+
+CRLS: dict[str, tuple[str, type, Callable[[], bytes]]] = {
+    "not yet valid": ("crl-not-yet-valid", Refused, lambda: amd_crl(start=LATER)),
+    "expired": ("crl-expired", Refused, lambda: amd_crl(end=EARLIER)),
+    "signed with PKCS 1": (
+        "crl-signature", NotAuthentic, lambda: amd_crl(scheme=padding.PKCS1v15()),
+    ),
+    "unknown critical extension": (
+        "crl-malformed", NotAuthentic, lambda: amd_crl(critical=True),
+    ),
+    "a byte too many": ("crl-malformed", NotAuthentic, lambda: amd_crl() + b"\0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "kind", "make"), CRLS.values(), ids=CRLS)
+def test_amd_crl(code: str, kind: type, make: Callable[[], bytes]) -> None:
+    key = amd_check(chip())
+    good_one = Collateral({"amd/crl/Milan": amd_crl()})
+    assert snp.check_revocation(key, good_one, now=NOW) == (NOW - DAY, NOW + DAY)
+    with refuses(code, kind):
+        snp.check_revocation(key, Collateral({"amd/crl/Milan": make()}), now=NOW)
+    with refuses(code, kind):
+        snp.check_crl(make(), pki.der(AMD.ark), roots=AMD_ROOTS, now=NOW)
+
+
+def test_a_crl_by_an_ark_that_may_not_sign_any() -> None:
+    usage = [(pki.key_usage(True, crl_sign=False), True)]
+    chain = ark(out=(x509.KeyUsage,), extensions=usage)
+    key = amd_check(chain)  # it may certify
+    with refuses("key-usage", NotAuthentic):
+        snp.check_revocation(key, Collateral({"amd/crl/Milan": amd_crl()}), now=NOW)
+    with refuses("key-usage", NotAuthentic):
+        snp.check_crl(amd_crl(), pki.der(chain[2]), roots=AMD_ROOTS, now=NOW)
+
+
+def test_a_crl_by_an_ark_that_is_out_of_date() -> None:
+    old = ark(end=EARLIER)[2]
+    with refuses("certificate-expired", NotAuthentic):
+        snp.check_crl(amd_crl(), pki.der(old), roots=AMD_ROOTS, now=NOW)
+
+
+def test_a_list_without_an_end_has_no_window() -> None:
+    """The library builds none, so take the field out: next update, 15 bytes after this one."""
+    data = amd_crl()
+    at = data.index(b"\x17\x0d") + 15
+    assert data[at : at + 2] == b"\x17\x0d"
+    cut = bytearray(data[:at] + data[at + 15 :])
+    assert (data[1], data[5]) == (0x82, 0x81)  # the two lengths around it: two bytes, one byte
+    cut[2:4] = (int.from_bytes(cut[2:4], "big") - 15).to_bytes(2, "big")
+    cut[6] -= 15
+    cut = bytes(cut)
+    assert x509.load_der_x509_crl(cut).next_update_utc is None
+    with refuses("crl-malformed", NotAuthentic):
+        snp.check_crl(cut, pki.der(AMD.ark), roots=AMD_ROOTS, now=NOW)
+    with refuses("collateral-malformed", NotAuthentic):
+        crl_dates(cut, "intel/pck_crl")
+
+
+# NVIDIA: tests/attestation/test_nvidia_*.py have the rest
+
+
+def test_nvidia_device_with_a_critical_purpose() -> None:
+    purpose = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CODE_SIGNING])
+    leaf = nvidia.fwid(nvidia.chain()[0])
+    nvidia.checked(rebuilt(0, extensions=[(leaf, False), (purpose, False)]))
+    with nvidia.refuses("unknown-extension", NotAuthentic):
+        nvidia.checked(rebuilt(0, extensions=[(leaf, False), (purpose, True)]))
+
+
+def test_a_responder_signs_no_report() -> None:
+    purpose = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.OCSP_SIGNING])
+    leaf = nvidia.fwid(nvidia.chain()[0])
+    with nvidia.refuses("key-usage", NotAuthentic):
+        nvidia.checked(rebuilt(0, extensions=[(leaf, False), (purpose, False)]))
