@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from contracts.chain import ReadOnlyChain
 
 TIMEOUT_SECONDS = 120.0
-"""The first token of a long prompt may take this long."""
+"""As transport.READ_SECONDS, which is not loaded for its sake."""
 
 MAX_ENCLAVES_TRIED = 8
 
@@ -98,8 +98,9 @@ class Client:
 
     `url` is a relay, an agent or one guest (…/umay/<boot id>); `chain` an endpoint that
     the caller chose. `pacing` hides token timing ("clock", "strict") or not ("none"); None
-    leaves it to the guest. `timeout` in seconds is the longest silence while an answer is
-    awaited or arrives. Raises UsageError for an argument of a wrong type or value.
+    leaves it to the guest. `timeout` in seconds is the longest wait until an answer begins, and
+    the longest silence between two pieces of it. Raises UsageError for an argument of a wrong
+    type or value.
     """
 
     def __init__(

@@ -22,6 +22,7 @@ from attestation.formats.evidence import Evidence
 from attestation.trust.policy import Policy
 from attestation.verify.verifier import Presented, Verifier
 from client_sdk import Client, connect
+from client_sdk.client import TIMEOUT_SECONDS
 from tests.attestation.test_policy import GOOD
 from tests.helpers.fake_enclave import FakeClient, FakeEnclave, NoChain
 from tests.helpers.places import ROOT
@@ -406,7 +407,10 @@ def test_a_client_closes_only_a_transport_of_its_own() -> None:
 
 
 def test_the_timeout_is_the_transports() -> None:
+    from client_sdk.transport import READ_SECONDS
+
     assert client(timeout=7)._transport._sealed.head == 7
+    assert client()._transport._sealed.idle == READ_SECONDS == TIMEOUT_SECONDS
     assert client(pacing="strict")._pacing == "strict"
 
 
