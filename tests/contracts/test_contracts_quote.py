@@ -587,7 +587,6 @@ SAME_REASON = {
 
 
 @pytest.mark.evidence
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("path", QUOTES, ids=lambda path: path.stem[-20:])
 def test_real_quote(bench: Bench, path: Path) -> None:
     quote = path.read_bytes()

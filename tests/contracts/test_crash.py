@@ -36,7 +36,6 @@ from tests.helpers.waiting import HANG_S
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(3600),
     pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed"),
 ]
 KILLS = int(os.environ.get("UMAY_KILLS", "6"))

@@ -29,7 +29,7 @@ from tests.client_sdk.test_face import HEAVY, examples, loaded_by
 from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.e2e
 UMAY = [sys.executable, "-m", "client_sdk.cli"]
 PROMPT = "Tell me a long story about the moon and the sea, please."
 

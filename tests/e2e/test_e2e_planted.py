@@ -57,7 +57,6 @@ from tests.helpers.world import device_of, quoted_of
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(280),
     pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed"),
 ]
 UMAY = [sys.executable, "-m", "client_sdk.cli"]
