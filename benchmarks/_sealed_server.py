@@ -9,13 +9,14 @@ import threading
 import time
 from pathlib import Path
 
-import uvicorn
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 import enclave.guest
 from attestation.channel import bhttp
+from attestation.net.serve import serving
 from enclave.guest.api import respond
 from enclave.guest.boot import Machine, boot
 from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
@@ -47,10 +48,8 @@ class OwnFeed(Feed):
 async def main(port: int, slots: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         guest = await booted(Path(directory), slots)
-        app = create_app(guest)
-        app.router.routes.append(Route("/plain", plain(guest), methods=["POST"]))
-        config = uvicorn.Config(app, port=port, access_log=False, log_config=None)
-        await uvicorn.Server(config).serve()
+        routes = [Route("/plain", plain(guest), methods=["POST"]), Mount("/", create_app(guest))]
+        await serving([(Starlette(routes=routes), f"127.0.0.1:{port}")], ready=lambda urls: None)
 
 
 async def booted(directory: Path, slots: int) -> Guest:

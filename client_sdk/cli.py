@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "umay.commands"
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+KEEP_ALIVE = "Seconds that an idle connection is kept; 75 unless said."
 SAVED = "What is not given is read here, from what `umay up` wrote."
 HELP = {
     "client": "Verify an enclave, talk to it, or serve a local OpenAI endpoint.",
@@ -230,15 +231,24 @@ def chat(model: str, max_tokens: int, prompt: str, **where: Any) -> None:
 @_where
 @click.option("--listen", default="127.0.0.1:8321", show_default=True, metavar="HOST:PORT")
 @click.option("--token-file", type=FILE, required=True, help="Holds the API key to ask for.")
-def proxy(listen: str, token_file: Path, **where: Any) -> None:
+@click.option("--keep-alive", type=click.FloatRange(1), default=75, help=KEEP_ALIVE)
+def proxy(listen: str, token_file: Path, keep_alive: float, **where: Any) -> None:
     """Serve an OpenAI endpoint on loopback; every request is sealed to a verified enclave."""
-    from client_sdk.proxy import create_app, serve
+    from attestation.net.serve import serve
+    from attestation.net.server_connection import Limits
+    from client_sdk.proxy import check_listen, create_app
 
     token = token_file.read_text().strip()
     if len(token) < 16:
         raise UsageError(f"{token_file}: expected a token of at least 16 characters")
+    check_listen(listen)
     app = create_app(_client(**where), token=token)
-    serve(app, listen=listen, ready=lambda url: click.echo(json.dumps({"listening": url})))
+    limits = Limits(idle_s=keep_alive)
+    serve([(app, listen)], ready=_listening, limits=limits)
+
+
+def _listening(urls: Sequence[str]) -> None:
+    click.echo(json.dumps({"listening": urls[0]}))
 
 
 def _verified(opened: Client, place: Place) -> tuple[Report, int]:

@@ -12,11 +12,9 @@ import asyncio
 import hmac
 import json
 import re
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
-import uvicorn
 from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
@@ -25,8 +23,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from attestation import wire
-from attestation.errors import UmayError, Unavailable, UsageError
+from attestation.errors import UmayError, UsageError
 from attestation.net.route import is_loopback
+from attestation.net.serve import read_address
 from client_sdk import sse
 from client_sdk.answer import Answer
 from client_sdk.client import Client
@@ -113,28 +112,10 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
     yield
 
 
-def serve(app: Starlette, *, listen: str, ready: Callable[[str], None]) -> None:
-    """Runs until SIGTERM; `ready` gets the URL. Raises UsageError beyond loopback."""
-    host, _, port = listen.rpartition(":")
-    if not is_loopback(host.strip("[]")) or not port.isdecimal():
+def check_listen(listen: str) -> None:
+    """Raises UsageError beyond loopback."""
+    if not is_loopback(read_address(listen)[0]):
         raise UsageError(f"listen: expected a loopback HOST:PORT, got {listen}")
-    try:
-        bound = socket.create_server((host, int(port)))
-    except OSError as error:
-        raise Unavailable(f"{listen}: {error.strerror}") from None
-    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False)
-    server = _Server(config)
-    server.when_ready = lambda: ready(f"http://{host}:{bound.getsockname()[1]}")
-    server.run(sockets=[bound])
-
-
-class _Server(uvicorn.Server):
-    when_ready: Callable[[], None]
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started:
-            self.when_ready()
 
 
 def failure(error: UmayError) -> JSONResponse:
@@ -190,4 +171,4 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-__all__ = ["Proxy", "create_app", "serve"]
+__all__ = ["Proxy", "check_listen", "create_app"]

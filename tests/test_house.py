@@ -33,7 +33,8 @@ SERVERS = {
     "enclave.guest.server",
     "enclave.host.agent",
     "enclave.host.forward",
-    "enclave.host.serving",
+    "attestation.net.server_connection",
+    "attestation.net.serve",
     "enclave.host.relay",
     "contracts.logservice.server",
     "contracts.logservice.witness_server",
@@ -41,7 +42,7 @@ SERVERS = {
 }
 PINNED = {
     "starlette": SERVERS,
-    "uvicorn": SERVERS,
+    "uvicorn": {"attestation.net.server_connection", "attestation.net.serve"},
     "requests": {"attestation.net"},
     "urllib3": {"attestation.net"},
     "httpx": {"client_sdk.openai_transport", "enclave.host.forward"},

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+KEEP_ALIVE = "Seconds that an idle connection is kept; 75 unless said."
 MAX_EXPORTED = 32 << 20
 """Bytes of one file of a log."""
 
@@ -65,6 +66,7 @@ def log() -> None:
     metavar="DAYS",
     help="Remove renewals' evidence after so many days; unless said, never.",
 )
+@click.option("--keep-alive", type=click.FloatRange(1), default=75, help=KEEP_ALIVE)
 def serve(
     directory: Path | None,
     database: str | None,
@@ -77,6 +79,7 @@ def serve(
     registry: str | None,
     witnesses: tuple[tuple[str, str], ...],
     keep_renewals: int | None,
+    keep_alive: float,
 ) -> None:
     """Serve a log: tiles, checkpoints, proofs, evidence, and submission.
 
@@ -84,6 +87,8 @@ def serve(
     With --registry machines are admitted only while it allows their release and model, and
     release manifests that it lists.
     """
+    from attestation.net.serve import serve as serve_app
+    from attestation.net.server_connection import Limits
     from contracts.logservice import server
     from contracts.logservice.admission import no_release
     from contracts.logservice.admit import PolicyAdmission, Registry
@@ -106,7 +111,11 @@ def serve(
             origin_path=f"/{path}",
             keep_renewals=keep_renewals,
         )
-        server.serve(app, listen=listen, ready=lambda url: ready(listening=f"{url}/{path}"))
+        serve_app(
+            [(app, listen)],
+            ready=lambda urls: ready(listening=f"{urls[0]}/{path}"),
+            limits=Limits(idle_s=keep_alive),
+        )
 
 
 def check_name(option: str, name: str) -> None:
@@ -208,6 +217,7 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
 @click.option("--contract", help="Cosign only what this AttestationLog holds: a TON witness.")
 @click.option("--chain", metavar="URL", help="With --contract: toncenter v2, or lite:CONFIG.json.")
 @click.option("--log", "log_url", metavar="URL", help="The log's address, with --contract.")
+@click.option("--keep-alive", type=click.FloatRange(1), default=75, help=KEEP_ALIVE)
 def witness(
     state: Path,
     listen: str,
@@ -217,6 +227,7 @@ def witness(
     contract: str | None,
     chain: str | None,
     log_url: str | None,
+    keep_alive: float,
 ) -> None:
     """Serve a witness (c2sp.org/tlog-witness): cosign what continues what was cosigned before.
 
@@ -224,7 +235,9 @@ def witness(
     """
     from attestation.errors import UsageError
     from attestation.log.note import COSIGNATURE, VerifierKey
-    from contracts.logservice import server, witness_server
+    from attestation.net.serve import serve as serve_app
+    from attestation.net.server_connection import Limits
+    from contracts.logservice import witness_server
     from contracts.logservice.store import load_or_create_key
     from contracts.logservice.witness import Witness
 
@@ -243,7 +256,11 @@ def witness(
     )
     own = VerifierKey(name, signing_key.public_key().public_bytes_raw(), COSIGNATURE)
     app = witness_server.create_app(served, own)
-    server.serve(app, listen=listen, ready=lambda url: ready(listening=url, vkey=own.to_text()))
+    serve_app(
+        [(app, listen)],
+        ready=lambda urls: ready(listening=urls[0], vkey=own.to_text()),
+        limits=Limits(idle_s=keep_alive),
+    )
 
 
 def _confirm(contract: str, chain: str, log_url: str) -> Callable[[Checkpoint], None]:

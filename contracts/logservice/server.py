@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from attestation import wire
 from attestation.errors import (
@@ -39,6 +38,7 @@ from attestation.log.leaf import Leaf
 from attestation.log.note import from_decimal
 from attestation.log.submission import MAX_SUBMISSION_BYTES, Logged, Submission, binding_of
 from attestation.log.tiles import TilePath
+from attestation.net.cors import shared
 from contracts.logservice.admission import (
     Admission,
     ReleaseAdmission,
@@ -244,7 +244,7 @@ def create_app(
     witnesses: Witnesses | None = None,
     max_pending: int = MAX_PENDING,
     keep_renewals: int | None = None,
-) -> Starlette:
+) -> ASGIApp:
     """The ASGI application under `origin_path`. Both admissions run in a worker thread.
 
     Renewals' evidence is removed after `keep_renewals` days, unless None.
@@ -266,7 +266,10 @@ def create_app(
         for task in tasks:
             task.cancel()
 
-    return Starlette(routes=_routes(service, origin_path.rstrip("/")), lifespan=lifespan)
+    prefix = origin_path.rstrip("/")
+    below = f"{prefix}/".encode()
+    app = Starlette(routes=_routes(service, prefix), lifespan=lifespan)
+    return shared(app, lambda path: wire.shared_log_method(path.removeprefix(below)))
 
 
 async def _forget(store: Store, days: int) -> None:
@@ -276,30 +279,6 @@ async def _forget(store: Store, days: int) -> None:
         except Unavailable as error:
             logger.warning("old renewals: %s", error)
         await asyncio.sleep(FORGET_SECONDS)
-
-
-def serve(app: Starlette, *, listen: str, ready: Callable[[str], None] = lambda url: None) -> None:
-    """Runs until SIGTERM. `listen` is HOST:PORT, port 0 for any; `ready` gets the URL."""
-    host, separator, port = listen.rpartition(":")
-    if not separator or not port.isdecimal():
-        raise UsageError(f"listen: expected HOST:PORT, got {listen}")
-    try:
-        bound = socket.create_server((host, int(port)))
-    except OSError as error:
-        raise Unavailable(f"{listen}: {error.strerror}") from None
-    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False)
-    server = _Server(config)
-    server.when_ready = lambda: ready(f"http://{host}:{bound.getsockname()[1]}")
-    server.run(sockets=[bound])
-
-
-class _Server(uvicorn.Server):
-    when_ready: Callable[[], None]
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started:
-            self.when_ready()
 
 
 def _routes(service: LogService, prefix: str) -> list[Route]:

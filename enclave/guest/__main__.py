@@ -13,9 +13,12 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from attestation.errors import UmayError, UsageError
+from attestation.errors import UmayError
+from attestation.net.serve import read_address, serving
+from attestation.net.server_connection import Limits
 from enclave.guest.boot import Machine, boot, keep_memory_private
 from enclave.guest.engines.registry import engines
 from enclave.guest.epochs import keep
@@ -23,7 +26,7 @@ from enclave.guest.feed import Feed
 from enclave.guest.gpu import NvmlGpus
 from enclave.guest.platforms.simulated import SimulatedMachine
 from enclave.guest.platforms.tsm import TsmPlatform
-from enclave.guest.server import serve
+from enclave.guest.server import create_app
 
 
 def main() -> int:
@@ -42,7 +45,7 @@ def main() -> int:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    host, port = _address(options.listen)
+    read_address(options.listen)  # before a boot that takes minutes
     guest = await boot(
         _machine(options),
         host_config=options.host_config,
@@ -56,7 +59,8 @@ async def _run(options: argparse.Namespace) -> None:
         arguments = {"clock": time.monotonic, "tell": _tell}
         threading.Thread(target=keep, args=(action, stopped), kwargs=arguments, daemon=True).start()
     try:
-        await serve(guest, host=host, port=port, ready=_ready)
+        limits = Limits(idle_s=options.keep_alive)
+        await serving([(create_app(guest), options.listen)], ready=_ready, limits=limits)
     finally:
         stopped.set()
         await guest.engine.close()
@@ -69,15 +73,8 @@ def _machine(options: argparse.Namespace) -> Machine:
     return Machine(simulated, simulated)
 
 
-def _address(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"listen: expected HOST:PORT, got {listen}")
-    return host.strip("[]"), int(port)
-
-
-def _ready(url: str) -> None:
-    sys.stdout.write(json.dumps({"listening": url}) + "\n")
+def _ready(urls: Sequence[str]) -> None:
+    sys.stdout.write(json.dumps({"listening": urls[0]}) + "\n")
     sys.stdout.flush()
 
 
@@ -95,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model-name", default="umay-demo", metavar="NAME", help="as /v1/models shows it")
     add("--agent", required=True, metavar="URL", help="the host agent's feed")
     add("--simulator", type=Path, metavar="SOCKET", help="simulated hardware in place of the real")
+    add("--keep-alive", type=float, default=Limits.idle_s, metavar="S", help="idle connections")
     add("--vm", default="guest", metavar="ID", help="which simulated VM this is")
     add("--gpus", type=int, default=1, metavar="N", help="how many the simulated VM has")
     add("--threads", type=int, metavar="N", help="of the engine; 1 unless said")

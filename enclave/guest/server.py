@@ -1,36 +1,32 @@
 """The guest's HTTP server: sealed requests, and what anyone may know about this boot.
 
-No access log, no trace on the console: what goes wrong gives a constant answer. Bodies
-are bounded, one by one and together, and so are the number of requests at a time and how
-long a client may take over its head, its body and the next piece of its answer.
+What goes wrong gives a constant answer. Bodies are bounded, one by one and together, and so
+are the number of requests at a time and how long a client may take over its body and the next
+piece of its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, Router
-from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attestation import wire
 from attestation.channel.key_config import encode_key_list
 from attestation.errors import Replayed, Unavailable, UsageError
+from attestation.net.cors import shared
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
 from enclave.guest.sealed import SealedAnswer, open_request
 
 MAX_AT_ONCE = 256
-MAX_HEAD_SECONDS = 10.0
 MAX_BODY_SECONDS = 60.0
 MAX_STALL_SECONDS = 60.0
 """For a client to take the next piece of its answer."""
@@ -38,7 +34,6 @@ MAX_STALL_SECONDS = 60.0
 MAX_ARRIVING_BYTES = 256 << 20
 """Of all the sealed requests that are not whole yet: they are not authentic before."""
 
-SHUTDOWN_S = 2
 SEALED = {wire.CHUNKED_REQUEST: True, wire.OHTTP_REQUEST: False}
 _SEALED_HEADERS = {wire.INCREMENTAL: wire.INCREMENTAL_YES, wire.CACHE_CONTROL: "no-store"}
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -217,69 +212,14 @@ class _Streamed(StreamingResponse):
                 self._over()
 
 
-class _InTime(H11Protocol):
-    """Closes a connection on which no whole request head comes in time."""
-
-    _head_due: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_head()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._head_due is not None:
-            self._head_due.cancel()
-
-    def _expect_head(self) -> None:
-        if self._head_due is not None:
-            self._head_due.cancel()
-        self._head_due = self.loop.call_later(MAX_HEAD_SECONDS, self._late)
-
-    def _late(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
-
-
-def create_app(guest: Guest) -> Starlette:
+def create_app(guest: Guest) -> ASGIApp:
     """The ASGI application of one boot."""
     app = Starlette(
         routes=_Service(guest).routes(),
         exception_handlers={Unavailable: _unavailable, Exception: _failed},
     )
     app.router.redirect_slashes = False  # a path is one of ours or none
-    return app
-
-
-async def serve(guest: Guest, *, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; `ready` gets the URL.
-
-    Raises Unavailable where the address is taken.
-    """
-    try:
-        bound = socket.create_server((host, port))
-    except OSError as error:
-        raise Unavailable(f"{host}:{port}: {error.strerror}") from None
-    ready(f"http://{host}:{bound.getsockname()[1]}")
-    await uvicorn.Server(quiet_config(create_app(guest))).serve(sockets=[bound])
-
-
-def quiet_config(app: Starlette) -> uvicorn.Config:
-    """A server that logs nothing: its tracebacks would hold what a request said."""
-    return uvicorn.Config(
-        app,
-        http=_InTime,
-        ws="none",
-        access_log=False,
-        log_config=None,
-        log_level=logging.CRITICAL + 1,
-        server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_S,
-    )
+    return shared(app)
 
 
 def _described(epoch: Epoch, state: str) -> dict[str, str | int | None]:

@@ -15,10 +15,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from attestation import wire
 from attestation.errors import UmayError
 from attestation.formats import cbor
+from attestation.net.cors import shared
 from contracts.chain import ReadOnlyChain
 from enclave.host.forward import Forwarder, asked
 from enclave.host.registrar import Entry, Registrar
@@ -133,11 +135,11 @@ class Agent:
             return JSONResponse({"error": str(error)}, 503)
         return JSONResponse({"entry": index})
 
-    def public(self) -> Starlette:
+    def public(self) -> ASGIApp:
         below = Route(wire.LISTING + "{rest:path}", self.below, methods=METHODS)
-        return _app(Route(wire.LISTING, self.listing), below)
+        return shared(_app(Route(wire.LISTING, self.listing), below))
 
-    def feed(self) -> Starlette:
+    def feed(self) -> ASGIApp:
         return _app(
             Route("/beacon", self.beacon),
             Route("/anchored", self.anchored),

@@ -18,6 +18,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 GIVEN = click.Path(exists=True, dir_okay=False, path_type=Path)
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 LISTEN = "HOST:PORT"
+KEEP_ALIVE = "Seconds that an idle connection is kept; 75 unless said."
 
 
 @click.group()
@@ -42,6 +43,7 @@ def host() -> None:
 @click.option("--nvidia-rim", metavar="URL", help="In place of NVIDIA's RIM service.")
 @click.option("--nvidia-ocsp", metavar="URL", help="In place of NVIDIA's OCSP service.")
 @click.option("--release", type=click.IntRange(0), help="Leaf index of the guest's release.")
+@click.option("--keep-alive", type=click.FloatRange(1), default=75, help=KEEP_ALIVE)
 def agent(
     listen: str,
     feed_listen: str,
@@ -54,6 +56,7 @@ def agent(
     archive: Path | None,
     policy: Path | None,
     release: int | None,
+    keep_alive: float,
     **services: str | None,
 ) -> None:
     """Stand before one guest: forward ciphertext, log its evidence, feed it the beacon.
@@ -62,11 +65,12 @@ def agent(
     archive the agent asks the vendors itself, hourly, for what the guest's evidence needs.
     Exit code 2: wrong options; 5: an address is taken.
     """
+    from attestation.net.serve import serve
+    from attestation.net.server_connection import Limits
     from contracts.chain import raw_address
     from contracts.endpoint import reading
     from enclave.host.agent import Agent, described
     from enclave.host.registrar import Registrar
-    from enclave.host.serving import serve
 
     fetch = _collateral(guest, simulator, collateral, archive, policy, services)
     contract = raw_address(contract, "--contract")
@@ -84,7 +88,8 @@ def agent(
     threading.Thread(target=registrar.run, args=(stopped,), daemon=True).start()
     standing = Agent(registrar, guest=guest, log=log, chain=endpoint)
     apps = [(standing.public(), listen), (standing.feed(), feed_listen)]
-    serve(apps, ready=lambda urls: click.echo(described(urls)))
+    limits = Limits(idle_s=keep_alive)
+    serve(apps, ready=lambda urls: click.echo(described(urls)), limits=limits)
     stopped.set()
 
 
@@ -139,13 +144,16 @@ def retire(feed: str) -> None:
 @click.option("--listen", required=True, metavar=LISTEN, help="Address to serve on.")
 @click.option("--upstream", required=True, multiple=True, metavar="URL", help="An agent; repeat.")
 @click.option("--record", type=FILE, help="Write every byte handled to this file.")
-def relay(listen: str, upstream: tuple[str, ...], record: Path | None) -> None:
+@click.option("--keep-alive", type=click.FloatRange(1), default=75, help=KEEP_ALIVE)
+def relay(listen: str, upstream: tuple[str, ...], record: Path | None, keep_alive: float) -> None:
     """One address for many agents, routed by boot id. Sees ciphertext only."""
+    from attestation.net.serve import serve
+    from attestation.net.server_connection import Limits
     from enclave.host.relay import Relay, recorded
-    from enclave.host.serving import serve
 
     app = Relay(upstream).app()
-    serve([(recorded(app, record) if record else app, listen)], ready=_ready)
+    app = recorded(app, record) if record else app
+    serve([(app, listen)], ready=_ready, limits=Limits(idle_s=keep_alive))
 
 
 def _ready(urls: Sequence[str]) -> None:

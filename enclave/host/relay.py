@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attestation import wire
 from attestation.errors import ParseError, Unavailable
+from attestation.net.cors import shared
 from enclave.host.forward import Forwarder, asked
 
 LISTING_SECONDS = 1.0
@@ -56,11 +57,11 @@ class Relay:
         url = wanted.at(self._boots[wanted.boot][0])
         return await self._forwarder.forward(request, url, limit=wanted.limit)
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         below = Route(wire.LISTING + "{rest:path}", self.below, methods=["GET", "POST"])
         app = Starlette(routes=[Route(wire.LISTING, self.listing), below])
         app.router.redirect_slashes = False  # a redirect would name whatever Host was sent
-        return app
+        return shared(app)
 
     async def _refresh(self) -> None:
         """The agents' listings, asked for once a second at most."""

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from attestation.errors import Truncated
+from attestation.net.serve import Server
 from client_sdk import proxy
 from client_sdk.openai_transport import SealedTransport
 from tests.helpers.fake_enclave import PIECES, FakeClient, FakeEnclave
@@ -32,14 +33,12 @@ def enclave() -> Iterator[FakeEnclave]:
 
 @pytest.fixture(scope="module")
 def address(enclave: FakeEnclave) -> str:
-    """A proxy in a thread; uvicorn's signal handlers want the main thread, so: no `serve`."""
+    """A proxy in a thread."""
     import socket
-
-    import uvicorn
 
     bound = socket.create_server(("127.0.0.1", 0))
     app = proxy.create_app(FakeClient([enclave]), token=TOKEN)
-    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error"))
+    server = Server(app)
     threading.Thread(target=server.run, args=([bound],), daemon=True).start()
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"
     while not server.started:
@@ -155,7 +154,7 @@ def test_it_listens_on_loopback_only() -> None:
     from attestation.errors import UsageError
 
     with pytest.raises(UsageError, match="loopback"):
-        proxy.serve(None, listen="0.0.0.0:0", ready=print)
+        proxy.check_listen("0.0.0.0:0")
 
 
 def test_when_the_caller_leaves_the_enclave_is_left_too(address: str, enclave: FakeEnclave) -> None:

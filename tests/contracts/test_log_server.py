@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import requests
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,8 +31,9 @@ from attestation.log.leaf import COLLATERAL as COLLATERAL_KIND
 from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.proof import verify_proof
 from attestation.log.submission import Logged, Record, Submission, release_key
+from attestation.net.serve import Server, serve
 from contracts.logservice.database import Sqlite
-from contracts.logservice.server import create_app, serve
+from contracts.logservice.server import create_app
 from contracts.logservice.store import Entry, Store
 from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
@@ -124,7 +124,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
         app = create_app(store, admit=log.judge, max_pending=8)
         bound = socket.create_server(("127.0.0.1", 0))
         log.url = f"http://127.0.0.1:{bound.getsockname()[1]}/log"
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        server = Server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         while not server.started:
@@ -374,13 +374,14 @@ def test_hypothesis_arbitrary_bytes(data: bytes) -> None:
 CHILD = """
 import sys, json; from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from contracts.logservice.server import create_app, serve
+from attestation.net.serve import serve
+from contracts.logservice.server import create_app
 from contracts.logservice.database import Sqlite
 from contracts.logservice.store import Store
 store = Store(Sqlite(Path(sys.argv[1])), origin="localhost/log", key=Ed25519PrivateKey.generate())
 app = create_app(store, admit=None)
-say = lambda url: print(json.dumps({"listening": url}), flush=True)
-serve(app, listen="127.0.0.1:0", ready=say)
+say = lambda urls: print(json.dumps({"listening": urls[0]}), flush=True)
+serve([(app, "127.0.0.1:0")], ready=say)
 """
 
 
@@ -402,4 +403,4 @@ def test_serve_says_where_and_ends_on_sigterm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("listen", ["8080", "localhost:", "localhost:http"])
 def test_listen_is_host_and_port(listen: str) -> None:
     with pytest.raises(UsageError):
-        serve(create_app(None, admit=leaf_of), listen=listen)  # type: ignore[arg-type]
+        serve([(create_app(None, admit=leaf_of), listen)], ready=print)  # type: ignore[arg-type]

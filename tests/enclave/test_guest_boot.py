@@ -481,6 +481,7 @@ def test_a_guest_serves_leaves_no_core_and_ends_when_told(rig: Rig, agent: str) 
         assert core.split()[4:6] == ["0", "0"]
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=HANG_S)
+        assert process.returncode == 0
         assert (out, err) == ("", "")
     finally:
         process.kill()

@@ -15,6 +15,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import Refused, Unavailable
+from attestation.net.serve import serve
 from contracts.logservice import server
 from contracts.logservice.database import Sqlite
 from contracts.logservice.postgres import Postgres
@@ -53,7 +54,8 @@ def main(where: str, origin: str, port: str) -> None:
         raise Refused("parse", "closed", "this log takes no submissions")
 
     threading.Thread(target=write, daemon=True).start()
-    server.serve(server.create_app(store, admit=nothing), listen=f"127.0.0.1:{port}")
+    app = server.create_app(store, admit=nothing)
+    serve([(app, f"127.0.0.1:{port}")], ready=lambda urls: None)
 
 
 if __name__ == "__main__":

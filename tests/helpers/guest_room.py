@@ -17,14 +17,14 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
-
 from attestation import wire
 from attestation.channel import bhttp
 from attestation.channel.client import ClientRequest
 from attestation.channel.server import KeyRing
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
+from attestation.net.serve import Server
+from attestation.net.server_connection import Limits
 from attestation.trust.roots import PRODUCTION
 from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
 from client_sdk.answer import Answer
@@ -198,10 +198,15 @@ class Whole:
         return self.json["error"]
 
 
+LIMITS = Limits()
+
+
 class Room:
     """A guest, anchored and on a loopback port in a thread of its own unless said otherwise."""
 
-    def __init__(self, *, anchored: bool = True, served: bool = True) -> None:
+    def __init__(
+        self, *, anchored: bool = True, served: bool = True, limits: Limits = LIMITS
+    ) -> None:
         self.engine, self.feed, self.quotes = ScriptedEngine(), OwnFeed(), Quotes()
         self.guest = _guest(self.engine, self.feed, self.quotes)
         self.epochs, self.ring = self.guest.epochs, self.guest.epochs.ring
@@ -209,7 +214,7 @@ class Room:
         if anchored:
             self.anchor()
         if served:
-            self._serve()
+            self._serve(limits)
 
     def anchor(self) -> None:
         self.feed.named = frozenset(epoch.evidence_digest for epoch, _ in self.epochs.living)
@@ -270,12 +275,12 @@ class Room:
         self._server.should_exit = True
         self._thread.join()
 
-    def _serve(self) -> None:
+    def _serve(self, limits: Limits) -> None:
         self._bound = socket.create_server(("127.0.0.1", 0))
         self.port = self._bound.getsockname()[1]
         self.boot = self.guest.boot.boot_id.hex()
         self.base = f"http://127.0.0.1:{self.port}{wire.base(self.boot)}"
-        self._server = uvicorn.Server(server.quiet_config(server.create_app(self.guest)))
+        self._server = Server(server.create_app(self.guest), limits)
         run = self._server.run
         self._thread = threading.Thread(target=run, args=([self._bound],), daemon=True)
         self._thread.start()

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import uvicorn
 from pytoniq_core import begin_cell
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,6 +23,8 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import evidence_digest
 from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.submission import Submission, release_key
+from attestation.net.serve import Server
+from attestation.net.server_connection import Limits
 from attestation.trust.anchor import BlockRef
 from contracts.chain import AccountState
 from contracts.codec import LogState
@@ -54,10 +55,7 @@ class Service:
         self._bound = socket.create_server(("127.0.0.1", port))
         self.port = self._bound.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(
-            app, log_config=None, http="h11", server_header=False, timeout_graceful_shutdown=1
-        )
-        self._server = uvicorn.Server(config)
+        self._server = Server(app, Limits(shutdown_s=1))
         sockets = {"sockets": [self._bound]}
         self._thread = threading.Thread(target=self._server.run, kwargs=sockets, daemon=True)
         self._thread.start()

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import Refused
 from attestation.log.leaf import release_leaf
 from attestation.log.submission import release_key
+from attestation.net.serve import Server
 from contracts.logservice import server
 from contracts.logservice.database import Sqlite
 from contracts.logservice.store import Entry, Store
@@ -35,8 +35,7 @@ def serving(directory: Path, batches: Sequence[Sequence[bytes]]) -> Iterator[str
             def nothing(*_: object) -> None:
                 raise Refused("parse", "closed", "no submissions here")
 
-            config = uvicorn.Config(server.create_app(store, admit=nothing), log_level="error")
-            running = uvicorn.Server(config)
+            running = Server(server.create_app(store, admit=nothing))
             thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]})
             thread.start()
             while not running.started:

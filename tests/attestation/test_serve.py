@@ -1,0 +1,436 @@
+"""The one server set-up, over real sockets: nobody closes it to others by holding connections."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from attestation.errors import Unavailable, UsageError
+from attestation.net import serve as module
+from attestation.net.serve import SPARE, Server, read_address, serve
+from attestation.net.server_connection import Connection, Limits
+from tests.helpers.places import ROOT
+from tests.helpers.waiting import HANG_S, wait_for
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+PATIENT = Limits(head_s=HANG_S, body_s=HANG_S, stall_s=HANG_S, idle_s=HANG_S)
+"""Nothing is closed by time: what room there is, was made."""
+
+HALVES = {
+    "nothing at all": b"",
+    "one byte": b"G",
+    "half a line": b"GET /umay",
+    "a head without its end": GET[:-2],
+    "a long head without its end": GET[:-2] + b"x: " + b"y" * 8000,
+}
+
+
+class App:
+    """`/hold` waits for `release`, `/big` sends 64 MiB, `/body` reads its request."""
+
+    def __init__(self) -> None:
+        self.release, self.at_work = threading.Event(), 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        self.at_work += 1
+        try:
+            await self._answer(scope["path"], receive, send)
+        finally:
+            self.at_work -= 1
+
+    async def _answer(self, path: str, receive: Any, send: Any) -> None:
+        import asyncio
+
+        while path == "/hold" and not self.release.is_set():
+            await asyncio.sleep(0.01)
+        while path == "/body" and (await receive()).get("more_body"):
+            pass
+        body = bytes(64 << 20) if path == "/big" else b"good"
+        size = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": size})
+        await send({"type": "http.response.body", "body": body})
+
+
+class Place:
+    def __init__(self, app: App, server: Server, port: int, parts: ExitStack) -> None:
+        self.app, self.server, self.port, self._parts = app, server, port, parts
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        opened = socket.create_connection(("127.0.0.1", self.port), timeout=HANG_S)
+        self._parts.enter_context(opened)
+        opened.sendall(sent)
+        return opened
+
+    def get(self, path: str = "/") -> bytes:
+        """The head of an answer to an honest request of its own."""
+        with self.connect(GET.replace(b"/", path.encode(), 1)) as opened:
+            return head_of(opened)
+
+
+def head_of(opened: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data and (part := opened.recv(4096)):
+        data += part
+    return data
+
+
+def is_good(opened: socket.socket) -> bool:
+    """Whether a whole good answer comes."""
+    data = b""
+    while not data.endswith(b"good") and (part := opened.recv(4096)):
+        data += part
+    return data.startswith(b"HTTP/1.1 200 ") and data.endswith(b"good")
+
+
+def hung_up(opened: socket.socket) -> bool:
+    try:
+        return opened.recv(4096) == b""
+    except ConnectionResetError:
+        return True
+
+
+@contextmanager
+def place(limits: Limits = PATIENT, most: int = SPARE + 8) -> Iterator[Place]:
+    app = App()
+    with ExitStack() as parts:
+        bound = parts.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server = Server(app, limits, most=most)
+        thread = threading.Thread(target=server.run, args=([bound],))
+        thread.start()
+        try:
+            wait_for(lambda: server.started)
+            yield Place(app, server, bound.getsockname()[1], parts)
+        finally:
+            app.release.set()
+            server.should_exit = server.force_exit = True
+            thread.join()
+
+
+@pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
+def test_half_sent_heads_close_the_server_to_nobody(sent: bytes) -> None:
+    with place() as here:
+        held = [here.connect(sent) for _ in range(5 * (SPARE + 8))]
+        for _ in range(3):
+            assert here.get().startswith(b"HTTP/1.1 200 ")
+        assert hung_up(held[0])
+        assert len(here.server.server_state.connections) <= SPARE + 8
+
+
+def test_heads_that_drip_close_the_server_to_nobody() -> None:
+    with place() as here:
+        held = [here.connect(b"G") for _ in range(SPARE + 8)]
+        for opened in held:
+            opened.sendall(b"E")
+        assert here.get().startswith(b"HTTP/1.1 200 ")
+
+
+def test_idle_connections_make_room() -> None:
+    with place() as here:
+        idle = [here.connect(GET) for _ in range(SPARE + 8)]
+        for opened in idle:
+            assert is_good(opened)
+        assert here.get().startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_request_at_work_is_not_what_makes_room() -> None:
+    with place() as here:
+        working = here.connect(GET.replace(b"/", b"/hold", 1))
+        wait_for(lambda: here.app.at_work == 1)
+        for _ in range(3 * (SPARE + 8)):
+            here.connect(b"GET")
+        assert here.get().startswith(b"HTTP/1.1 200 ")
+        here.app.release.set()
+        assert is_good(working)
+
+
+def test_where_all_connections_are_at_work_the_next_is_told_so() -> None:
+    with place(most=SPARE + 4) as here:
+        working = [here.connect(GET.replace(b"/", b"/hold", 1)) for _ in range(4)]
+        wait_for(lambda: here.app.at_work == 4)
+        for _ in range(2 * SPARE):
+            busy = here.get()
+            assert busy.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 1\r\n" in busy
+        here.app.release.set()
+        assert all(is_good(opened) for opened in working)
+        assert here.get().startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_head_that_does_not_come_in_time_is_hung_up_on(sent: bytes, before: int) -> None:
+    with place(Limits(head_s=0.2, idle_s=0.2)) as here:
+        opened = here.connect()
+        for _ in range(before):
+            opened.sendall(GET)
+            assert is_good(opened)
+        opened.sendall(sent)
+        assert hung_up(opened)
+
+
+def test_half_a_head_behind_a_request_is_hung_up_on() -> None:
+    with place(Limits(head_s=0.2)) as here:
+        opened = here.connect(GET + GET[:-2])
+        assert is_good(opened)
+        assert hung_up(opened)
+
+
+def test_requests_may_follow_each_other_at_once() -> None:
+    with place() as here:
+        opened = here.connect(GET * 3)
+        data = b""
+        while data.count(b"good") < 3:
+            data += opened.recv(4096)
+
+
+def test_a_body_that_does_not_come_in_time_is_refused() -> None:
+    with place(Limits(body_s=0.2)) as here:
+        posted = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhalf"
+        opened = here.connect(posted)
+        assert b" 500 " in head_of(opened).splitlines()[0]  # 408 of what Starlette serves
+        assert here.app.at_work == 0
+
+
+def test_who_takes_nothing_of_an_answer_is_given_up() -> None:
+    with place(Limits(stall_s=0.2)) as here:
+        opened = here.connect(GET.replace(b"/", b"/big", 1))
+        wait_for(lambda: here.server.server_state.total_requests)
+        wait_for(lambda: not here.server.server_state.connections)
+        got = 0
+        while part := opened.recv(1 << 20):
+            got += len(part)
+        assert 0 < got < 64 << 20
+
+
+class Transport:
+    def __init__(self, *unsent: int) -> None:
+        self.unsent, self.aborted = list(unsent), False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent.pop(0)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(("after", "aborted"), [(99, False), (0, False), (100, True), (101, True)])
+def test_who_takes_something_is_waited_for(after: int, aborted: bool) -> None:
+    connection = object.__new__(Connection)
+    connection.transport = Transport(after)  # type: ignore[assignment]
+    watched: list[int] = []
+    connection._watch = watched.append  # type: ignore[method-assign]
+    connection._stall(100)
+    assert (connection.transport.aborted, watched) == (aborted, [] if aborted else [after])  # type: ignore[attr-defined]
+
+
+def test_an_idle_connection_is_kept_for_75_seconds_unless_said() -> None:
+    assert Server(App()).config.timeout_keep_alive == Limits().idle_s == 75
+    assert Server(App(), Limits(idle_s=7)).config.timeout_keep_alive == 7
+    with place(Limits(head_s=0.1)) as here:  # which is for heads, not for pauses between them
+        opened = here.connect(GET)
+        assert is_good(opened)
+        time.sleep(0.3)
+        opened.sendall(GET)
+        assert is_good(opened)
+
+
+def test_an_endless_head_is_refused() -> None:
+    with place() as here:
+        opened = here.connect(GET[:-2] + b"x: " + b"y" * (module.MAX_HEAD_BYTES + 1))
+        assert head_of(opened).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "8080",
+        ":80",
+        "localhost:",
+        "localhost:http",
+        "x:65536",
+        "x:-1",
+        "x:٠",
+        "x:000080",
+        "",
+        "x: 1",
+    ],
+)
+def test_listen_is_host_and_port(listen: str) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        serve([(App(), listen)], ready=print)
+
+
+def test_addresses() -> None:
+    assert read_address("[::1]:8080") == ("::1", 8080)
+    assert read_address("127.0.0.1:0") == ("127.0.0.1", 0)
+
+
+def test_a_taken_address_is_named_and_the_others_are_free_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        first = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        name = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(Unavailable, match=name):
+            serve([(App(), f"127.0.0.1:{first}"), (App(), name)], ready=print)
+    socket.create_server(("127.0.0.1", first)).close()
+
+
+def test_a_host_that_is_none_is_named() -> None:
+    with pytest.raises(Unavailable, match=r"no-such-host\.invalid:1"):
+        serve([(App(), "no-such-host.invalid:1")], ready=print)
+
+
+@pytest.mark.parametrize(
+    ("limit", "listeners", "each"), [(1 << 16, 1, 2048), (1064, 1, 500), (1064, 2, 250)]
+)
+def test_connections_stay_below_what_may_be_open(
+    monkeypatch: pytest.MonkeyPatch, limit: int, listeners: int, each: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert module._connections(Limits(), listeners) == each
+
+
+def test_too_few_files_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (97, 97))
+    with pytest.raises(Unavailable, match="open files: expected a limit of 98 at least, got 97"):
+        module._connections(Limits(), 1)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (98, 98))
+    assert module._connections(Limits(), 1) == SPARE + 1
+
+
+CHILD = """
+import json, resource, sys, threading
+from attestation.net.server_connection import Limits
+from attestation.net.serve import serve
+soft, hard = int(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+async def app(scope, receive, send):
+    if scope["type"] == "http" and scope["path"] == "/fail":
+        raise ValueError(scope["query_string"])
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"good"})
+        if scope["path"] == "/thread":
+            import asyncio, time; await asyncio.to_thread(time.sleep, 3600)
+opened = []
+def told():
+    for line in sys.stdin:
+        if line == "exhaust\\n":
+            try:
+                while True: opened.append(open("/dev/null"))
+            except OSError: pass
+        else:
+            while opened: opened.pop().close()
+        print(line.strip(), flush=True)
+threading.Thread(target=told, daemon=True).start()
+def ready(urls):
+    print(json.dumps([urls, resource.getrlimit(resource.RLIMIT_NOFILE)]), flush=True)
+serve([(app, "127.0.0.1:0"), (app, "127.0.0.1:0")], ready=ready, limits=Limits(head_s=3600))
+"""
+
+
+class Child:
+    """A process with few descriptors that serves two listeners."""
+
+    def __init__(self, soft: int, hard: int) -> None:
+        command = [sys.executable, "-c", CHILD, str(soft), str(hard)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT)
+        urls, self.limit = json.loads(self.process.stdout.readline())  # type: ignore[union-attr]
+        self.ports = [int(url.rpartition(":")[2]) for url in urls]
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def tell(self, word: str) -> None:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(word.encode() + b"\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == word.encode() + b"\n"
+
+    def connect(self, sent: bytes, listener: int = 0) -> socket.socket:
+        address = ("127.0.0.1", self.ports[listener])
+        opened = socket.create_connection(address, timeout=HANG_S)
+        opened.sendall(sent)
+        return opened
+
+    def get(self, listener: int = 0, path: bytes = b"/") -> bytes:
+        with self.connect(GET.replace(b"/", path, 1), listener) as opened:
+            return head_of(opened)
+
+    @property
+    def cpu_seconds(self) -> float:
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_few_descriptors_and_many_half_sent_heads() -> None:
+    with Child(192, 192) as child, ExitStack() as opened:
+        for _ in range(600):
+            opened.enter_context(child.connect(b"GET"))
+        assert child.get(0).startswith(b"HTTP/1.1 200 ")
+        assert child.get(1).startswith(b"HTTP/1.1 200 ")
+        before = child.cpu_seconds
+        time.sleep(1)
+        assert child.cpu_seconds - before < 0.5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_descriptor_left_costs_no_cpu_and_passes() -> None:
+    with Child(192, 192) as child, ExitStack() as opened:
+        child.tell("exhaust")
+        waiting = opened.enter_context(child.connect(GET))
+        for _ in range(100):
+            opened.enter_context(child.connect(b"GET"))
+        before = child.cpu_seconds
+        time.sleep(2)
+        assert child.cpu_seconds - before < 0.7
+        child.tell("close")
+        assert head_of(waiting).startswith(b"HTTP/1.1 200 ")
+        assert child.get().startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_process_takes_all_the_descriptors_that_it_may() -> None:
+    with Child(100, 512) as child:
+        assert child.limit == [512, 512]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_well_when_told_and_says_nothing_of_requests(number: int) -> None:
+    with Child(1024, 1024) as child:
+        for name in (b"/fail?secret1", b"/fail?secret2"):
+            assert child.get(path=name).startswith(b"HTTP/1.1 500 ")
+        waits = GET.replace(b"/", b"/thread", 1)
+        with child.connect(b"GET /hal"), child.connect(GET), child.connect(waits, 1) as waiting:
+            assert head_of(waiting)
+            child.process.send_signal(number)
+            out, errors = child.process.communicate(timeout=HANG_S)
+        assert (child.process.returncode, out) == (0, b"")
+        assert errors == b"a request failed: ValueError (told once)\n"
+
+
+def test_importing_the_room_loads_no_server() -> None:
+    code = "import sys, attestation.net, attestation.net.cors; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    assert not {"uvicorn", "starlette", "h11"} & set(done.stdout.split())
