@@ -131,12 +131,20 @@ def _check_usage(certificate: x509.Certificate, role: Role, profile: Profile) ->
         allowed = USAGE not in role.must_have
     if not allowed:
         raise profile.broken("key-usage", f"expected {role.signs} in its key usage", certificate)
-    if _is_responder(certificate) != role.responder:
+    if is_responder(certificate) != role.responder:
         expected = "an OCSP responder" if role.responder else "no OCSP responder"
         raise profile.broken("key-usage", f"expected {expected}", certificate)
 
 
-def _is_responder(certificate: x509.Certificate) -> bool:
+def is_authority(certificate: x509.Certificate) -> bool:
+    """By its own basic constraints."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def is_responder(certificate: x509.Certificate) -> bool:
     """A responder's key answers about revocation and signs nothing else."""
     try:
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, NoReturn
 
 from cryptography import x509
@@ -26,8 +25,17 @@ from attestation.formats.receipt import SignedReceipt
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
 from attestation.platforms import snp, tdx
+from attestation.trust.roots import Roots
 from attestation.x509.certificate import load_any, load_certificate, spki_digest
 from attestation.x509.certificate import window as certificate_window
+from attestation.x509.profile import AMD, INTEL, NVIDIA, NVIDIA_OCSP, NVIDIA_RIM, Profile
+from attestation.x509.walk import (
+    Chain,
+    check_links,
+    check_signed,
+    is_authority,
+    is_responder,
+)
 from client_sdk.inspection import cpu as inspect_cpu
 from client_sdk.inspection import eventlog as inspect_log
 from client_sdk.inspection import gpu as inspect_gpu
@@ -131,41 +139,55 @@ def _dates(parsed: x509.Certificate, now: int) -> str:
 
 
 def _issued(parsed: x509.Certificate, given: Given) -> str:
-    """Its issuer's signature, and so on up to a pinned root, which signs itself."""
-    loaded = [load_any(der) for der in given.certificates]
-    pool = [item for item in loaded if item is not None]
-    at, names = parsed, [parsed.issuer.rfc4514_string()]
-    while not _pinned(spki_digest(at).hex(), given):
+    """The walk of its vendor, up to a pinned root."""
+    chain = _climbed(parsed, given)
+    check_links(chain, _profile(chain, given.roots), pinned={spki_digest(chain[-1])})
+    issuer = parsed.issuer.rfc4514_string()
+    return f"issued by {issuer}, under a pinned root" if len(chain) > 1 else "a pinned root"
+
+
+def _climbed(parsed: x509.Certificate, given: Given) -> Chain:
+    """Each certificate's issuer among those given, up to a pinned root."""
+    pool = [item for der in given.certificates if (item := load_any(der)) is not None]
+    chain = [parsed]
+    while not _pinned(spki_digest(chain[-1]).hex(), given):
+        at = chain[-1]
         if at.issuer == at.subject:
-            raise NotChecked("its own issuer, and none of the pinned roots" + _above(names))
-        if len(names) > MAX_CHAIN:
+            raise NotChecked("its own issuer, and none of the pinned roots" + _above(chain))
+        if len(chain) > MAX_CHAIN:
             raise NotChecked(f"no pinned root within {MAX_CHAIN} issuers")
         issuers = [item for item in pool if item.subject == at.issuer]
         if not issuers:
-            raise NotChecked("its issuer's certificate was not given" + _above(names))
-        at = next((item for item in issuers if _signed_by(at, item)), None) or _unsigned()
-        names.append(at.issuer.rfc4514_string())
-    if not _signed_by(at, at):
-        _unsigned()
-    return f"issued by {names[0]}, under a pinned root" if len(names) > 1 else "a pinned root"
+            raise NotChecked("its issuer's certificate was not given" + _above(chain))
+        chain.append(next((item for item in issuers if _signed_by(at, item)), None) or _unsigned())
+    return tuple(chain)
 
 
-def _above(names: list[str]) -> str:
-    return f" (of {names[-2]})" if len(names) > 1 else ""
+def _profile(chain: Chain, roots: Roots) -> Profile:
+    """That of the vendor above, for a certificate at whatever place below."""
+    pinned = spki_digest(chain[-1])
+    vendors = ((roots.intel, INTEL), (roots.amd, AMD), (roots.nvidia_device, NVIDIA))
+    found = next((profile for keys, profile in vendors if pinned in keys), NVIDIA_RIM)
+    if is_responder(chain[0]):
+        found = NVIDIA_OCSP
+    first = found.above if is_authority(chain[0]) else found.first
+    return replace(found, step="certificate", prefix="", first=first)
+
+
+def _above(chain: list[x509.Certificate]) -> str:
+    return f" (of {chain[-2].issuer.rfc4514_string()})" if len(chain) > 1 else ""
 
 
 def _unsigned() -> NoReturn:
     raise NotAuthentic("certificate", "bad-signature", "its issuer did not sign it")
 
 
-@lru_cache(maxsize=4096)
 def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """By an authority; RFC 5280 §4.2.1.9."""
     try:
-        certificate.verify_directly_issued_by(issuer)
-        return issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except Exception:  # no authority, no signature, or an algorithm the library lacks
+        check_signed(certificate, issuer)
+    except Exception:  # an algorithm the library lacks is no ValueError
         return False
+    return True
 
 
 def _plain(file: str, kind: str, value: Any) -> Inspected:

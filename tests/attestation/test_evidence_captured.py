@@ -19,12 +19,13 @@ from attestation import nvidia
 from attestation.errors import VerificationError
 from attestation.formats.evidence import GPU, Device
 from attestation.platforms.cpu import Cpu
-from attestation.platforms.snp.chain import find_chain, load_certificate
+from attestation.platforms.snp.chain import find_chain
 from attestation.platforms.snp.cpu import SnpCpu
 from attestation.platforms.tdx import check_tcb
 from attestation.platforms.tdx.cpu import TdxCpu
 from attestation.trust.policy import Policy
 from attestation.trust.roots import PRODUCTION
+from attestation.x509.certificate import load_certificate
 from client_sdk.cli import umay
 from client_sdk.inspection.files import inspect, offered
 from client_sdk.inspection.inspected import Given, Inspected

@@ -19,6 +19,8 @@ from attestation.platforms import snp, tdx
 from attestation.platforms.tdx.tcb import TCB_INFO, check_tcb, crl_dates
 from attestation.trust.roots import Roots
 from attestation.vendors.validity import window
+from client_sdk.inspection import own
+from client_sdk.inspection.inspected import Given
 from contracts.quote_verifier import pinned_root_key
 from enclave.simulator import pki
 from enclave.simulator.amd import SimulatedAmd
@@ -256,11 +258,12 @@ def amd_crl(
     end: datetime = TODAY + timedelta(days=1),
     critical: bool = False,
     scheme: Any = None,
+    signer: Any = None,
 ) -> bytes:
     builder = x509.CertificateRevocationListBuilder(AMD.ark.subject, start, end)
     builder = builder.add_extension(x509.CRLNumber(1), critical=critical)
     pss = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
-    crl = builder.sign(AMD.root_key, hashes.SHA384(), rsa_padding=scheme or pss)
+    crl = builder.sign(signer or AMD.root_key, hashes.SHA384(), rsa_padding=scheme or pss)
     return crl.public_bytes(Encoding.DER)
 
 
@@ -270,6 +273,7 @@ CRLS: dict[str, tuple[str, type, Callable[[], bytes]]] = {
     "signed with PKCS 1": (
         "crl-signature", NotAuthentic, lambda: amd_crl(scheme=padding.PKCS1v15()),
     ),
+    "signed by another key": ("crl-signature", NotAuthentic, lambda: amd_crl(signer=AMD.ask_key)),
     "unknown critical extension": (
         "crl-malformed", NotAuthentic, lambda: amd_crl(critical=True),
     ),
@@ -319,6 +323,44 @@ def test_a_list_without_an_end_has_no_window() -> None:
         snp.check_crl(cut, pki.der(AMD.ark), roots=AMD_ROOTS, now=NOW)
     with refuses("collateral-malformed", NotAuthentic):
         crl_dates(cut, "intel/pck_crl")
+
+
+# A certificate by itself, as an inspector shows it
+
+
+INSPECTED: dict[str, tuple[str, Callable[[], tuple[x509.Certificate, ...]]]] = {
+    "chip key": ("passed", chip),
+    "chip key: unknown critical": ("unknown-extension", lambda: chip(extensions=CRITICAL)),
+    "chip key: PKCS 1": ("wrong-algorithm", lambda: chip(scheme=padding.PKCS1v15())),
+    "chip key: expired": ("passed", lambda: chip(end=EARLIER)),
+    "chip key under an ASK that may not certify": (
+        "key-usage", lambda: ask(out=(x509.KeyUsage,), extensions=NOT_CERTIFY),
+    ),
+    "chip key under an ASK that is none": ("not-a-ca", lambda: ask(out=(x509.BasicConstraints,))),
+    "ASK": ("passed", lambda: chip()[1:]),
+    "ASK: no key usage": ("key-usage", lambda: ask(out=(x509.KeyUsage,))[1:]),
+    "ARK": ("passed", lambda: chip()[2:]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "make"), INSPECTED.values(), ids=INSPECTED)
+def test_inspected_certificate(code: str, make: Callable[[], tuple[x509.Certificate, ...]]) -> None:
+    ders = tuple(pki.der(item) for item in make())
+    found = own.certificate("file", ders[0], Given(NOW, AMD_ROOTS, None, ders[1:]))
+    checks = {check.name: check.code or check.status for check in found.checks}
+    assert checks["issuer"] == code
+
+
+@pytest.mark.parametrize(("start", "end", "code"), [
+    (LATER, TODAY + timedelta(days=9), "certificate-not-yet-valid"),
+    (pki.NOT_BEFORE, EARLIER, "certificate-expired"),
+])  # fmt: skip
+def test_inspected_dates(start: datetime, end: datetime, code: str) -> None:
+    der = pki.der(chip(start=start, end=end)[0])
+    found = own.certificate("file", der, Given(NOW, AMD_ROOTS))
+    check = next(item for item in found.checks if item.name == "dates")
+    assert check.code == code
+    assert "2026-11-18T" in check.text
 
 
 # NVIDIA: tests/attestation/test_nvidia_*.py have the rest
