@@ -54,11 +54,17 @@ def cause(error: BaseException) -> tuple[str, bool]:
     """In words, and whether the same may go well later."""
     found: BaseException | None = error
     while found is not None and not _plain(found):
-        found = found.__cause__ or found.__context__
+        found = _below(found)
     for kind, words, again in _TOLD:
         if isinstance(found, kind):
             return words(found), again(found)
     return f"no answer that can be read ({type(error).__name__})", False
+
+
+def _below(error: BaseException) -> BaseException | None:
+    """What it wraps: urllib3 keeps some in its arguments alone."""
+    held = (item for item in error.args if isinstance(item, BaseException))
+    return error.__cause__ or next(held, None) or error.__context__
 
 
 def _plain(error: BaseException) -> bool:

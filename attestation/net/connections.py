@@ -148,10 +148,13 @@ class _Timed(HTTPConnection):
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        view = memoryview(data)
+        clock, view = _running.clock, memoryview(data)
         for start in range(0, len(view), _PIECE):
-            self.sock.settimeout(_running.clock.left())
-            super().send(view[start : start + _PIECE])
+            self.sock.settimeout(clock.left())
+            try:
+                super().send(view[start : start + _PIECE])
+            except TimeoutError:
+                raise TimeoutError(clock.late) from None
 
 
 class _TimedTls(_Timed, HTTPSConnection):
