@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ PROFILES: dict[str, Profile] = {
     "NVIDIA OCSP responder": profiles.NVIDIA_OCSP,
 }
 FIRST, MIDDLE, ROOT = 0, 1, -1
+ROOT_DIR = Path(profiles.__file__).parent
 NAMES = x509.NameConstraints(None, [x509.DirectoryName(pki.name("any"))])
 SERVER = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
 NOT_CERTIFY = ("digital_signature", "crl_sign")
@@ -231,6 +234,14 @@ def test_a_responder_may_mark_its_purpose_critical() -> None:
 def test_only_the_age_of_a_rim_is_the_policys_affair() -> None:
     late = [profile for profile in PROFILES.values() if profile.outdated is Refused]
     assert late == [profiles.NVIDIA_RIM]
+
+
+def test_every_code_of_the_walk_is_in_its_specification() -> None:
+    used = set(re.findall(r'broken\(\s*"([a-z-]+)"', (ROOT_DIR / "walk.py").read_text()))
+    used |= {f"{profile.dated}-…" for profile in PROFILES.values()}
+    page = (ROOT_DIR.parent.parent / "docs" / "spec" / "x509.md").read_text()
+    assert len(used) == 15
+    assert {code for code in used if f"`{code}`" not in page} == set()
 
 
 # Reading

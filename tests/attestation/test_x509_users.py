@@ -127,8 +127,41 @@ def test_intel_crl() -> None:
         check(data, crl_issuer(extensions=[unknown()]), roots=intel_roots(), now=NOW)
     with refuses("not-a-ca", NotAuthentic):
         check(data, crl_issuer(path_length=None), roots=intel_roots(), now=NOW)
+    with refuses("simulated-root", NotAuthentic):
+        check(data, crl_issuer(), roots=intel_roots(machine("SIMULATED other")), now=NOW)
+    with refuses("certificate-expired", NotAuthentic):
+        end = TODAY - timedelta(seconds=1)
+        check(data, crl_issuer(end=end), roots=intel_roots(), now=NOW)
     with refuses("key-usage", NotAuthentic):  # signs messages, neither certificates nor lists
         check(data, crl_issuer(usage=False), roots=intel_roots(), now=NOW)
+
+
+def published(part: str, data: bytes, now: int) -> int:
+    """An Intel document by itself, under certificates that hold at any of these times."""
+    if part.endswith("_crl"):
+        return tdx.check_crl(data, crl_issuer(), roots=intel_roots(), now=now)
+    return tdx.check_answer(part, data, tcb_signer(), roots=intel_roots(), now=now)
+
+
+@pytest.mark.parametrize("part", ["tcb_info", "qe_identity", "pck_crl", "root_crl"])
+def test_a_published_document_out_of_its_window(part: str) -> None:
+    name, data = f"intel/{part}", collateral().parts[f"intel/{part}"]
+    start, end = window(name, data)
+    assert published(name, data, start) == published(name, data, end) == end
+    for now, code in ((start - 1, "collateral-not-yet-valid"), (end + 1, "collateral-expired")):
+        with refuses(code, Refused):
+            published(name, data, now)
+
+
+@pytest.mark.parametrize("signer", ["pck", "tcb", "root"])
+def test_a_published_list_that_its_issuer_did_not_sign(signer: str) -> None:
+    platform, keys = pck_chain()[1], machine()._keys
+    dates = {"issued": TODAY - timedelta(days=1), "next_update": TODAY + timedelta(days=1)}
+    data = pki.revocation_list(platform, keys["platform"], **dates)
+    assert published("intel/pck_crl", data, NOW) == NOW + DAY
+    forged = pki.revocation_list(platform, keys[signer], **dates)
+    with refuses("collateral-signature", NotAuthentic):
+        published("intel/pck_crl", forged, NOW)
 
 
 @pytest.mark.parametrize("part", ["tcb_info", "qe_identity", "pck_crl", "root_crl"])
