@@ -24,7 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from attestation.errors import NotAuthentic, ParseError
 from attestation.formats.platform import SNP, TDX
 
-HCL_BYTES, HEADER_BYTES, HARDWARE_BYTES, RUNTIME_HEADER_BYTES = 2600, 32, 1184, 20
+HEADER_BYTES, HARDWARE_BYTES, RUNTIME_HEADER_BYTES = 32, 1184, 20
+MAX_HCL_BYTES = 16 * 1024
+"""An NV index is 2600 bytes today, of which some 2400 are used; tools also cut it shorter."""
+
 TDREPORT_BYTES = 1024
 PLATFORMS = {2: SNP.name, 4: TDX.name}
 SHA256_RUNTIME = 1
@@ -58,28 +61,41 @@ class VtpmQuote:
 
 
 def parse_hcl(data: bytes) -> HclReport:
-    """The 2600 bytes of the NV index. Raises ParseError; every byte is accounted for."""
-    if len(data) != HCL_BYTES or data[:4] != b"HCLA":
-        raise ParseError(f"HCL report: expected {HCL_BYTES} bytes that begin with HCLA")
+    """An HCL report, and the zeros of its NV index. Raises ParseError; no byte is left over."""
+    end = hcl_length(data)
+    if any(data[end:]) or any(data[20:HEADER_BYTES]):
+        raise ParseError("HCL report: expected zeros where nothing stands")
     version, size, request, status = struct.unpack_from("<4I", data, 4)
     hardware = data[HEADER_BYTES : HEADER_BYTES + HARDWARE_BYTES]
-    body = data[HEADER_BYTES + HARDWARE_BYTES :]
+    body = data[HEADER_BYTES + HARDWARE_BYTES : end]
     length, inner_version, kind, hashed, text_length = struct.unpack_from("<5I", body)
     if version not in (1, 2) or (request, status, inner_version) != (2, 0, 1):
         raise ParseError("HCL report: unknown version, request or status")
-    if length != RUNTIME_HEADER_BYTES + text_length or size != len(data) - len(body) + length:
+    if not length == len(body) == RUNTIME_HEADER_BYTES + text_length or size != end:
         raise ParseError("HCL report: its lengths contradict each other")
     if kind not in PLATFORMS or hashed != SHA256_RUNTIME:
         raise ParseError("HCL report: expected an SNP or TDX report over SHA-256")
-    runtime, fill = body[RUNTIME_HEADER_BYTES:length], body[length:]
-    if len(runtime) != text_length or any(fill) or any(data[20:HEADER_BYTES]):
-        raise ParseError("HCL report: expected zeros where nothing stands")
-    if PLATFORMS[kind] == TDX.name:
+    if PLATFORMS[kind] == "tdx":
         hardware, rest = hardware[:TDREPORT_BYTES], hardware[TDREPORT_BYTES:]
         if any(rest):
             raise ParseError("HCL report: bytes after the TDREPORT")
+    runtime = body[RUNTIME_HEADER_BYTES:]
     key, user_data = _runtime(runtime)
     return HclReport(PLATFORMS[kind], hardware, runtime, key, user_data)
+
+
+def hcl_length(data: bytes) -> int:
+    """How many bytes of `data` are the HCL report by its own lengths: header, hardware report,
+    runtime text. Raises ParseError where `data` is no HCL report, or ends before it does."""
+    if data[:4] != b"HCLA":
+        raise ParseError("HCL report: expected HCLA at its beginning")
+    if len(data) > MAX_HCL_BYTES:
+        raise ParseError(f"HCL report: expected at most {MAX_HCL_BYTES} bytes, got {len(data)}")
+    start = HEADER_BYTES + HARDWARE_BYTES
+    end = start + int.from_bytes(data[start : start + 4], "little")
+    if not start + RUNTIME_HEADER_BYTES <= end <= len(data):
+        raise ParseError(f"HCL report: ends early: its lengths say {end} bytes, got {len(data)}")
+    return end
 
 
 def parse_vtpm_quote(message: bytes, signature: bytes, pcrs: tuple[bytes, ...]) -> VtpmQuote:

@@ -199,9 +199,10 @@ def inspect(
 ) -> None:
     """Say what files are, field by field, and whether they hold.
 
-    Quotes, reports, event logs, certificates, RIMs, collateral and Umay's own formats; raw,
-    hex or base64. Files given together serve each other. Exit code 0: all holds; 3: not
-    authentic; 4: refused; 6: something could not be checked.
+    Quotes, reports, event logs, certificates, RIMs, collateral, the JSON of NVIDIA and of
+    providers, and Umay's own formats; raw, hex or base64. Files given together serve each
+    other. Exit code 0: all holds; 3: not authentic; 4: refused; 6: something could not be
+    checked.
     """
     from attestation.trust.roots import PRODUCTION
     from client_sdk import config

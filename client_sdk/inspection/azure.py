@@ -3,58 +3,102 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from attestation.errors import NotChecked, ParseError, Refused
 from attestation.platforms import azure, snp, tdx
 from client_sdk.inspection import cpu as inspect_cpu
-from client_sdk.inspection import gpu as inspect_gpu
-from client_sdk.inspection.inspected import Explained, Given, Inspected
+from client_sdk.inspection.certificates import pem_certificates
+from client_sdk.inspection.inspected import Explained, Given, Inspected, attempt, malformed
+from client_sdk.inspection.jsontext import read_json
 
 _BINCODE_SIGNATURE = 256
+_MAX_BINCODE_BYTES = 4096
+_WRONG = (ValueError, KeyError, TypeError, AttributeError)
 
 
 def hcl(file: str, data: bytes, given: Given) -> list[Inspected]:
-    """The vTPM's HCL report alone."""
-    report = azure.parse_hcl(data)
-    return _whole(file, report, None, None, given)
+    """The vTPM's HCL report alone; of a broken one, the chip's report inside it."""
+    try:
+        end = azure.hcl_length(data)
+        items = _whole(file, azure.parse_hcl(data[:end]), None, None, given)
+    except ParseError as error:
+        hardware = data[azure.HEADER_BYTES : azure.HEADER_BYTES + azure.HARDWARE_BYTES]
+        inside = attempt(f"{file}[report]", "SEV-SNP report", hardware, _snp, given)
+        return [malformed(file, "HCL report of Azure", error), *inside]
+    items[0].after("HCL report", data[end:])
+    return items
+
+
+def _snp(file: str, data: bytes, given: Given) -> list[Inspected]:
+    """Nothing where it is a TDREPORT, or cut short."""
+    known = data[:1] in (b"\2", b"\3", b"\4", b"\5") and len(data) == azure.HARDWARE_BYTES
+    return [inspect_cpu.snp_report(file, data, given)] if known else []
+
+
+def is_evidence(raw: Any) -> bool:
+    """Whether JSON has the parts that Trustee keeps of an Azure VM."""
+    if not isinstance(raw, dict):
+        return False
+    quote = raw.get("tpm_quote") or raw.get("quote")
+    return isinstance(quote, dict) and bool(raw.get("hcl_report") or raw.get("report"))
 
 
 def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
     """HCL report, vTPM quote, and VCEK or TD quote, as Trustee keeps them in JSON."""
+    raw = read_json(data)
+    signed = _quote(raw)
     try:
-        raw = json.loads(data)
         report = _bytes(raw.get("hcl_report") or raw["report"])
+        td_quote = _bytes(raw["td_quote"]) if "td_quote" in raw else None
+        chip = _certificate(raw.get("vcek", ""))
+    except _WRONG:
+        raise ParseError("Azure's evidence: expected hcl_report, and td_quote or vcek") from None
+    given = replace(given, certificates=given.certificates + chip)
+    return _whole(file, azure.parse_hcl(report), signed, td_quote, given)
+
+
+def read_evidence_quote(data: bytes) -> azure.VtpmQuote:
+    """The vTPM quote inside the JSON. Raises ParseError."""
+    return _quote(read_json(data))
+
+
+def _quote(raw: Any) -> azure.VtpmQuote:
+    if not is_evidence(raw):
+        raise ParseError("not Azure evidence")
+    try:
         quote = raw.get("tpm_quote") or raw["quote"]
         message, signature = _bytes(quote["message"]), _bytes(quote["signature"])
         pcrs = tuple(_bytes(pcr) for pcr in quote["pcrs"])
-        td_quote = _bytes(raw["td_quote"]) if "td_quote" in raw else None
-        vcek = raw.get("vcek", "")
-        chip = _certificate(vcek)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ParseError("not Azure evidence") from None
-    given = Given(given.now, given.roots, given.collateral, given.certificates + chip)
-    signed = azure.parse_vtpm_quote(message, signature, pcrs)
-    return _whole(file, azure.parse_hcl(report), signed, td_quote, given)
+    except _WRONG:
+        raise ParseError("Azure's evidence: expected message, signature and pcrs") from None
+    return azure.parse_vtpm_quote(message, signature, pcrs)
 
 
 def vtpm_quote(file: str, data: bytes, _: Given) -> Inspected:
     """A vTPM quote as the az-cvm-vtpm crate serialises it: signature, message, PCRs."""
-    start = 8 + _BINCODE_SIGNATURE
-    if data[:8] != _BINCODE_SIGNATURE.to_bytes(8, "little"):
-        raise ParseError("not a vTPM quote")
-    end = start + 8 + int.from_bytes(data[start : start + 8], "little")
-    if data[end : end + 8] != azure.PCR_COUNT.to_bytes(8, "little"):
-        raise ParseError("not a vTPM quote")
-    pcrs = tuple(data[at : at + 32] for at in range(end + 8, len(data), 32))
-    signed = azure.parse_vtpm_quote(data[start + 8 : end], data[8:start], pcrs)
+    signed = read_bincode(data)
     found = Inspected(file, "Azure vTPM quote")
     _explain(found, signed)
     found.check("vtpm", _missing("signatures only: no HCL report that names the vTPM's key"))
     _refuse(found)
     return found
+
+
+def read_bincode(data: bytes) -> azure.VtpmQuote:
+    """Raises ParseError."""
+    start = 8 + _BINCODE_SIGNATURE
+    if data[:8] != _BINCODE_SIGNATURE.to_bytes(8, "little"):
+        raise ParseError("not a vTPM quote")
+    end = start + 8 + int.from_bytes(data[start : start + 8], "little")
+    if data[end : end + 8] != azure.PCR_COUNT.to_bytes(8, "little"):
+        raise ParseError("vTPM quote: expected 24 PCRs after the message")
+    if len(data) > _MAX_BINCODE_BYTES:
+        raise ParseError(f"vTPM quote: expected at most {_MAX_BINCODE_BYTES} bytes")
+    pcrs = tuple(data[at : at + 32] for at in range(end + 8, len(data), 32))
+    return azure.parse_vtpm_quote(data[start + 8 : end], data[8:start], pcrs)
 
 
 def _whole(
@@ -136,5 +180,5 @@ def _bytes(value: Any) -> bytes:
 
 def _certificate(text: str) -> tuple[bytes, ...]:
     if text.startswith("-----BEGIN"):
-        return inspect_gpu.pem_certificates(text.encode())
+        return pem_certificates(text.encode())
     return (_bytes(text),) if text else ()

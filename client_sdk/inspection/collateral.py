@@ -15,24 +15,24 @@ from attestation.platforms import snp, tdx
 from attestation.platforms.tdx.tcb import QE_IDENTITY, TCB_INFO
 from attestation.x509.crl import load_crl
 from attestation.x509.crl import window as crl_window
+from client_sdk.inspection.certificates import pem_certificates
 from client_sdk.inspection.cpu import crl_family
-from client_sdk.inspection.gpu import pem_certificates
 from client_sdk.inspection.inspected import Explained, Given, Inspected
 
-_INTEL = {"tcbInfo": TCB_INFO, "enclaveIdentity": QE_IDENTITY}
+INTEL = {"tcbInfo": TCB_INFO, "enclaveIdentity": QE_IDENTITY}
 
 
 def intel_answer(file: str, data: bytes, given: Given) -> Inspected:
     """A TCB info or an enclave identity, as Intel's service answers."""
     try:
         raw = json.loads(data)
-        kind = next(name for name in _INTEL if name in raw)
+        kind = next(name for name in INTEL if name in raw)
         body, _signature = raw[kind], raw["signature"]
         fields = [Explained(key, str(value)) for key, value in body.items() if _is_short(value)]
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
         raise ParseError("not an answer of Intel's service") from None
     found = Inspected(file, f"Intel {kind}", fields=fields)
-    found.check("signature", lambda: _intel_answer(_INTEL[kind], data, given))
+    found.check("signature", lambda: _intel_answer(INTEL[kind], data, given))
     return found
 
 

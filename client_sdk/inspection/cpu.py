@@ -42,6 +42,12 @@ _TDX_WORDS = {
     "init_tee_tcb_svn": "security versions at launch",
     "init_fmspc": "processor family at launch",
 }
+_SGX_WORDS = {
+    "mr_enclave": (112, "measurement of the enclave"),
+    "mr_signer": (176, "who signed the enclave"),
+}
+"""Where they stand in a quote of version 3, and what they are: 32 bytes each."""
+
 _ATTRIBUTE_BITS = {
     0: "DEBUG", 27: "LASS", 28: "SEPT_VE_DISABLE", 29: "MIGRATABLE", 30: "PKS", 62: "TPA",
     63: "PERFMON",
@@ -55,7 +61,9 @@ _POLICY_BITS = {
 def quote(file: str, data: bytes, given: Given) -> Inspected:
     """A TDX quote, version 4 or 5; an SGX quote is named and refused."""
     if int.from_bytes(data[4:8], "little") == 0:
-        found = Inspected(file, "SGX quote")
+        found = Inspected(file, f"SGX quote, version {version(data)}")
+        for name, (at, words) in _SGX_WORDS.items():
+            found.fields.append(Explained(name, data[at : at + 32].hex(), words))
         found.check("support", _refuse("sgx-quote", "SGX quotes are not supported: no VM"))
         return found
     end = tdx.quote_length(data)
@@ -73,6 +81,11 @@ def quote(file: str, data: bytes, given: Given) -> Inspected:
     found.after("quote", rest)
     _judge_tdx(found, parsed, data, given)
     return found
+
+
+def version(data: bytes) -> int:
+    """Of a quote, by its first two bytes."""
+    return int.from_bytes(data[:2], "little")
 
 
 def _judge_tdx(found: Inspected, parsed: tdx.TdQuote, data: bytes, given: Given) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.platforms import tdx
 from attestation.platforms.tdx.eventlog import DIGEST_BYTES, EV_NO_ACTION, extend
 from client_sdk.inspection import cpu as inspect_cpu
-from client_sdk.inspection.inspected import Explained, Given, Inspected
+from client_sdk.inspection.inspected import Explained, Given, Inspected, attempt, malformed
+from client_sdk.inspection.jsontext import read_json
 
 Registers = tuple[bytes, ...]
 MAX_EVENTS = 4096
@@ -58,26 +58,53 @@ def acpi_table(file: str, data: bytes, _: Given) -> Inspected:
 
 def dstack(file: str, data: bytes, given: Given) -> list[Inspected]:
     """dstack's JSON: the events of all four RTMRs, alone or as a JSON text beside a quote."""
+    raw = read_json(data)
+    if isinstance(raw, list):
+        return [events(file, raw, given)]
+    listed, quote = raw.get("event_log"), str(raw.get("quote")).removeprefix("0x")
+    listed = read_json(listed) if isinstance(listed, str) else listed
     try:
-        raw = json.loads(data)
-        beside = raw if isinstance(raw, dict) else {"event_log": raw}
-        listed = beside["event_log"]
-        events = [_event(item) for item in (json.loads(listed) if type(listed) is str else listed)]
-        quote = bytes.fromhex(beside["quote"].removeprefix("0x")) if beside is raw else b""
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ParseError("not dstack's event log") from None
-    if not 0 < len(events) <= MAX_EVENTS:
-        raise ParseError(f"expected 1 to {MAX_EVENTS} events, got {len(events)}")
-    registers = _replay(events)
-    found = Inspected(file, f"dstack event log, {len(events)} events")
-    found.fields += [event.explained(number) for number, event in enumerate(events)]
+        content = bytes.fromhex(quote)
+    except ValueError:
+        raise ParseError("dstack's JSON: expected the quote in hex") from None
+    if not content or not is_event_list(listed):
+        raise ParseError("dstack's JSON: expected a quote and a list of events")
+    exact = content[: tdx.quote_length(content)]
+    found = event_list(file, listed, replace(given, quotes=(exact,)))
+    return [*found, *attempt(f"{file}[quote]", "TDX quote", content, inspect_cpu.quote, given)]
+
+
+def event_list(file: str, listed: list[dict[str, Any]], given: Given) -> list[Inspected]:
+    """As `events`; a list that cannot be read is named, with the reason."""
+    try:
+        return [events(file, listed, given)]
+    except ParseError as error:
+        return [malformed(file, f"dstack event log, {len(listed)} events", error)]
+
+
+def is_event_list(value: Any) -> bool:
+    """Whether JSON is a list of dstack's events."""
+    return isinstance(value, list) and bool(value) and all(map(_is_event, value))
+
+
+def _is_event(value: Any) -> bool:
+    return isinstance(value, dict) and {"imr", "event_type"} <= value.keys()
+
+
+def events(file: str, listed: list[dict[str, Any]], given: Given) -> Inspected:
+    """dstack's events of all four RTMRs. Raises ParseError."""
+    if len(listed) > MAX_EVENTS:
+        raise ParseError(f"expected at most {MAX_EVENTS} events, got {len(listed)}")
+    try:
+        read = [_event(item) for item in listed]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ParseError("dstack's event log: expected imr, event_type, digest, event") from None
+    registers = _replay(read)
+    found = Inspected(file, f"dstack event log, {len(read)} events")
+    found.fields += [event.explained(number) for number, event in enumerate(read)]
     _explain(found, registers)
-    if not quote:
-        found.check("measurement", lambda: _compare(registers, given.quotes, parts=4))
-        return [found]
-    exact = quote[: tdx.quote_length(quote)]
-    found.check("measurement", lambda: _compare(registers, (exact,), parts=4))
-    return [found, inspect_cpu.quote(f"{file}[quote]", quote, given)]
+    found.check("measurement", lambda: _compare(registers, given.quotes, parts=4))
+    return found
 
 
 @dataclass(frozen=True)

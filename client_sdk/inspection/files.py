@@ -5,109 +5,119 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from attestation.errors import ParseError, UmayError
 from attestation.formats.collateral import Collateral
-from attestation.platforms import azure
-from attestation.platforms.snp import report as snp
 from attestation.platforms.tdx import cut_padding
-from client_sdk.inspection import (
-    azure as inspect_azure,
+from client_sdk.inspection import azure as inspect_azure
+from client_sdk.inspection import collateral as inspect_collateral
+from client_sdk.inspection import cpu as inspect_cpu
+from client_sdk.inspection import eventlog as inspect_log
+from client_sdk.inspection import gpu as inspect_gpu
+from client_sdk.inspection import own as inspect_own
+from client_sdk.inspection import tcglog as inspect_tcg
+from client_sdk.inspection import tokens as inspect_tokens
+from client_sdk.inspection import wrapped as inspect_wrapped
+from client_sdk.inspection.certificates import PEM, pem_certificates
+from client_sdk.inspection.inspected import (
+    Given,
+    Inspect,
+    Inspected,
+    attempt,
+    malformed,
+    read_file,
+    readings,
 )
-from client_sdk.inspection import (
-    collateral as inspect_collateral,
-)
-from client_sdk.inspection import (
-    cpu as inspect_cpu,
-)
-from client_sdk.inspection import (
-    eventlog as inspect_log,
-)
-from client_sdk.inspection import (
-    gpu as inspect_gpu,
-)
-from client_sdk.inspection import (
-    own as inspect_own,
-)
-from client_sdk.inspection.inspected import Given, Inspected, read_file, readings
-
-Inspect = Callable[[str, bytes, Given], Inspected | list[Inspected]]
-_SPEC_ID = b"Spec ID Event03"
-_PEM = b"-----BEGIN CERTIFICATE-----"
+from client_sdk.inspection.jsontext import read_json
+from client_sdk.inspection.known import by_first_bytes
 
 
 def inspect_files(paths: Sequence[Path], given: Given) -> list[Inspected]:
-    """Everything found in the files, in their order. Raises UsageError, ParseError."""
-    given = offered(paths, given)
+    """Everything found in the files, in their order; a file that is nothing known is said to
+    be so, beside the others. Raises UsageError where one cannot be read."""
+    contents = {path: read_file(path) for path in paths}
+    for data in contents.values():
+        given = _offered(data, given, strict=False)
     found: list[Inspected] = []
     for path in paths:
-        found += inspect(str(path), read_file(path), given)
+        try:
+            found += inspect(str(path), contents[path], given)
+        except ParseError as error:
+            found.append(malformed(str(path), "no known format", error))
     return found
 
 
 def offered(paths: Sequence[Path], given: Given) -> Given:
-    """`given`, and all that these files add for checks."""
+    """`given`, and all that these files add for checks. Raises ParseError for what begins as
+    one of them and is none."""
     for path in paths:
-        given = _offered(read_file(path), given)
+        given = _offered(read_file(path), given, strict=True)
     return given
 
 
 def inspect(name: str, data: bytes, given: Given) -> list[Inspected]:
-    """What one file is. Raises ParseError saying what it is not, or what is wrong with it."""
-    wrong = ""
+    """What one file is. A format that is recognised and broken is named, with what is wrong;
+    raises ParseError where none is recognised."""
     for encoding, content in readings(data):
-        known = _by_first_bytes(content)
-        for candidate in known or _UNMARKED:
-            try:
-                found = candidate(name, content, given)
-            except UmayError as error:
-                wrong = str(error) if len(known) == 1 else wrong
-                continue
-            items = found if isinstance(found, list) else [found]
+        items = _inspect(name, content, given)
+        if items:
             return [replace(item, encoding=encoding) for item in items]
-    expected = wrong or f"expected evidence in a known format, got {len(data)} other bytes"
-    raise ParseError(f"{name}: {expected}")
+    text = f"expected evidence in a known format, got {len(data)} {_looks(data)}"
+    raise ParseError(f"{name}: {text}")
 
 
-def _by_first_bytes(data: bytes) -> tuple[Inspect, ...]:
-    """What a file must be that begins like this; nothing where the beginning does not tell."""
-    start = data.lstrip()[:4096]
-    table: tuple[tuple[bool, tuple[Inspect, ...]], ...] = (
-        (start.startswith(_PEM), (_certificates,)),
-        (b"<SoftwareIdentity" in start or b":SoftwareIdentity" in start, (inspect_gpu.rim,)),
-        (data[:2] == bytes.fromhex("11e0"), (inspect_gpu.report,)),
-        (data[:1] in (b"\3", b"\4", b"\5") and data[1:4] == b"\0\2\0", (inspect_cpu.quote,)),
-        (_begins_like_snp(data), (inspect_cpu.snp_report,)),
-        (start[:1] in (b"{", b"["), _JSON),
-        (data[32:47] == _SPEC_ID, (inspect_log.ccel,)),
-        (data[:4] == b"CCEL", (inspect_log.acpi_table,)),
-        (data[:4] == b"HCLA", (inspect_azure.hcl,)),
-        (data[8 + 256 + 8 :].startswith(azure.ATTEST_QUOTE), (inspect_azure.vtpm_quote,)),
-    )
-    return next((candidates for match, candidates in table if match), ())
+def _looks(data: bytes) -> str:
+    """What kind of bytes these are, without showing any: the file may be somebody's key."""
+    if not any(data):
+        return "zero bytes"
+    head = data[:4096]
+    return "bytes of text" if head.isascii() and b"\0" not in head else "bytes of another kind"
 
 
-def _begins_like_snp(data: bytes) -> bool:
-    """A report of a version and an algorithm that exist, with whatever behind it."""
-    report = data.removeprefix(snp.RESPONSE_HEADER)
-    head = (int.from_bytes(report[:4], "little"), int.from_bytes(report[0x34:0x38], "little"))
-    known = head in ((version, snp.ECDSA_P384_SHA384) for version in snp.VERSIONS)
-    return (known and len(report) >= snp.REPORT_BYTES) or len(data) == snp.REPORT_BYTES
+def _inspect(name: str, content: bytes, given: Given) -> list[Inspected]:
+    """Nothing where the content is none of what is known."""
+    known = by_first_bytes(content)
+    if known is not None:
+        return attempt(name, known.name, content, known.inspect, given)
+    if content[:_HEAD_BYTES].lstrip()[:1] in (b"{", b"["):
+        return _json(name, content, given)
+    for candidate in _UNMARKED:
+        try:
+            found = candidate(name, content, given)
+        except UmayError:
+            continue
+        return found if isinstance(found, list) else [found]
+    return []
 
 
-def _offered(data: bytes, given: Given) -> Given:
+def _json(name: str, content: bytes, given: Given) -> list[Inspected]:
+    """By the keys of the outermost value, else by what stands anywhere in it."""
+    raw = read_json(content)
+    for kind, is_this, read in _JSON:
+        if is_this(raw):
+            return attempt(name, kind, content, read, given)
+    return inspect_wrapped.provider(name, content, given)
+
+
+def _offered(data: bytes, given: Given, *, strict: bool) -> Given:
     """`given`, and what this file adds for the others."""
     for _, content in readings(data):
-        if (more := _adds(content, given)) is not None:
+        try:
+            more = _adds(content, given)
+        except ParseError:
+            if strict:
+                raise
+            return given
+        if more is not None:
             return more
     return given
 
 
 def _adds(content: bytes, given: Given) -> Given | None:
     """`given` with these certificates, RIM, quote or collateral; None where it is neither."""
-    if content.lstrip().startswith(_PEM):
-        more = inspect_gpu.pem_certificates(content)
-        return replace(given, certificates=given.certificates + more)
+    if content.lstrip().startswith(PEM):
+        return replace(given, certificates=given.certificates + pem_certificates(content))
     if b"SoftwareIdentity" in content[:4096]:
         return replace(given, rims=(*given.rims, content))
     if _parses(cut_padding, content):
@@ -115,10 +125,18 @@ def _adds(content: bytes, given: Given) -> Given | None:
     for read in (Collateral.from_bytes, inspect_collateral.read_intel_bundle):
         if _parses(read, content):
             return _with_parts(given, read(content))
+    return _adds_signed(content, given) or _adds_der(content, given)
+
+
+def _adds_signed(content: bytes, given: Given) -> Given | None:
+    """The chains of GPUs, or the PCRs that a vTPM signed."""
     if _parses(inspect_gpu.read_sdk, content):
-        more = tuple(der for chain, _ in inspect_gpu.read_sdk(content) for der in chain)
+        more = tuple(inspect_gpu.read_sdk(content))
         return replace(given, certificates=given.certificates + more)
-    return _adds_der(content, given)
+    for read in (inspect_azure.read_bincode, inspect_azure.read_evidence_quote):
+        if _parses(read, content):
+            return replace(given, pcrs=(*given.pcrs, read(content).pcrs))
+    return None
 
 
 def _adds_der(content: bytes, given: Given) -> Given | None:
@@ -144,21 +162,24 @@ def _with_parts(given: Given, more: Collateral) -> Given:
     return replace(given, collateral=merged, certificates=certificates)
 
 
-def _certificates(name: str, data: bytes, given: Given) -> list[Inspected]:
-    ders = inspect_gpu.pem_certificates(data)
-    given = replace(given, certificates=given.certificates + ders)
-    return [
-        inspect_own.certificate(f"{name}[{number}]", der, given) for number, der in enumerate(ders)
-    ]
+def _has(*keys: str) -> Callable[[Any], bool]:
+    """Whether JSON is an object with one of these keys."""
+    return lambda raw: isinstance(raw, dict) and any(key in raw for key in keys)
 
 
-_JSON: tuple[Inspect, ...] = (
-    inspect_azure.evidence,
-    inspect_gpu.sdk_evidence,
-    inspect_log.dstack,
-    inspect_collateral.intel_answer,
-    inspect_collateral.intel_bundle,
-    inspect_gpu.claims,
+def _is_dstack(raw: Any) -> bool:
+    if isinstance(raw, dict) and isinstance(raw.get("quote"), str) and "event_log" in raw:
+        return True
+    return inspect_log.is_event_list(raw)
+
+
+_JSON: tuple[tuple[str, Callable[[Any], bool], Inspect], ...] = (
+    ("Azure paravisor evidence", inspect_azure.is_evidence, inspect_azure.evidence),
+    ("NVIDIA evidence", inspect_gpu.is_device_list, inspect_gpu.sdk_evidence),
+    ("dstack quote and event log", _is_dstack, inspect_log.dstack),
+    ("Intel answer", _has(*inspect_collateral.INTEL), inspect_collateral.intel_answer),
+    ("Intel collateral", _has("tcb_info_signature"), inspect_collateral.intel_bundle),
+    ("attestation claims", inspect_tokens.is_claims, inspect_tokens.claims),
 )
 _UNMARKED: tuple[Inspect, ...] = (
     inspect_own.evidence,
@@ -166,4 +187,6 @@ _UNMARKED: tuple[Inspect, ...] = (
     *inspect_own.OWN,
     inspect_own.certificate,
     inspect_collateral.revocation_list,
+    inspect_tcg.sha1_log,
 )
+_HEAD_BYTES = 64

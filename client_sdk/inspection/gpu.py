@@ -5,26 +5,26 @@ from __future__ import annotations
 import base64
 import collections
 import itertools
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from cryptography import x509
 
 from attestation import nvidia
-from attestation.errors import NotChecked, ParseError, Refused, UmayError
+from attestation.errors import NotAuthentic, NotChecked, ParseError, UmayError
 from attestation.formats.collateral import Collateral
 from attestation.formats.dates import stamp
 from attestation.formats.evidence import GPU, SWITCH, Device
 from attestation.nvidia.report import SWITCH_BLOCKS
 from attestation.x509.certificate import has_signed, load_any
-from client_sdk.inspection.inspected import Explained, Given, Inspected
+from client_sdk.inspection.certificates import pem_certificates, shown
+from client_sdk.inspection.inspected import Explained, Given, Inspected, malformed
+from client_sdk.inspection.jsontext import read_json
 
 MAX_RIM_SETS = 16
-MAX_CERTIFICATES = 64
+CHAIN_LENGTH = 5
 MAX_DEVICES = 64
-_CLAIMS = ("dbgstat", "eat_nonce", "hwmodel", "measres", "secboot", "ueid")
 
 
 def report(file: str, data: bytes, given: Given) -> Inspected:
@@ -51,6 +51,7 @@ def _judge(found: Inspected, data: bytes, parsed: nvidia.GpuReport, given: Given
 
     def device() -> str:
         chain = _chain(parsed, given.certificates)
+        found.fields += shown(chain)
         is_switch = len(parsed.measurements) == SWITCH_BLOCKS
         item = Device(SWITCH if is_switch else GPU, data, chain)
         checked.append(
@@ -83,12 +84,12 @@ def _chain(parsed: nvidia.GpuReport, certificates: tuple[bytes, ...]) -> tuple[b
         if not _signed(parsed, item):
             continue
         chain = [der]
-        while len(chain) < 5 and loaded[chain[-1]].issuer in by_subject:
+        while len(chain) < CHAIN_LENGTH and loaded[chain[-1]].issuer in by_subject:
             chain.append(by_subject[loaded[chain[-1]].issuer])
         return tuple(chain)
     if not certificates:
         raise NotChecked("no certificate chain was given")
-    return tuple(certificates[:5])  # signed by none of them: let the check say so
+    return tuple(certificates[:CHAIN_LENGTH])  # signed by none of them: let the check say so
 
 
 def _signed(parsed: nvidia.GpuReport, leaf: x509.Certificate) -> bool:
@@ -138,65 +139,69 @@ def rim(file: str, data: bytes, given: Given) -> Inspected:
 
 def sdk_evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
     """NVIDIA's own JSON: a list of {certificate, evidence, nonce}, both in base64."""
-    found = []
-    for number, (certificates, content) in enumerate(read_sdk(data)):
-        own = replace(given, certificates=certificates)
-        found.append(report(f"{file}[{number}]", content, own))
+    items = devices(read_json(data))
+    return [device(f"{file}[{number}]", item, given) for number, item in enumerate(items)]
+
+
+def read_sdk(data: bytes) -> list[bytes]:
+    """DER of every certificate in NVIDIA's JSON. Raises ParseError."""
+    return [der for item in devices(read_json(data)) for der in _decoded(item)[0]]
+
+
+def devices(raw: Any) -> list[Mapping[str, str]]:
+    """NVIDIA's list of devices, or the one inside an `nvidia_payload`. Raises ParseError."""
+    items: Any = raw.get("evidence_list") if isinstance(raw, dict) else raw
+    if not is_device_list(items):
+        raise ParseError("not NVIDIA's evidence JSON")
+    if len(items) > MAX_DEVICES:
+        raise ParseError(f"NVIDIA's evidence JSON: expected 1 to {MAX_DEVICES} devices")
+    return list(items)
+
+
+def is_device_list(raw: Any) -> bool:
+    """Whether JSON is a list of devices and nothing else."""
+    return isinstance(raw, list) and bool(raw) and all(map(is_device, raw))
+
+
+def is_device(value: Any) -> bool:
+    """Whether JSON is one device: its chain and its report, both as text."""
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("certificate"), str) and isinstance(value.get("evidence"), str)
+
+
+def device(file: str, item: Mapping[str, str], given: Given) -> Inspected:
+    """One device of NVIDIA's JSON: a report that answers the nonce that stands beside it."""
+    try:
+        certificates, content = _decoded(item)
+        found = report(file, content, replace(given, certificates=certificates))
+    except ParseError as error:
+        return malformed(file, "NVIDIA device report", error)
+    nonce = str(item.get("nonce") or "").lower().removeprefix("0x")
+    if nonce:
+        found.check("nonce", lambda: _answers(found, nonce))
     return found
 
 
-def read_sdk(data: bytes) -> list[tuple[tuple[bytes, ...], bytes]]:
-    """(chain as DER, report) of each device. Raises ParseError."""
+def _answers(found: Inspected, nonce: str) -> str:
+    own = next(field.value for field in found.fields if field.name == "nonce")
+    if own != nonce:
+        text = f"the report answers nonce {own}, the JSON around it names {nonce[:64]}"
+        raise NotAuthentic("gpu", "wrong-nonce", text)
+    return "the report answers the nonce beside it"
+
+
+def _decoded(item: Mapping[str, str]) -> tuple[tuple[bytes, ...], bytes]:
+    """Chain as DER, and report. Raises ParseError."""
     try:
-        items = json.loads(data)
-        if not 0 < len(items) <= MAX_DEVICES:
-            raise ParseError(f"NVIDIA's evidence JSON: expected 1 to {MAX_DEVICES} devices")
-        return [
-            (
-                pem_certificates(base64.b64decode(item["certificate"])),
-                base64.b64decode(item["evidence"]),
-            )
-            for item in items
-        ]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ParseError("not NVIDIA's evidence JSON") from None
-
-
-def claims(file: str, data: bytes, _: Given) -> Inspected:
-    """What a verifier said about a GPU, as JSON: a statement of its own, and no evidence."""
-    try:
-        raw = json.loads(data)
-        first = (raw["claims"] if isinstance(raw, dict) else raw)[0]
-        fields = [Explained(name, str(first[name])) for name in sorted(first) if name in _CLAIMS]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        raise ParseError("not attestation claims") from None
-    if not fields:
-        raise ParseError("not attestation claims")
-    found = Inspected(file, "NVIDIA attestation claims", fields=fields)
-
-    def run() -> str:
-        text = "claims are somebody's word; expected the report and chain they were made from"
-        raise Refused("parse", "unsigned-claims", text)
-
-    found.check("support", run)
-    return found
-
-
-def pem_certificates(pem: bytes) -> tuple[bytes, ...]:
-    """DER of every certificate in a PEM text. Raises ParseError."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    if pem.count(b"-----BEGIN") > MAX_CERTIFICATES:
-        raise ParseError(f"expected at most {MAX_CERTIFICATES} certificates in one text")
-    try:
-        loaded = x509.load_pem_x509_certificates(pem)
-    except Exception:  # the library lets several kinds through
-        raise ParseError("not PEM certificates") from None
-    return tuple(item.public_bytes(Encoding.DER) for item in loaded)
+        chain, content = (base64.b64decode(item[key]) for key in ("certificate", "evidence"))
+    except ValueError:
+        raise ParseError("expected certificate and evidence in base64") from None
+    return pem_certificates(chain), content
 
 
 def _value(parsed: Any, name: str) -> str:
     try:
         return str(getattr(parsed, name))
-    except ParseError:
-        return "unknown"
+    except ParseError as error:
+        return f"unreadable: {error}"

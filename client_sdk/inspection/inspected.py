@@ -94,9 +94,17 @@ class Inspected:
         }
 
 
+def malformed(file: str, kind: str, error: UmayError) -> Inspected:
+    """Something that is named, and cannot be read: `error` says what is wrong with it."""
+    found = Inspected(file, f"{kind}, malformed")
+    found.checks.append(Check("format", "failed", error.code, str(error), error.exit_code))
+    return found
+
+
 @dataclass(frozen=True)
 class Given:
-    """What all files together offer: `now` is Unix seconds, certificates are DER, quotes TDX."""
+    """What all files together offer: `now` is Unix seconds, certificates are DER, quotes TDX,
+    `pcrs` the 24 SHA-256 PCRs (32 bytes each) of vTPM quotes."""
 
     now: int
     roots: Roots
@@ -104,6 +112,19 @@ class Given:
     certificates: tuple[bytes, ...] = ()
     rims: tuple[bytes, ...] = ()
     quotes: tuple[bytes, ...] = ()
+    pcrs: tuple[tuple[bytes, ...], ...] = ()
+
+
+Inspect = Callable[[str, bytes, Given], Inspected | list[Inspected]]
+
+
+def attempt(file: str, kind: str, data: bytes, inspect: Inspect, given: Given) -> list[Inspected]:
+    """What `inspect` finds; where it cannot read the bytes, the kind by name and the reason."""
+    try:
+        found = inspect(file, data, given)
+    except UmayError as error:
+        return [malformed(file, kind, error)]
+    return found if isinstance(found, list) else [found]
 
 
 def readings(data: bytes) -> Iterator[tuple[str, bytes]]:

@@ -36,10 +36,9 @@ from attestation.x509.walk import (
     is_authority,
     is_responder,
 )
-from client_sdk.inspection import cpu as inspect_cpu
-from client_sdk.inspection import eventlog as inspect_log
-from client_sdk.inspection import gpu as inspect_gpu
-from client_sdk.inspection.inspected import Explained, Given, Inspected
+from client_sdk.inspection import broken as inspect_broken
+from client_sdk.inspection import tcglog as inspect_tcg
+from client_sdk.inspection.inspected import Explained, Given, Inspected, attempt
 
 MAX_CHAIN = 8
 
@@ -51,21 +50,26 @@ def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
     digest = evidence_digest(data).hex()
     found.fields.append(Explained("evidence_digest", digest, "as the log's leaf names it"))
     found.fields.append(Explained("devices", str(len(parsed.devices)), "GPUs and switches"))
-    items = [found, _plain(f"{file}[keys]", "KeyBundle", KeyBundle.from_bytes(parsed.bundle))]
-    items[1].fields.append(Explained("b", bundle_digest(parsed.bundle).hex(), "its digest"))
+    items = [found, *attempt(f"{file}[keys]", "KeyBundle", parsed.bundle, _keys, given)]
     if parsed.platform == "tdx":
-        items.append(inspect_cpu.quote(f"{file}[quote]", parsed.quote, given))
+        items.append(inspect_broken.quote(f"{file}[quote]", parsed.quote, given))
     else:
-        own = Given(given.now, given.roots, given.collateral, parsed.cpu_certificates)
-        items.append(inspect_cpu.snp_report(f"{file}[report]", parsed.quote, own))
+        own = replace(given, certificates=parsed.cpu_certificates)
+        items.append(inspect_broken.snp_report(f"{file}[report]", parsed.quote, own))
     if parsed.ccel:
         with_quote = replace(given, quotes=(parsed.quote,))
-        items.append(inspect_log.ccel(f"{file}[log]", parsed.ccel, with_quote))
+        items += attempt(f"{file}[log]", "event log", parsed.ccel, inspect_tcg.log, with_quote)
     for number, device in enumerate(parsed.devices):
-        own = Given(given.now, given.roots, given.collateral, device.chain, given.rims)
-        items.append(inspect_gpu.report(f"{file}[device {number}]", device.report, own))
+        own = replace(given, certificates=device.chain)
+        items.append(inspect_broken.gpu_report(f"{file}[device {number}]", device.report, own))
     found.check("binding", lambda: _bound(parsed))
     return items
+
+
+def _keys(file: str, data: bytes, _: Given) -> Inspected:
+    found = _plain(file, "KeyBundle", KeyBundle.from_bytes(data))
+    found.fields.append(Explained("b", bundle_digest(data).hex(), "its digest"))
+    return found
 
 
 def _bound(parsed: Evidence) -> str:
@@ -129,6 +133,12 @@ def certificate(file: str, data: bytes, given: Given) -> Inspected:
     found.check("dates", lambda: _dates(parsed, given.now))
     found.check("issuer", lambda: _issued(parsed, given))
     return found
+
+
+def is_certificate(der: bytes) -> bool:
+    """Whether these bytes are one certificate and nothing else."""
+    found = load_any(der)
+    return found is not None and found.public_bytes(Encoding.DER) == der
 
 
 def _dates(parsed: x509.Certificate, now: int) -> str:

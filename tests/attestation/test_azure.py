@@ -51,8 +51,14 @@ def test_quote_of_other_pcrs() -> None:
 
 KEYS = {"twice the key": [{"kid": "HCLAkPub", "kty": "RSA", "e": "AQAB", "n": "AQAB"}] * 2}
 BAD_REPORTS = {
-    "cut short": lambda: machine.hcl()[:-1],
-    "byte after it": lambda: machine.hcl() + b"\0",
+    "empty": lambda: b"",
+    "header alone": lambda: machine.hcl()[:32],
+    "cut before its lengths": lambda: machine.hcl()[: 32 + 1184 + 3],
+    "cut in its text": lambda: exact()[:-1],
+    "byte after it": lambda: machine.hcl() + b"\1",
+    "byte right after its text": lambda: exact() + b"\1" + bytes(100),
+    "longer than any index": lambda: machine.hcl().ljust(azure.MAX_HCL_BYTES + 1, b"\0"),
+    "length of its text beyond it": lambda: with_byte(exact(), 32 + 1184 + 2),
     "fill is not zero": lambda: machine.hcl()[:-1] + b"\1",
     "other magic": lambda: b"HCLB" + machine.hcl()[4:],
     "unknown version": lambda: machine.hcl(version=3),
@@ -65,6 +71,19 @@ BAD_REPORTS = {
     "two keys": lambda: machine.hcl(machine.runtime(keys=KEYS["twice the key"])),
     "TDREPORT too long": lambda: with_byte(machine.hcl(kind=4), 32 + 1024),
 }
+
+
+def exact() -> bytes:
+    """The report without the zeros of its NV index."""
+    data = machine.hcl()
+    return data[: azure.hcl_length(data)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2599, 2600, 2601, 4096, azure.MAX_HCL_BYTES])
+def test_report_of_any_index_size(size: int) -> None:
+    """Tools cut the zeros off, and an NV index may be larger one day."""
+    report = exact()
+    assert azure.parse_hcl(report.ljust(size, b"\0")) == azure.parse_hcl(report)
 
 
 @pytest.mark.parametrize("make", BAD_REPORTS.values(), ids=BAD_REPORTS)
@@ -93,7 +112,7 @@ def test_quote_of_a_missing_pcr() -> None:
         quoted(machine.message(), pcrs=machine.PCRS[:-1])
 
 
-@given(st.integers(0, 8 * azure.HCL_BYTES - 1))
+@given(st.integers(0, 8 * machine.HCL_BYTES - 1))
 def test_any_flipped_bit_is_noticed(bit: int) -> None:
     data = bytearray(machine.hcl())
     data[bit // 8] ^= 1 << bit % 8

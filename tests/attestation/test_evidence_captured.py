@@ -16,12 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from attestation import nvidia
-from attestation.errors import VerificationError
+from attestation.errors import ParseError, VerificationError
 from attestation.formats.evidence import GPU, Device
 from attestation.platforms.cpu import Cpu
 from attestation.platforms.snp.chain import find_chain
 from attestation.platforms.snp.cpu import SnpCpu
-from attestation.platforms.tdx import check_tcb
+from attestation.platforms.tdx import check_tcb, cut_fill, cut_padding, replay
 from attestation.platforms.tdx.cpu import TdxCpu
 from attestation.trust.policy import Policy
 from attestation.trust.roots import PRODUCTION
@@ -33,8 +33,7 @@ from tests.attestation.test_policy import GOOD
 from tests.helpers.places import CAPTURED, EVIDENCE
 
 INDEX = CAPTURED / "index.json"
-ALL: list[dict] = json.loads(INDEX.read_text()) if INDEX.exists() else []
-ENTRIES = [entry for entry in ALL if "c8s" not in entry["file"]]
+ENTRIES: list[dict] = json.loads(INDEX.read_text()) if INDEX.exists() else []
 NOW = 1_795_392_000
 """2026-11-23, when every certificate without a verdict time of its own is valid."""
 
@@ -72,10 +71,13 @@ SAYS: dict[str, dict[str, Verdict]] = {
     },
     "TDX quote": {
         "signature holds": {"cpu-signature": "passed"},
+        "the zeros are padding": {},  # judged below
+        "must serve the CCEL beside it": {},
         "refuse: a service TD is bound": {"cpu-attributes": "service-td"},
         "refuse: PERFMON": {"cpu-attributes": "perfmon"},
         "at AT with its collateral: TCB OutOfDate": {"cpu-tcb": "tcb-status"},
     },
+    "CCEL": {"replays to RTMR0-2 of FILE": {"measurement": "passed"}},
     "GPU report": {
         "signature and chain hold": {"gpu": "passed"},
         "firmware unchecked (no RIM at hand)": {"gpu-firmware": "not checked"},
@@ -95,6 +97,7 @@ def of_kind(*kinds: str) -> list:
 def phrases(entry: dict) -> list[str]:
     """The parts of a verdict, without what a test reads out of it by itself."""
     text = re.sub(r"at \d+ with", "at AT with", entry["right_verdict"])
+    text = re.sub(r" of \S+\.bin$", " of FILE", text)
     text = re.sub(r" INTEL-SA[\w,-]*", "", re.sub(r" \(dcap-qvl [\d.]+\)", "", text))
     return text.split("; ")
 
@@ -121,6 +124,8 @@ def helpers(entry: dict) -> list[Path]:
     """The files that belong to this one."""
     names = (entry.get(key) for key in ("signer_certificate", "collateral", "chain"))
     beside = [CAPTURED / name for name in names if name]
+    if entry["what"].startswith("CCEL"):
+        beside.append(CAPTURED / entry["right_verdict"].split()[-1])
     if "snp" in entry["file"]:
         beside += sorted((EVIDENCE / "snp_cert").glob("*--ARK*.der"))
     return beside
@@ -162,8 +167,8 @@ def code(step: Callable[[], object]) -> str:
 
 
 def test_the_index_is_the_folder() -> None:
-    listed = {entry["file"]: entry["sha256"] for entry in ALL}
-    chains = {entry.get("chain") for entry in ALL}
+    listed = {entry["file"]: entry["sha256"] for entry in ENTRIES}
+    chains = {entry.get("chain") for entry in ENTRIES}
     lying = [path for path in CAPTURED.iterdir() if path != INDEX and path.name not in chains]
     assert listed == {path.name: sha256(path.read_bytes()).hexdigest() for path in lying}
 
@@ -230,13 +235,15 @@ def test_tdx_quote(entry: dict) -> None:
     right = expected(entry)
     assert right.items() <= verdict(found).items()
     assert not {"length", "format"} & verdict(found).keys()
-    cpu = TdxCpu(content(entry["file"]))
+    cpu = TdxCpu(cut_padding(content(entry["file"])))
     assert f"version {cpu.quote.version}" in found.kind
     assert f"v{cpu.quote.version}" in entry["what"]
     steps = plan(cpu, moment(entry))
     assert steps == {name: verdict(found)[name] for name in steps}
     if "collateral" not in entry:
         assert verdict(found)["cpu-tcb"] == "not checked"
+    if not {"refuse", "at"} & set(re.findall(r"\w+", entry["right_verdict"])):
+        assert verdict(found)["cpu-attributes"] == "passed"
 
 
 @pytest.mark.parametrize("entry", [p for p in of_kind("TDX quote") if "at" in p.values[0]])
@@ -253,6 +260,38 @@ def test_tdx_quote_with_the_collateral_of_its_day(entry: dict) -> None:
     result = check_tcb(cpu.bytes, collateral, root_der=cpu.pck.root_der, now=at)
     assert (result.status, set(result.advisory_ids)) == ("OutOfDate", advisories)
     assert code(lambda: cpu.check_tcb(collateral, POLICY, now=at)) == "tcb-status"
+
+
+PADDED = [param for param in of_kind("TDX quote") if "zero bytes" in param.values[0]["what"]]
+
+
+@pytest.mark.parametrize("entry", PADDED)
+def test_zeros_after_a_quote_are_padding_and_nothing_else_is(entry: dict) -> None:
+    data = content(entry["file"])
+    zeros = int(re.search(r"(\d+) zero bytes", entry["what"])[1])
+    told = next(field.value for field in look(entry).fields if field.name == "padding")
+    assert told == f"{zeros} zero bytes after the quote"
+    assert len(cut_padding(data)) == len(data) - zeros
+    with pytest.raises(ParseError):
+        TdxCpu(data)  # evidence carries the quote alone
+    other = data[:-1] + b"\1"
+    with pytest.raises(ParseError):
+        cut_padding(other)
+    got = verdict(inspect("other", other, given(entry))[0])
+    assert got["length"] == "malformed" and got["cpu-signature"] == "passed"
+
+
+@pytest.mark.parametrize("entry", of_kind("CCEL"))
+def test_event_log(entry: dict) -> None:
+    """It replays to the quote that stands padded beside it, and to no other."""
+    assert verdict(look(entry)) == expected(entry)
+    data = content(entry["file"])
+    quote = TdxCpu(cut_padding(content(entry["right_verdict"].split()[-1]))).quote
+    assert replay(cut_fill(data), ())[:3] == quote.rtmrs[:3]
+    for other in of_kind("TDX quote"):
+        beside = offered([CAPTURED / other.values[0]["file"]], Given(NOW, PRODUCTION))
+        passed = verdict(inspect("log", data, beside)[0])["measurement"] == "passed"
+        assert passed is (other.values[0]["file"] in entry["right_verdict"])
 
 
 @pytest.mark.parametrize("entry", of_kind("GPU report"))

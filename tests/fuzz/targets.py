@@ -6,7 +6,9 @@ was parsed must encode to the very bytes it came from.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +43,8 @@ from attestation.trust.policy import Policy
 from attestation.trust.roots import PRODUCTION
 from client_sdk import sse
 from client_sdk.auditing.proof_file import EnclaveProof
+from client_sdk.inspection import azure as inspect_azure
+from client_sdk.inspection import broken, gpu, tcglog, tokens, wrapped
 from client_sdk.inspection.files import inspect
 from client_sdk.inspection.inspected import Given
 from contracts.codec import LogState
@@ -60,7 +64,7 @@ from enclave.guest.config import HostConfig
 from enclave.simulator.amd import SimulatedAmd
 from enclave.simulator.service import Simulator
 from tests.attestation.test_policy import GOOD
-from tests.helpers import azure_machine
+from tests.helpers import azure_machine, tcg_logs
 from tests.helpers.ton_chain import (
     LOG_ADDRESS,
     UTIME,
@@ -181,6 +185,15 @@ TARGETS: dict[str, Target] = {
     "lite-recording": read_recording,
     "sse": lambda data: list(sse.deltas([data])),
     "inspect": _given,
+    "tcg-log": tcglog.read,
+    "provider-json": lambda data: wrapped.provider("fuzz", data, _GIVEN),
+    "nvidia-json": lambda data: gpu.sdk_evidence("fuzz", data, _GIVEN),
+    "token": lambda data: tokens.token("fuzz", data, _GIVEN),
+    "broken-quote": lambda data: broken.quote("fuzz", data, _GIVEN),
+    "broken-gpu-report": lambda data: broken.gpu_report("fuzz", data, _GIVEN),
+    "broken-snp-report": lambda data: broken.snp_report("fuzz", data, _GIVEN),
+    "hcl-file": lambda data: inspect_azure.hcl("fuzz", data, _GIVEN),
+    "vtpm-file": inspect_azure.read_bincode,
 }
 
 
@@ -216,9 +229,28 @@ def seeds() -> list[bytes]:
     found += [proof_bytes(_TON.link(_TON.first, _TON.second)), back_bytes(_TON.back(_TON.first))]
     found += [answer_bytes(_TON.answer()), header_bytes(_TON.head), _TON.first.header_proof()]
     found.append(RECORDING + bytes(8) + tl_bytes(b"question") + tl_bytes(b"answer"))
+    found += [tcg_logs.agile(), tcg_logs.sha1(), *_wrapped(quoted.quote, device.report)]
     request = bhttp.Request("POST", "/v1/models", ((b"a", b"b"),), b"{}")
     response = bhttp.Response(200, ((b"a", b"b"),), b"{}", ((b"c", b"d"),))
     return [*found, bhttp.encode_request(request), bhttp.encode_response(response)]
+
+
+def _wrapped(quote: bytes, report: bytes) -> list[bytes]:
+    """Evidence in JSON, as NVIDIA and providers hand it out, and a token."""
+    listed = [{"certificate": _text(b"-----BEGIN CERTIFICATE-----"), "evidence": _text(report)}]
+    beside = {"intel_quote": quote.hex(), "info": {"tcb_info": "{}"}, "signing_address": "0x00"}
+    payload = json.dumps({"nonce": "00" * 32, "evidence_list": listed})
+    parts = (b'{"alg":"none"}', b'{"iss":"x"}', b"sig")
+    token = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    return [
+        json.dumps({**beside, "nvidia_payload": payload}).encode(),
+        json.dumps(listed).encode(),
+        token,
+    ]
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _enclave_proof() -> EnclaveProof:

@@ -11,8 +11,11 @@ import struct
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from attestation.platforms.azure import ATTEST_QUOTE, HCL_BYTES
+from attestation.platforms.azure import ATTEST_QUOTE
 from enclave.simulator.amd import SimulatedAmd
+
+HCL_BYTES = 2600
+"""Of the NV index: the report and zeros."""
 
 PCRS = tuple(bytes([number]) * 32 for number in range(24))
 

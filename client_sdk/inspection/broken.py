@@ -1,0 +1,75 @@
+"""Quotes and reports that the strict parsers refuse: what can be read of them all the same.
+
+Nothing here is judged: a check "format" says why the bytes are not what they begin as, and
+the fields say what stands where the format has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attestation.errors import ParseError
+from attestation.platforms.snp.report import REPORT_BYTES, RESPONSE_HEADER
+from attestation.platforms.tdx.quote import BODY_FIELDS, HEADER, V5_DESCRIPTOR, VERSION_5
+from client_sdk.inspection import cpu as inspect_cpu
+from client_sdk.inspection import gpu as inspect_gpu
+from client_sdk.inspection.certificates import pem_inside, shown
+from client_sdk.inspection.inspected import Explained, Given, Inspected, malformed
+
+_SNP_FIELDS = {
+    "version": (0x00, 4),
+    "policy": (0x08, 8),
+    "report_data": (0x50, 64),
+    "measurement": (0x90, 48),
+    "host_data": (0xC0, 32),
+    "chip_id": (0x1A0, 64),
+}
+_GPU_NONCE = slice(4, 36)
+_BEFORE_IT_ENDS = "as far as it goes"
+
+
+def quote(file: str, data: bytes, given: Given) -> Inspected:
+    """A TDX or SGX quote, or the body and the certificates of a broken one."""
+    try:
+        return inspect_cpu.quote(file, data, given)
+    except ParseError as error:
+        found = malformed(file, f"TDX quote, version {inspect_cpu.version(data)}", error)
+    start = HEADER.size + (V5_DESCRIPTOR.size if inspect_cpu.version(data) == VERSION_5 else 0)
+    places = {}
+    for name, size in BODY_FIELDS.items():
+        places[name] = (start, size)
+        start += size
+    found.fields += _at(data, places) + shown(pem_inside(data))
+    return found
+
+
+def snp_report(file: str, data: bytes, given: Given) -> Inspected:
+    """An SNP report, or what stands at the places of one."""
+    try:
+        return inspect_cpu.snp_report(file, data, given)
+    except ParseError as error:
+        found = malformed(file, "SEV-SNP report", error)
+    report = data.removeprefix(RESPONSE_HEADER)[:REPORT_BYTES]
+    found.fields += _at(report, _SNP_FIELDS)
+    return found
+
+
+def gpu_report(file: str, data: bytes, given: Given) -> Inspected:
+    """A GPU's or switch's report; of a broken one, the nonce, and the chain that was given."""
+    try:
+        return inspect_gpu.report(file, data, given)
+    except ParseError as error:
+        found = malformed(file, "NVIDIA device report", error)
+    if len(data) >= _GPU_NONCE.stop:
+        found.fields.append(Explained("nonce", data[_GPU_NONCE].hex(), _BEFORE_IT_ENDS))
+    found.fields += shown(given.certificates[: inspect_gpu.CHAIN_LENGTH])
+    return found
+
+
+def _at(data: bytes, places: Mapping[str, tuple[int, int]]) -> list[Explained]:
+    """The fields that `data` is long enough for."""
+    return [
+        Explained(name, data[at : at + size].hex(), _BEFORE_IT_ENDS)
+        for name, (at, size) in places.items()
+        if at + size <= len(data)
+    ]

@@ -1,0 +1,59 @@
+"""Certificates inside other things: read in any number, shown by name and dates."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
+
+from attestation.errors import ParseError
+from attestation.x509.certificate import load_any
+from client_sdk.inspection.inspected import Explained
+
+MAX_CERTIFICATES = 64
+PEM = b"-----BEGIN CERTIFICATE-----"
+_BLOCK = re.compile(PEM + rb"[A-Za-z0-9+/=\s]{1,16384}?-----END CERTIFICATE-----")
+
+
+def pem_certificates(pem: bytes) -> tuple[bytes, ...]:
+    """DER of every certificate in a PEM text. Raises ParseError."""
+    if pem.count(b"-----BEGIN") > MAX_CERTIFICATES:
+        raise ParseError(f"expected at most {MAX_CERTIFICATES} certificates in one text")
+    try:
+        with warnings.catch_warnings():
+            # AMD gives every chip key the serial number 0, which the library warns of.
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            loaded = x509.load_pem_x509_certificates(pem)
+    except Exception:  # the library lets several kinds through
+        raise ParseError("not PEM certificates") from None
+    return tuple(item.public_bytes(Encoding.DER) for item in loaded)
+
+
+def pem_inside(data: bytes) -> tuple[bytes, ...]:
+    """DER of the PEM certificates that stand anywhere in these bytes and can be read."""
+    found: list[bytes] = []
+    for block in _BLOCK.findall(data)[:MAX_CERTIFICATES]:
+        try:
+            found += pem_certificates(block)
+        except ParseError:
+            continue
+    return tuple(found)
+
+
+def shown(ders: Iterable[bytes]) -> list[Explained]:
+    """A line for each certificate: whose it is, and when it is valid."""
+    fields = []
+    for number, der in enumerate(ders):
+        item = load_any(der)
+        if item is None:
+            fields.append(Explained(f"certificate {number}", f"{len(der)} bytes", "unreadable"))
+            continue
+        window = (
+            f"valid {item.not_valid_before_utc:%Y-%m-%d} to {item.not_valid_after_utc:%Y-%m-%d}"
+        )
+        fields.append(Explained(f"certificate {number}", item.subject.rfc4514_string(), window))
+    return fields

@@ -1,0 +1,305 @@
+"""Inspection of the JSON in which providers of private inference hand out evidence.
+
+Each has names of its own for the same parts, so the parts are found by what they are: quotes,
+reports, event logs, chains and tokens, as hex, base64, gzip, numbers or as JSON inside a
+text. Each is judged as if it had come alone, with what stands beside it; what the provider
+claims about them is compared with what they say.
+"""
+
+from __future__ import annotations
+
+import hmac
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from attestation.errors import NotAuthentic, NotChecked, ParseError
+from attestation.platforms import snp, tdx
+from attestation.platforms.snp.report import REPORT_BYTES
+from client_sdk.inspection import eventlog as inspect_log
+from client_sdk.inspection import gpu as inspect_gpu
+from client_sdk.inspection import own as inspect_own
+from client_sdk.inspection.certificates import PEM, pem_inside
+from client_sdk.inspection.inspected import (
+    Explained,
+    Given,
+    Inspected,
+    attempt,
+    readings,
+)
+from client_sdk.inspection.jsontext import MAX_DEPTH, is_json_text, read_json
+from client_sdk.inspection.known import Known, by_first_bytes
+from client_sdk.inspection.tokens import BASE64_OBJECT
+
+MAX_PARTS = 512
+"""Eight GPUs with a quote and a log each, for some forty machines."""
+
+MAX_NODES = 200_000
+MAX_INFLATED_BYTES = 1 << 20
+MAX_FIELDS = 64
+MIN_PART_CHARACTERS = 256
+"""No evidence is shorter; digests, nonces and keys are."""
+
+_SHOWN_CHARACTERS = 200
+_GZIP = b"\x1f\x8b"
+_DER = b"\x30\x82"
+
+SHAPES: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"gateway_attestation"}), "near.ai's attestation report"),
+    (frozenset({"intel_quote"}), "attestation report of dstack's inference proxy"),
+    (frozenset({"quote", "gpu_evidence"}), "attestation of Chutes"),
+    (frozenset({"quote", "cc_eventlog"}), "TDX evidence of Confidential Containers"),
+    (frozenset({"attestation_report", "cert_chain"}), "SNP evidence of Confidential Containers"),
+    (frozenset({"evidence_list"}), "NVIDIA payload"),
+    (frozenset({"format", "body"}), "attestation document of Tinfoil"),
+    (frozenset({"quote", "event_log"}), "dstack quote"),
+)
+"""Keys by which a provider's form is known, and its name."""
+
+_CLAIMED = {"mrtd": "mr_td", **{f"rtmr{number}": f"rt_mr{number}" for number in range(4)}}
+
+Read = Callable[[str, Given], list[Inspected]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something recognised: where it stands, in which object, and how it is inspected.
+
+    `content` is the bytes of a quote, report or certificate, and empty for the rest."""
+
+    path: str
+    scope: str
+    read: Read
+    content: bytes = b""
+
+
+def provider(file: str, data: bytes, given: Given) -> list[Inspected]:
+    """Raises ParseError where no evidence is found in it."""
+    root = read_json(data)
+    walk = _Walk()
+    parts = list(walk.parts(root, "", "", 0))
+    if not parts:
+        raise ParseError(f"JSON without evidence that is known here: {_keys(root)}")
+    given = replace(given, certificates=given.certificates + _certificates(parts))
+    items: list[Inspected] = []
+    for scope in dict.fromkeys(["", *(part.scope for part in parts)]):
+        inside = [part for part in parts if part.scope == scope]
+        items += _scope(f"{file}{_at(scope)}", walk.objects.get(scope, {}), file, inside, given)
+    return items
+
+
+class _Walk:
+    """Every recognised part below a value; `objects` keeps each object under its path."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Mapping[str, Any]] = {}
+        self._nodes = self._parts = 0
+
+    def parts(self, value: Any, path: str, scope: str, depth: int) -> Iterator[Part]:
+        self._count(depth)
+        part = _whole(value, path, scope)
+        if part is not None:
+            self._parts += 1
+            if self._parts > MAX_PARTS:
+                raise ParseError(f"JSON: expected at most {MAX_PARTS} pieces of evidence")
+            yield part
+        elif isinstance(value, dict):
+            self.objects[path] = value
+            for key, item in value.items():
+                yield from self.parts(item, f"{path}.{key}" if path else key, path, depth + 1)
+        elif isinstance(value, list):
+            for number, item in enumerate(value):
+                yield from self.parts(item, f"{path}[{number}]", scope, depth + 1)
+        elif isinstance(value, str) and is_json_text(value):
+            yield from self.parts(_inner(value), path, scope, depth + 1)
+
+    def _count(self, depth: int) -> None:
+        self._nodes += 1
+        if depth > MAX_DEPTH or self._nodes > MAX_NODES:
+            text = f"expected at most {MAX_NODES} values, {MAX_DEPTH} deep"
+            raise ParseError(f"JSON: {text}")
+
+
+def _inner(text: str) -> Any:
+    """The JSON that a text holds; None where it only looks like some."""
+    try:
+        return read_json(text)
+    except ParseError:
+        return None
+
+
+def _whole(value: Any, path: str, scope: str) -> Part | None:
+    """The part that this very value is."""
+    if inspect_gpu.is_device(value):
+        return Part(path, scope, lambda file, given: [inspect_gpu.device(file, value, given)])
+    if inspect_log.is_event_list(value):
+        return Part(path, scope, lambda file, given: inspect_log.event_list(file, value, given))
+    return next(
+        (part for content in _contents(value) if (part := _of_bytes(content, path, scope))), None
+    )
+
+
+def _of_bytes(content: bytes, path: str, scope: str) -> Part | None:
+    known = by_first_bytes(content)
+    if known is None and content[:2] == _DER and inspect_own.is_certificate(content):
+        known = Known("X.509 certificate", inspect_own.certificate)
+    if known is None:
+        return None
+    name, inspect = known.name, known.inspect
+
+    def read(file: str, given: Given) -> list[Inspected]:
+        return attempt(file, name, content, inspect, given)
+
+    return Part(path, scope, read, content)
+
+
+def _contents(value: Any) -> Iterator[bytes]:
+    """The bytes that a value may stand for, in every encoding that fits."""
+    if isinstance(value, list):
+        if len(value) >= MIN_PART_CHARACTERS and all(type(item) is int for item in value):
+            yield bytes(item & 0xFF for item in value if 0 <= item <= 0xFF)
+        return
+    if not isinstance(value, str) or is_json_text(value):
+        return
+    if len(value) < MIN_PART_CHARACTERS and not value.startswith(BASE64_OBJECT):
+        return
+    for _, content in readings(value.encode(errors="replace")):
+        yield _inflated(content)
+
+
+def _inflated(content: bytes) -> bytes:
+    if content[:2] != _GZIP:
+        return content
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        inflated = stream.decompress(content, MAX_INFLATED_BYTES)
+    except zlib.error:
+        return content
+    return inflated if stream.eof and not stream.unused_data else content
+
+
+def _scope(
+    place: str, named: Mapping[str, Any], file: str, parts: list[Part], given: Given
+) -> list[Inspected]:
+    """An object's own fields, then its parts, quotes before what is compared with them."""
+    header = Inspected(place, _shape(named))
+    header.fields += _fields(named)
+    quotes = tuple(part.content for part in parts if _report_data(part.content))
+    tdx_quotes = tuple(_cut(quote) for quote in quotes if not _is_snp(quote))
+    beside = replace(given, quotes=tdx_quotes or given.quotes)
+    items = [header]
+    for part in parts:
+        items += part.read(f"{file}[{part.path}]", beside)
+    if quotes:
+        header.check("binding", lambda: _bound(named, quotes[0]))
+    if tdx_quotes and _tcb_info(named):
+        header.check("claims", lambda: _claimed(named, tdx_quotes[0]))
+    if "evidence_list" in named and "nonce" in named:
+        header.check("nonce", lambda: _answered(named, items))
+    return items
+
+
+def _answered(named: Mapping[str, Any], items: list[Inspected]) -> str:
+    """Whether every report below answers the nonce that NVIDIA's payload names."""
+    expected = str(named["nonce"]).lower().removeprefix("0x")
+    for item in items:
+        for field in item.fields if item.kind.startswith("NVIDIA ") else ():
+            if field.name == "nonce" and item is not items[0] and field.value != expected:
+                text = f"{item.file} answers nonce {field.value}, the payload names {expected[:64]}"
+                raise NotAuthentic("gpu", "wrong-nonce", text)
+    return "every report answers the payload's nonce"
+
+
+def _shape(named: Mapping[str, Any]) -> str:
+    return next((name for keys, name in SHAPES if keys <= named.keys()), "JSON with evidence")
+
+
+def _fields(named: Mapping[str, Any]) -> list[Explained]:
+    """The short values of an object; of long texts, that they are there."""
+    fields = []
+    for key, value in named.items():
+        if isinstance(value, bool | int | float) or value is None:
+            fields.append(Explained(key, str(value)))
+        elif isinstance(value, str):
+            short = len(value) <= _SHOWN_CHARACTERS
+            fields.append(Explained(key, value if short else f"{len(value)} characters"))
+    return fields[:MAX_FIELDS]
+
+
+def _bound(named: Mapping[str, Any], quote: bytes) -> str:
+    """Whether REPORT_DATA is a signing key and the asker's nonce, as dstack's proxies have it."""
+    data = _report_data(quote)
+    key, nonce = _hex(named, "signing_address"), _hex(named, "request_nonce", "nonce")
+    if key and len(nonce) == 32 and hmac.compare_digest(data, key.ljust(32, b"\0") + nonce):
+        return "REPORT_DATA is the signing address and the nonce that stand beside the quote"
+    raise NotChecked("what REPORT_DATA stands for is the provider's own scheme")
+
+
+def _claimed(named: Mapping[str, Any], quote: bytes) -> str:
+    """Whether the measurements that are claimed beside a quote are the quote's."""
+    claims, parsed = _tcb_info(named), tdx.parse_quote(quote)
+    told = [name for name in _CLAIMED if name in claims]
+    if not told:
+        raise NotChecked("tcb_info claims no measurement")
+    for name in told:
+        expected = getattr(parsed, _CLAIMED[name]).hex()
+        if str(claims[name]).lower() != expected:
+            text = f"{name}: the quote has {expected}, tcb_info says {str(claims[name])[:96]}"
+            raise NotAuthentic("measurement", "claim-mismatch", text)
+    return f"tcb_info says {', '.join(told)} as the quote does"
+
+
+def _tcb_info(named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """dstack's description of the VM, under `info`, as an object or as a text."""
+    info = named.get("info")
+    value = info.get("tcb_info") if isinstance(info, dict) else named.get("tcb_info")
+    value = _inner(value) if isinstance(value, str) else value
+    return value if isinstance(value, dict) else {}
+
+
+def _report_data(content: bytes) -> bytes:
+    """64 bytes; empty where this is no quote or report of a VM that can be read."""
+    try:
+        if _is_snp(content):
+            return snp.parse_report(content).report_data
+        return tdx.parse_quote(_cut(content)).report_data
+    except ParseError:
+        return b""
+
+
+def _cut(quote: bytes) -> bytes:
+    return quote[: tdx.quote_length(quote)]
+
+
+def _is_snp(content: bytes) -> bool:
+    return len(content) == REPORT_BYTES
+
+
+def _hex(named: Mapping[str, Any], *keys: str) -> bytes:
+    value = next((named[key] for key in keys if isinstance(named.get(key), str)), "")
+    try:
+        return bytes.fromhex(value.removeprefix("0x"))
+    except ValueError:
+        return b""
+
+
+def _certificates(parts: list[Part]) -> tuple[bytes, ...]:
+    """DER of every certificate among the parts, for the checks of the others."""
+    found: list[bytes] = []
+    for part in parts:
+        if part.content.lstrip().startswith(PEM):
+            found += pem_inside(part.content)
+        elif part.content[:2] == _DER:
+            found.append(part.content)
+    return tuple(found)
+
+
+def _at(scope: str) -> str:
+    return f"[{scope}]" if scope else ""
+
+
+def _keys(root: Any) -> str:
+    if isinstance(root, dict):
+        return "its keys are " + ", ".join(str(key)[:40] for key in list(root)[:16])
+    return f"it is a list of {len(root)}" if isinstance(root, list) else "it is a single value"
