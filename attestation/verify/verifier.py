@@ -105,7 +105,7 @@ class Verifier:
     ) -> Report:
         """Every step that can be run, whatever failed before it. Never raises for bad
         evidence, never yields a key."""
-        _expect(presented, anchor, beacon, now, type(None))
+        _expect(presented, anchor, beacon, now, open_ends=True)
         case = self._case(presented, anchor=anchor, beacon=beacon, now=now)
         results, _ = _run(case, len(PLAN), stop=False)
         return _report(case, results)
@@ -121,7 +121,8 @@ class Verifier:
         previous: int | None,
     ) -> Leaf:
         """The log leaf of evidence that passes steps 1 to 10. Raises VerificationError."""
-        _expect(presented, None, beacon, now, type(None))
+        expect("beacon", beacon, BlockRef)
+        _expect(presented, None, beacon, now, open_ends=True)
         case = self._case(presented, anchor=None, beacon=beacon, now=now)
         results, error = _run(case, _BEFORE_LOG, stop=True)
         if error is not None:
@@ -147,12 +148,14 @@ class Verifier:
         )
 
 
-def _expect(presented: object, anchor: object, beacon: object, now: object, *unknown: type) -> None:
-    """Raises UsageError for a wrong type; `unknown` is what may stand for an open anchor or
-    beacon."""
+def _expect(
+    presented: object, anchor: object, beacon: object, now: object, *, open_ends: bool = False
+) -> None:
+    """Raises UsageError for a wrong type; `open_ends`: anchor and beacon may be None."""
+    none = (type(None),) if open_ends else ()
     expect("presented", presented, Presented)
-    expect("anchor", anchor, Anchor, *unknown, what="Anchor")
-    expect("beacon", beacon, BlockRef, *unknown, what="BlockRef")
+    expect("anchor", anchor, Anchor, *none, what="Anchor")
+    expect("beacon", beacon, BlockRef, *none, what="BlockRef")
     expect("now", now, int, what="Unix seconds as a whole number")
 
 

@@ -157,6 +157,11 @@ def client(**options: Any) -> Client:
     return Client(given.pop("url"), **given)
 
 
+def presented(**parts: Any) -> Presented:
+    whole = dict.fromkeys(("evidence", "engine_config", "price_table", "host_config"), b"")
+    return Presented(**{**whole, "collateral": attestation.Collateral({}), **parts})
+
+
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "url is bytes": (lambda: client(url=b"x"), "url: expected an http.* got bytes"),
     "url is a name": (lambda: client(url="relay"), "url: expected an http"),
@@ -197,9 +202,32 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: Verifier(POLICY).verify(b"x", anchor=None, beacon=None, now=1),
         "presented: expected Presented, got bytes",
     ),
-    "a part is missing": (
-        lambda: Presented(b"", b"", b"", None, None),
+    "method is none": (lambda: client().request(None, "/"), "method: expected str, got NoneType"),
+    "a config is missing": (
+        lambda: presented(host_config=None),
         "presented.host_config: expected bytes, got NoneType",
+    ),
+    "evidence is parsed": (
+        lambda: presented(evidence=Evidence("tdx", b"", b"")),
+        "presented.evidence: expected bytes, got Evidence",
+    ),
+    "collateral is bytes": (
+        lambda: presented(collateral=b""),
+        "presented.collateral: expected Collateral, got bytes",
+    ),
+    "proof is text": (
+        lambda: presented(proof=""),
+        "presented.proof: expected bytes or None, got s",
+    ),
+    "challenge is a nonce": (
+        lambda: presented(challenge=bytes(32)),
+        "presented.challenge: expected Challenge or None, got bytes",
+    ),
+    "admitted without a beacon": (
+        lambda: Verifier(POLICY).admit(
+            presented(), beacon=None, now=1, kind=1, release=None, previous=None
+        ),
+        "beacon: expected BlockRef, got NoneType",
     ),
 }
 
@@ -216,13 +244,12 @@ def test_the_verifier_names_a_wrong_argument(name: str) -> None:
     anchor = attestation.Anchor(
         "n", "a", b"", "o", b"", 1, 1, b"", time=1, forked=False, read_at=1, level="reported"
     )
-    presented = Presented(b"", b"", b"", b"", attestation.Collateral({}))
     given: dict[str, Any] = {"anchor": anchor, "beacon": block, "now": 1}
     for value in ("x", True, 1.5):
         with pytest.raises(UsageError, match=f"^{name}: expected .*, got {type(value).__name__}$"):
-            Verifier(POLICY).verify(presented, **{**given, name: value})
+            Verifier(POLICY).verify(presented(), **{**given, name: value})
         with pytest.raises(UsageError, match=f"^{name}: expected .*, got {type(value).__name__}$"):
-            Verifier(POLICY).examine(presented, **{**given, name: value})
+            Verifier(POLICY).examine(presented(), **{**given, name: value})
 
 
 def test_no_refusal_shows_a_value() -> None:

@@ -40,11 +40,12 @@ with connect(Path("somewhere"), timeout=3) as umay:
         assert_type(answer.receipt.receipt.model_digest, bytes)
     for place in umay.places():
         assert_type(umay.examine(place), Report)
-try:
-    policy = attestation.Policy.from_toml(b"")
-except errors.VerificationError as error:
-    assert_type(error.step, str)
-    assert_type(error.report, Report | None)
+    try:
+        umay.choose()
+    except errors.VerificationError as error:
+        assert_type(error.step, str)
+        assert_type(error.report, Report | None)
+policy = attestation.Policy.from_toml(b"")
 assert_type(policy, client_sdk.Policy)
 assert_type(Verifier(policy).policy, Policy)
 assert_type(Evidence.from_bytes(b"").quote, bytes)
