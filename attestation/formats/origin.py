@@ -29,3 +29,9 @@ def check_log_name(origin: str) -> None:
             "origin: expected a log's address without scheme and without a slash at its end, the "
             f"host in lower case, such as log.example/umay; got {origin}"
         )
+
+
+def origin_of(url: str) -> str:
+    """The name of the log at this URL: host names are the same in either case."""
+    host, slash, path = url.partition("://")[2].rstrip("/").partition("/")
+    return f"{host.lower()}{slash}{path}"

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from attestation.errors import ParseError
+from attestation.errors import NotAuthentic, ParseError
 from attestation.formats import cbor
-from attestation.formats.digests import domain_digest
+from attestation.formats.collateral import Collateral
+from attestation.formats.digests import (
+    domain_digest,
+    engine_digest,
+    host_config_digest,
+    price_digest,
+)
 from attestation.formats.evidence import Evidence, gpu_evidence_digest, report_data_binding
-from attestation.formats.keys import bundle_digest
-from attestation.log.leaf import BOOT, RENEW
+from attestation.formats.keys import KeyBundle, bundle_digest
+from attestation.log.leaf import BOOT, RENEW, Leaf
 
 MAX_SUBMISSION_BYTES = 4 * 1024 * 1024
 """Evidence is about 150 kB at most, eight GPUs' RIMs and OCSP answers about 2 MB."""
@@ -103,16 +109,19 @@ class Record:
     host_config: bytes
     collateral: bytes
 
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """Evidence, engine config, price table, host config, collateral: 32 bytes each."""
+        configs = (self.engine_config, self.price_table, self.host_config)
+        return (self.evidence, *configs, self.collateral)
+
+    def check_of(self, index: int, leaf: Leaf) -> None:
+        """Whether it is of the entry with this leaf. Raises NotAuthentic."""
+        if self.index != index or self.evidence != leaf.evidence_digest:
+            raise NotAuthentic("log", "other-record", "the record is of another entry")
+
     def to_bytes(self) -> bytes:
-        fields = (
-            self.index,
-            self.evidence,
-            self.engine_config,
-            self.price_table,
-            self.host_config,
-            self.collateral,
-        )
-        return cbor.encode(dict(enumerate(fields)))
+        return cbor.encode(dict(enumerate((self.index, *self.digests))))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Record:
@@ -122,6 +131,33 @@ class Record:
         good = all(type(fields[key]) is bytes and len(fields[key]) == 32 for key in range(1, 6))
         _check(good, "digests of 32 bytes")
         return cls(*(fields[key] for key in range(6)))
+
+
+def check_archived(
+    leaf: Leaf,
+    evidence: bytes,
+    engine_config: bytes,
+    price_table: bytes,
+    host_config: bytes,
+    collateral: bytes,
+) -> None:
+    """What a record names beside the evidence is what leaf and KeyBundle name: no hash covers
+    the record itself. Evidence that is none names nothing. Raises NotAuthentic, ParseError."""
+    if Collateral.from_bytes(collateral).manifest_digest() != leaf.collateral_digest:
+        raise NotAuthentic("log", "other-record", "the collateral is not the one logged")
+    try:
+        bundle = KeyBundle.from_bytes(Evidence.from_bytes(evidence).bundle)
+    except ParseError:
+        return
+    given = (
+        ("engine config", engine_digest(engine_config), bundle.engine_digest),
+        ("price table", price_digest(price_table), bundle.price_digest),
+        ("host config", host_config_digest(host_config), bundle.host_config_digest),
+    )
+    for what, got, expected in given:
+        if got != expected:
+            text = f"the {what} is not the one that the evidence names"
+            raise NotAuthentic("log", "other-record", text)
 
 
 def binding_of(evidence: bytes) -> bytes:

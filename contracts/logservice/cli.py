@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 KEEP_ALIVE = "Seconds that an idle connection is kept; 75 unless said."
-MAX_EXPORTED = 32 << 20
-"""Bytes of one file of a log."""
 
 
 def ready(**fields: object) -> None:
@@ -283,11 +281,15 @@ def _confirm(contract: str, chain: str, log_url: str) -> Callable[[Checkpoint], 
 def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) -> None:
     """Write a log to DIRECTORY as static files, for any CDN; again, to bring it up to date.
 
-    Name the anchored size with --size: an audit of the export needs its checkpoint. Exit code
-    0: all of it; 3: the log's bytes are not authentic; 5: the log did not answer.
+    Name the anchored size with --size: an audit of the export needs its checkpoint. Everything is
+    hashed before it is kept, and what lies there and does not fit is fetched again ("mended").
+    Exit code 0: all of it; 1: the log signed two trees that contradict each other; 3: the log's
+    bytes are not authentic; 5: the log did not answer, or the disk is full.
     """
+    from attestation.formats.origin import origin_of
     from attestation.vendors.fetch import HttpFetcher
     from contracts.logservice.export import Export
+    from contracts.logservice.files import MAX_FILE
 
     url, fetcher, new = log_url.rstrip("/"), HttpFetcher(), [0]
 
@@ -297,12 +299,12 @@ def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) 
             click.echo(f"{new[0]} files, now {path}", err=True)
 
     def get(path: str) -> bytes:
-        return fetcher.get(f"{url}/{path}", limit=MAX_EXPORTED).body
+        return fetcher.get(f"{url}/{path}", limit=MAX_FILE).body
 
-    origin = url.partition("://")[2]
+    origin = origin_of(url)
     written = Export(directory, get, tell)
     size = written.run(origin=origin, log_key=public_key(log_key), sizes=sizes)
-    ready(directory=str(directory), size=size, new_files=new[0])
+    ready(directory=str(directory), size=size, new_files=new[0], mended=written.files.mended)
 
 
 def public_key(text: str) -> bytes:

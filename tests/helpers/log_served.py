@@ -21,21 +21,29 @@ from contracts.logservice.store import Entry, Store
 KEY = Ed25519PrivateKey.generate()
 
 
+def entry(item: bytes | Entry) -> Entry:
+    if isinstance(item, Entry):
+        return item
+    return Entry(release_key(item), release_leaf(item).to_bytes(), (item,))
+
+
 @contextmanager
-def serving(directory: Path, batches: Sequence[Sequence[bytes]]) -> Iterator[str]:
-    """Its address, `http://` and the log's origin; a checkpoint for each batch of manifests."""
+def serving(
+    directory: Path, batches: Sequence[Sequence[bytes | Entry]], name: str = "log"
+) -> Iterator[str]:
+    """Its address, `http://` and the log's origin; a checkpoint for each batch of manifests and
+    entries."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
-        origin = f"127.0.0.1:{bound.getsockname()[1]}/log"
+        origin = f"127.0.0.1:{bound.getsockname()[1]}/{name}"
         with Store(Sqlite(directory), origin=origin, key=KEY) as store:
             for batch in batches:
-                store.append(
-                    [Entry(release_key(m), release_leaf(m).to_bytes(), (m,)) for m in batch]
-                )
+                store.append([entry(item) for item in batch])
 
             def nothing(*_: object) -> None:
                 raise Refused("parse", "closed", "no submissions here")
 
-            running = Server(server.create_app(store, admit=nothing))
+            app = server.create_app(store, admit=nothing, origin_path=f"/{name}")
+            running = Server(app)
             thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]})
             thread.start()
             while not running.started:
