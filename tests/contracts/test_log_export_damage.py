@@ -19,7 +19,17 @@ from attestation.log.submission import Record
 from contracts.logservice.export import Export
 from contracts.logservice.files import MAX_FILE, Files
 from tests.helpers.log_served import KEY, serving
-from tests.helpers.planted import DAMAGE, FIRST, PUBLIC, RELEASES, SIZE, Place, export, planted
+from tests.helpers.planted import (
+    DAMAGE,
+    FIRST,
+    PUBLIC,
+    RELEASES,
+    SIZE,
+    Place,
+    export,
+    planted,
+    replace,
+)
 from tests.helpers.world import World
 
 
@@ -113,7 +123,7 @@ def test_tiles_of_another_log_do_not_fit(place: Place, tmp_path: Path) -> None:
     foreign = contents(tmp_path / "other")
     for path, data in foreign.items():
         if not path.startswith("evidence/"):
-            (mirror / path).write_bytes(data)
+            replace(mirror / path, data)
     mended, _ = export(place.url, mirror, get(place))
     assert mended >= 8
     for path, data in contents(place.export).items():
@@ -122,6 +132,7 @@ def test_tiles_of_another_log_do_not_fit(place: Place, tmp_path: Path) -> None:
 
 def test_a_file_larger_than_any_is_fetched_again(place: Place, tmp_path: Path) -> None:
     mirror = place.copy(tmp_path / "mirror")
+    (mirror / "tile/0/000").unlink()
     with (mirror / "tile/0/000").open("wb") as file:
         file.truncate(MAX_FILE + 1)
     export(place.url, mirror, get(place))
@@ -161,7 +172,7 @@ def signed(place: Place, size: int, root: bytes) -> bytes:
 def test_two_trees_that_the_log_signed_are_its_violation(place: Place, tmp_path: Path) -> None:
     """A note in the export that no damage can make: it has the log's signature."""
     mirror = place.copy(tmp_path / "mirror")
-    (mirror / "checkpoints/260").write_bytes(signed(place, 260, b"\1" * 32))
+    replace(mirror / "checkpoints/260", signed(place, 260, b"\1" * 32))
     with pytest.raises(LogError, match="two trees of 260"):
         export(place.url, mirror, get(place))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,8 @@ class Place:
         raise NotImplementedError
 
     def copy(self, to: Path) -> Path:
-        return shutil.copytree(self.export, to)
+        """Of links: whoever changes a file there replaces it."""
+        return shutil.copytree(self.export, to, copy_function=os.link)
 
 
 def export(url: str, directory: Path, get: Callable[[str], bytes]) -> tuple[int, list[str]]:
@@ -120,10 +122,15 @@ def _state(note: bytes, origin: str) -> LogState:
 # Damage to an export: each changes one file
 
 
+def replace(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
 def short(path: str, bytes_less: int) -> Callable[[Place, Path], str]:
     def damage(_: Place, export: Path) -> str:
         data = (export / path).read_bytes()
-        (export / path).write_bytes(data[:-bytes_less])
+        replace(export / path, data[:-bytes_less])
         return path
 
     return damage
@@ -131,7 +138,7 @@ def short(path: str, bytes_less: int) -> Callable[[Place, Path], str]:
 
 def put(path: str, data: bytes) -> Callable[[Place, Path], str]:
     def damage(_: Place, export: Path) -> str:
-        (export / path).write_bytes(data)
+        replace(export / path, data)
         return path
 
     return damage
@@ -141,7 +148,7 @@ def swapped(path: str, other: str) -> Callable[[Place, Path], str]:
     """Another file of the same export in its place."""
 
     def damage(_: Place, export: Path) -> str:
-        (export / path).write_bytes((export / other).read_bytes())
+        replace(export / path, (export / other).read_bytes())
         return path
 
     return damage
@@ -151,7 +158,7 @@ def flipped(path: str) -> Callable[[Place, Path], str]:
     def damage(_: Place, export: Path) -> str:
         data = bytearray((export / path).read_bytes())
         data[len(data) // 2] ^= 1
-        (export / path).write_bytes(bytes(data))
+        replace(export / path, bytes(data))
         return path
 
     return damage
@@ -162,7 +169,7 @@ def blob(how: Callable[[bytes], bytes]) -> Callable[[Place, Path], str]:
 
     def damage(place: Place, export: Path) -> str:
         path = f"evidence/sha256/{sha256(place.presented[0].evidence).hex()}"
-        (export / path).write_bytes(how((export / path).read_bytes()))
+        replace(export / path, how((export / path).read_bytes()))
         return path
 
     return damage
@@ -172,7 +179,8 @@ def record(**changes: bytes | int) -> Callable[[Place, Path], str]:
     def damage(_: Place, export: Path) -> str:
         path = f"submission/{FIRST}"
         kept = Record.from_bytes((export / path).read_bytes())
-        (export / path).write_bytes(dataclasses.replace(kept, **changes).to_bytes())  # type: ignore[arg-type]
+        changed = dataclasses.replace(kept, **changes)  # type: ignore[arg-type]
+        replace(export / path, changed.to_bytes())
         return path
 
     return damage
