@@ -12,7 +12,8 @@
 8 registry   where one is named: release and model of every machine were allowed at its time
 
 Nobody's word is taken: what a server or a mirror says is hashed, and compared with the
-chain. A violation is something that contradicts; what cannot be fetched or was left out is
+chain. A mirror's own damage is named and leaves the audit incomplete: it is no word of the log's.
+A violation is something that contradicts; what cannot be fetched or was left out is
 incomplete, not good.
 """
 
@@ -37,7 +38,7 @@ from client_sdk.auditing.documents import check_document
 from client_sdk.auditing.machines import Machines
 from client_sdk.auditing.registered import check_registered
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
-from client_sdk.auditing.sources import HttpSource, Source, log_url, open_source
+from client_sdk.auditing.sources import DamagedMirror, HttpSource, Source, log_url, open_source
 from client_sdk.auditing.state import State
 from client_sdk.transport import Transport
 from contracts.chain import ReadOnlyChain, raw_address
@@ -166,7 +167,7 @@ class Auditor:
         chosen = _chosen(audit, len(leaves), scope.sample)
         for index, data in enumerate(leaves):
             if data is None:
-                audit.entries.append(_other_bytes(audit, index))
+                audit.entries.append(_other_bytes(audit, index, machines.source))
             elif chosen is not None and index not in chosen:
                 audit.entries.append(_unseen(index, data))
             else:
@@ -185,6 +186,9 @@ def judge(audit: Audit, machines: Machines, index: int, data: bytes) -> EntryVer
         return check_document(machines, index, leaf)
     except NotThere as error:
         return _missing(audit, machines, index, kind, data, error)
+    except DamagedMirror as error:
+        audit.incomplete(error.code, f"entry {index}: {error}", index)
+        return EntryVerdict(index, kind, "", "", "not checked", str(error))
     except (Unavailable, Incomplete) as error:
         audit.incomplete("unavailable", f"entry {index}: {error}", index)
         return EntryVerdict(index, kind, "", "", "not checked", str(error))
@@ -208,8 +212,11 @@ def _missing(
     return EntryVerdict(index, kind, "", "", "not checked", str(error))
 
 
-def _other_bytes(audit: Audit, index: int) -> EntryVerdict:
-    text = "the log serves other bytes than the anchored ones"
+def _other_bytes(audit: Audit, index: int, source: Source) -> EntryVerdict:
+    text = f"{source.name} serves other bytes than the anchored ones"
+    if source.mirror:
+        audit.incomplete(DamagedMirror.code, f"entry {index}: the mirror {text}", index)
+        return EntryVerdict(index, "unknown", "", "", "not checked", text)
     audit.violation("other-leaf", f"entry {index}: {text}", index)
     return EntryVerdict(index, "unknown", "", "", "refused", text)
 
@@ -268,6 +275,8 @@ def step(audit: Audit, name: str, run: Callable[[], T]) -> T | None:
         return run()
     except Unavailable as error:
         audit.incomplete(f"{name}-unavailable", str(error))
+    except DamagedMirror as error:
+        audit.incomplete(error.code, f"{name}: {error}")
     except UmayError as error:
         audit.violation(name, f"{name}: {error}")
     return None

@@ -162,8 +162,8 @@ def check_proof(file: Path, policy: Path, chain: str | None, as_json: bool) -> N
 def compare(a: str, b: str, policy: Path | None, as_json: bool) -> None:
     """Compare two logs or mirrors, each a URL or a directory, entry by entry.
 
-    Exit code 0: one log, of which one may show more; 1: a contradiction; 6: something could not
-    be compared, or no policy's key checked the signatures.
+    Exit code 0: one log, of which one may show more; 1: the log signed what contradicts; 6: a
+    side is damaged or lacks something, or no policy's key checked the signatures.
     """
     from client_sdk import config
     from client_sdk.auditing.comparing import compare as compared

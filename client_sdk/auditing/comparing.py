@@ -1,7 +1,10 @@
 """Two logs or mirrors of one: the same origin, and one tree within the other?
 
-Entries are compared one by one as far as both go, and hashed into the tree that each signed.
-Without a policy whose key checks the signatures nothing is called good.
+Entries are compared one by one as far as both go, and hashed into the tree that each shows a
+checkpoint of. Only what the log signed contradicts it: two checkpoints, or entries that each
+make the root of their own side's checkpoint. A side whose bytes do not fit its own checkpoint is
+damaged, which says nothing about the log. Without a policy whose key checks the signatures
+nothing is called good.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from attestation.log.merkle import Tree
 from attestation.log.tiles import WIDTH, TilePath
 from attestation.trust.policy import Policy
 from client_sdk.auditing import sources
-from client_sdk.auditing.results import Problem, Severity
+from client_sdk.auditing.results import Problem
 from client_sdk.auditing.sources import Source
 from client_sdk.auditing.tree import Progress, silent
 
@@ -25,7 +28,7 @@ from client_sdk.auditing.tree import Progress, silent
 @dataclass
 class Compared:
     """`differs` is the first entry that differs. exit_code: 0 consistent, 1 contradiction, 6
-    incomplete."""
+    incomplete: a side lacks something, or is damaged."""
 
     a: str
     b: str
@@ -43,8 +46,8 @@ class Compared:
     def verdict(self) -> str:
         return {
             0: f"consistent: one log, {self.common} entries in common",
-            1: "they contradict each other or themselves",
-            6: "incomplete: something could not be compared",
+            1: "they contradict each other",
+            6: "incomplete: something is damaged or could not be compared",
         }[self.exit_code]
 
     def to_json(self) -> dict[str, Any]:
@@ -63,10 +66,16 @@ class Compared:
             "problems": [dataclasses.asdict(problem) for problem in self.problems],
         }
 
+    def violation(self, code: str, text: str, index: int | None = None) -> None:
+        self.problems.append(Problem("violation", code, text, index))
+
+    def incomplete(self, code: str, text: str, index: int | None = None) -> None:
+        self.problems.append(Problem("incomplete", code, text, index))
+
     def told(self, error: UmayError, code: str, where: str) -> None:
-        """A contradiction, or where nothing answered something incomplete."""
-        severity: Severity = "incomplete" if isinstance(error, Unavailable) else "violation"
-        self.problems.append(Problem(severity, code, f"{where}: {error}"))
+        """What lacks, or does not fit the side's own checkpoint."""
+        damaged = "" if isinstance(error, Unavailable) else " is damaged"
+        self.incomplete(code, f"{where}{damaged}: {error}")
 
 
 def compare(
@@ -77,19 +86,20 @@ def compare(
     heads = [_head(done, source, policy) for source in (a, b)]
     done.heads = list(heads)
     if policy is None:
-        text = "no policy was given: nobody's signature was checked"
-        done.problems.append(Problem("incomplete", "unsigned", text))
+        done.incomplete("unsigned", "no policy was given: nobody's signature was checked")
     first, second = heads
     if first is None or second is None:
         return done
     if first.origin != second.origin:
-        text = f"{a.name} is of {first.origin}, {b.name} of {second.origin}"
-        done.problems.append(Problem("violation", "other-origin", text))
+        text = f"{a.name} is of {first.origin}, {b.name} of {second.origin}: nothing to compare"
+        done.incomplete("other-origin", text)
         return done
-    _entries(done, ((a, first), (b, second)), progress)
-    if first.size == second.size and first.root != second.root:
-        text = f"two trees of {first.size} entries are signed: a split view"
-        done.problems.append(Problem("violation", "split-view", text))
+    whole = _entries(done, ((a, first), (b, second)), progress)
+    if first.size == second.size and first.root != second.root and (whole or policy is not None):
+        done.violation("split-view", f"two trees of {first.size} entries are signed: a split view")
+    if done.differs is not None:
+        text = f"entry {done.differs} differs: the first to do so"
+        (done.violation if whole else done.incomplete)("differs", text, done.differs)
     return done
 
 
@@ -106,8 +116,9 @@ def _head(done: Compared, source: Source, policy: Policy | None) -> Checkpoint |
 
 def _entries(
     done: Compared, sides: tuple[tuple[Source, Checkpoint], ...], progress: Progress
-) -> None:
-    """Each side's entries into its own tree, and both against each other while both go on."""
+) -> bool:
+    """Each side's entries into its own tree, and both against each other while both go on.
+    Whether both sides' entries make the root of their checkpoint."""
     trees: list[Tree | None] = [Tree(), Tree()]
     most = max(head.size for _, head in sides)
     for start in range(0, most, WIDTH):
@@ -116,10 +127,18 @@ def _entries(
             break
         _differ(done, start, *found)
         progress("entries compared", min(start + WIDTH, most), most)
-    for (source, head), tree in zip(sides, trees, strict=True):
-        if tree is not None and tree.root() != head.root:
-            text = f"{source.name}: its entries do not make the root that it signs"
-            done.problems.append(Problem("violation", "tree", text))
+    whole = [_whole(done, *side, tree) for side, tree in zip(sides, trees, strict=True)]
+    return all(whole)
+
+
+def _whole(done: Compared, source: Source, head: Checkpoint, tree: Tree | None) -> bool:
+    if tree is None or len(tree) != head.size:
+        return False
+    if tree.root() == head.root:
+        return True
+    text = f"{source.name} is damaged: its entries do not make the root of its checkpoint"
+    done.incomplete("tree", text)
+    return False
 
 
 def _bundle(
@@ -153,7 +172,5 @@ def _differ(
     for offset, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             done.differs = start + offset
-            text = f"entry {done.differs} differs: the first to do so"
-            done.problems.append(Problem("violation", "differs", text, done.differs))
             return
         done.common += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from attestation.errors import Incomplete, NotAuthentic, ParseError
+from attestation.errors import Incomplete, ParseError
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
@@ -19,7 +19,7 @@ from attestation.formats.platform import LEAF_PLATFORMS
 from attestation.log.leaf import RENEW, Leaf
 from attestation.log.merkle import GetHash, inclusion_proof, leaf_hash, verify_inclusion
 from attestation.log.proof import Proof
-from attestation.log.submission import Record
+from attestation.log.submission import Record, check_archived
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.verify.verdict import Report, StepResult
 from attestation.verify.verifier import Presented, Verifier
@@ -85,18 +85,18 @@ class Machines:
     def presented(self, index: int, data: bytes) -> Presented:
         """All that the log archived about the entry with these bytes, by digest."""
         leaf = Leaf.from_bytes(data)
-        record = Record.from_bytes(self.source.get(f"submission/{index}"))
-        if record.index != index or record.evidence != leaf.evidence_digest:
-            raise NotAuthentic("log", "other-record", "the record is of another entry")
-        collateral = Collateral.from_bytes(self._blob(record.collateral))
-        if collateral.manifest_digest() != leaf.collateral_digest:
-            raise NotAuthentic("log", "other-record", "the collateral is not the one logged")
+        with sources.unsigned(self.source):
+            record = Record.from_bytes(self.source.get(f"submission/{index}"))
+            record.check_of(index, leaf)
+            archived = [self._blob(digest) for digest in record.digests]
+            check_archived(leaf, *archived)
+        evidence, engine_config, price_table, host_config, collateral = archived
         return Presented(
-            evidence=self._blob(record.evidence),
-            engine_config=self._blob(record.engine_config),
-            price_table=self._blob(record.price_table),
-            host_config=self._blob(record.host_config),
-            collateral=collateral,
+            evidence=evidence,
+            engine_config=engine_config,
+            price_table=price_table,
+            host_config=host_config,
+            collateral=Collateral.from_bytes(collateral),
             proof=self.proof(index, data),
         )
 
@@ -104,8 +104,9 @@ class Machines:
         """An entry's bytes, proven to stand there. Raises LogError or Unavailable."""
         size, root = self.anchor.size, self.anchor.root
         data = tree.leaf_at(self.source, index, size)
-        proof = inclusion_proof(index, size, self.get_hash)
-        verify_inclusion(leaf_hash(data), index=index, size=size, root=root, proof=proof)
+        with sources.unsigned(self.source):
+            proof = inclusion_proof(index, size, self.get_hash)
+            verify_inclusion(leaf_hash(data), index=index, size=size, root=root, proof=proof)
         return data
 
     def proof(self, index: int, data: bytes) -> bytes | None:

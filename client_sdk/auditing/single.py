@@ -115,7 +115,8 @@ def _earlier(machines: Machines, named: int, index: int) -> Leaf | None:
 
 
 def _boot_of(source: Source, index: int) -> bytes:
-    record = Record.from_bytes(source.get(f"submission/{index}"))
+    with sources.unsigned(source):
+        record = Record.from_bytes(source.get(f"submission/{index}"))
     evidence = Evidence.from_bytes(sources.blob(source, record.evidence))
     return KeyBundle.from_bytes(evidence.bundle).boot_id
 

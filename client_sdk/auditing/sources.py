@@ -1,21 +1,39 @@
 """Where a log's bytes are read: its own address, a mirror's, or a directory.
 
-Nothing read here is believed: callers hash it and compare it with the chain. A static export
+Nothing read here is believed: callers hash it and compare it with the chain. What a mirror holds
+and nobody signed is the mirror's damage where it does not fit, and says nothing about the log.
+A static export
 holds the log's resources under their paths; `checkpoint` is a file there, so the checkpoints
 of a size lie at `checkpoints/<size>`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from attestation.errors import LogError, NotAuthentic, NotThere, ParseError, Unavailable
+from attestation.errors import (
+    Incomplete,
+    LogError,
+    NotAuthentic,
+    NotThere,
+    ParseError,
+    UmayError,
+    Unavailable,
+)
 from attestation.formats.digests import sha256
 from attestation.log.merkle import HASH_BYTES
 from attestation.log.tiles import WIDTH, TilePath, decode_bundle
 from attestation.net.route import is_loopback
 from client_sdk.transport import MAX_ANSWER, Transport, check_url
+
+
+class DamagedMirror(Incomplete):
+    """A mirror's bytes do not fit: the log was not seen, so nothing is said about it."""
+
+    code = "damaged-mirror"
 
 
 class Source(Protocol):
@@ -80,6 +98,20 @@ def log_url(origin: str) -> str:
     return f"{scheme}://{origin}"
 
 
+@contextmanager
+def unsigned(source: Source) -> Iterator[None]:
+    """Around whatever reads and compares bytes that the log's key did not sign. What contradicts
+    there is the log's own doing where the log was read, and a mirror's damage where one was."""
+    try:
+        yield
+    except (Unavailable, Incomplete):
+        raise
+    except UmayError as error:
+        if not source.mirror:
+            raise
+        raise DamagedMirror(f"the mirror {source.name} is damaged: {error}") from None
+
+
 def checkpoint(source: Source, size: int) -> bytes:
     """The signed note of that size, unverified: of a log, or of a static export."""
     try:
@@ -91,12 +123,13 @@ def checkpoint(source: Source, size: int) -> bytes:
 def bundle(source: Source, path: TilePath) -> tuple[bytes, ...]:
     """The entries at `path`, where need be the first of its full bundle. Raises LogError
     where there are not as many as its width says."""
-    try:
-        found, name = decode_bundle(source.get(str(path))), str(path)
-    except Unavailable:
-        found, name = decode_bundle(_full(source, path))[: path.width], str(_whole(path))
-    if len(found) != path.width:
-        raise LogError(f"{name}: expected {path.width} entries, got {len(found)}")
+    with unsigned(source):
+        try:
+            found, name = decode_bundle(source.get(str(path))), str(path)
+        except Unavailable:
+            found, name = decode_bundle(_full(source, path))[: path.width], str(_whole(path))
+        if len(found) != path.width:
+            raise LogError(f"{name}: expected {path.width} entries, got {len(found)}")
     return found
 
 
@@ -107,16 +140,19 @@ def tile(source: Source, path: TilePath) -> bytes:
         data = source.get(str(path))
     except Unavailable:
         data = _full(source, path)[:wanted]
-    if len(data) != wanted:
-        raise ParseError(f"{path}: expected {wanted} bytes, got {len(data)}")
+    with unsigned(source):
+        if len(data) != wanted:
+            raise ParseError(f"{path}: expected {wanted} bytes, got {len(data)}")
     return data
 
 
 def blob(source: Source, digest: bytes) -> bytes:
     """What has this SHA-256 (32 bytes). Raises Unavailable; NotAuthentic for other bytes."""
-    data = source.get(f"evidence/sha256/{digest.hex()}")
-    if sha256(data) != digest:
-        raise NotAuthentic("log", "other-bytes", "the log serves other bytes under a digest")
+    path = f"evidence/sha256/{digest.hex()}"
+    data = source.get(path)
+    with unsigned(source):
+        if sha256(data) != digest:
+            raise NotAuthentic("log", "other-bytes", f"other bytes lie under the digest {path}")
     return data
 
 

@@ -1,7 +1,7 @@
 """The log's structure against its anchor: signed checkpoint, entries, tiles, history.
 
 Everything raises LogError, ParseError or NotAuthentic for what contradicts, Unavailable for
-what is not there.
+what is not there, and DamagedMirror where a mirror's bytes contradict that nobody signed.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ def silent(what: str, done: int, total: int) -> None:
 def anchored_checkpoint(source: Source, anchor: Anchor) -> bytes:
     """The note by which the log signed what is anchored, verified."""
     note = sources.checkpoint(source, anchor.size)
-    head = checkpoints.verify(note, origin=anchor.origin, log_key=anchor.log_key)
-    if (head.size, head.root) != (anchor.size, anchor.root):
+    with sources.unsigned(source):
+        head = checkpoints.verify(note, origin=anchor.origin, log_key=anchor.log_key)
+        if head.size != anchor.size:
+            raise LogError(f"expected the checkpoint of size {anchor.size}, got of {head.size}")
+    if head.root != anchor.root:  # whoever handed it over: the log signed it
         raise LogError(f"the log signs another tree of {anchor.size} entries than the anchored")
     return note
 
@@ -68,11 +71,12 @@ def anchored_tree(
         tree.append(leaf)
     if tree.root() == anchor.root:
         return list(leaves), tree
-    tree, genuine = Tree(), _leaf_hashes(source, anchor.size)
-    for digest in genuine:
-        tree.append_hash(digest)
-    if tree.root() != anchor.root:
-        raise LogError("the entries that the log serves do not make the anchored root")
+    with sources.unsigned(source):
+        tree, genuine = Tree(), _leaf_hashes(source, anchor.size)
+        for digest in genuine:
+            tree.append_hash(digest)
+        if tree.root() != anchor.root:
+            raise LogError("neither the entries nor the tiles make the anchored root")
     pairs = zip(leaves, genuine, strict=True)
     return [leaf if leaf_hash(leaf) == digest else None for leaf, digest in pairs], tree
 
@@ -81,7 +85,7 @@ def _leaf_hashes(source: Source, size: int) -> list[bytes]:
     """As the hash tiles have them. Raises LogError where they cannot be had."""
     try:
         tiles = [sources.tile(source, path) for path in tiles_of(size) if path.level == 0]
-    except (Unavailable, ParseError) as error:
+    except (Unavailable, ParseError, sources.DamagedMirror) as error:
         text = f"the entries do not make the anchored root, nor do the tiles help: {error}"
         raise LogError(text) from None
     row = b"".join(tiles)
@@ -94,8 +98,9 @@ def check_tiles(source: Source, tree: Tree, size: int, progress: Progress = sile
     for done, path in enumerate(paths, 1):
         level, start = HEIGHT * (path.level or 0), path.index * WIDTH
         hashes = (tree.get_hash(level, start + at) for at in range(path.width))
-        if sources.tile(source, path) != b"".join(hashes):
-            raise LogError(f"{path}: holds other hashes than the entries make")
+        with sources.unsigned(source):
+            if sources.tile(source, path) != b"".join(hashes):
+                raise LogError(f"{path}: holds other hashes than the entries make")
         progress("tiles compared", done, len(paths))
 
 
@@ -105,7 +110,23 @@ def check_history(source: Source, anchor: Anchor, tree: Tree | None) -> int:
     Where there is no consistency proof, as in a static export, the tail itself is hashed.
     """
     newest = source.get("checkpoint")
-    now = checkpoints.verify(newest, origin=anchor.origin, log_key=anchor.log_key)
+    with sources.unsigned(source):
+        now = checkpoints.verify(newest, origin=anchor.origin, log_key=anchor.log_key)
+    _not_contradicted(now, anchor, tree)
+    with sources.unsigned(source):
+        return _history(source, anchor, tree, now)
+
+
+def _not_contradicted(now: Checkpoint, anchor: Anchor, tree: Tree | None) -> None:
+    """The log signed `now`, whoever handed it over. Raises LogError where it is of another tree
+    than the anchored one."""
+    if now.size == anchor.size and now.root != anchor.root:
+        raise LogError(f"the log signs another tree of {now.size} entries than the anchored")
+    if tree is not None and now.size < anchor.size and now.root != tree.root(now.size):
+        raise LogError(f"the log signs another tree of {now.size} entries than was anchored later")
+
+
+def _history(source: Source, anchor: Anchor, tree: Tree | None, now: Checkpoint) -> int:
     if now.size < anchor.size:
         raise LogError(f"expected at least {anchor.size} entries, the log shows {now.size}")
     try:

@@ -105,11 +105,46 @@ def no_tile(tmp_path: Path) -> Path:
     return tmp_path / "b"
 
 
+def a_truncated_bundle(tmp_path: Path) -> Path:
+    path = view(tmp_path / "b", LEAVES) / "tile/entries/000"
+    path.write_bytes(path.read_bytes()[:-3])
+    return tmp_path / "b"
+
+
+def an_empty_bundle(tmp_path: Path) -> Path:
+    (view(tmp_path / "b", LEAVES) / "tile/entries/000").write_bytes(b"")
+    return tmp_path / "b"
+
+
+def a_bundle_twice(tmp_path: Path) -> Path:
+    tiles = view(tmp_path / "b", LEAVES) / "tile/entries"
+    (tiles / "001").write_bytes((tiles / "000").read_bytes())
+    return tmp_path / "b"
+
+
+def a_flipped_root(tmp_path: Path) -> Path:
+    path = view(tmp_path / "b", LEAVES) / "checkpoint"
+    lines = path.read_text().split("\n")
+    lines[2] = ("B" if lines[2][0] == "A" else "A") + lines[2][1:]
+    path.write_text("\n".join(lines))
+    return tmp_path / "b"
+
+
+def an_empty_checkpoint(tmp_path: Path) -> Path:
+    (view(tmp_path / "b", LEAVES) / "checkpoint").write_bytes(b"")
+    return tmp_path / "b"
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Path], int, str]] = {
-    "another origin": (other_origin, 1, "checkpoint"),
-    "another key": (other_key, 1, "checkpoint"),
-    "an entry with other bytes": (other_bytes, 1, "differs"),
-    "an entry less": (an_entry_less, 1, "entries"),
+    "another origin": (other_origin, 6, "checkpoint"),
+    "another key": (other_key, 6, "checkpoint"),
+    "an entry with other bytes": (other_bytes, 6, "tree"),
+    "an entry less": (an_entry_less, 6, "entries"),
+    "a truncated bundle": (a_truncated_bundle, 6, "entries"),
+    "an empty bundle": (an_empty_bundle, 6, "entries"),
+    "a bundle of another place": (a_bundle_twice, 6, "tree"),
+    "a flipped root": (a_flipped_root, 6, "checkpoint"),
+    "an empty checkpoint": (an_empty_checkpoint, 6, "checkpoint"),
     "no checkpoint": (no_checkpoint, 6, "checkpoint"),
     "a bundle lacks": (no_tile, 6, "entries"),
 }
@@ -121,6 +156,27 @@ def test_a_fault_is_named(
 ) -> None:
     done = compared(view(tmp_path / "a", LEAVES), fault(tmp_path), policy())
     assert done.exit_code == exit_code and code in {p.code for p in done.problems}
+    assert all(str(tmp_path / "b") in p.text for p in done.problems if p.code == code)
+    assert not any(str(tmp_path / "a") in p.text for p in done.problems)
+
+
+@pytest.mark.parametrize("fault", [row[0] for row in FAULTS.values()], ids=FAULTS)
+def test_without_a_policy_damage_is_no_contradiction_either(
+    tmp_path: Path, fault: Callable[[Path], Path]
+) -> None:
+    assert compared(view(tmp_path / "a", LEAVES), fault(tmp_path), None).exit_code == 6
+
+
+def test_two_signed_trees_contradict_whatever_is_damaged(tmp_path: Path) -> None:
+    """The log's signature stands under both, so no damage can have made them."""
+    done = compared(
+        view(tmp_path / "a", LEAVES), view(tmp_path / "b", [*LEAVES[:-1], b"x"]), policy()
+    )
+    assert done.exit_code == 1
+    (tmp_path / "b/tile/entries/000").write_bytes(b"")
+    done = compared(tmp_path / "a", tmp_path / "b", policy())
+    assert done.exit_code == 1
+    assert [p.code for p in done.problems if p.severity == "violation"] == ["split-view"]
 
 
 def test_a_size_that_nobody_serves_ends(tmp_path: Path) -> None:
@@ -139,12 +195,13 @@ def test_without_a_policy_nothing_is_good(tmp_path: Path) -> None:
 
 def test_without_a_policy_origins_are_compared(tmp_path: Path) -> None:
     done = compared(view(tmp_path / "a", LEAVES), other_origin(tmp_path), None)
-    assert done.exit_code == 1 and "other-origin" in {p.code for p in done.problems}
+    assert done.exit_code == 6 and "other-origin" in {p.code for p in done.problems}
 
 
-def test_entries_that_make_another_root_contradict_their_own_log(tmp_path: Path) -> None:
+def test_entries_that_make_another_root_are_damage_on_both_sides(tmp_path: Path) -> None:
     for name in ("a", "b"):
         path = view(tmp_path / name, LEAVES) / "tile/entries/000"
         path.write_bytes(encode_bundle([b"another", *LEAVES[1:256]]))
     done = compared(tmp_path / "a", tmp_path / "b", policy())
-    assert done.exit_code == 1 and {p.code for p in done.problems} == {"tree"}
+    assert done.exit_code == 6 and {p.code for p in done.problems} == {"tree"}
+    assert all(any(str(tmp_path / name) in p.text for p in done.problems) for name in "ab")
