@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -24,6 +23,7 @@ from starlette.routing import Route
 
 from attestation import wire
 from attestation.errors import UmayError, UsageError
+from attestation.net.programs import from_browser, named_host
 from attestation.net.route import is_loopback
 from attestation.net.serve import read_address
 from client_sdk import sse
@@ -32,9 +32,6 @@ from client_sdk.client import Client
 from client_sdk.failures import HIDDEN_HEADERS, error_body, error_json, status_of
 
 PATHS = (wire.CHAT, wire.COMPLETIONS, wire.MODELS)
-
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
-"""Of a Host header: nothing that could be read as a path, a user or a second host."""
 
 MAX_STREAMS = 256
 """Each stream that waits for its next piece holds a thread."""
@@ -76,10 +73,10 @@ class Proxy:
 
     def _admit(self, request: Request) -> None:
         """Raises _Refusal unless the caller is a program of this machine with the token."""
-        host = _HOST.fullmatch(request.headers.get("host", ""))
-        if host is None or not is_loopback(host[1].strip("[]")):
+        host = named_host(request.headers)
+        if host is None or not is_loopback(host):
             raise _Refusal(403, "wrong-host", "this proxy serves this machine only")
-        if "origin" in request.headers:
+        if from_browser(request.headers):
             raise _Refusal(403, "browser", "this proxy does not serve browser pages")
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token):

@@ -32,6 +32,7 @@ MAY_IMPORT = {
 SERVERS = {
     "enclave.guest.server",
     "enclave.host.agent",
+    "enclave.host.feed",
     "enclave.host.forward",
     "attestation.net.server_connection",
     "attestation.net.serve",

@@ -295,6 +295,7 @@ class Network:
             "host agent",
             listen=self._listen(f"agent-{guest.name}"),
             feed_listen=self._listen(f"feed-{guest.name}"),
+            token_file=self.files.directory / "feed.token",
             guest=self.url(f"guest-{guest.name}"),
             log=self.url("log", "/log"),
             chain=self.chain_url,

@@ -22,6 +22,7 @@ from attestation import wire
 from attestation.channel.key_config import encode_key_list
 from attestation.errors import Replayed, Unavailable, UsageError
 from attestation.net.cors import shared
+from attestation.net.programs import from_browser
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
 from enclave.guest.sealed import SealedAnswer, open_request
@@ -113,15 +114,19 @@ class _Service:
             return _plain(400)
         return _bytes(answer, wire.CBOR)
 
-    async def retire(self, _: Request) -> Response:
-        """For the host alone: agents forward it to nobody."""
+    async def retire(self, request: Request) -> Response:
+        """For the host alone: agents forward it to nobody, and no web page may ask for it."""
+        if from_browser(request.headers):
+            return _plain(403)
         return _bytes(self._guest.retire(), wire.CBOR)
 
     async def health(self, _: Request) -> Response:
         ready = self._guest.epochs.current is not None
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
-    async def metrics(self, _: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:
+        if from_browser(request.headers):
+            return _plain(403)
         stats, counts = self._guest.engine.stats(), self._counts
         values = {
             "umay_requests_answered_total": counts.answered,

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,6 +23,7 @@ from attestation.errors import UmayError
 from attestation.formats import cbor
 from attestation.net.cors import shared
 from contracts.chain import ReadOnlyChain
+from enclave.host.feed import guarded, refused
 from enclave.host.forward import Forwarder, asked
 from enclave.host.registrar import Entry, Registrar
 
@@ -132,26 +134,28 @@ class Agent:
         try:
             index = await asyncio.to_thread(self._registrar.retire)
         except UmayError as error:
-            return JSONResponse({"error": str(error)}, 503)
+            return refused(503, error.code, str(error))
         return JSONResponse({"entry": index})
 
     def public(self) -> ASGIApp:
         below = Route(wire.LISTING + "{rest:path}", self.below, methods=METHODS)
         return shared(_app(Route(wire.LISTING, self.listing), below))
 
-    def feed(self) -> ASGIApp:
-        return _app(
+    def feed(self, *, listen: str, token: str) -> ASGIApp:
+        """For the guest at `listen`, and with `token` for its host."""
+        app = _app(
             Route("/beacon", self.beacon),
             Route("/anchored", self.anchored),
             Route("/collateral", self.collateral),
             Route("/status", self.status),
             Route("/retire", self.retire, methods=["POST"]),
         )
+        return guarded(app, listen=listen, token=token)
 
 
-def described(urls: Sequence[str]) -> str:
+def described(urls: Sequence[str], token_file: Path) -> str:
     """The line that says that the agent serves: its public address, then its feed."""
-    return json.dumps({"listening": urls[0], "feed": urls[1]})
+    return json.dumps({"listening": urls[0], "feed": urls[1], "token_file": str(token_file)})
 
 
 def _app(*routes: Route) -> Starlette:

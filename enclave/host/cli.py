@@ -18,6 +18,8 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 GIVEN = click.Path(exists=True, dir_okay=False, path_type=Path)
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 LISTEN = "HOST:PORT"
+TOKEN = Path("~/.umay/feed.token")
+ONLY_HOST = "What only the host may ask of the feed needs this; the agent makes it."
 KEEP_ALIVE = "Seconds that an idle connection is kept; 75 unless said."
 
 
@@ -29,6 +31,7 @@ def host() -> None:
 @host.command()
 @click.option("--listen", required=True, metavar=LISTEN, help="The guest's public address.")
 @click.option("--feed-listen", required=True, metavar=LISTEN, help="Where the guest reads.")
+@click.option("--token-file", type=FILE, default=TOKEN, show_default=True, help=ONLY_HOST)
 @click.option("--guest", required=True, metavar="URL", help="Where the guest serves.")
 @click.option("--log", required=True, metavar="URL", help="The transparency log.")
 @click.option("--chain", required=True, metavar="URL", help="toncenter v2, or lite:CONFIG.json.")
@@ -47,6 +50,7 @@ def host() -> None:
 def agent(
     listen: str,
     feed_listen: str,
+    token_file: Path,
     guest: str,
     log: str,
     chain: str,
@@ -65,11 +69,13 @@ def agent(
     archive the agent asks the vendors itself, hourly, for what the guest's evidence needs.
     Exit code 2: wrong options; 5: an address is taken.
     """
+    from attestation.files import home
     from attestation.net.serve import serve
     from attestation.net.server_connection import Limits
     from contracts.chain import raw_address
     from contracts.endpoint import reading
     from enclave.host.agent import Agent, described
+    from enclave.host.feed import make_token
     from enclave.host.registrar import Registrar
 
     fetch = _collateral(guest, simulator, collateral, archive, policy, services)
@@ -87,9 +93,11 @@ def agent(
     stopped = threading.Event()
     threading.Thread(target=registrar.run, args=(stopped,), daemon=True).start()
     standing = Agent(registrar, guest=guest, log=log, chain=endpoint)
-    apps = [(standing.public(), listen), (standing.feed(), feed_listen)]
+    token_file = home(token_file).absolute()
+    feed = standing.feed(listen=feed_listen, token=make_token(token_file))
+    apps = [(standing.public(), listen), (feed, feed_listen)]
     limits = Limits(idle_s=keep_alive)
-    serve(apps, ready=lambda urls: click.echo(described(urls)), limits=limits)
+    serve(apps, ready=lambda urls: click.echo(described(urls, token_file)), limits=limits)
     stopped.set()
 
 
@@ -128,15 +136,20 @@ def _named(*places: Path | None) -> list[tuple[str, Path | None]]:
 
 @host.command()
 @click.option("--feed", required=True, metavar="URL", help="The agent's feed address.")
-def retire(feed: str) -> None:
+@click.option("--token-file", type=FILE, default=TOKEN, show_default=True, help=ONLY_HOST)
+def retire(feed: str, token_file: Path) -> None:
     """End a boot: its guest forgets all keys for good, and the log gets its word for it.
 
-    The guest serves nobody afterwards; stop it, and start it anew for a new boot. Exit code 5:
-    the agent, the guest or the log did not do it; it can be asked again.
+    The guest serves nobody afterwards; stop it, and start it anew for a new boot. Exit code 4:
+    the agent has another token; 5: the agent, the guest or the log did not do it, and can be
+    asked again.
     """
+    from attestation.files import home
+    from enclave.host.feed import read_token
     from enclave.host.peer import Peer
 
-    answer = Peer().submit(f"{feed.rstrip('/')}/retire", b"")
+    token = read_token(home(token_file))
+    answer = Peer().submit(f"{feed.rstrip('/')}/retire", b"", token=token)
     click.echo(json.dumps({"retired": True, **json.loads(answer)}))
 
 

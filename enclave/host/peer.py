@@ -18,7 +18,7 @@ from attestation.net.told import printable
 
 TIMEOUT_S = 15.0
 MAX_ANSWER = 256 * 1024
-REFUSALS = (400, 403, 404, 413, 422)
+REFUSALS = (400, 401, 403, 404, 413, 422)
 """Asking again with the same bytes does not help soon."""
 
 _WORD = re.compile(r"[a-z0-9-]{1,40}")
@@ -41,9 +41,11 @@ class Peer:
             raise ParseError(f"{url}: expected a JSON object")
         return value
 
-    def submit(self, url: str, body: bytes) -> bytes:
-        """POST to a log. Raises Refused with the log's reason, or Unavailable."""
-        answer = self._http.ask("POST", url, body, limit=MAX_ANSWER)
+    def submit(self, url: str, body: bytes, *, token: str | None = None) -> bytes:
+        """POST, with a bearer token where one is asked for. Raises Refused with the peer's
+        reason, or Unavailable."""
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        answer = self._http.ask("POST", url, body, limit=MAX_ANSWER, headers=headers)
         if answer.status in REFUSALS:
             raise _refusal(answer.body)
         reason = _reason(answer.body)

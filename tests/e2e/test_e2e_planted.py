@@ -217,7 +217,9 @@ def refused_release(network: RegisteredNetwork) -> int:
 
 def retire(network: RegisteredNetwork) -> None:
     """The guest's boot ends, and the log has its word for it."""
-    done = umay(network, "host", "retire", "--feed", network.url("feed-ada"))
+    token = str(network.files.directory / "feed.token")
+    feed = network.url("feed-ada")
+    done = umay(network, "host", "retire", "--feed", feed, "--token-file", token)
     assert done.returncode == 0, done.stderr
     index = json.loads(done.stdout)["entry"]
     where = ("--policy", str(network.files.policy), "--chain", network.chain_url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -62,17 +63,19 @@ def guest(
     caplog.set_level(logging.DEBUG)
     yield shared
     wait_for(lambda: shared.open_requests == 0)
-    told = [r for r in caplog.records if r.name.partition(".")[0] not in ("urllib3", "asyncio")]
-    assert not told
+    ours = [r for r in caplog.records if r.name.partition(".")[0] not in ("urllib3", "asyncio")]
+    assert all(re.fullmatch(r"a request failed: \w+ \(told once\)", r.getMessage()) for r in ours)
     assert not [r for r in caplog.records if r.levelno > logging.DEBUG]
     assert tuple(capfd.readouterr()) == ("", "")
 
 
-def ask(guest: Room, method: str, path: str, body: bytes = b"", media: str = "") -> Reply:
+def ask(
+    guest: Room, method: str, path: str, body: bytes = b"", media: str = "", **more: str
+) -> Reply:
     connection = http.client.HTTPConnection("127.0.0.1", guest.port, timeout=HANG_S)
     try:
         headers = {"content-type": media} if media else {}
-        connection.request(method, path, body or None, headers)
+        connection.request(method, path, body or None, headers | more)
         answer = connection.getresponse()
         named = {name.lower(): value for name, value in answer.getheaders()}
         return answer.status, named, answer.read()
@@ -439,6 +442,19 @@ def test_a_boot_retires_by_its_word_and_serves_nobody_any_more() -> None:
         assert challenge(guest, bytes(32))[0] == 503
         assert (get(guest, "evidence")[0], epochs_of(guest)) == (404, [])
         assert ask(guest, "POST", f"/umay/{guest.boot}/retire")[2] == word
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("origin", "https://evil.example"), ("origin", "null"), ("origin", "http://127.0.0.1"),
+    ("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site"),
+])  # fmt: skip
+def test_no_web_page_retires_a_boot_or_reads_what_its_host_may(
+    guest: Room, name: str, value: str
+) -> None:
+    for method, path in (("POST", "retire"), ("GET", "metrics")):
+        answer = ask(guest, method, wire.base(guest.boot) + path, **{name: value})
+        assert answer[::2] == (403, b"")
+    assert guest.epochs.current is not None
 
 
 def test_a_boot_without_an_anchored_epoch_does_not_retire() -> None:

@@ -188,12 +188,12 @@ def test_a_refusal_is_told_once_kept_in_sight_and_not_repeated_hotly(net: Net) -
     assert len(net.submitted) == 1
     told = [line for line in net.told if "refused" in line]
     assert len(told) == 1 and "[unknown-model]" in told[0] and "\x1b" not in told[0]
-    status = json.loads(ask(net.feed, "/status").body)
+    status = json.loads(ask(net.feed, "/status", **net.bearer).body)
     assert status["refused"] == {epoch.digest.hex(): "model/unknown-model"}
     assert listing(net)[0]["state"] == "pending"
     net.admit = leaf_of
     net.look(after=60)
-    assert json.loads(ask(net.feed, "/status").body)["refused"] == {}
+    assert json.loads(ask(net.feed, "/status", **net.bearer).body)["refused"] == {}
     assert net.store.size == 3
 
 
@@ -543,6 +543,7 @@ def agent_command(net: Net, tmp_path: Path, **changes: str) -> list[str]:
         "chain": "http://127.0.0.1:1",
         "contract": "-1:" + "ab" * 32,
         "collateral": str(tmp_path / "collateral"),
+        "token-file": str(tmp_path / "feed.token"),
         **changes,
     }
     flags = [word for name, value in options.items() for word in (f"--{name}", value)]
@@ -599,5 +600,7 @@ def test_nobody_retires_a_guest_through_its_public_address(still: Net) -> None:
 
 
 def test_a_guest_without_an_entry_cannot_retire(net: Net) -> None:
-    answer = ask(net.feed, "/retire", method="POST")
-    assert answer.status == 503 and "no current entry" in json.loads(answer.body)["error"]
+    answer = ask(net.feed, "/retire", method="POST", **net.bearer)
+    assert (
+        answer.status == 503 and "no current entry" in json.loads(answer.body)["error"]["message"]
+    )

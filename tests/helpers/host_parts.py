@@ -248,7 +248,10 @@ class Net:
             chain=self.chain,  # type: ignore[arg-type]
         )
         self.url = self.service(agent.public()).url
-        self.feed = self.service(agent.feed()).url
+        self.token = "t" * 43
+        feed = agent.feed(listen="localhost:0", token=self.token)
+        self.feed = self.service(feed).url
+        self.bearer = {"authorization": f"Bearer {self.token}"}
 
     @property
     def base(self) -> str:

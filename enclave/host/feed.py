@@ -1,0 +1,84 @@
+"""Who may ask the feed: the guest reads it, and its host alone sees and ends what stands there.
+
+No web page gets in (attestation/net/programs.py). What only the host may do needs the token in a
+file that only the host can read: whoever retires a guest ends it for good.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from attestation.errors import UsageError
+from attestation.files import create, read_secret, unusable
+from attestation.net.programs import from_browser, is_address, named_host
+from attestation.net.serve import read_address
+
+HOST_ONLY = ("/status", "/retire")
+MIN_TOKEN, MAX_TOKEN = 32, 256
+"""Characters."""
+
+
+def guarded(app: ASGIApp, *, listen: str, token: str) -> ASGIApp:
+    """The feed's `app`, for programs only. Host must be an address, localhost or the name in
+    `listen`; paths of HOST_ONLY need `token` as bearer."""
+    own = ("localhost", read_address(listen)[0].lower())
+    expected = token.encode()
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = _refusal(Request(scope), own, expected) if scope["type"] == "http" else None
+        await (refusal or app)(scope, receive, send)
+
+    return answer
+
+
+def _refusal(request: Request, own: tuple[str, ...], token: bytes) -> Response | None:
+    if from_browser(request.headers):
+        return refused(403, "browser", "the feed does not serve browser pages")
+    host = named_host(request.headers)
+    if host is None or not (host in own or is_address(host)):
+        wanted = "an IP address, localhost or the name in --feed-listen"
+        return refused(403, "wrong-host", f"expected {wanted} in Host")
+    if request.scope["path"] not in HOST_ONLY:
+        return None
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token):
+        return None
+    return refused(401, "wrong-token", "expected the token in the agent's --token-file as bearer")
+
+
+def refused(status: int, code: str, message: str) -> Response:
+    """In the form that the log refuses in."""
+    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
+    error = {"step": "feed", "code": code, "message": message}
+    return JSONResponse({"error": error}, status, headers)
+
+
+def make_token(path: Path) -> str:
+    """The token in `path`, a new one with mode 0600 where there is no file.
+
+    Raises UsageError where others can read it or it is none, Unavailable as for a full disk.
+    """
+    if read_secret(path, limit=MAX_TOKEN) is None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise unusable(path, error) from None
+        create(path, secrets.token_urlsafe(32).encode() + b"\n")
+    return read_token(path)
+
+
+def read_token(path: Path) -> str:
+    """Raises UsageError where there is none, and where others can read it."""
+    data = read_secret(path, limit=MAX_TOKEN)
+    if data is None:
+        raise UsageError(f"{path}: there is no such token file; give the agent's --token-file")
+    token = data.decode("ascii", "replace").strip()
+    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable():
+        raise UsageError(f"{path}: expected a token of {MIN_TOKEN} printable characters or more")
+    return token
