@@ -72,8 +72,16 @@ def directory(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
 @click.group(cls=Root)
 @click.version_option(package_name="umay")
-def umay() -> None:
+@click.option("--https-proxy", metavar="URL", help="Proxy for https; UMAY_HTTPS_PROXY unless said.")
+@click.option("--ca-bundle", metavar="FILE", help="CAs for https; UMAY_CA_BUNDLE unless said.")
+def umay(https_proxy: str | None, ca_bundle: str | None) -> None:
     """The confidential AI network: machines prove what they run, prompts are sealed to them."""
+    from attestation.net.route import CA_BUNDLE, PROXY, Route
+
+    for name, value in ((PROXY, https_proxy), (CA_BUNDLE, ca_bundle)):
+        if value is not None:
+            os.environ[name] = value  # for the processes that a command starts too
+    Route.from_environment()  # what is wrong with it is said before anything is asked
 
 
 @umay.command()

@@ -461,6 +461,95 @@ def test_bad_answer(endpoint: Endpoint, name: str) -> None:
     assert len(endpoint.calls) == 1
 
 
+PASSING: dict[str, tuple[int, bytes]] = {
+    "a rate limit under HTTP 200": (
+        200,
+        b'{"ok": false, "error": "Ratelimit exceed", "code": 429}',
+    ),
+    "a lite server's timeout under HTTP 200": (
+        200,
+        b'{"ok": false, "error": "LITE_SERVER_NETWORK: timeout", "code": 500}',
+    ),
+    "a rate limit without a code": (200, b'{"ok": false, "error": "Rate limit exceeded"}'),
+    "a timeout in words": (200, b'{"ok": false, "result": "", "error": "request timed out"}'),
+    "a lite server that is not ready": (200, b'{"ok": false, "error": "LITE_SERVER_NOTREADY"}'),
+    "JSON-RPC's error object": (200, b'{"ok": false, "error": {"code": 503, "message": "later"}}'),
+    "a gateway's page": (504, b"<html><title>Gateway time-out</title></html>"),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_passes_is_asked_for_again_whatever_the_status(endpoint: Endpoint, name: str) -> None:
+    endpoint.queue = [PASSING[name], PASSING[name], ok(HEADER)]
+    assert endpoint.client.block(7).seqno == 7
+    assert len(endpoint.calls) == 3
+
+
+STAYING: dict[str, tuple[int, bytes]] = {
+    "a wrong parameter": (200, b'{"ok": false, "error": "Incorrect address", "code": 416}'),
+    "a wrong parameter under its own status": (422, b'{"ok": false, "error": "bad", "code": 422}'),
+    "no such method": (404, b'{"ok": false, "error": "no", "code": 404}'),
+    "JSON-RPC's error object": (200, b'{"error": {"code": -32601, "message": "no method"}}'),
+    "a key that is not accepted": (401, b'{"ok": false, "error": "API key does not exist"}'),
+    "a code that is no number": (200, b'{"ok": false, "error": "no", "code": "429"}'),
+    "nested brackets": (200, b"[" * 200_000),
+    "nested brackets under an error": (400, b"[" * 200_000),
+    "a portal's page": (200, b"<!doctype html><title>Hotel</title>"),
+}
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_what_stays_so_is_asked_for_once_and_named(endpoint: Endpoint, name: str) -> None:
+    endpoint.queue = [STAYING[name]]
+    with pytest.raises(Unavailable) as told:
+        endpoint.client.block(7)
+    assert len(endpoint.calls) == 1 and not told.value.again
+    assert f"http://127.0.0.1:{endpoint.server_port}/api/v2: getBlockHeader" in str(told.value)
+    assert "Hotel" in str(told.value) or "portal" not in name
+
+
+def test_a_send_that_may_pass_is_not_repeated_either(endpoint: Endpoint) -> None:
+    endpoint.queue = [PASSING["a rate limit under HTTP 200"]]
+    with pytest.raises(Unavailable):
+        endpoint.client.send_boc(b"boc")
+    assert len(endpoint.calls) == 1
+
+
+KEYED = {
+    "api_key": "/api/v2?api_key=s3cret",
+    "another name for it": "/api/v2?apikey=s3cret",
+    "the whole method's address": "/api/v2/jsonRPC?api_key=s3cret",
+    "no path": "?api_key=s3cret",
+    "a part of the path": "/s3cret0123456789abc/api/v2",
+}
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_a_key_in_the_address_is_sent_and_shown_to_nobody(endpoint: Endpoint, name: str) -> None:
+    endpoint.queue = [ok(HEADER), (404, b"{}")]
+    chain = ToncenterV2(f"http://127.0.0.1:{endpoint.server_port}{KEYED[name]}")
+    chain.block(7)
+    path, _, query = KEYED[name].partition("?")
+    asked = f"{path.removesuffix('/jsonRPC') or '/api/v2'}/jsonRPC" + (f"?{query}" * bool(query))
+    assert endpoint.calls[0]["path"] == asked
+    with pytest.raises(Unavailable) as told:
+        chain.block(7)
+    down = ToncenterV2(f"http://127.0.0.1:1{KEYED[name]}")
+    with pytest.raises(Unavailable) as nobody:
+        down.send_boc(b"")
+    assert "s3cret" not in f"{told.value!r} {nobody.value!r} {chain!r} {chain.url} {down!r}"
+
+
+def test_a_user_and_password_in_the_address_are_shown_to_nobody() -> None:
+    chain = ToncenterV2("http://ada:s3cret@127.0.0.1:1/api/v2")
+    with pytest.raises(Unavailable) as told:
+        chain.send_boc(b"")
+    assert "s3cret" not in f"{told.value!r} {chain!r} {chain.url}"
+    with pytest.raises(UsageError) as usage:
+        ToncenterV2("ftp://ada:s3cret@127.0.0.1:1/")
+    assert "s3cret" not in str(usage.value)
+
+
 def test_an_endless_answer(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain_module, "MAX_ANSWER", 1000)
     endpoint.queue = [(200, b"x" * 1_000_000)]
