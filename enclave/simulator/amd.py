@@ -36,6 +36,9 @@ _ARC = "1.3.6.1.4.1.3704.1"
 _PSS = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
 _PLACES = {"bootloader": 0, "tee": 1, "snp": 6, "microcode": 7}
 _PLACES_TURIN = {"fmc": 0, "bootloader": 1, "tee": 2, "snp": 3, "microcode": 7}
+SPARE_SVNS = (4, 5, 6, 7)
+"""Numbers of SVNs that a chip key's certificate has and no report names (spl4 to spl7)."""
+
 _OIDS = {"bootloader": "3.1", "tee": "3.2", "snp": "3.3", "microcode": "3.8", "fmc": "3.9"}
 _FIELDS = {
     "version": (0x00, 4), "guest_svn": (0x04, 4), "policy": (0x08, 8), "family_id": (0x10, 16),
@@ -45,6 +48,7 @@ _FIELDS = {
     "id_key_digest": (0xE0, 48), "author_key_digest": (0x110, 48), "report_id": (0x140, 32),
     "report_id_ma": (0x160, 32), "reported_tcb": (0x180, 8), "cpuid": (0x188, 3),
     "chip_id": (0x1A0, 64), "committed_tcb": (0x1E0, 8), "launch_tcb": (0x1F0, 8),
+    "current_build": (0x1E8, 3), "committed_build": (0x1EC, 3),
     "launch_mit_vector": (0x1F8, 8), "current_mit_vector": (0x200, 8),
 }  # fmt: skip
 
@@ -98,7 +102,10 @@ class SimulatedAmd:
             "signature_algo": 1,
             "platform_info": PLATFORM_INFO,
             "key_info": self.signer << 2,
+            "report_id": hashlib.sha256(b"SIMULATED guest").digest(),
             "report_id_ma": b"\xff" * 32,
+            "current_build": bytes((20, 55, 1)),
+            "committed_build": bytes((20, 55, 1)),
             "cpuid": bytes(CPUID[self.family]),
             "chip_id": bytes(64) if self.signer == VLEK else self.chip_id,
         }
@@ -128,10 +135,18 @@ class SimulatedAmd:
     def chip_certificate(self, *, chip_id: bytes | None = None, **parts: int) -> x509.Certificate:
         """The chip key's, naming another chip or other SVNs where told to."""
         svns = {**TCB, **({"fmc": 0} if self.family == "Turin" else {}), **parts}
-        extensions = [_extension(_OIDS[name], _integer(value)) for name, value in svns.items()]
+        product = f"{self.family}-B0".encode()
+        extensions = [
+            _extension("1", _integer(int(self.signer == VLEK))),
+            _extension("2", b"\x16" + bytes([len(product)]) + product),
+            *(_extension(_OIDS[name], _integer(value)) for name, value in svns.items()),
+            *(_extension(f"3.{number}", _integer(0)) for number in SPARE_SVNS),
+        ]
         hwid = self.chip_id if chip_id is None else chip_id
         if self.signer == VCEK:
             extensions.append(_extension("4", hwid[:8] if self.family == "Turin" else hwid))
+        else:
+            extensions.append(_extension("5", b"\x16\x09SIMULATED"))
         kind = "SEV-VLEK" if self.signer == VLEK else "SEV-VCEK"
         public = self.chip_key.public_key()
         return self.certify(kind, public, self.ask, self.ask_key, extensions=extensions)

@@ -34,7 +34,10 @@ from enclave.simulator.rough import SMOOTH, Roughness
 
 FMSPC = bytes.fromhex("51a0ed000000")
 PCE_ID = bytes(2)
-SVN = 3
+PLATFORM_INSTANCE = hashlib.sha256(b"SIMULATED platform").digest()[:16]
+CPU_SVN = bytes.fromhex("0303191b04ff00060000000000000000")
+"""The processor's sixteen components; one is above 127, as real ones are."""
+
 PCE_SVN = 13
 TEE_TCB_SVN = bytes([7, 1, 3]) + bytes(13)
 """TDX module 1.x with SVN 7, late microcode SVN 3: the level the TCB info calls UpToDate."""
@@ -59,6 +62,16 @@ PRODUCTION_BODY = {
 
 _LEVEL_DATE = "2025-01-01T00:00:00Z"
 _TAG_SEQUENCE, _TAG_OCTETS, _TAG_INTEGER, _TAG_ENUMERATED, _TAG_OID = 0x30, 0x04, 0x02, 0x0A, 0x06
+_TAG_BOOLEAN = 0x01
+_MICROCODE_COMPONENTS = (
+    {"svn": 3, "category": "BIOS", "type": "Early Microcode Update"},
+    {"svn": 3, "category": "OS/VMM", "type": "SGX Late Microcode Update"},
+    {"svn": 2, "category": "OS/VMM", "type": "TXT SINIT"},
+    *({"svn": svn, "category": "BIOS"} for svn in (2, 4, 1)),
+    {"svn": 0},
+    {"svn": 5, "category": "OS/VMM", "type": "SEAMLDR ACM"},
+    *({"svn": 0} for _ in range(8)),
+)
 _SGX_ARC = bytes.fromhex("2a864886f84d010d01")
 
 
@@ -140,7 +153,7 @@ class SimulatedIntel:
     def qe_report(self, attestation_key: bytes, auth_data: bytes) -> bytes:
         """The quoting enclave's report (384 bytes), naming the attestation key."""
         report = bytearray(QE_REPORT_BYTES)
-        report[0:16] = bytes([SVN]) * 16
+        report[0:16] = CPU_SVN
         report[48:64] = QE_ATTRIBUTES
         report[128:160] = QE_SIGNER
         report[256:260] = QE_PROD_ID.to_bytes(2, "little") + QE_SVN.to_bytes(2, "little")
@@ -170,7 +183,12 @@ class SimulatedIntel:
         def crl(issuer: x509.Certificate, key: str, *revoked: x509.Certificate) -> bytes:
             signer = self._keys[key]
             return pki.revocation_list(
-                issuer, signer, issued=issued, next_update=until, revoked=revoked
+                issuer,
+                signer,
+                issued=issued,
+                next_update=until,
+                revoked=revoked,
+                others=3 if key == "platform" else 0,
             )
 
         return {
@@ -221,9 +239,10 @@ class SimulatedIntel:
 
 def sgx_extension(ppid: bytes) -> bytes:
     """The PCK certificate's SGX extension (DER) of the simulated processor."""
-    components = [_field(bytes([2, n]), _integer(SVN)) for n in range(1, 17)]
+    components = [_field(bytes([2, n]), _integer(svn)) for n, svn in enumerate(CPU_SVN, 1)]
     components.append(_field(bytes([2, 17]), _integer(PCE_SVN)))
-    components.append(_field(bytes([2, 18]), _tlv(_TAG_OCTETS, bytes([SVN]) * 16)))
+    components.append(_field(bytes([2, 18]), _tlv(_TAG_OCTETS, CPU_SVN)))
+    configuration = [_field(bytes([7, n]), _tlv(_TAG_BOOLEAN, b"\xff")) for n in range(1, 4)]
     return _tlv(
         _TAG_SEQUENCE,
         _field(b"\1", _tlv(_TAG_OCTETS, ppid)),
@@ -231,6 +250,8 @@ def sgx_extension(ppid: bytes) -> bytes:
         _field(b"\3", _tlv(_TAG_OCTETS, PCE_ID)),
         _field(b"\4", _tlv(_TAG_OCTETS, FMSPC)),
         _field(b"\5", _tlv(_TAG_ENUMERATED, b"\0")),
+        _field(b"\6", _tlv(_TAG_OCTETS, PLATFORM_INSTANCE)),
+        _field(b"\7", _tlv(_TAG_SEQUENCE, *configuration)),
     )
 
 
@@ -239,7 +260,7 @@ def _field(arc: bytes, value: bytes) -> bytes:
 
 
 def _integer(value: int) -> bytes:
-    return _tlv(_TAG_INTEGER, bytes([value]))
+    return _tlv(_TAG_INTEGER, value.to_bytes(1 + value.bit_length() // 8, "big"))
 
 
 def _tlv(tag: int, *content: bytes) -> bytes:
@@ -263,32 +284,49 @@ def _tcb_info(issued: datetime, until: datetime, status: str) -> dict[str, Any]:
         "id": "TDX",
         "version": 3,
         **_dates(issued, until),
-        "fmspc": FMSPC.hex(),
+        "fmspc": FMSPC.hex().upper(),
         "pceId": PCE_ID.hex(),
         "tcbType": 0,
         "tcbEvaluationDataNumber": EVALUATION_NUMBER,
         "tdxModule": module,
-        "tdxModuleIdentities": [{"id": "TDX_01", **module, "tcbLevels": [_svn_level(5)]}],
+        "tdxModuleIdentities": [
+            {"id": "TDX_03", **module, "tcbLevels": [_svn_level(3)]},
+            {
+                "id": "TDX_01",
+                **module,
+                "tcbLevels": [_svn_level(5), _svn_level(2, "OutOfDate")],
+            },
+        ],
         "tcbLevels": [_tcb_level(3, status), _tcb_level(2, "OutOfDate")],
     }
 
 
-def _svn_level(svn: int) -> dict[str, Any]:
-    return {"tcb": {"isvsvn": svn}, "tcbDate": _LEVEL_DATE, "tcbStatus": "UpToDate"}
+def _svn_level(svn: int, status: str = "UpToDate") -> dict[str, Any]:
+    return _advised({"tcb": {"isvsvn": svn}, "tcbDate": _LEVEL_DATE, "tcbStatus": status})
+
+
+def _advised(level: dict[str, Any]) -> dict[str, Any]:
+    """With an advisory where it is not the latest level."""
+    latest = level["tcbStatus"] == "UpToDate"
+    return level if latest else level | {"advisoryIDs": ["SIMULATED-SA-00001"]}
 
 
 def _tcb_level(microcode: int, status: str) -> dict[str, Any]:
-    tdx = [5, 0, microcode, *[0] * 13]
     level: dict[str, Any] = {
         "tcb": {
-            "sgxtcbcomponents": [{"svn": SVN} for _ in range(16)],
+            "sgxtcbcomponents": list(_MICROCODE_COMPONENTS),
             "pcesvn": PCE_SVN,
-            "tdxtcbcomponents": [{"svn": svn} for svn in tdx],
+            "tdxtcbcomponents": [
+                {"svn": 5, "category": "OS/VMM", "type": "TDX Module"},
+                {"svn": 0, "category": "OS/VMM", "type": "TDX Module"},
+                {"svn": microcode, "category": "OS/VMM", "type": "TDX Late Microcode Update"},
+                *({"svn": 0} for _ in range(13)),
+            ],
         },
         "tcbDate": _LEVEL_DATE,
         "tcbStatus": status,
     }
-    return level if status == "UpToDate" else level | {"advisoryIDs": ["SIMULATED-SA-00001"]}
+    return _advised(level)
 
 
 def _qe_identity(issued: datetime, until: datetime) -> dict[str, Any]:

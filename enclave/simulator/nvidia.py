@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from attestation.nvidia import ocsp as answers
 from attestation.nvidia.firmware import LS10_BOARD
@@ -51,11 +53,21 @@ BLOCKS = 64
 FLEET = 16
 """GPUs for which there is collateral before any VM has them."""
 
+ZERO_SLOTS = frozenset({0, 8, 10, *range(12, 21), 23, 24, 28, *range(41, BLOCKS)})
+"""Of a Hopper's 64 measurements, those that are zero."""
+
 MEASUREMENTS = tuple(
-    hashlib.sha384(f"SIMULATED GH100 measurement {index}".encode()).digest()
+    bytes(48)
+    if index in ZERO_SLOTS
+    else hashlib.sha384(f"SIMULATED GH100 measurement {index}".encode()).digest()
     for index in range(BLOCKS)
 )
-DRIVER_INDICES, VBIOS_INDICES = range(32, BLOCKS), range(32)
+VBIOS_INDICES, DRIVER_INDICES = (*range(7), *range(8, 13)), (7, *range(21, 41))
+"""Which measurements NVIDIA's RIMs of either kind name; the others are nobody's."""
+
+ALTERNATIVES = {12: 4, 23: 2, 24: 2, 32: 2, 33: 2, 34: 2, 35: 4, 36: 3}
+"""How many digests a RIM gives for an index, where it gives several."""
+
 FIRMWARE = hashlib.sha384(b"SIMULATED GSP firmware").digest()
 OPAQUE: Mapping[int, bytes] = {
     VBIOS: bytes.fromhex("009f009601000000"),
@@ -83,6 +95,18 @@ KEY_NAMES = (
     "root", "identity", "provisioner", "switches", "fleet", "rim-root", "rim-ca", "rim",
 )  # fmt: skip
 Signer = tuple[ec.EllipticCurvePrivateKey, tuple[x509.Certificate, ...]]
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """Of an OCSP answer: signed by the issuer or by a delegate, named by key or by name."""
+
+    delegate: bool = False
+    by_name: bool = False
+    nonce: bool = False
+
+
+ANSWER_FORMS = (AnswerForm(), AnswerForm(by_name=True, nonce=True), AnswerForm(delegate=True))
 OCSP_LIFE = timedelta(days=60)
 """Longer than Intel's collateral lives, so that a drill can let one expire alone."""
 _FWID_OID = x509.ObjectIdentifier("2.23.133.5.4.1")
@@ -115,17 +139,16 @@ class SimulatedNvidia:
             for name in names
         }
         self._label = f"{label} NVIDIA"
-        root = self._certify("Device Identity CA", "root", "root", None, 3)
-        identity = self._certify(f"{CHIP} Identity", "identity", "root", root, 2)
-        provisioner = self._certify(
-            f"{CHIP} Provisioner ICA 1", "provisioner", "identity", identity, 1
-        )
+        certify, top, leaf = self._certify, pki.NVIDIA_ROOT, pki.NVIDIA_SIGNER
+        root = certify("Device Identity CA", "root", "root", None, top)
+        identity = certify(f"{CHIP} Identity", "identity", "root", root)
+        provisioner = certify(f"{CHIP} Provisioner ICA 1", "provisioner", "identity", identity)
         self._issuers = (provisioner, identity, root)
-        switches = self._certify("LS_10 Provisioner ICA 1", "switches", "identity", identity, 1)
+        switches = certify("LS_10 Provisioner ICA 1", "switches", "identity", identity)
         self._switch_issuers = (switches, identity, root)
-        rim_root = self._certify("Reference Value Root", "rim-root", "rim-root", None, 1)
-        rim_ca = self._certify("Reference Value CA", "rim-ca", "rim-root", rim_root, 0)
-        signer = self._certify("Reference Value Signing", "rim", "rim-ca", rim_ca, None)
+        rim_root = certify("Reference Value Root", "rim-root", "rim-root", None, top)
+        rim_ca = certify("Reference Value CA", "rim-ca", "rim-root", rim_root)
+        signer = certify("Reference Value Signing", "rim", "rim-ca", rim_ca, leaf)
         self.rim_chain = (signer, rim_ca, rim_root)
         self.gpu = lru_cache(self._gpu)
         self.switch = lru_cache(self._switch)
@@ -187,15 +210,22 @@ class SimulatedNvidia:
         at: datetime,
         status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD,
         reason: x509.ReasonFlags | None = None,
+        form: AnswerForm = AnswerForm(),
     ) -> bytes:
-        """A DER answer, signed by the issuer itself, valid from `at` for OCSP_LIFE."""
+        """A DER answer, valid from `at` for OCSP_LIFE."""
         revoked = at if status is ocsp.OCSPCertStatus.REVOKED else None
         builder = ocsp.OCSPResponseBuilder().add_response(
             certificate, issuer, hashes.SHA384(), status, at, at + OCSP_LIFE, revoked, reason
         )
-        builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, issuer)
-        signed = builder.sign(self._key_of(issuer), hashes.SHA384())
-        return signed.public_bytes(Encoding.DER)
+        key, signer = self._key_of(issuer), issuer
+        if form.delegate:
+            key, signer = self._responder(issuer)
+            builder = builder.certificates([signer])
+        if form.nonce:
+            builder = builder.add_extension(x509.OCSPNonce(at.isoformat().encode()), False)
+        named = ocsp.OCSPResponderEncoding
+        builder = builder.responder_id(named.NAME if form.by_name else named.HASH, signer)
+        return builder.sign(key, hashes.SHA384()).public_bytes(Encoding.DER)
 
     def _make_collateral(self, day: datetime, gpus: int) -> dict[str, bytes]:
         bios = SWITCH_BIOS.replace(".", "")
@@ -208,10 +238,10 @@ class SimulatedNvidia:
                 chain=self.rim_chain,
             ),
             f"nvidia/rim/NV_GPU_DRIVER_{CHIP}_{DRIVER_VERSION}": self.rim(
-                DRIVER_VERSION, {index: (MEASUREMENTS[index],) for index in DRIVER_INDICES}
+                DRIVER_VERSION, published(DRIVER_INDICES)
             ),
             f"nvidia/rim/NV_GPU_VBIOS_{'_'.join(BOARD)}_{VBIOS_VERSION.replace('.', '')}": self.rim(
-                VBIOS_VERSION, {index: (MEASUREMENTS[index],) for index in VBIOS_INDICES}
+                VBIOS_VERSION, published(VBIOS_INDICES)
             ),
         }
         provisioner, identity, root = self._issuers
@@ -222,9 +252,29 @@ class SimulatedNvidia:
         switches = self._switch_issuers[0]
         pairs += [(switches, identity)]
         pairs += [(self.switch(index)[1][1], switches) for index in range(SWITCHES)]
-        for certificate, issuer in pairs:
-            parts[answers.part_name(certificate)] = self.ocsp_answer(certificate, issuer, at=day)
+        for number, (certificate, issuer) in enumerate(pairs):
+            form = ANSWER_FORMS[number % len(ANSWER_FORMS)]
+            answer = self.ocsp_answer(certificate, issuer, at=day, form=form)
+            parts[answers.part_name(certificate)] = answer
         return parts
+
+    def _responder(
+        self, issuer: x509.Certificate
+    ) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+        """A key that this issuer named to answer for it, and the certificate that says so."""
+        key = self._derive(f"responder/{spki_digest(issuer).hex()}")
+        certificate = pki.certify(
+            f"{self._label} OCSP Responder",
+            key.public_key(),
+            issuer=issuer,
+            signer=self._key_of(issuer),
+            extensions=[
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]),
+                x509.OCSPNoCheck(),
+            ],
+            form=pki.NVIDIA_SIGNER,
+        )
+        return key, certificate
 
     def _gpu(self, index: int) -> Signer:
         names = (f"{CHIP} A01 GSP BROM {index}", f"{CHIP} A01 GSP FMC LF {index}")
@@ -252,13 +302,20 @@ class SimulatedNvidia:
             signer=self.keys[provisioner],
             path_length=0,
             device="41" + pdi.hex().upper(),
+            not_after=pki.FOREVER,
+            form=pki.NVIDIA_DEVICE,
         )
         certificate = pki.certify(
             f"{self._label} {names[1]}",
             leaf.public_key(),
             issuer=identity,
             signer=device,
-            extensions=[x509.UnrecognizedExtension(_FWID_OID, _fwid(leaf.public_key()))],
+            extensions=[
+                x509.SubjectAlternativeName([x509.DNSName(f"{pdi.hex()}.simulated.invalid")]),
+                x509.UnrecognizedExtension(_FWID_OID, _fwid(leaf.public_key())),
+            ],
+            not_after=pki.FOREVER,
+            form=pki.NVIDIA_LEAF,
         )
         return leaf, (certificate, identity, *issuers)
 
@@ -274,14 +331,15 @@ class SimulatedNvidia:
         key: str,
         signer: str,
         issuer: x509.Certificate | None,
-        path_length: int | None,
+        form: pki.Form = pki.NVIDIA_CA,
     ) -> x509.Certificate:
         return pki.certify(
             f"{self._label} {name}",
             self.keys[key].public_key(),
             issuer=issuer,
             signer=self.keys[signer],
-            path_length=path_length,
+            path_length=None if form is pki.NVIDIA_SIGNER else 0,
+            form=form,
         )
 
     def _key_of(self, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey:
@@ -296,6 +354,18 @@ def gpu_pdi(index: int) -> bytes:
 
 def switch_pdi(index: int) -> bytes:
     return hashlib.sha256(f"SIMULATED switch {index}".encode()).digest()[:8]
+
+
+def published(indices: Iterable[int]) -> dict[int, tuple[bytes, ...]]:
+    """The golden digests of these indices: what is measured, among those of other versions."""
+    golden = {}
+    for index in indices:
+        count = ALTERNATIVES.get(index, 1)
+        older = [f"SIMULATED GH100 other {index}/{n}".encode() for n in range(count)]
+        digests = [hashlib.sha384(text).digest() for text in older]
+        digests[index % count] = MEASUREMENTS[index]
+        golden[index] = tuple(digests)
+    return golden
 
 
 def newer_opaque() -> dict[int, bytes]:

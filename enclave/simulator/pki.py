@@ -24,13 +24,42 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from attestation.errors import UsageError
 from attestation.formats.dates import lapse, seconds
 
 NOT_BEFORE = datetime(2024, 1, 1, tzinfo=UTC)
 NOT_AFTER = datetime(2044, 1, 1, tzinfo=UTC)
+
+
+FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""When certificates of devices end: they have no better knowledge (RFC 5280, 4.1.2.5)."""
+
+Form = tuple[type[x509.ExtensionType], ...]
+_BOTH_KEYS = (x509.SubjectKeyIdentifier, x509.AuthorityKeyIdentifier)
+_AUTHORITY = (x509.BasicConstraints, x509.KeyUsage)
+_REVOCATION = (x509.CRLDistributionPoints, x509.AuthorityInformationAccess)
+INTEL: Form = (
+    x509.AuthorityKeyIdentifier,
+    x509.CRLDistributionPoints,
+    x509.SubjectKeyIdentifier,
+    x509.KeyUsage,
+    x509.BasicConstraints,
+)
+NVIDIA_ROOT: Form = (*_AUTHORITY, *_BOTH_KEYS)
+NVIDIA_CA: Form = (*_AUTHORITY, *_REVOCATION, *_BOTH_KEYS)
+NVIDIA_DEVICE: Form = (*_AUTHORITY, *_BOTH_KEYS)
+NVIDIA_LEAF: Form = (x509.KeyUsage, *_BOTH_KEYS)
+NVIDIA_SIGNER: Form = (*_BOTH_KEYS, *_AUTHORITY, x509.AuthorityInformationAccess)
+"""Which extensions stand in real certificates, in their order."""
+
+_CRITICAL = (x509.KeyUsage, x509.BasicConstraints)
+_URL = x509.UniformResourceIdentifier("http://simulated.invalid/")
+_LISTS = x509.CRLDistributionPoints([x509.DistributionPoint([_URL], None, None, None)])
+_RESPONDER = x509.AuthorityInformationAccess(
+    [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, _URL)]
+)
 
 
 def check_reach(now: int) -> None:
@@ -68,7 +97,13 @@ def _store(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def name(common_name: str, serial: str | None = None) -> x509.Name:
-    attributes = [(NameOID.COMMON_NAME, common_name), (NameOID.ORGANIZATION_NAME, "Umay simulator")]
+    attributes = [
+        (NameOID.COMMON_NAME, common_name),
+        (NameOID.ORGANIZATION_NAME, "Umay simulator"),
+        (NameOID.LOCALITY_NAME, "Nowhere"),
+        (NameOID.STATE_OR_PROVINCE_NAME, "CA"),
+        (NameOID.COUNTRY_NAME, "US"),
+    ]
     if serial is not None:
         attributes.append((NameOID.SERIAL_NUMBER, serial))
     return x509.Name([x509.NameAttribute(oid, value) for oid, value in attributes])
@@ -84,26 +119,32 @@ def certify(
     extensions: Iterable[x509.ExtensionType] = (),
     not_after: datetime = NOT_AFTER,
     device: str | None = None,
+    form: Form = INTEL,
 ) -> x509.Certificate:
     """A certificate for `key`. A CA where `path_length` is given; self-signed without issuer.
 
-    `device` is the serial number of what it names, in hex.
+    Only Intel's certificates say the path length; NVIDIA's leave it open. `device` is the
+    serial number of what it names, in hex; `form` the usual extensions in their vendor's
+    order, before those in `extensions`.
     """
     is_ca = path_length is not None
     named = name(subject, device)
-    issuer_name = named if issuer is None else issuer.subject
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
-    builder = (
-        x509.CertificateBuilder(issuer_name, named, key, _serial(subject, key))
-        .not_valid_before(NOT_BEFORE)
-        .not_valid_after(not_after)
-        .add_extension(authority, critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(key_usage(is_ca), critical=True)
-        .add_extension(x509.BasicConstraints(is_ca, path_length), critical=True)
+    usual: dict[type[x509.ExtensionType], x509.ExtensionType] = {
+        x509.AuthorityKeyIdentifier: x509.AuthorityKeyIdentifier.from_issuer_public_key(
+            signer.public_key()
+        ),
+        x509.AuthorityInformationAccess: _RESPONDER,
+        x509.CRLDistributionPoints: _LISTS,
+        x509.SubjectKeyIdentifier: x509.SubjectKeyIdentifier.from_public_key(key),
+        x509.KeyUsage: key_usage(is_ca, crl_sign=is_ca and form is not NVIDIA_DEVICE),
+        x509.BasicConstraints: x509.BasicConstraints(is_ca, path_length if form is INTEL else None),
+    }
+    builder = x509.CertificateBuilder(
+        named if issuer is None else issuer.subject, named, key, _serial(subject, key)
     )
-    for extension in extensions:
-        builder = builder.add_extension(extension, critical=False)
+    builder = builder.not_valid_before(NOT_BEFORE).not_valid_after(not_after)
+    for extension in (*(usual[kind] for kind in form), *extensions):
+        builder = builder.add_extension(extension, critical=type(extension) in _CRITICAL)
     return builder.sign(signer, hash_of(signer), ecdsa_deterministic=True)
 
 
@@ -114,17 +155,20 @@ def revocation_list(
     issued: datetime,
     next_update: datetime,
     revoked: Iterable[x509.Certificate] = (),
+    others: int = 0,
 ) -> bytes:
-    """A DER CRL that lists `revoked`."""
+    """A DER CRL that lists `revoked`, and `others` that are nobody's; each with its reason."""
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     builder = (
         x509.CertificateRevocationListBuilder(issuer.subject, issued, next_update)
         .add_extension(x509.CRLNumber(1), critical=False)
         .add_extension(authority, critical=False)
     )
-    for certificate in revoked:
-        entry = x509.RevokedCertificateBuilder(certificate.serial_number, issued).build()
-        builder = builder.add_revoked_certificate(entry)
+    reason = x509.CRLReason(x509.ReasonFlags.key_compromise)
+    strangers = (int.from_bytes(_digest(b"stranger %d" % n)[:19], "big") for n in range(others))
+    for serial in (*strangers, *(certificate.serial_number for certificate in revoked)):
+        entry = x509.RevokedCertificateBuilder(serial, issued).add_extension(reason, critical=False)
+        builder = builder.add_revoked_certificate(entry.build())
     crl = builder.sign(signer, hashes.SHA256(), ecdsa_deterministic=True)
     return crl.public_bytes(Encoding.DER)
 
@@ -170,6 +214,11 @@ def key_usage(is_ca: bool, *, crl_sign: bool | None = None) -> x509.KeyUsage:
 
 
 def _serial(subject: str, key: ec.EllipticCurvePublicKey) -> int:
+    """20 bytes long, as the vendors' are."""
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    digest = hashlib.sha256(subject.encode() + b"\0" + spki).digest()
-    return int.from_bytes(b"\x01" + digest[:18], "big")
+    digest = _digest(subject.encode() + b"\0" + spki)
+    return int.from_bytes(bytes([0x40 | digest[0] & 0x3F]) + digest[1:20], "big")
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

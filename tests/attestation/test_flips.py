@@ -55,8 +55,8 @@ def test_tdx_with_a_gpu(world: World) -> None:
 
 
 def unmeasured(evidence: bytes, ccel: bytes) -> set[int]:
-    """Event data in the CCEL, and its first record: no register covers them. They are shown
-    to people only with that remark, and the evidence digest in the log covers them."""
+    """Event data in the CCEL, its first record and its notes: no register covers them. They are
+    shown to people only with that remark, and the evidence digest in the log covers them."""
     from attestation.platforms import tdx
 
     start = evidence.index(ccel)
@@ -65,6 +65,8 @@ def unmeasured(evidence: bytes, ccel: bytes) -> set[int]:
     places.update(range(start, start + at))
     for event in tdx.parse_ccel(ccel).events:
         whole = len(event.to_bytes())
+        if not event.extends:
+            places.update(range(start + at, start + at + whole))
         places.update(range(start + at + whole - len(event.data), start + at + whole))
         places.update(range(start + at + 4, start + at + 8))  # the event's type
         at += whole

@@ -160,7 +160,9 @@ def test_what_parses_encodes_back(data: bytes, at: int, mask: int) -> None:
 
 def test_sgx_extension_of_the_simulated_processor() -> None:
     extension = pck.parse_extension(intel.sgx_extension(bytes(range(16))))
-    assert extension == pck.PckExtension(bytes(range(16)), bytes(2), intel.FMSPC, b"")
+    assert extension == pck.PckExtension(
+        bytes(range(16)), bytes(2), intel.FMSPC, intel.PLATFORM_INSTANCE
+    )
 
 
 EXTENSION = intel.sgx_extension(bytes(16))
