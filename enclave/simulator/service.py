@@ -17,8 +17,9 @@ from attestation.errors import UmayError, UsageError
 from attestation.platforms.tdx.eventlog import DIGEST_BYTES, extend
 from attestation.platforms.tdx.quote import BODY_FIELDS, parse_quote
 from enclave.simulator.ccel import SOURCE_ROOT, Launch, launch
+from enclave.simulator.hopper import OPAQUE, newer_opaque
 from enclave.simulator.intel import SimulatedIntel
-from enclave.simulator.nvidia import FLEET, OPAQUE, SimulatedNvidia, newer_opaque
+from enclave.simulator.nvidia import FLEET, SimulatedNvidia
 from enclave.simulator.rough import Roughness, of_boot
 
 MAX_VMS = 64

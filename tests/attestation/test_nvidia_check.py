@@ -21,16 +21,16 @@ from attestation.nvidia import check_driver, check_measurements, check_revocatio
 from attestation.trust.roots import PRODUCTION
 from enclave.simulator import pki
 from enclave.simulator import rim as maker
-from enclave.simulator.nvidia import (
+from enclave.simulator.hopper import (
     DRIVER_INDICES,
     DRIVER_VERSION,
     MEASUREMENTS,
     OPAQUE,
     VBIOS_INDICES,
     VBIOS_VERSION,
-    SimulatedNvidia,
     published,
 )
+from enclave.simulator.nvidia import SimulatedNvidia
 from tests.helpers.nvidia_machine import (
     DAY,
     FWID_OID,

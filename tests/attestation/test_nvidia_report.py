@@ -15,7 +15,7 @@ from attestation.nvidia import cut_padding, parse_report
 from attestation.nvidia.report import MAX_REPORT_BYTES
 from attestation.x509.profile import NVIDIA
 from attestation.x509.walk import load_chain
-from enclave.simulator.nvidia import BOARD, DRIVER_VERSION, MEASUREMENTS, OPAQUE, VBIOS_VERSION
+from enclave.simulator.hopper import BOARD, DRIVER_VERSION, MEASUREMENTS, OPAQUE, VBIOS_VERSION
 from tests.helpers.nvidia_machine import NONCE, checked, device, opaque, unsigned_report
 
 GOOD = device().report

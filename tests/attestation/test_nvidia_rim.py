@@ -15,7 +15,7 @@ from attestation.errors import NotAuthentic, ParseError, Refused, UmayError
 from attestation.nvidia import rim as rims
 from attestation.nvidia.rim import Rim, read_rim
 from enclave.simulator import rim as maker
-from enclave.simulator.nvidia import CHIP, DRIVER_INDICES, DRIVER_VERSION, MEASUREMENTS
+from enclave.simulator.hopper import CHIP, DRIVER_INDICES, DRIVER_VERSION, MEASUREMENTS
 from tests.helpers.nvidia_machine import DAY, NOW, TODAY, fresh_key, issue, refuses, vendor
 from tests.helpers.waiting import at_most_cpu_seconds
 

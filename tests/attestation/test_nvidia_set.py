@@ -16,7 +16,7 @@ from attestation.nvidia import (
 )
 from attestation.nvidia.report import SWITCH_PDIS
 from attestation.nvidia.topology import GPUS, LINKS, SWITCHES
-from enclave.simulator.nvidia import protected_opaque, switch_pdi
+from enclave.simulator.hopper import protected_opaque, switch_pdi
 from tests.helpers.nvidia_machine import NOW, checked, collateral, device, refuses, roots, switch
 
 

@@ -30,7 +30,7 @@ from attestation.nvidia.rim import Rim, read_rim
 from attestation.trust.roots import PRODUCTION
 from enclave.simulator import pki
 from enclave.simulator import rim as maker
-from enclave.simulator.nvidia import CHIP, DRIVER_INDICES, DRIVER_VERSION, MEASUREMENTS
+from enclave.simulator.hopper import CHIP, DRIVER_INDICES, DRIVER_VERSION, MEASUREMENTS
 from tests.helpers.nvidia_machine import NOW, refuses, vendor
 from tests.helpers.places import EVIDENCE
 

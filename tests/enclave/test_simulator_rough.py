@@ -16,7 +16,7 @@ from attestation.platforms import tdx
 from enclave.guest.platforms.tsm import Quoted
 from enclave.simulator import rough as roughness
 from enclave.simulator.ccel import SOURCE_ROOT, launch
-from enclave.simulator.nvidia import OPAQUE, newer_opaque
+from enclave.simulator.hopper import OPAQUE, newer_opaque
 from enclave.simulator.rough import SMOOTH, Roughness, of_boot
 from enclave.simulator.service import Simulator
 from tests.helpers.places import CAPTURED, EVIDENCE

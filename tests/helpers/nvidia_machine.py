@@ -20,7 +20,9 @@ from attestation.nvidia import CheckedDevice, check_device
 from attestation.nvidia.topology import GPUS
 from attestation.trust.roots import Roots
 from enclave.simulator import pki
-from enclave.simulator.nvidia import MEASUREMENTS, OPAQUE, SimulatedNvidia, _fwid, _report
+from enclave.simulator.hopper import MEASUREMENTS, OPAQUE
+from enclave.simulator.hopper import unsigned_report as report_of
+from enclave.simulator.nvidia import SimulatedNvidia, _fwid
 
 NOW = 1_795_000_000
 TODAY = datetime.fromtimestamp(NOW, UTC)
@@ -183,7 +185,7 @@ def common_name(certificate: x509.Certificate) -> str:
 
 def unsigned_report(**options: object) -> bytes:
     settings = {"nonce": NONCE, "measurements": MEASUREMENTS, "opaque": OPAQUE} | options
-    return _report(**settings)
+    return report_of(**settings)
 
 
 def refuses(code: str, kind: type = VerificationError, step: str = "gpu"):
