@@ -13,6 +13,7 @@ from client_sdk.inspection import cpu as inspect_cpu
 from client_sdk.inspection.certificates import pem_certificates
 from client_sdk.inspection.inspected import Explained, Given, Inspected, attempt, malformed
 from client_sdk.inspection.jsontext import read_json
+from client_sdk.inspection.tdreport import tdreport
 
 _BINCODE_SIGNATURE = 256
 _MAX_BINCODE_BYTES = 4096
@@ -119,6 +120,8 @@ def _whole(
         td_quote = tdx.cut_padding(td_quote)
         items.append(inspect_cpu.quote(f"{file}[td quote]", td_quote, given))
         report_data = tdx.parse_quote(td_quote).report_data
+    else:
+        items.append(tdreport(f"{file}[tdreport]", report.hardware, given))
     found.check("azure-runtime", _runtime(report, report_data))
     if quote is not None:
         _explain(found, quote)

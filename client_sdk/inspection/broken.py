@@ -6,14 +6,16 @@ the fields say what stands where the format has them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from attestation.errors import ParseError
+from attestation.nvidia.rim import MAX_RIM_BYTES
 from attestation.platforms.snp.report import REPORT_BYTES, RESPONSE_HEADER
 from attestation.platforms.tdx.quote import BODY_FIELDS, HEADER, V5_DESCRIPTOR, VERSION_5
 from client_sdk.inspection import cpu as inspect_cpu
 from client_sdk.inspection import gpu as inspect_gpu
-from client_sdk.inspection.certificates import pem_inside, shown
+from client_sdk.inspection.certificates import base64_inside, pem_inside, shown
 from client_sdk.inspection.inspected import Explained, Given, Inspected, malformed
 
 _SNP_FIELDS = {
@@ -23,6 +25,10 @@ _SNP_FIELDS = {
     "measurement": (0x90, 48),
     "host_data": (0xC0, 32),
     "chip_id": (0x1A0, 64),
+}
+_RIM_FIELDS = {
+    "product": re.compile(rb"\bproduct=\"([\w. -]{1,40})\""),
+    "version": re.compile(rb"\bcolloquialVersion=\"([\w. -]{1,40})\""),
 }
 _GPU_NONCE = slice(4, 36)
 _BEFORE_IT_ENDS = "as far as it goes"
@@ -63,6 +69,17 @@ def gpu_report(file: str, data: bytes, given: Given) -> Inspected:
     if len(data) >= _GPU_NONCE.stop:
         found.fields.append(Explained("nonce", data[_GPU_NONCE].hex(), _BEFORE_IT_ENDS))
     found.fields += shown(given.certificates[: inspect_gpu.CHAIN_LENGTH])
+    return found
+
+
+def rim(file: str, data: bytes, given: Given) -> Inspected:
+    """A RIM; of one that does not hold, what it says of itself, which nothing vouches for."""
+    found = inspect_gpu.rim(file, data, given)
+    if found.checks[0].status != "passed":
+        for name, pattern in _RIM_FIELDS.items():
+            if match := pattern.search(data[:MAX_RIM_BYTES]):
+                found.fields.append(Explained(name, match[1].decode(), "as the file says"))
+    found.fields += shown(base64_inside(data[:MAX_RIM_BYTES]))
     return found
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 import re
 import warnings
 from collections.abc import Iterable
@@ -16,6 +19,7 @@ from client_sdk.inspection.inspected import Explained
 
 MAX_CERTIFICATES = 64
 PEM = b"-----BEGIN CERTIFICATE-----"
+_XML = re.compile(rb"X509Certificate>([A-Za-z0-9+/=\s]{1,16384})</")
 _BLOCK = re.compile(PEM + rb"[A-Za-z0-9+/=\s]{1,16384}?-----END CERTIFICATE-----")
 
 
@@ -41,6 +45,15 @@ def pem_inside(data: bytes) -> tuple[bytes, ...]:
             found += pem_certificates(block)
         except ParseError:
             continue
+    return tuple(found)
+
+
+def base64_inside(xml: bytes) -> tuple[bytes, ...]:
+    """DER of the certificates of an XML signature (ds:X509Certificate), readable or not."""
+    found = []
+    for text in _XML.findall(xml)[:MAX_CERTIFICATES]:
+        with contextlib.suppress(binascii.Error):
+            found.append(base64.b64decode(b"".join(text.split()), validate=True))
     return tuple(found)
 
 

@@ -16,7 +16,7 @@ from attestation.platforms.tdx.tcb import PARTS
 from attestation.x509.certificate import common_name, load_any
 from client_sdk.inspection.inspected import Explained, Given, Inspected
 
-_TDX_WORDS = {
+TDX_WORDS = {
     "tee_tcb_svn": "security versions of the TDX module and microcode",
     "mr_seam": "measurement of the TDX module",
     "mrsigner_seam": "its signer; zero is Intel",
@@ -70,7 +70,7 @@ def quote(file: str, data: bytes, given: Given) -> Inspected:
     data, rest = data[:end], data[end:]
     parsed = tdx.parse_quote(data)
     found = Inspected(file, f"TDX quote, version {parsed.version}")
-    for name, words in _TDX_WORDS.items():
+    for name, words in TDX_WORDS.items():
         value = getattr(parsed, name, b"")
         if value:
             found.fields.append(Explained(name, value.hex(), words))

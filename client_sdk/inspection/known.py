@@ -9,9 +9,9 @@ from attestation.platforms.snp import report as snp
 from client_sdk.inspection import azure as inspect_azure
 from client_sdk.inspection import broken as inspect_broken
 from client_sdk.inspection import eventlog as inspect_log
-from client_sdk.inspection import gpu as inspect_gpu
 from client_sdk.inspection import own as inspect_own
 from client_sdk.inspection import tcglog as inspect_tcg
+from client_sdk.inspection import tdreport as inspect_tdreport
 from client_sdk.inspection import tokens as inspect_tokens
 from client_sdk.inspection.certificates import PEM, pem_certificates
 from client_sdk.inspection.inspected import Given, Inspect, Inspected
@@ -37,11 +37,12 @@ def by_first_bytes(data: bytes) -> Known | None:
     start = data[:_HEAD_BYTES].lstrip()
     table = (
         (start.startswith(PEM), Known("PEM certificates", _certificates)),
-        (b"SoftwareIdentity" in start[:2048], Known("NVIDIA RIM", inspect_gpu.rim)),
+        (b"SoftwareIdentity" in start[:2048], Known("NVIDIA RIM", inspect_broken.rim)),
         (data[:2] == _SPDM_REQUEST, Known("NVIDIA device report", inspect_broken.gpu_report)),
         (_begins_like_quote(data), Known("TDX quote", inspect_broken.quote)),
         (_begins_like_snp(data), Known("SEV-SNP report", inspect_broken.snp_report)),
         (data[_SPEC_ID_AT] == inspect_tcg.SPEC_ID, Known("event log", inspect_tcg.log)),
+        (_begins_like_tdreport(data), Known("TDREPORT", inspect_tdreport.tdreport)),
         (data[:4] == b"CCEL", Known("ACPI table CCEL", inspect_log.acpi_table)),
         (data[:4] == b"HCLA", Known("HCL report of Azure", inspect_azure.hcl)),
         (
@@ -55,6 +56,11 @@ def by_first_bytes(data: bytes) -> Known | None:
 
 def _begins_like_quote(data: bytes) -> bool:
     return data[:1] in _QUOTE_VERSIONS and data[1:4] == _ECDSA_P256_KEY and len(data) >= 8
+
+
+def _begins_like_tdreport(data: bytes) -> bool:
+    """Its four bytes alone say little, so it must be about as long as one."""
+    return inspect_tdreport.begins_like_one(data) and 512 <= len(data) <= 4096
 
 
 def _begins_like_snp(data: bytes) -> bool:

@@ -6,6 +6,8 @@ new file whose verdict no test knows fails here.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -324,6 +326,43 @@ def test_the_command_says_the_same(entry: dict) -> None:
     assert expected(entry).items() <= said(checks).items()
     statuses = {check["status"] for check in checks}
     assert run.exit_code == (4 if "failed" in statuses else 6 if "not checked" in statuses else 0)
+
+
+def wrappers() -> dict[str, tuple[object, set[str]]]:
+    """The captured parts in JSON, as the services that gave them do, and what must pass."""
+    quote, log = content("tdx-v4-c8s-padded.bin"), content("ccel-c8s.bin")
+    gpu = next(entry for entry in ENTRIES if kind_of(entry) == "GPU report")
+    device = {
+        "arch": "HOPPER",
+        "certificate": base64.b64encode(content(gpu["chain"])).decode(),
+        "evidence": base64.b64encode(content(gpu["file"])).decode(),
+    }
+    nonce = nvidia.parse_report(content(gpu["file"])).nonce.hex()
+    payload = {"nonce": nonce, "arch": "HOPPER", "evidence_list": [device]}
+    snp = gzip.compress(content("snp-v3-aws-vlek.bin"))
+    beside = {"cc_eventlog": base64.urlsafe_b64encode(log).decode(), "quote": quote.hex()}
+    return {
+        "c8s": ({"platform": "tdx", "evidence": beside}, {"cpu-signature", "measurement"}),
+        "Chutes": ([{"quote": quote.hex(), "gpu_evidence": [device]}], {"cpu-signature", "gpu"}),
+        "near.ai": (
+            {"intel_quote": quote.hex(), "nvidia_payload": json.dumps(payload)},
+            {"cpu-signature", "gpu", "nonce"},
+        ),
+        "payload": (payload, {"gpu", "nonce"}),
+        "Tinfoil": (
+            {"format": "snp-guest/v2", "body": base64.b64encode(snp).decode()},
+            {"cpu-attributes"},
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["c8s", "Chutes", "near.ai", "payload", "Tinfoil"])
+def test_captured_parts_are_found_and_judged_in_their_wrapper(name: str) -> None:
+    value, right = wrappers()[name]
+    found = inspect(name, json.dumps(value).encode(), Given(NOW, PRODUCTION))
+    checks = [check for item in found for check in item.checks]
+    assert right <= {check.name for check in checks if check.status == "passed"}
+    assert not [check for check in checks if check.status == "failed"]
 
 
 KINDS_TESTED = [(kind,) for kind in SAYS]

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import functools
 import gzip
+import hashlib
 import json
 import struct
 from collections.abc import Callable
@@ -277,6 +278,41 @@ def test_snp_report_with_a_reserved_byte_is_named(at: int) -> None:
     found = inspect("report", bytes(data), MAYBE)[0]
     assert found.kind == "SEV-SNP report, malformed"
     assert values(found)["measurement"] == bytes(data[0x90:0xC0]).hex()
+
+
+def td_report(*, mr_td: bytes = b"\7" * 48, digest: bytes | None = None) -> bytes:
+    info = (bytes(16) + mr_td).ljust(512, b"\0")
+    digest = digest or hashlib.sha384(info).digest()
+    head = b"\x81\0\1\0" + bytes(76) + digest + b"\5" * 64
+    return head.ljust(512, b"\0") + info
+
+
+def test_tdreport() -> None:
+    found = inspect("report", td_report(), MAYBE)[0]
+    assert found.kind == "TDREPORT" and values(found)["mr_td"] == "07" * 48
+    assert values(found)["report_data"] == "05" * 64
+    assert said(found) == {"digest": "passed", "cpu-signature": "not checked"}
+    forged = inspect("report", td_report(digest=bytes(48)), MAYBE)[0]
+    assert said(forged)["digest"] == "td-info"
+    behind = inspect("report", td_report() + b"\1", MAYBE)[0]
+    assert said(behind)["length"] == "malformed" and said(behind)["digest"] == "passed"
+    cut = inspect("report", td_report()[:-1], MAYBE)[0]
+    assert cut.kind == "TDREPORT, malformed" and said(cut) == {"format": "malformed"}
+
+
+@pytest.mark.parametrize(
+    "change", [(b'product="', b'product="X'), (b'index="', b'index="9'), (b"</", b"<")]
+)
+def test_of_a_rim_that_does_not_hold_the_names_and_signers_are_shown(
+    world: World, mine: Given, change: tuple[bytes, bytes]
+) -> None:
+    parts = world.collateral.parts.items()
+    good = next(data for name, data in parts if name.startswith("nvidia/rim/"))
+    assert said(inspect("rim", good, mine)[0]) == {"rim": "passed"}
+    found = inspect("rim", good.replace(*change), mine)[0]
+    assert "passed" not in said(found).values() and exit_code([found]) == 3
+    assert {"product", "version"} <= values(found).keys()
+    assert ("certificate 1" in values(found)) is (change[0] != b"</")  # or where no tag closes
 
 
 # JSON of NVIDIA and of providers

@@ -44,7 +44,7 @@ from attestation.trust.roots import PRODUCTION
 from client_sdk import sse
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.inspection import azure as inspect_azure
-from client_sdk.inspection import broken, gpu, tcglog, tokens, wrapped
+from client_sdk.inspection import broken, gpu, tcglog, tdreport, tokens, wrapped
 from client_sdk.inspection.files import inspect
 from client_sdk.inspection.inspected import Given
 from contracts.codec import LogState
@@ -194,6 +194,8 @@ TARGETS: dict[str, Target] = {
     "broken-snp-report": lambda data: broken.snp_report("fuzz", data, _GIVEN),
     "hcl-file": lambda data: inspect_azure.hcl("fuzz", data, _GIVEN),
     "vtpm-file": inspect_azure.read_bincode,
+    "tdreport": lambda data: tdreport.tdreport("fuzz", data, _GIVEN),
+    "broken-rim": lambda data: broken.rim("fuzz", data, _GIVEN),
 }
 
 
