@@ -19,6 +19,8 @@ from attestation.formats.dates import Window, seconds
 from attestation.formats.digests import sha256
 
 MIN_RSA_BITS = 2048
+_SERIAL_ZERO = bytes.fromhex("a003020102020100")
+"""Version 3, serial number 0: so AMD's chip keys begin."""
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _HASHES: dict[str, hashes.HashAlgorithm] = {"P-256": hashes.SHA256(), "P-384": hashes.SHA384()}
 _ECDSA = {
@@ -31,16 +33,21 @@ _ECDSA = {
 def load_certificate(der: bytes) -> x509.Certificate:
     """One certificate of any vendor. Raises ParseError."""
     try:
-        with warnings.catch_warnings():
-            # AMD gives every chip key the serial number 0, which the library warns of.
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            certificate = x509.load_der_x509_certificate(der)
-            _read(certificate)
+        certificate = _parsed(der)
+        _read(certificate)
     except Exception as error:  # the library lets several kinds through
         raise ParseError(f"certificate: malformed ({type(error).__name__})") from None
     if not der.endswith(b"\0" + certificate.signature):  # a BIT STRING of whole bytes
         raise ParseError("certificate: expected a signature of whole bytes")
     return certificate
+
+
+def _parsed(der: bytes) -> x509.Certificate:
+    if _SERIAL_ZERO not in der[:24]:
+        return x509.load_der_x509_certificate(der)
+    with warnings.catch_warnings():  # which the library warns of
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        return x509.load_der_x509_certificate(der)
 
 
 def _read(certificate: x509.Certificate) -> None:

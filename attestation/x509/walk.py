@@ -17,7 +17,7 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from attestation.errors import ParseError
+from attestation.errors import NotAuthentic, ParseError
 from attestation.formats.dates import lapse
 from attestation.x509.certificate import (
     algorithm,
@@ -87,8 +87,7 @@ def check_role(certificate: x509.Certificate, profile: Profile, depth: int) -> N
         raise profile.broken("wrong-curve", text, certificate)
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in role.judged:
-            oid = extension.oid.dotted_string
-            text = f"unknown critical extension {oid}"
+            text = f"unknown critical extension {extension.oid.dotted_string}"
             raise profile.broken("unknown-extension", text, certificate)
     _check_authority(certificate, role, profile, depth)
     _check_usage(certificate, role, profile)
@@ -160,15 +159,20 @@ def _check_issued(
         expected = " or ".join(sorted(profile.algorithms))
         text = f"expected {expected}, got {got}"
         raise profile.broken("wrong-algorithm", text, certificate)
-    if certificate.issuer != issuer.subject:
-        expected, got = certificate.issuer.rfc4514_string(), issuer.subject.rfc4514_string()
-        text = f"its issuer is {expected!r}, the next certificate is {got!r}"
-        raise profile.broken("chain-order", text, certificate)
     try:
         check_signed(certificate, issuer)
     except Exception:  # an algorithm the library lacks is no ValueError
-        text = "the signature of its issuer does not hold"
-        raise profile.broken("chain-signature", text, certificate) from None
+        raise _unlinked(certificate, issuer, profile) from None
+
+
+def _unlinked(
+    certificate: x509.Certificate, issuer: x509.Certificate, profile: Profile
+) -> NotAuthentic:
+    if certificate.issuer != issuer.subject:
+        expected, got = certificate.issuer.rfc4514_string(), issuer.subject.rfc4514_string()
+        text = f"its issuer is {expected!r}, the next certificate is {got!r}"
+        return profile.broken("chain-order", text, certificate)
+    return profile.broken("chain-signature", "its issuer did not sign it", certificate)
 
 
 @lru_cache(maxsize=1024)  # the same few authorities stand above every machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,16 @@ def test_a_signature_with_unused_bits() -> None:
     assert x509.load_der_x509_certificate(respelled).signature == even.signature
     with pytest.raises(ParseError):
         load_certificate(respelled)
+
+
+def test_amds_serial_number_is_read_without_a_warning() -> None:
+    """Every chip key has 0; the library writes none, so change the 1 of a good one."""
+    first = bytes.fromhex("a003020102020101")
+    assert first in DER
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zero = load_certificate(DER.replace(first, first[:-1] + b"\0"))
+    assert zero.serial_number == 0
 
 
 def test_a_chain_of_another_length() -> None:
