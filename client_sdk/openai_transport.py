@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import httpx
 
+from attestation.arguments import expect
 from attestation.errors import UmayError
 from attestation.wire import EVENTS
 from client_sdk import sse
@@ -26,6 +27,8 @@ class SealedTransport(httpx.BaseTransport):
     """Sends what OpenAI clients send to the cheapest enclave that verifies."""
 
     def __init__(self, client: Client) -> None:
+        """Raises UsageError for anything but a Client."""
+        expect("client", client, Client, what="a Client (client_sdk.connect makes one)")
         self._client = client
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:

@@ -23,6 +23,7 @@ from attestation.trust.policy import Policy
 from attestation.verify.verifier import Presented, Verifier
 from client_sdk import Client, connect
 from client_sdk.client import TIMEOUT_SECONDS
+from client_sdk.openai_transport import SealedTransport
 from tests.attestation.test_policy import GOOD
 from tests.helpers.fake_enclave import FakeClient, FakeEnclave, NoChain
 from tests.helpers.places import ROOT
@@ -222,6 +223,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "challenge is a nonce": (
         lambda: presented(challenge=bytes(32)),
         "presented.challenge: expected Challenge or None, got bytes",
+    ),
+    "a url for a client": (
+        lambda: SealedTransport("https://relay.example"),
+        "client: expected a Client .*, got str",
     ),
     "admitted without a beacon": (
         lambda: Verifier(POLICY).admit(
