@@ -16,7 +16,6 @@ from client_sdk.inspection.jsontext import read_json
 from client_sdk.inspection.tdreport import tdreport
 
 _BINCODE_SIGNATURE = 256
-_MAX_BINCODE_BYTES = 4096
 _WRONG = (ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -96,8 +95,6 @@ def read_bincode(data: bytes) -> azure.VtpmQuote:
     end = start + 8 + int.from_bytes(data[start : start + 8], "little")
     if data[end : end + 8] != azure.PCR_COUNT.to_bytes(8, "little"):
         raise ParseError("vTPM quote: expected 24 PCRs after the message")
-    if len(data) > _MAX_BINCODE_BYTES:
-        raise ParseError(f"vTPM quote: expected at most {_MAX_BINCODE_BYTES} bytes")
     pcrs = tuple(data[at : at + 32] for at in range(end + 8, len(data), 32))
     return azure.parse_vtpm_quote(data[start + 8 : end], data[8:start], pcrs)
 

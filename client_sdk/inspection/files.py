@@ -80,7 +80,7 @@ def _inspect(name: str, content: bytes, given: Given) -> list[Inspected]:
     known = by_first_bytes(content)
     if known is not None:
         return attempt(name, known.name, content, known.inspect, given)
-    if content[:_HEAD_BYTES].lstrip()[:1] in (b"{", b"["):
+    if content[:_HEAD_BYTES].lstrip()[:1] in (b"{", b"[", b'"'):
         return _json(name, content, given)
     for candidate in _UNMARKED:
         try:
@@ -94,6 +94,8 @@ def _inspect(name: str, content: bytes, given: Given) -> list[Inspected]:
 def _json(name: str, content: bytes, given: Given) -> list[Inspected]:
     """By the keys of the outermost value, else by what stands anywhere in it."""
     raw = read_json(content)
+    if isinstance(raw, str):  # one member, copied out with its quotation marks
+        return inspect(name, raw.encode(errors="replace"), given)
     for kind, is_this, read in _JSON:
         if is_this(raw):
             return attempt(name, kind, content, read, given)

@@ -201,7 +201,7 @@ def _header(cursor: Cursor) -> tuple[bool, tuple[str, ...]]:
     register, kind, digest, size = first.u32(), first.u32(), first.take(20), first.u32()
     marker = first.peek(_SPEC_ID_BYTES)
     if not marker.startswith(SPEC_ID):
-        _check_event(register, kind, size)
+        _check_event(register, kind)
         return False, SHA1_ONLY
     if kind != EV_NO_ACTION or any(digest):
         raise ParseError("event log: expected the Spec ID event to extend nothing")
@@ -236,7 +236,7 @@ def _event(cursor: Cursor, agile: bool, algorithms: tuple[str, ...], number: int
     register, kind = cursor.u32(), cursor.u32()
     digests = _digests(cursor, algorithms) if agile else {"sha1": cursor.take(20)}
     size = cursor.u32()
-    _check_event(register, kind, size)
+    _check_event(register, kind)
     return TcgEvent(register, kind, digests, cursor.take(size))
 
 
@@ -254,13 +254,11 @@ def _digests(cursor: Cursor, algorithms: tuple[str, ...]) -> dict[str, bytes]:
     return digests
 
 
-def _check_event(register: int, kind: int, size: int) -> None:
+def _check_event(register: int, kind: int) -> None:
     if register >= PCR_COUNT and kind != EV_NO_ACTION:
         raise ParseError(f"expected an event for PCR 0 to {PCR_COUNT - 1}, got {register}")
     if kind not in NAMES:
         raise ParseError(f"expected an event of a known type, got {kind:#x}")
-    if size > MAX_LOG_BYTES:
-        raise ParseError(f"expected event data of at most {MAX_LOG_BYTES} bytes, got {size}")
 
 
 def _is_fill(cursor: Cursor) -> bool:

@@ -20,7 +20,7 @@ from attestation.errors import ParseError
 from attestation.platforms import azure, tdx
 from attestation.platforms.tdx.quote import write_pem
 from attestation.trust.roots import PRODUCTION
-from client_sdk.inspection import jsontext, tcglog, wrapped
+from client_sdk.inspection import gpu, jsontext, tcglog, tokens, wrapped
 from client_sdk.inspection.files import inspect, inspect_files, offered
 from client_sdk.inspection.inspected import Given, Inspected, exit_code
 from enclave.simulator.amd import SimulatedAmd
@@ -199,6 +199,28 @@ def test_a_changed_or_cut_log_is_a_log_or_refused(bit: int, end: int) -> None:
             assert changed[32:46] != b"Spec ID Event0"
 
 
+def test_limits_of_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcglog, "MAX_EVENTS", 3)
+    found = inspect("log", tcg_logs.agile(), MAYBE)[0]
+    assert "at most 3 events" in text_of(found, "measurement") and "event 2" in values(found)
+    monkeypatch.setattr(tcglog, "MAX_LOG_BYTES", 99)
+    found = inspect("log", tcg_logs.agile(), MAYBE)[0]
+    assert "at most 99 bytes" in text_of(found, "format")
+
+
+def test_pcrs_that_are_more_than_24(tmp_path: Path) -> None:
+    quote = tmp_path / "quote"
+    for behind, expected in (
+        (b"", "not checked"),
+        (bytes(32), "malformed"),
+        (bytes(4096), "malformed"),
+    ):
+        quote.write_bytes(vtpm(tcg_logs.pcrs()) + behind)
+        found = inspect("quote", quote.read_bytes(), MAYBE)[0]
+        assert expected in said(found).values()
+        assert len(offered([quote], MAYBE).pcrs) == (0 if behind else 1)
+
+
 # HCL reports
 
 
@@ -349,6 +371,14 @@ def test_nvidia_payload(world: World, mine: Given) -> None:
     assert said(found[0]) == {"nonce": "passed"} and said(found[1])["gpu"] == "passed"
     other = inspect_json(payload(world, nonce="00" * 32), mine)
     assert said(other[0]) == {"nonce": "wrong-nonce"}
+
+
+def test_one_member_copied_with_its_quotation_marks(world: World, mine: Given) -> None:
+    found = inspect_json(json.dumps(payload(world)), mine)
+    assert [item.kind for item in found] == ["NVIDIA payload", "NVIDIA GPU report"]
+    assert inspect_json(world.evidence.quote.hex(), mine)[0].kind.startswith("TDX quote")
+    with pytest.raises(ParseError):
+        inspect_json("nothing of the kind", mine)
 
 
 BAD_DEVICES: dict[str, dict[str, object]] = {
@@ -516,7 +546,6 @@ NO_EVIDENCE = {
     "long text": {"text": "word " * 2000},
     "long hex": {"key": "ab" * 4000},
     "numbers": {"vector": list(range(256)) * 8},
-    "deep": functools.reduce(lambda inner, _: [inner], range(100), "x"),
 }
 
 
@@ -541,8 +570,26 @@ def test_bad_json(data: bytes) -> None:
         inspect("json", data, MAYBE)
 
 
+def test_evidence_under_a_key_that_stands_twice_is_refused(world: World) -> None:
+    quote = json.dumps(world.evidence.quote.hex()).encode()
+    with pytest.raises(ParseError, match="stands twice"):
+        inspect("json", b'{"quote_": ' + quote + b', "quote_": ' + quote + b"}", MAYBE)
+
+
+def nested(depth: int, inner: object) -> object:
+    return functools.reduce(lambda value, _: [value], range(depth), inner)
+
+
 def test_limits_of_json(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     quote = world.evidence.quote.hex()
+    assert inspect_json(nested(jsontext.MAX_DEPTH, quote))
+    with pytest.raises(ParseError, match="32 deep"):
+        inspect_json(nested(jsontext.MAX_DEPTH + 1, quote))
+    texts = functools.reduce(lambda value, _: json.dumps([value]), range(8), quote)
+    assert inspect_json(texts)
+    many = [device_json(world)] * (gpu.MAX_DEVICES + 1)
+    found = inspect_json(many)
+    assert said(found[0]) == {"format": "malformed"} and len(found) == 1
     monkeypatch.setattr(wrapped, "MAX_PARTS", 2)
     assert inspect_json([quote, quote])
     with pytest.raises(ParseError, match="at most 2 pieces"):
@@ -611,14 +658,22 @@ def test_tokens_are_named_and_are_no_evidence(signature: str, code: str) -> None
     issued = token(signature, iss="https://nras.example", exp=NOW, eat_nonce="ab")
     alone = inspect("token", issued.encode(), MAYBE)[0]
     inside = inspect_json([["JWT", issued], {"GPU-0": issued}])
-    tokens = [item for item in inside if item.kind.startswith("token")]
-    assert len(tokens) == 2
-    for found in (alone, *tokens):
+    named = [item for item in inside if item.kind.startswith("token")]
+    assert len(named) == 2
+    for found in (alone, *named):
         assert found.kind == "token of https://nras.example"
         assert said(found) == {"support": code} and values(found)["eat_nonce"] == "ab"
 
 
+def test_a_token_has_a_size_limit() -> None:
+    long = token(filler="x" * tokens.MAX_TOKEN_BYTES)
+    with pytest.raises(ParseError):
+        inspect("token", long.encode(), MAYBE)
+
+
 def test_a_token_with_broken_parts_is_named() -> None:
+    with pytest.raises(ParseError):
+        tokens.token("token", b"no.token", MAYBE)
     for broken in (f"{part({'alg': 'ES384'})}.{part([])}.c2ln", "eyJhbGciOiJ9.e30.c2ln"):
         found = inspect("token", broken.encode(), MAYBE)[0]
         assert found.kind == "token, malformed" and exit_code([found]) == 3
