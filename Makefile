@@ -23,10 +23,10 @@ dev: .venv/.ready ## the virtual environment with everything in it
 	@touch .venv/.ready
 
 demo: dev ## run the whole network, talk to it privately, audit it, attack it
-	$(PY) -m client_sdk.cli demo
+	$(PY) -m client_sdk demo
 
 up: dev ## keep the network running (Ctrl-C ends it)
-	$(PY) -m client_sdk.cli up
+	$(PY) -m client_sdk up
 
 test: dev ## everything that needs no hardware
 	$(TEST)

@@ -5,15 +5,18 @@ It holds no secret. Options on the command line win over it.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from attestation.errors import ParseError, UsageError
+from attestation.files import check_own, home, read_trusted, unusable
+from attestation.formats import toml
 from attestation.trust.policy import Policy
 
 DEFAULT_DIR = Path("~/.umay")
 NAME = "umay.toml"
+KEYS = ("url", "chain", "policy")
+MAX_CONFIG_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Saved:
 
     def text(self, name: str) -> str:
         """What the file says. Raises UsageError where it does not, or where there is no file."""
-        path = self.directory.expanduser() / NAME
+        path = home(self.directory) / NAME
         found = _saved(path).get(name)
         if not found:
             state = f"does not say {name}" if path.exists() else "does not exist"
@@ -55,13 +58,14 @@ def load(
 ) -> Config:
     """What was given, the rest from DIRECTORY/umay.toml. Raises UsageError for what lacks."""
     given = {"url": url, "chain": chain, "policy": policy}
-    saved = _saved(directory.expanduser() / NAME)
+    path = home(directory) / NAME
+    saved = _saved(path)
     found = {key: value or saved.get(key) for key, value in given.items()}
     for key, value in found.items():
         if not value:
             raise UsageError(
                 f"no {key}: give --{key}, or --dir of a network of `umay up` "
-                f"({directory.expanduser() / NAME} does not say it)"
+                f"({path} does not say it)"
             )
     return Config(str(found["url"]), str(found["chain"]), Path(str(found["policy"])))
 
@@ -71,16 +75,25 @@ def read_policy(path: Path) -> Policy:
     try:
         return Policy.from_toml(path.read_bytes())
     except OSError as error:
-        raise UsageError(f"policy: {path}: {error.strerror}") from None
+        raise unusable(f"policy: {path}", error) from None
     except ParseError as error:
         raise UsageError(f"{path}: {error}") from None
 
 
 def _saved(path: Path) -> dict[str, str]:
-    try:
-        values = tomllib.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    """What umay.toml says. Raises UsageError where another user could have written it, or the
+    policy that it names."""
+    data = read_trusted(path)
+    if data is None:
         return {}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: {error}") from None
-    return {key: value for key, value in values.items() if isinstance(value, str)}
+    try:
+        values = toml.read(data, what=str(path), limit=MAX_CONFIG_BYTES)
+        toml.check_keys(values, KEYS, where=f"{path}:")
+    except ParseError as error:
+        raise UsageError(str(error)) from None
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{path}: {key}: expected a string")
+    if Path(values.get("policy", "")).parent == path.parent:
+        check_own(Path(values["policy"]))
+    return values

@@ -18,6 +18,7 @@ from pathlib import Path
 from pytoniq_core import Cell
 
 from attestation.errors import ParseError, UmayError, Unavailable
+from attestation.formats.json import decode
 from contracts import node
 from contracts.codec import cell_from_boc
 
@@ -55,7 +56,7 @@ def load(name: str) -> Artefact:
 def parse(text: bytes) -> Artefact:
     """Read a build file; the code must have the hash it names. Raises ParseError."""
     try:
-        raw = json.loads(text)
+        raw = decode(text, what="build file")
         artefact = Artefact(
             source=str(raw["source"]),
             source_sha256=bytes.fromhex(raw["source_sha256"]),
@@ -78,7 +79,7 @@ def compile_source(name: str) -> bytes:
     done = subprocess.run(command, capture_output=True, timeout=120, check=False)
     if done.returncode != 0:
         raise Unavailable(f"compiling {name}: {done.stderr.decode(errors='replace')[-800:]}")
-    return (json.dumps(json.loads(done.stdout), indent=2) + "\n").encode()
+    return (json.dumps(decode(done.stdout, what="compiler"), indent=2) + "\n").encode()
 
 
 def build(name: str) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.formats.address import canonical
+from attestation.formats.json import decode
 from attestation.net.again import MAY_CHANGE, repeated, retry_after
 from attestation.net.http import Answer, Http
 from attestation.net.timing import Deadlines
@@ -230,8 +231,8 @@ def _opened(answer: Answer) -> Any:
 def _refused(answer: Answer) -> Any:
     """The JSON under an error status. Raises Unavailable where there is none."""
     try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError):
+        return decode(answer.body, what=answer.url)
+    except ParseError:
         raise answer.refusal() from None
 
 

@@ -18,6 +18,7 @@ from tonsdk.contract.wallet import WalletV4ContractR2
 from tonsdk.crypto import mnemonic_is_valid, mnemonic_to_wallet_key
 
 from attestation.errors import ParseError, Unavailable, UsageError
+from attestation.files import create, read_secret
 from contracts.chain import Chain, raw_address
 from contracts.codec import cell_from_boc
 from contracts.coin import shown
@@ -39,14 +40,8 @@ GAS_MARGIN = 10_000_000  # nano that a transfer must leave for its own fees
 def create_key(path: Path) -> SigningKey:
     """A new key in a new file, mode 0600. Raises UsageError where the file exists."""
     key = SigningKey.generate()
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise UsageError(f"{path}: a key file is there already") from error
-    with os.fdopen(handle, "w") as file:
-        file.write(bytes(key).hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    if not create(path, f"{bytes(key).hex()}\n".encode()):
+        raise UsageError(f"{path}: a key file is there already")
     return key
 
 
@@ -77,9 +72,10 @@ def _text(path: Path) -> str:
         if name not in os.environ:
             raise UsageError(f"{path}: expected the environment variable {name}, got none")
         return os.environ[name]
-    if path.stat().st_mode & 0o077:
-        raise UsageError(f"{path}: expected mode 0600, got one that others can read")
-    return path.read_text()
+    data = read_secret(path)
+    if data is None:
+        raise UsageError(f"{path}: there is no such key file")
+    return data.decode(errors="replace")
 
 
 class Wallet:
@@ -95,7 +91,7 @@ class Wallet:
     @classmethod
     def open(cls, chain: Chain, path: Path) -> Wallet:
         """The wallet of a key file, which is made where there is none, or of "env:NAME"."""
-        if path.exists() or str(path).startswith(ENVIRONMENT):
+        if str(path).startswith(ENVIRONMENT) or os.path.lexists(path):
             return cls(chain, *_load(path))
         return cls(chain, create_key(path))
 

@@ -17,7 +17,7 @@ def real_help() -> str:
     env = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     blocks = []
     for words in COMMANDS:
-        argv = [sys.executable, "-m", "client_sdk.cli", *words, "--help"]
+        argv = [sys.executable, "-m", "client_sdk", *words, "--help"]
         run = subprocess.run(argv, capture_output=True, text=True, env=env, check=True)
         blocks.append(
             f"```\n$ {' '.join(('umay', *words, '--help'))}\n{run.stdout.rstrip()}\n```\n"

@@ -18,7 +18,8 @@ TOPS = ("attestation", "contracts", "enclave", "client_sdk")
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("attestation.errors", "attestation.lazy"),
     ("attestation.arguments", "attestation.files", "attestation.wire"),
-    ("attestation.formats", "attestation.net"),
+    ("attestation.formats", "attestation.process"),
+    ("attestation.net",),
     ("attestation.x509", "attestation.log"),
     ("attestation.trust",),
     ("attestation.nvidia", "attestation.platforms"),

@@ -6,7 +6,9 @@ seconds and a gigabyte. No file of ours has more than a few, so a line with many
 
 from __future__ import annotations
 
+import difflib
 import tomllib
+from collections.abc import Iterable
 from typing import Any
 
 from attestation.arguments import expect
@@ -28,3 +30,18 @@ def read(data: bytes, *, what: str, limit: int) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         # ValueError: not UTF-8, not TOML, or a number longer than Python converts.
         raise ParseError(f"{what}: not TOML ({error})") from None
+
+
+def check_keys(found: Iterable[str], known: Iterable[str], *, where: str) -> None:
+    """Raises ParseError, which begins with `where`, for the first key that is not known: a typo
+    must not look like a setting that counts."""
+    expected = sorted(known)
+    for key in sorted(set(found) - set(expected)):
+        raise ParseError(f"{where} {key}: unknown key; {meant(key, expected)}")
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """A question for who mistyped a word, or all the words there are."""
+    expected = sorted(known)
+    near = difflib.get_close_matches(word, expected, 1)
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(expected)}"

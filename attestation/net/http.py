@@ -14,14 +14,14 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from attestation.errors import NotThere, Unavailable, UsageError
+from attestation.errors import NotThere, ParseError, Unavailable, UsageError
+from attestation.formats.json import decode
 from attestation.net.again import MAY_CHANGE, retry_after
 from attestation.net.route import Route
 from attestation.net.timing import Clock, Deadlines
@@ -67,8 +67,8 @@ class Answer:
         """The value in the body. Raises as `good`, and Unavailable for what is no JSON."""
         body = self.good()
         try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
+            return decode(body, what=self.url)
+        except ParseError:
             what = came(self.media_type, body)
             raise Unavailable(f"expected JSON from {self.url}, got {what}") from None
 

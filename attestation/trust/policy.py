@@ -126,6 +126,25 @@ def accept(step: str, what: str, got: str, accepted: frozenset[str] | None) -> N
         raise Refused(step, f"{what}-not-accepted", f"{what} {got} is not in the policy")
 
 
+KEYS = {
+    "": "version network freshness cpu gpu channel release model unsafe",
+    "network": "id log_contract log_code_hash log_origin log_key anchor max_anchor_age_s",
+    "freshness": "max_beacon_age_s challenge",
+    "cpu": "platforms tcb_status refuse_advisories min_tcb_evaluation_number "
+    "max_collateral_age_s families instances snp",
+    "cpu.snp": "signers min_tcb alias_check",
+    "cpu.snp.min_tcb": " ".join(SNP_TCB_PARTS),
+    "gpu": "count architectures min_driver revocation",
+    "channel": "pq",
+    "release": "name launch_ids engine_configs host_configs shapes",
+    "model": "name digest",
+    "unsafe": "simulated_roots",
+    "unsafe.simulated_roots": "intel amd nvidia_device nvidia_rim",
+}
+"""By table, so that a typo is named as one and not as the absence of what was meant. VM shapes
+have names of the writer's choice."""
+
+
 class _Section:
     """A table whose every key must be taken exactly once."""
 
@@ -133,10 +152,12 @@ class _Section:
         if not isinstance(value, dict):
             raise ParseError(f"policy: [{name}] is not a table")
         self.name, self.values = name, dict(value)
+        if name in KEYS:
+            toml.check_keys(value, KEYS[name].split(), where=self._place())
 
     def take(self, key: str) -> Any:
         if key not in self.values:
-            raise ParseError(f"policy: [{self.name}] {key} is absent; write it, if need be as any")
+            raise ParseError(f"{self._place()} {key} is absent; write it, if need be as any")
         return self.values.pop(key)
 
     def text(self, key: str, *allowed: str) -> str:
@@ -161,7 +182,9 @@ class _Section:
             raise ParseError(f"policy: [{self.name}] {key}: expected a list of strings")
         unknown = set(value) - allowed if allowed is not None else set()
         if unknown:
-            raise ParseError(f"policy: [{self.name}] {key}: unknown {sorted(unknown)[0]}")
+            word = min(unknown)
+            text = f"unknown {word}; {toml.meant(word, allowed or ())}"
+            raise ParseError(f"policy: [{self.name}] {key}: {text}")
         return frozenset(value)
 
     def digests(self, key: str) -> frozenset[bytes]:
@@ -216,8 +239,10 @@ class _Section:
         return MappingProxyType(floor)
 
     def finish(self) -> None:
-        if self.values:
-            raise ParseError(f"policy: [{self.name}] {min(self.values)}: unknown key")
+        toml.check_keys(self.values, (), where=self._place())
+
+    def _place(self) -> str:
+        return f"policy: [{self.name}]" if self.name else "policy:"
 
 
 def _read(top: _Section) -> Policy:

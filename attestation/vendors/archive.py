@@ -10,13 +10,12 @@ part. Nothing is deleted: what a machine was judged by stays readable.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from attestation.errors import ParseError, Unavailable, UsageError
+from attestation.files import own_directory, replace, unusable
 from attestation.formats import cbor
 from attestation.formats.collateral import MAX_PART_BYTES, Collateral
 from attestation.formats.dates import Window
@@ -27,17 +26,15 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Archive:
-    """One directory, made with mode 0700. Methods raise UsageError where it cannot be used."""
+    """One directory of this user's own, made with mode 0700. Methods raise UsageError where it
+    cannot be used, Unavailable as for a full disk."""
 
     def __init__(self, directory: Path) -> None:
         self._parts, self._sets, self._names = (
             directory / name for name in ("parts", "sets", "names")
         )
-        try:
-            for path in (directory, self._parts, self._sets, self._names):
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{directory}: {error.strerror}") from None
+        for path in (directory, self._parts, self._sets, self._names):
+            own_directory(path)
 
     def add(self, collateral: Collateral) -> bytes:
         """Keeps every part and the set. Returns the manifest's digest (32 bytes)."""
@@ -117,7 +114,7 @@ def _mark(place: Path, digest: str) -> None:
         place.mkdir(mode=0o700, exist_ok=True)
         (place / digest).touch(mode=0o600)
     except OSError as error:
-        raise UsageError(f"{place}: {error.strerror}") from None
+        raise unusable(place, error) from None
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -125,10 +122,6 @@ def _write(path: Path, data: bytes) -> None:
     try:
         if path.exists() and path.read_bytes() == data:
             return
-        with tempfile.NamedTemporaryFile(dir=path.parent.parent, delete=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        raise unusable(path, error) from None
+    replace(path, data)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from attestation.errors import Incomplete, UsageError
-from client_sdk.cli import DIRECTORY, FILE, SAVED, console, directory
+from client_sdk.commands.cli import DIRECTORY, FILE, SAVED, console, directory
 
 
 @click.group()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attestation.errors import ParseError, UsageError
+from attestation.files import unusable
 from attestation.formats.collateral import Collateral
 from attestation.trust.policy import Policy
 from attestation.vendors.archive import Archive
@@ -103,8 +104,8 @@ def boot_id(text: str) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Raises UsageError where that cannot be."""
+    """Raises UsageError or Unavailable where that cannot be."""
     try:
         path.write_bytes(data)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        raise unusable(path, error) from None

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from attestation.errors import ParseError, UsageError
+from attestation.files import open_own, unusable
 from attestation.formats import cbor
 from attestation.formats.digests import domain_digest, sha256
 from client_sdk.auditing.results import EntryVerdict
@@ -42,10 +44,10 @@ class State:
         self._path = path
         self._head = _line({"umay-audit-state": 3, "under": under.hex()})
         try:
-            self._file = path.open("r+b" if path.exists() else "w+b")
+            self._file = os.fdopen(open_own(path, os.O_RDWR), "r+b")
             self._entries = self._read()
         except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
+            raise unusable(path, error) from None
 
     def recall(self, index: int, leaf: bytes) -> EntryVerdict | None:
         """What verified earlier, without its report."""
@@ -92,7 +94,7 @@ class State:
             self._file.write(line)
             self._file.flush()
         except OSError as error:
-            raise UsageError(f"{self._path}: {error.strerror}") from None
+            raise unusable(self._path, error) from None
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -7,7 +7,6 @@ watch runs, and the feed has everything.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -16,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from attestation.errors import Unavailable, UsageError
+from attestation.errors import Unavailable
+from attestation.files import own_directory, replace
 from client_sdk.auditing.feed import atom
 from client_sdk.auditing.given import asked
 from client_sdk.auditing.results import Audit
@@ -53,10 +53,7 @@ class Rounds:
         warn: Callable[[str], None],
     ) -> Self:
         """Raises UsageError."""
-        try:
-            keep.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{keep}: {error.strerror}") from None
+        own_directory(keep)
         checked = check_url(webhook) if webhook else None
         return cls(keep, asking, checked, tell, warn, Told(keep / "alerts.jsonl"))
 
@@ -93,12 +90,8 @@ class Rounds:
 
     def _write_feed(self) -> None:
         """Whole or not at all, for readers meanwhile."""
-        new = self.keep / "feed.atom.new"
-        try:
-            new.write_bytes(atom(self.asking["contract"], self.told.alerts, started=self.started))
-            os.replace(new, self.keep / "feed.atom")
-        except OSError as error:
-            raise UsageError(f"{new}: {error.strerror}") from None
+        feed = atom(self.asking["contract"], self.told.alerts, started=self.started)
+        replace(self.keep / "feed.atom", feed, mode=0o644)
 
     def _send(self, new: list[Alert]) -> None:
         if self.webhook is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attestation.errors import UmayError, UsageError
+from attestation.files import open_own, read_trusted, unusable
 from client_sdk.auditing.results import Audit, Problem
 
 STALE_BEACON_S = 600
@@ -50,6 +51,10 @@ class Alert:
         return f"{self.severity}: {self.code}: {self.text}"
 
 
+MAX_TOLD_BYTES = 256 << 20
+"""Of a watch's alerts, some hundred bytes each."""
+
+
 class Told:
     """The alerts so far, one JSON line each, in the watcher's own file."""
 
@@ -57,7 +62,7 @@ class Told:
         """Raises UsageError for a file that cannot be used or is no such file."""
         self._path = path
         try:
-            data = path.read_bytes() if path.exists() else b""
+            data = read_trusted(path, limit=MAX_TOLD_BYTES) or b""
             whole = data[: data.rfind(b"\n") + 1]
             self.alerts = [_alert(line) for line in whole.splitlines()]
             cut_off = data[len(whole) :]
@@ -66,14 +71,14 @@ class Told:
             if cut_off:  # as it was written
                 os.truncate(path, len(whole))
         except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
+            raise unusable(path, error) from None
 
     def add(self, alerts: list[Alert]) -> None:
         try:
-            with self._path.open("a") as file:
+            with os.fdopen(open_own(self._path, os.O_WRONLY | os.O_APPEND), "a") as file:
                 file.writelines(json.dumps(alert.to_json()) + "\n" for alert in alerts)
         except OSError as error:
-            raise UsageError(f"{self._path}: {error.strerror}") from None
+            raise unusable(self._path, error) from None
         self.alerts += alerts
 
 

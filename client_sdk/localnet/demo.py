@@ -15,7 +15,7 @@ from typing import Any
 
 from attestation import wire
 from attestation.channel import bhttp
-from attestation.errors import ParseError, UmayError
+from attestation.errors import Incomplete, ParseError, UmayError
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
 from attestation.trust.anchor import Anchor
@@ -76,6 +76,25 @@ class Outcome:
     audit: Audit | None = None
     attacks: list[Attack] = field(default_factory=list)
     seconds: float = 0.0
+    failure: UmayError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 where everything held; 1 where the relay saw text, an attack passed or the audit
+        found a violation; else what kept it from being shown."""
+        if self.ok:
+            return 0
+        if self.relay_saw_plaintext or not all(attack.refused for attack in self.attacks):
+            return 1
+        if self.failure is not None:
+            return self.failure.exit_code
+        return (self.audit.exit_code if self.audit else 0) or Incomplete.exit_code
+
+    @property
+    def verdict(self) -> str:
+        if self.ok:
+            return "everything held"
+        return "NOT everything held" if self.exit_code == 1 else "NOT everything could be shown"
 
     @property
     def ok(self) -> bool:
@@ -119,8 +138,8 @@ class Demo:
         with self.network:
             try:
                 self._acts()
-            except UmayError:
-                pass  # the failed step is in the outcome, by name
+            except UmayError as error:
+                self.outcome.failure = error  # the failed step is in the outcome, by name
         self.outcome.seconds = time.monotonic() - began
         return self.outcome
 

@@ -7,13 +7,13 @@ make new keys at every start. Machines are simulated, and the policy written her
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
 from attestation.errors import Unavailable
+from attestation.files import replace
 from attestation.formats.digests import engine_digest
 from attestation.formats.measurement import measurement_digest
 from client_sdk.config import Config
@@ -27,7 +27,6 @@ from client_sdk.localnet.netfiles import (
     demo_model,
     model_digest,
     policy_toml,
-    write,
 )
 from client_sdk.localnet.supervisor import Child, Supervisor
 from client_sdk.presented import Place, fetch_places
@@ -38,7 +37,7 @@ from contracts.localnet.process import faucet
 from contracts.log_client import fetch_checkpoint
 from contracts.logservice.store import load_or_create_key
 
-UMAY = ("-m", "client_sdk.cli")
+UMAY = ("-m", "client_sdk")
 MODEL_NAME = "umay-demo"
 FAUCET_NANO = 100_000_000_000
 READY_SECONDS = 120.0
@@ -122,7 +121,7 @@ class Network:
         self.wait_ready(len(self.guests))
         self._write_policy(engines=self._engines())
         config = Config(self.relay, self.chain_url, self.files.policy)
-        write(self.files.config, config.to_toml())
+        replace(self.files.config, config.to_toml().encode())
 
     def start_proxy(self) -> str:
         """The local OpenAI endpoint; its base URL. The token is in the directory."""
@@ -184,7 +183,7 @@ class Network:
     def _start_log(self) -> None:
         self._tell("log")
         if not self.files.release.exists():
-            write(self.files.release, json.dumps(self._release(), sort_keys=True) + "\n")
+            self.files.write_json("release.json", self._release())
         log = self._umay(
             "log",
             "log serve",
@@ -205,8 +204,8 @@ class Network:
 
     def _release_index(self) -> int | None:
         """The log's first entry, while it is what the guests run."""
-        first = json.loads(self.files.release.read_text())
-        return 0 if first["measurement"] == self._measurement() else None
+        first = self.files.read_json("release.json")
+        return 0 if first.get("measurement") == self._measurement() else None
 
     def _measurement(self) -> str:
         registers = ask(self.files.socket(), {0: "measurement"})[1]
@@ -273,7 +272,7 @@ class Network:
                 for number, (digest, found) in enumerate(history.items(), 1)
             ),
         )
-        write(self.files.policy, policy_toml(facts))
+        replace(self.files.policy, policy_toml(facts).encode())
 
     def _start_anchoring(self) -> None:
         self._tell("anchoring")

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attestation.errors import ParseError, Unavailable, UsageError
+from attestation.files import create, home, own_directory, read_secret, read_trusted, replace
 from attestation.formats import cbor
 from attestation.formats.digests import domain_digest
+from attestation.formats.json import decode
 from client_sdk import policies
 
 NETWORK_ID = "umay-local"
@@ -56,14 +58,13 @@ class PolicyFacts:
 
 
 class Files:
-    """Paths under one directory, which is made with mode 0700."""
+    """Paths under one directory: this user's own, made with mode 0700 where there is none.
+
+    Raises UsageError where others could have prepared it.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory.expanduser().absolute()
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise UsageError(f"--dir: {self.directory}: {error.strerror}") from None
+        self.directory = own_directory(home(directory).absolute())
         self.policy = self.directory / "policy.toml"
         self.config = self.directory / "umay.toml"
         self.log_key = self.directory / "log.key"
@@ -88,16 +89,16 @@ class Files:
 
     def host_config(self, guest: GuestSpec) -> Path:
         path = self.directory / f"{guest.name}.toml"
-        path.write_text(host_config(guest))
+        replace(path, host_config(guest).encode())
         return path
 
     def api_token(self) -> str:
         """The proxy's bearer token, made once, mode 0600."""
-        if not self.token.exists():
-            handle = os.open(self.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write("umay-" + secrets.token_urlsafe(24) + "\n")
-        return self.token.read_text().strip()
+        token = read_secret(self.token)
+        if token is None:
+            create(self.token, f"umay-{secrets.token_urlsafe(24)}\n".encode())
+            token = read_secret(self.token) or b""
+        return token.decode().strip()
 
     def ports(self, names: tuple[str, ...]) -> dict[str, int]:
         """A port for every name: those of the last start, new ones for new names.
@@ -117,23 +118,15 @@ class Files:
         return dict(zip(names, _free_ports(len(names)), strict=True))
 
     def read_json(self, name: str) -> dict[str, object]:
-        try:
-            value = json.loads((self.directory / name).read_text())
-        except FileNotFoundError:
-            return {}
-        except ValueError:
-            raise ParseError(f"{self.directory / name}: not JSON") from None
-        return value if isinstance(value, dict) else {}
+        path = self.directory / name
+        data = read_trusted(path)
+        value = {} if data is None else decode(data, what=str(path))
+        if not isinstance(value, dict):
+            raise ParseError(f"{path}: expected a JSON object; remove it to begin anew")
+        return value
 
     def write_json(self, name: str, value: object) -> None:
-        write(self.directory / name, json.dumps(value, indent=1) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Replaces a file at once: a reader sees the old or the new one."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text)
-    fresh.replace(path)
+        replace(self.directory / name, f"{json.dumps(value, indent=1)}\n".encode())
 
 
 def demo_model() -> Path:

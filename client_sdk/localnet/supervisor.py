@@ -7,7 +7,6 @@ are started from the main thread only: the kernel ties their lives to the starti
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import queue
 import signal
@@ -20,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from attestation.errors import Unavailable
+from attestation.errors import EXIT_INTERNAL, ParseError, Unavailable
+from attestation.files import open_own, own_directory
+from attestation.formats.json import decode
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 8.0
@@ -62,8 +63,8 @@ class Child:
 
     def _parse(self, line: bytes) -> dict[str, Any]:
         try:
-            value = json.loads(line)
-        except ValueError:
+            value = decode(line, what=self.name)
+        except ParseError:
             value = None
         if not isinstance(value, dict):
             raise Unavailable(f"{self.name}: expected a JSON line when ready, got something else")
@@ -83,8 +84,7 @@ class Supervisor:
     """Starts and stops children; standard errors go to files under `directory`."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = own_directory(directory)
         self._children: list[Child] = []
 
     def __enter__(self) -> Self:
@@ -96,7 +96,7 @@ class Supervisor:
     def start(self, name: str, arguments: Sequence[str]) -> Child:
         """A child of this Python: `arguments` follow the interpreter."""
         errors = self._directory / f"{name}.err"
-        with errors.open("wb") as stderr:
+        with os.fdopen(open_own(errors, os.O_WRONLY | os.O_TRUNC), "wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -162,6 +162,6 @@ def _end_with_parent() -> Callable[[], None] | None:
     def ask() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
-            os._exit(1)
+            os._exit(EXIT_INTERNAL)
 
     return ask

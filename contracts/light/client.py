@@ -7,14 +7,14 @@ believed in nothing: what it gives is proven from that block on, or refused.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from attestation.errors import NotAuthentic, Refused, UsageError
+from attestation.errors import NotAuthentic, ParseError, Refused, UsageError
+from attestation.files import read_trusted, replace
+from attestation.formats.json import decode
 from attestation.trust.anchor import BlockRef
 from contracts.light.accounts import ProvenAccount, read_account
 from contracts.light.back import check_back
@@ -77,13 +77,14 @@ class TrustedBlock:
 
     def read(self) -> BlockId:
         """Raises UsageError where there is none, or something else."""
+        data = read_trusted(self.path)
+        if data is None:
+            raise UsageError(f"{self.path}: no trusted block; pin a key block first")
         try:
-            raw = json.loads(self.path.read_text())
+            raw = decode(data, what=str(self.path))
             root, file_hash = bytes.fromhex(raw["root_hash"]), bytes.fromhex(raw["file_hash"])
             seqno = raw["seqno"]
-        except FileNotFoundError:
-            raise UsageError(f"{self.path}: no trusted block; pin a key block first") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ParseError, ValueError, KeyError, TypeError) as error:
             text = (
                 f"{self.path}: no trusted block ({type(error).__name__}): remove it to begin anew"
             )
@@ -93,20 +94,13 @@ class TrustedBlock:
         return BlockId(MASTERCHAIN, WHOLE_SHARD, seqno, root, file_hash)
 
     def pin(self, block: BlockId) -> None:
-        """Write it, whole or not at all. Raises UsageError where that cannot be."""
+        """Write it, whole or not at all. Raises UsageError or Unavailable where that cannot be."""
         content = {
             "seqno": block.seqno,
             "root_hash": block.root_hash.hex(),
             "file_hash": block.file_hash.hex(),
         }
-        try:
-            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(file.name, self.path)
-        except OSError as error:
-            raise UsageError(f"{self.path}: {error.strerror}") from None
+        replace(self.path, json.dumps(content).encode())
 
     def move(self, block: BlockId) -> None:
         if block.seqno > self.read().seqno:

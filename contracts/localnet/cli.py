@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -23,15 +22,10 @@ def net() -> None:
 @click.option("--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT")
 def chain(directory: Path, listen: str) -> None:
     """Run the embedded chain: the real TVM, no validators, loopback only."""
-    from attestation.errors import UsageError
-    from contracts.localnet import __main__ as localnet
+    from attestation.files import own_directory
+    from contracts.localnet.server import become
 
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{directory}: {error.strerror}") from None
-    sys.argv = ["umay net chain", "--dir", str(directory), "--listen", listen]
-    localnet.main()
+    become(["--dir", str(own_directory(directory)), "--listen", listen])
 
 
 @net.command()

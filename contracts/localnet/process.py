@@ -10,11 +10,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from attestation.errors import Unavailable
+from attestation.errors import ParseError, Unavailable
+from attestation.formats.json import decode
 from attestation.net.http import Http
 from attestation.net.timing import Deadlines
 from contracts.chain import ToncenterV2, raw_address
-from contracts.localnet.__main__ import command
+from contracts.localnet.server import command
 
 STOP_SECONDS = 10
 LOCAL_TIMEOUT = 30.0
@@ -40,8 +41,8 @@ class LocalChain:
         )
         line = process.stdout.readline() if process.stdout else b""
         try:
-            return cls(json.loads(line)["listening"], process)
-        except (ValueError, KeyError) as error:
+            return cls(decode(line, what="embedded chain")["listening"], process)
+        except (ParseError, KeyError, TypeError) as error:
             process.kill()
             tail = process.stderr.read()[-400:].decode(errors="replace") if process.stderr else ""
             raise Unavailable(tail.strip() or "embedded chain: ended at once") from error

@@ -8,7 +8,6 @@ once, later ones together, at most one anchor per interval.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from attestation.errors import LogError, ParseError, UmayError, Unavailable
+from attestation.formats.json import decode
 from attestation.log import checkpoint
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.merkle import verify_consistency
@@ -144,7 +144,7 @@ def fetch_consistency(log_url: str, *, old: int, new: int) -> tuple[bytes, ...]:
     """The log's consistency proof, unchecked. Raises Unavailable or ParseError."""
     body = fetch(f"{log_url}/consistency?from={old}&to={new}")
     try:
-        hashes = tuple(bytes.fromhex(item) for item in json.loads(body)["hashes"])
+        hashes = tuple(bytes.fromhex(item) for item in decode(body, what="consistency")["hashes"])
     except (ValueError, KeyError, TypeError) as error:
         raise ParseError(f"consistency: expected JSON with hashes, got {error!r}") from error
     if len(hashes) > MAX_PROOF or any(len(item) != 32 for item in hashes):

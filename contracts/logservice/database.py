@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from attestation.errors import Unavailable
+from attestation.errors import Unavailable, UsageError
+from attestation.files import check_own, own_directory
 
 SCHEMA_VERSION = 2
 
@@ -72,11 +73,13 @@ class Sqlite:
 
     def __init__(self, directory: Path) -> None:
         """Raises Unavailable when another process holds it."""
-        directory.mkdir(parents=True, exist_ok=True)
+        own_directory(directory)
         self._held = _lock(directory / "lock")
         self._reading = threading.Lock()
-        self._writer = _connect(directory / "log.sqlite")
-        self._reader = _connect(directory / "log.sqlite")
+        self._path = directory / "log.sqlite"
+        with working(self._path):
+            self._writer = _connect(self._path)
+            self._reader = _connect(self._path)
 
     def close(self) -> None:
         self._writer.close()
@@ -84,19 +87,20 @@ class Sqlite:
         os.close(self._held)
 
     def all(self, query: str, arguments: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        with self._reading:
+        with self._reading, working(self._path):
             return self._reader.execute(query, arguments).fetchall()
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
-        self._writer.execute("BEGIN IMMEDIATE")
-        try:
-            yield _SqliteTransaction(self._writer)
-            self._writer.execute("COMMIT")
-        except BaseException:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-            raise
+        with working(self._path):
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield _SqliteTransaction(self._writer)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
 
 
 class _SqliteTransaction:
@@ -121,7 +125,23 @@ class _SqliteTransaction:
         self.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
+@contextmanager
+def working(path: Path) -> Iterator[None]:
+    """Turns what SQLite says of this machine, as of a full disk, into Unavailable, and what is
+    no database of its own into UsageError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"{path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+            raise  # a fault of ours
+        raise UsageError(f"{path}: {error}") from error
+
+
 def _connect(path: Path) -> sqlite3.Connection:
+    for name in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))):
+        check_own(name)
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")

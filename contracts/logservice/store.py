@@ -7,7 +7,6 @@ recomputes the root and compares it with the last checkpoint. No leaf is ever de
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import LogError, ParseError, UsageError
+from attestation.files import create, read_secret
 from attestation.formats.digests import sha256
 from attestation.formats.origin import check_origin
 from attestation.log import checkpoint as checkpoints
@@ -342,18 +342,13 @@ def load_or_create_key(path: Path, *, origin: str) -> Ed25519PrivateKey:
 
     Raises UsageError when others may read the file or it is of another origin.
     """
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        if path.stat().st_mode & 0o077:
-            raise UsageError(f"{path}: expected mode 0600, others may read it") from None
-        name, key = note.parse_signer(path.read_text().strip())
-        if name != origin:
-            raise UsageError(f"{path}: expected the key of {origin}, got of {name}") from None
-        return key
-    key = Ed25519PrivateKey.generate()
-    with os.fdopen(file, "w") as stream:
-        stream.write(note.signer_text(origin, key) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    found = read_secret(path)
+    if found is None:
+        key = Ed25519PrivateKey.generate()
+        if create(path, f"{note.signer_text(origin, key)}\n".encode()):
+            return key
+        found = read_secret(path) or b""  # another process was first
+    name, key = note.parse_signer(found.decode(errors="replace").strip())
+    if name != origin:
+        raise UsageError(f"{path}: expected the key of {origin}, got of {name}")
     return key

@@ -25,8 +25,8 @@ from attestation.errors import (
     Refused,
     UmayError,
     Unavailable,
-    UsageError,
 )
+from attestation.files import check_own, own_directory
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.cosignature import cosign
@@ -40,6 +40,7 @@ from attestation.log.note import (
     from_base64,
     from_decimal,
 )
+from contracts.logservice.database import working
 
 MAX_PROOF_LINES = 63
 MAX_BODY_BYTES = MAX_NOTE_BYTES + 4096
@@ -111,16 +112,18 @@ class Witness:
         confirm: Callable[[Checkpoint], None] = lambda head: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises UsageError where `path` cannot be used, ParseError for a name that is none."""
+        """Raises UsageError where `path` cannot be used, Unavailable as for a full disk,
+        ParseError for a name that is none."""
         check_name(name)
         self._name, self._key, self._logs = name, key, dict(logs)
         self._confirm, self._clock, self._lock = confirm, clock, threading.Lock()
-        try:
+        own_directory(path.parent)
+        check_own(path)
+        self._path = path
+        with working(path):
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise UsageError(f"{path}: {error}") from None
 
     def close(self) -> None:
         self._database.close()
@@ -163,7 +166,7 @@ class Witness:
 
     def _remember(self, request: AddCheckpoint, head: Checkpoint) -> None:
         """Raises _Conflict or LogError, and then nothing is remembered but the conflict."""
-        with self._lock, _transaction(self._database):
+        with self._lock, working(self._path), _transaction(self._database):
             self._check(request, head)
             row = (head.origin, head.size, head.root, request.note)
             self._database.execute("REPLACE INTO seen VALUES (?, ?, ?, ?)", row)

@@ -16,6 +16,15 @@ from attestation.formats.address import canonical
 from attestation.wire import MAX_CONFIG_BYTES
 from enclave.guest.engines.registry import DEFAULT
 
+KEYS = {
+    "network": ("id",),
+    "price": ("prompt", "completion", "payee"),
+    "epoch": ("length_s", "overlap_s", "lead_s"),
+    "gpu": ("count",),
+    "engine": ("name",),
+}
+"""Of every table; each is read where it is written."""
+
 MAX_PRICE = 10**15
 MAX_NETWORK, MAX_ADDRESS = 64, 128
 """Characters: a KeyBundle holds no longer network id, and no spelling of an address is longer."""
@@ -52,6 +61,7 @@ class HostConfig:
     def from_toml(cls, data: bytes) -> HostConfig:
         """Raises ParseError naming the key that is absent, unknown or out of range."""
         document = toml.read(data, what="host config", limit=MAX_CONFIG_BYTES)
+        toml.check_keys(document, KEYS, where="host config:")
         network, price = _table(document, "network"), _table(document, "price")
         epoch, gpu, engine = (_table(document, name, {}) for name in ("epoch", "gpu", "engine"))
         config = cls(
@@ -63,10 +73,6 @@ class HostConfig:
             engine=_text(engine, "name", MAX_ENGINE_NAME, DEFAULT),
             schedule=_schedule(epoch),
         )
-        tables = {"network": network, "price": price, "epoch": epoch, "gpu": gpu, "engine": engine}
-        for name, rest in tables.items():
-            _finish(name, rest)
-        _finish("", document)
         return config
 
     @property
@@ -94,6 +100,7 @@ def _table(document: dict[str, Any], name: str, default: object = None) -> dict[
     value = document.pop(name, default)
     if not isinstance(value, dict):
         raise ParseError(f"host config: expected a table [{name}]")
+    toml.check_keys(value, KEYS[name], where=f"host config: [{name}]")
     return dict(value)
 
 
@@ -119,8 +126,3 @@ def _number(
     if type(value) is not int or not least <= value <= most:
         raise ParseError(f"host config: {key}: expected a whole number from {least} to {most}")
     return value
-
-
-def _finish(name: str, rest: dict[str, Any]) -> None:
-    if rest:
-        raise ParseError(f"host config: [{name}] {min(rest)}: unknown key")

@@ -145,12 +145,13 @@ def retire(feed: str, token_file: Path) -> None:
     asked again.
     """
     from attestation.files import home
+    from attestation.formats.json import decode
     from enclave.host.feed import read_token
     from enclave.host.peer import Peer
 
     token = read_token(home(token_file))
     answer = Peer().submit(f"{feed.rstrip('/')}/retire", b"", token=token)
-    click.echo(json.dumps({"retired": True, **json.loads(answer)}))
+    click.echo(json.dumps({"retired": True, **decode(answer, what=feed)}))
 
 
 @host.command()

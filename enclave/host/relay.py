@@ -20,7 +20,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attestation import wire
-from attestation.errors import ParseError, Unavailable
+from attestation.errors import ParseError
+from attestation.files import open_own
 from attestation.net.cors import shared
 from enclave.host.forward import Forwarder, asked
 
@@ -91,7 +92,7 @@ class Relay:
 def recorded(app: ASGIApp, path: Path) -> ASGIApp:
     """`app`, with everything that it receives and sends appended to a file of mode 0600.
 
-    Raises Unavailable where that file cannot be written.
+    Raises UsageError where it is no file of this user, Unavailable as for a full disk.
     """
     write = _appender(path)
 
@@ -118,12 +119,7 @@ def recorded(app: ASGIApp, path: Path) -> ASGIApp:
 
 
 def _appender(path: Path) -> Callable[[bytes], None]:
-    try:
-        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.fchmod(number, 0o600)
-    except OSError as error:
-        raise Unavailable(f"record: {path}: {error.strerror}") from None
-    file = os.fdopen(number, "ab", buffering=0)
+    file = os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)
 
     def write(data: bytes) -> None:
         file.write(data)

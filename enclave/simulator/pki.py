@@ -8,7 +8,6 @@ one state directory means one PKI, byte for byte, after any restart.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from attestation.errors import UsageError
+from attestation.files import create, own_directory, read_secret
 from attestation.formats.dates import lapse, seconds
 
 NOT_BEFORE = datetime(2024, 1, 1, tzinfo=UTC)
@@ -72,28 +72,19 @@ def load_or_make_key(
     state_dir: Path, name: str, curve: ec.EllipticCurve | None = None
 ) -> ec.EllipticCurvePrivateKey:
     """The key `name` of this state directory, made on first use (P-256 unless said)."""
-    path = state_dir / f"{name}.key"
-    if not path.exists():
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _store(path, ec.generate_private_key(curve or ec.SECP256R1()))
-    key = load_pem_private_key(path.read_bytes(), None)
+    path = own_directory(state_dir) / f"{name}.key"
+    pem = read_secret(path)
+    if pem is None:
+        made = ec.generate_private_key(curve or ec.SECP256R1())
+        create(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        pem = read_secret(path) or b""  # of two starters the first wins
+    try:
+        key = load_pem_private_key(pem, None)
+    except ValueError:
+        raise UsageError(f"{path}: expected a key in PEM; remove it to make a new one") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise UsageError(f"{path}: expected an elliptic-curve key")
     return key
-
-
-def _store(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    scratch = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-    try:
-        os.link(scratch, path)  # the first of two starters wins, the other reads its key
-    except FileExistsError:
-        pass
-    finally:
-        scratch.unlink()
 
 
 def name(common_name: str, serial: str | None = None) -> x509.Name:

@@ -73,9 +73,10 @@ def test_what_could_not_be_checked_is_neither_forged_nor_refused() -> None:
 
 
 def test_verify_raises_not_checked_with_the_step_and_the_report(world: World) -> None:
+    """Callers cannot leave these arguments out; what the plan does then holds all the same."""
     presented, _ = world.logged(world.presented())
     with pytest.raises(NotChecked) as caught:
-        Verifier(world.policy).verify(presented, anchor=None, beacon=world.beacon, now=NOW)  # type: ignore[arg-type]
+        Verifier(world.policy)._verify(presented, None, world.beacon, NOW)  # type: ignore[arg-type]
     error = caught.value
     assert (error.step, error.code, error.exit_code) == ("log", "not-checked", 6)
     assert error.report is not None and not error.report.ok and not error.report.failed
@@ -85,7 +86,7 @@ def test_verify_raises_not_checked_with_the_step_and_the_report(world: World) ->
 def test_a_missing_beacon_is_not_checked_too(world: World) -> None:
     presented, anchor = world.logged(world.presented())
     with pytest.raises(NotChecked, match="freshness: no beacon block was read"):
-        Verifier(world.policy).verify(presented, anchor=anchor, beacon=None, now=NOW)  # type: ignore[arg-type]
+        Verifier(world.policy)._verify(presented, anchor, None, NOW)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

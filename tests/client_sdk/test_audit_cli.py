@@ -12,7 +12,7 @@ import pytest
 from tests.attestation.test_policy import GOOD
 from tests.helpers.waiting import HANG_S
 
-UMAY = [sys.executable, "-m", "client_sdk.cli", "audit"]
+UMAY = [sys.executable, "-m", "client_sdk", "audit"]
 CONTRACT = ["--contract", "0:" + "ab" * 32, "--chain", "http://127.0.0.1:9"]
 
 
@@ -68,8 +68,8 @@ def test_a_mistake_has_its_exit_code(place: Path, words: list[str], code: int, s
 @pytest.mark.parametrize(
     ("chain", "expected"),
     [
-        ("http://127.0.0.1:9", {"kind": "Unavailable", "exit_code": 5}),
-        ("lite:nowhere.json", {"kind": "UsageError", "exit_code": 2}),
+        ("http://127.0.0.1:9", {"code": "unavailable", "exit_code": 5}),
+        ("lite:nowhere.json", {"code": "usage", "exit_code": 2}),
     ],
 )
 def test_json_says_the_error_too(place: Path, chain: str, expected: dict[str, object]) -> None:

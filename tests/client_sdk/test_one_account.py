@@ -147,7 +147,7 @@ COMMANDS = {
 def test_a_command_names_the_option(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "policy.toml").write_text(GOOD)
     done = subprocess.run(
-        [sys.executable, "-m", "client_sdk.cli", *words, "0:" + "ab" * 31],
+        [sys.executable, "-m", "client_sdk", *words, "0:" + "ab" * 31],
         cwd=tmp_path,
         capture_output=True,
         text=True,

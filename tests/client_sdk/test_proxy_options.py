@@ -16,7 +16,7 @@ from tests.helpers.raw_server import ConnectProxy, answer, authority, head_of, s
 
 def umay(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
-    argv = [sys.executable, "-m", "client_sdk.cli", *words]
+    argv = [sys.executable, "-m", "client_sdk", *words]
     return subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
 
 

@@ -23,8 +23,8 @@ from contracts import chain as chain_module
 from contracts import node
 from contracts.chain import ToncenterV2, raw_address
 from contracts.endpoint import toncenter
-from contracts.localnet.__main__ import command
 from contracts.localnet.process import LocalChain
+from contracts.localnet.server import command
 from contracts.reader import read_anchor
 from contracts.wallet import Wallet, create_key, external_message, internal_message, load_key
 from tests.helpers.places import VECTORS

@@ -92,7 +92,7 @@ class Network:
         )
         self.contract = deploy(self.chain, wallet, genesis).address
         self.loop = Child(
-            *("-m", "client_sdk.cli", "log", "anchor", "--log", self.url, "--chain", local.url),
+            *("-m", "client_sdk", "log", "anchor", "--log", self.url, "--chain", local.url),
             *("--contract", self.contract, "--wallet", str(directory / "wallet")),
             *("--interval", "0.2"),
         )

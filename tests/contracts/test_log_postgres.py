@@ -312,7 +312,7 @@ class Served:
     """`umay log serve` on a database, at an address of its own."""
 
     def __init__(self, directory: Path, where: str) -> None:
-        command = [sys.executable, "-m", "client_sdk.cli", "log", "serve", "--origin", ORIGIN]
+        command = [sys.executable, "-m", "client_sdk", "log", "serve", "--origin", ORIGIN]
         (directory / "release").write_bytes(b"manifest")
         options = {"database": "env:UMAY_LOG_DATABASE", "listen": "127.0.0.1:0"}
         options |= {"key": "key", "policy": "policy", "chain": "http://127.0.0.1:9"}
@@ -365,6 +365,6 @@ MISTAKES = {
 def test_a_log_lives_in_one_place(tmp_path: Path, words: list[str], said: str) -> None:
     given = ["--listen", "127.0.0.1:0", "--origin", ORIGIN, "--key", str(tmp_path / "key")]
     more = ["--policy", str(tmp_path / "policy"), "--chain", "http://127.0.0.1:9"]
-    command = [sys.executable, "-m", "client_sdk.cli", "log", "serve", *given, *more, *words]
+    command = [sys.executable, "-m", "client_sdk", "log", "serve", *given, *more, *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 2 and said in done.stderr

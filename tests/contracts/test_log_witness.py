@@ -23,6 +23,7 @@ from attestation.log.checkpoint import Checkpoint
 from attestation.log.cosignature import cosign, cosigned_at
 from attestation.log.merkle import Tree
 from attestation.log.note import COSIGNATURE, Note, Signature, VerifierKey
+from contracts.logservice.database import working
 from contracts.logservice.witness import MAX_BODY_BYTES, SIZE, AddCheckpoint, Answer, Witness
 from contracts.logservice.witness_server import create_app
 
@@ -315,3 +316,16 @@ def test_a_request_has_one_spelling(data: bytes | int) -> None:
     except ParseError:
         return
     assert parsed.to_bytes() == data
+
+
+def test_a_full_disk_is_not_now_and_nothing_is_remembered(witness: Witness) -> None:
+    assert holds(witness.add(request(0, 100)), 100)
+    database = witness._database
+    pages = database.execute("PRAGMA page_count").fetchone()[0]
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    row = (b"x" * 100_000,)
+    with pytest.raises(Unavailable, match=r"/seen: database or disk is full"):  # noqa: SIM117
+        with working(witness._path):
+            database.execute("INSERT INTO conflict VALUES (?)", row)
+    assert witness.conflicts() == []
+    assert holds(witness.add(request(100, 200)), 200)

@@ -283,7 +283,7 @@ def test_a_witness_that_is_none(url: str, vkey: str) -> None:
 
 class Command:
     def __init__(self, directory: Path, *words: str) -> None:
-        command = [sys.executable, "-m", "client_sdk.cli", "log", *words]
+        command = [sys.executable, "-m", "client_sdk", "log", *words]
         self.process = subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self.ready = json.loads(self.process.stdout.readline())
@@ -351,7 +351,7 @@ def test_log_and_witness_by_their_commands(tmp_path: Path) -> None:
 
 def test_a_ton_witness_needs_all_three(tmp_path: Path) -> None:
     words = ["witness", "--state", "s", "--listen", "127.0.0.1:0", "--name", "w", "--key", "k"]
-    command = [sys.executable, "-m", "client_sdk.cli", "log", *words, "--follow", LOG.to_text()]
+    command = [sys.executable, "-m", "client_sdk", "log", *words, "--follow", LOG.to_text()]
     done = subprocess.run(
         [*command, "--contract", "0:" + "ab" * 32],
         cwd=tmp_path,

@@ -16,7 +16,7 @@ CHECKS = ["measurement", "binding", "gpu", "cpu-attributes", "log", "replay"]
 @pytest.mark.e2e
 def test_the_demo_holds() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "client_sdk.cli", "demo", "--json"],
+        [sys.executable, "-m", "client_sdk", "demo", "--json"],
         capture_output=True,
         text=True,
         timeout=HANG_S,

@@ -30,7 +30,7 @@ from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
 
 pytestmark = pytest.mark.e2e
-UMAY = [sys.executable, "-m", "client_sdk.cli"]
+UMAY = [sys.executable, "-m", "client_sdk"]
 PROMPT = "Tell me a long story about the moon and the sea, please."
 
 

@@ -59,7 +59,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed"),
 ]
-UMAY = [sys.executable, "-m", "client_sdk.cli"]
+UMAY = [sys.executable, "-m", "client_sdk"]
 LEAKED_KEY = 3
 MANIFEST = bytes(31) + b"\1"
 

@@ -547,7 +547,7 @@ def agent_command(net: Net, tmp_path: Path, **changes: str) -> list[str]:
         **changes,
     }
     flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return [sys.executable, "-m", "client_sdk.cli", "host", "agent", *flags]
+    return [sys.executable, "-m", "client_sdk", "host", "agent", *flags]
 
 
 def test_sigterm_ends_the_agent_with_a_stream_open(net: Net, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_place_that_cannot_be_is_named(tmp_path: Path) -> None:
 def command(url: str, token_file: Path) -> subprocess.CompletedProcess[str]:
     words = ["host", "retire", "--feed", url, "--token-file", str(token_file)]
     return subprocess.run(
-        [sys.executable, "-m", "client_sdk.cli", *words],
+        [sys.executable, "-m", "client_sdk", *words],
         capture_output=True,
         check=False,
         text=True,

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from attestation import wire
-from attestation.errors import Unavailable
+from attestation.errors import UsageError
 from client_sdk.localnet.spying import saw
 from enclave.host.relay import Relay, recorded
 from tests.enclave.test_host_agent import BAD_PATHS
@@ -210,7 +210,7 @@ def test_a_record_of_others_becomes_the_owner_s_alone(tmp_path: Path) -> None:
     recorded(Relay(()).app(), path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_bytes() == b"before\n"
-    with pytest.raises(Unavailable):
+    with pytest.raises(UsageError, match="No such file"):
         recorded(Relay(()).app(), tmp_path / "none" / "record")
 
 
@@ -218,7 +218,7 @@ def test_the_command_serves_and_says_so(nets: tuple[Net, Net], tmp_path: Path) -
     words = ["host", "relay", "--listen", "127.0.0.1:0", "--record", str(tmp_path / "r")]
     for net in nets:
         words += ["--upstream", net.url]
-    command = [sys.executable, "-m", "client_sdk.cli", *words]
+    command = [sys.executable, "-m", "client_sdk", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             url = json.loads(process.stdout.readline())["listening"]

@@ -1,0 +1,252 @@
+"""How a process of Umay begins and ends: one line for every failure, and its exit code.
+
+Invariants: exit code 1 means that a violation was found, so nothing else ends with it; no
+traceback is shown, since it could hold prompts and keys, unless UMAY_TRACEBACK=1 asks for one;
+in an enclave never.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+
+from attestation.errors import EXIT_INTERNAL, UmayError, Unavailable, UsageError
+from attestation.files import unusable
+
+EXIT_INTERRUPTED = 128 + 2
+EXIT_NOBODY_READS = 128 + 13
+TRACEBACK = "UMAY_TRACEBACK"
+ROOMS = ("attestation", "contracts", "enclave", "client_sdk")
+IMPORT_PAUSE_S = 0.05
+MAX_LINE = 2000
+"""Characters of a failure's line."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended a command: `code` is a stable word, `text` one line for people."""
+
+    exit_code: int
+    code: str
+    text: str
+    step: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        step = {"step": self.step} if self.step else {}
+        return {**step, "code": self.code, "message": self.text, "exit_code": self.exit_code}
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What any exception means to whoever ran the command."""
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.filename is None:  # nothing that the caller named
+            error = Unavailable(f"the operating system says: {error.strerror}")
+        else:
+            error = unusable(error.filename, error)
+    if isinstance(error, MemoryError):
+        error = Unavailable("this machine's memory is used up")
+    if isinstance(error, ModuleNotFoundError) and _foreign(error.name):
+        error = UsageError(
+            f"the package {error.name} is not installed; this command needs an extra: "
+            "python -m pip install 'umay[proxy]' (or [host], [log], [guest], [openai])"
+        )
+    if isinstance(error, UmayError) and error.exit_code != EXIT_INTERNAL:
+        step = getattr(error, "step", "")
+        return Failure(error.exit_code, error.code, one_line(str(error)), step)
+    text = (
+        f"a fault of Umay itself ({type(error).__name__} in {_place(error)}), which says nothing "
+        "about what was asked. Please report this line on the repository's issue page, or as "
+        f"SECURITY.md says. {TRACEBACK}=1 shows more, and may show prompts and keys"
+    )
+    return Failure(EXIT_INTERNAL, UmayError.code, text)
+
+
+def run(
+    name: str,
+    command: Callable[[], int | None],
+    *,
+    traces: bool = True,
+    told: Callable[[Failure], None] = lambda failure: None,
+) -> int:
+    """Runs a process's command; its exit code.
+
+    `told` hears of a failure after standard error has its line; `traces` is False where not
+    even UMAY_TRACEBACK may show what memory holds.
+    """
+    traces = traces and os.environ.get(TRACEBACK) == "1"
+    try:
+        _prepare(name, traces)
+        code = _run(name, command, traces, told)
+        return EXIT_INTERRUPTED if _interrupted_late() else code
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _interrupted_late()
+        return EXIT_INTERRUPTED
+
+
+def _run(
+    name: str, command: Callable[[], int | None], traces: bool, told: Callable[[Failure], None]
+) -> int:
+    try:
+        code = _ended(command)
+        _flush()
+        return code
+    except BrokenPipeError:
+        return _nobody_reads()
+    except Exception as error:
+        return _failed(name, error, traces, told)
+
+
+def interrupt(_number: int, frame: FrameType | None) -> None:
+    """What Ctrl-C does, for signal.signal. Within an import it waits until that has ended:
+    extension modules swallow what is raised there."""
+    if not _importing(frame) or not hasattr(signal, "setitimer"):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, IMPORT_PAUSE_S)
+
+
+def tell(name: str, text: str) -> None:
+    """One line on standard error, where there is one."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{name}: {one_line(text)}\n")
+        sys.stderr.flush()
+
+
+def one_line(text: str) -> str:
+    """Without line breaks and control characters: what a server says must not steer a terminal."""
+    shown = "".join(char if char.isprintable() else " " for char in text)
+    line = " ".join(shown.split())
+    return line if len(line) <= MAX_LINE else line[:MAX_LINE] + " …"
+
+
+def _failed(name: str, error: Exception, traces: bool, told: Callable[[Failure], None]) -> int:
+    failure = failure_of(error)
+    tell(name, failure.text)
+    if traces:
+        _show(error)
+    try:
+        told(failure)
+        _flush()
+    except (OSError, ValueError):  # standard output is what failed
+        _nobody_reads()
+    return failure.exit_code
+
+
+def _ended(command: Callable[[], int | None]) -> int:
+    try:
+        return command() or 0
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        raise UmayError(str(end.code)) from None
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _nobody_reads()
+        raise unusable("standard output", error) from None
+
+
+def _nobody_reads() -> int:
+    """So that nothing is written there at the end either, and no verdict is claimed."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return EXIT_NOBODY_READS
+
+
+def _interrupted_late() -> bool:
+    """Whether a Ctrl-C still waits, which the process then ends without."""
+    return hasattr(signal, "setitimer") and signal.setitimer(signal.ITIMER_REAL, 0)[0] > 0
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _prepare(name: str, traces: bool) -> None:
+    """Standard streams that exist and take every character; nothing beside our own lines."""
+    import logging
+    import threading
+    import warnings
+
+    signal.signal(signal.SIGINT, interrupt)
+    for number, mode in enumerate(("r", "w", "w")):
+        _exist(number, mode)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    if traces:
+        return
+    threading.excepthook = lambda failed: tell(
+        name, f"a part stopped: {failure_of(failed.exc_value or MemoryError()).text}"
+    )
+    sys.unraisablehook = lambda _: None
+    make = logging.getLogRecordFactory()
+
+    def without_traceback(*args: object, **named: object) -> logging.LogRecord:
+        record = make(*args, **named)
+        if record.exc_info and record.exc_info[1]:
+            kind = type(record.exc_info[1]).__name__
+            record.msg, record.args = f"{record.getMessage().strip()} ({kind})", ()
+        record.exc_info = record.exc_text = record.stack_info = None
+        return record
+
+    logging.setLogRecordFactory(without_traceback)
+
+
+def _exist(number: int, mode: str) -> None:
+    """A closed standard stream leads nowhere: else the next file that is opened gets its number,
+    and our lines go into that file."""
+    try:
+        os.fstat(number)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened != number:
+            os.dup2(opened, number)
+            os.close(opened)
+    name = ("stdin", "stdout", "stderr")[number]
+    if getattr(sys, name) is None:
+        setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _foreign(module: str | None) -> bool:
+    return bool(module) and str(module).partition(".")[0] not in ROOMS
+
+
+def _place(error: BaseException) -> str:
+    """The last line of our own that it passed; nothing of what was at work there."""
+    place, trace = "an unknown place", error.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] in (*ROOMS, "__main__"):
+            place = f"{module}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+def _show(error: BaseException) -> None:
+    import traceback
+
+    tell(TRACEBACK, "what follows may hold prompts and keys: read it before you send it")
+    with suppress(OSError, ValueError):
+        traceback.print_exception(error)

@@ -1,0 +1,323 @@
+"""Every command ends with one clear line and its exit code, however early something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attestation.errors import Unavailable, UsageError
+from client_sdk.auditing.results import Audit
+from client_sdk.localnet.demo import Demo, Outcome
+from client_sdk.localnet.drills import Attack
+from contracts import node
+from contracts.localnet.server import become
+from tests.helpers.places import ROOT
+
+HANG_S = 1800
+
+
+def umay(
+    *words: str, module: str = "client_sdk", setup: Callable[[], None] | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        timeout=HANG_S,
+        preexec_fn=setup,
+    )
+
+
+def clear(done: subprocess.CompletedProcess[str], code: int, said: str = "") -> None:
+    text = done.stdout + done.stderr
+    assert done.returncode == code and said in text, text
+    assert "Traceback" not in text and 'File "' not in text
+
+
+# Importing
+
+
+def test_the_root_imports_no_room() -> None:
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom client_sdk.cli import umay\n"
+        "assert CliRunner().invoke(umay, ['--help']).exit_code == 0\n"
+        "print(*[n for n in sys.modules if n.split('.')[0] in "
+        "('attestation', 'contracts', 'enclave', 'client_sdk')])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=env)
+    face = {"client_sdk", "attestation", "attestation.lazy", "attestation.errors"}
+    assert set(done.stdout.decode().split()) <= face | {"client_sdk.cli"}
+
+
+EARLY = {
+    "the root": ("client_sdk", ("client", "verify"), "click"),
+    "a group": ("client_sdk", ("audit", "inspect", __file__), "client_sdk.commands.cli"),
+    "what a command needs": ("client_sdk", ("client", "verify"), "attestation.trust.policy"),
+    "a guest": ("enclave.guest", (), "cryptography"),
+    "a simulator": ("enclave.simulator", (), "lxml"),
+}
+
+
+@pytest.mark.parametrize(("module", "words", "while_importing"), EARLY.values(), ids=EARLY)
+def test_ctrl_c_in_the_first_second_is_no_traceback(
+    module: str, words: tuple[str, ...], while_importing: str
+) -> None:
+    """-X importtime writes a line as each module has been imported."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", module, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stderr
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if line.decode().rpartition("|")[2].strip().startswith(while_importing):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read().decode()
+    assert process.wait(HANG_S) == 130, rest
+    assert "Traceback" not in rest and "KeyboardInterrupt" not in rest
+
+
+# What a machine lacks
+
+
+def full_disk() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+SERVE = [
+    "log",
+    "serve",
+    "--dir",
+    "log",
+    "--listen",
+    "127.0.0.1:0",
+    "--origin",
+    "o.example/log",
+    "--policy",
+    "p",
+]
+SERVE += ["--chain", "http://127.0.0.1:1/api/v2"]
+WRITERS = {
+    "up": ("up", "--dir", "new"),
+    "a wallet": ("net", "wallet", "--chain", "http://127.0.0.1:1/api/v2", "--wallet", "key"),
+    "a policy": ("client", "policy", "make", "network.toml", "--out", "policy.toml"),
+    "a log": (*SERVE, "--key", "key"),
+    "a log's database": (*SERVE, "--key", "log.key"),
+    "a simulator": ("enclave.simulator", "--socket", "s", "--state", "state"),
+}
+
+
+@pytest.mark.parametrize("words", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    from contracts.logservice.store import load_or_create_key
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "network.toml").write_text("")
+    if "log.key" in words:
+        load_or_create_key(tmp_path / "log.key", origin="o.example/log")
+    if words[0] == "enclave.simulator":
+        done = umay(*words[1:], module=words[0], setup=full_disk)
+    else:
+        done = umay(*words, setup=full_disk)
+    clear(done, 2 if words[1] == "policy" else 5)
+    assert len(done.stderr.splitlines()) == 1
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_machine_without_node_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "_from_path", lambda: None)
+    monkeypatch.setattr(node, "_from_wheel", lambda: None)
+    with pytest.raises(Unavailable, match="install Node"):
+        become([])
+    monkeypatch.setattr(node, "_from_path", lambda: node.Node(("/no/such/node",), ("npm",)))
+    with pytest.raises(Unavailable, match=r"/no/such/node: does not start .*install Node"):
+        become([])
+
+
+def test_an_old_node_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, answer in (("node", "v12.22.9"), ("npm", "6")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {answer}\n")
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert node._from_path() is None
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_port_that_is_taken(tmp_path: Path, taken: str) -> None:
+    (tmp_path / "ports.json").write_text(json.dumps({"chain": int(taken.rpartition(":")[2])}))
+    tmp_path.chmod(0o700)
+    clear(umay("up", "--dir", str(tmp_path)), 5, "is taken")
+    clear(umay("host", "relay", "--listen", taken, "--upstream", "http://127.0.0.1:1"), 5, taken)
+    done = umay("--dir", str(tmp_path / "chain"), "--listen", taken, module="contracts.localnet")
+    clear(done, 5, "EADDRINUSE")
+
+
+# What is in a file's place
+
+NONSENSE: dict[str, Callable[[Path], object]] = {
+    "a directory": lambda path: path.mkdir(),
+    "not UTF-8": lambda path: path.write_bytes(b"\xff\xfe"),
+    "nested too deeply": lambda path: path.write_text("url = " + "[" * 200_000),
+    "another user's choice": lambda path: (path.write_text(""), path.chmod(0o666)),
+    "a link": lambda path: path.symlink_to("/dev/null"),
+    "a typo": lambda path: path.write_text('polcy = "policy.toml"\n'),
+}
+
+
+@pytest.mark.parametrize("make", NONSENSE.values(), ids=NONSENSE)
+def test_a_config_that_cannot_be_read_is_usage(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "umay.toml")
+    done = umay("client", "verify", "--json", "--dir", str(tmp_path))
+    clear(done, 2, f"{tmp_path}/umay.toml")
+    said = json.loads(done.stdout)
+    assert said["ok"] is False and said["error"]["code"] == "usage"
+    assert f"umay: {said['error']['message']}\n" == done.stderr
+
+
+def test_a_typo_is_named_with_what_was_meant(tmp_path: Path) -> None:
+    (tmp_path / "umay.toml").write_text('polcy = "policy.toml"\n')
+    done = umay("client", "verify", "--dir", str(tmp_path))
+    clear(done, 2, f"{tmp_path}/umay.toml: polcy: unknown key; did you mean policy?")
+
+
+# What a server answers
+
+ANSWERS = {
+    "200,000 open brackets": b"[" * 200_000,
+    "200,000 nested results": b'{"ok":true,"result":' * 200_000,
+    "a result that Python just stands": b'{"ok":true,"result":' + b"[" * 900 + b"]" * 900 + b"}",
+    "a page": b"<html>Log in</html>",
+    "nothing": b"",
+}
+
+
+@pytest.fixture
+def endpoint() -> Iterator[tuple[str, list[bytes]]]:
+    answers: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(answers[0])))
+            self.end_headers()
+            self.wfile.write(answers[0])
+
+        do_GET = do_POST
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", answers
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_an_endpoint_s_rubbish_is_the_endpoint_s(
+    tmp_path: Path, endpoint: tuple[str, list[bytes]], answer: bytes
+) -> None:
+    url, answers = endpoint
+    answers.append(answer)
+    clear(umay("net", "wallet", "--chain", f"{url}/api/v2", "--wallet", f"{tmp_path}/key"), 5, url)
+    done = umay("net", "faucet", "--chain", url, "--to", "0:" + "1" * 64)
+    clear(done, 5, f"{url}/local/faucet")
+    retired = umay("host", "retire", "--feed", url)
+    assert retired.returncode not in (1, 70) and "Traceback" not in retired.stderr
+
+
+# The demo
+
+
+def failing(error: Exception) -> Callable[[Any], None]:
+    def start(self: Any) -> None:
+        raise error
+
+    return start
+
+
+@pytest.mark.parametrize("error", [Unavailable("chain: not ready"), UsageError("no model")])
+def test_a_demo_that_cannot_start_found_no_violation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: UsageError | Unavailable
+) -> None:
+    monkeypatch.setattr("client_sdk.localnet.devnet.Network.start", failing(error))
+    outcome = Demo(tmp_path / "demo").run()
+    assert not outcome.ok and outcome.exit_code == error.exit_code
+    assert outcome.steps == [("start", f"failed: {error}")]
+    assert outcome.verdict == "NOT everything could be shown"
+
+
+def test_what_the_demo_finds_is_its_exit_code() -> None:
+    assert Outcome(relay_saw_plaintext=True, failure=Unavailable("x")).exit_code == 1
+    passed = Attack("a replayed request", "replay", (), "answered twice")
+    assert Outcome(attacks=[passed]).exit_code == 1
+    assert Outcome(attacks=[passed]).verdict == "NOT everything held"
+    assert Outcome().exit_code == 6
+    broken = Audit("c")
+    broken.violation("tree", "x")
+    assert Outcome(audit=broken).exit_code == 1
+
+
+def test_a_demo_on_a_full_disk(tmp_path: Path) -> None:
+    done = umay("demo", "--json", setup=full_disk, TMPDIR=str(tmp_path))
+    clear(done, 5)
+    assert json.loads(done.stdout)["ok"] is False
+
+
+# Usage errors as JSON
+
+MISUSE = {
+    "an unknown option": ("client", "verify", "--json", "--nope"),
+    "an unknown command": ("client", "nothing", "--json"),
+    "no value": ("audit", "run", "--json", "--contract"),
+    "a missing argument": ("audit", "inspect", "--json"),
+    "a missing option": ("audit", "run", "--json"),
+    "a number that is none": ("audit", "run", "--json", "--contract", "x", "--sample", "two"),
+    "a directory as a file": ("client", "policy", "check", "--json", "/"),
+    "a policy that is none": ("client", "policy", "check", "--json", "/dev/null"),
+    "a contract that is none": ("audit", "run", "--json", "--contract", "nowhere"),
+}
+
+
+@pytest.mark.parametrize("words", MISUSE.values(), ids=MISUSE)
+def test_json_is_said_for_usage_errors_too(words: tuple[str, ...]) -> None:
+    done = umay(*words)
+    assert done.returncode == 2, done.stderr
+    said = json.loads(done.stdout)
+    assert said["ok"] is False and said["error"]["code"] == "usage"
+    assert said["error"]["exit_code"] == 2 and said["error"]["message"]
+
+
+def test_a_prompt_that_says_json_asks_for_none() -> None:
+    done = umay("client", "chat", "--dir", "/nowhere", "--", "--json")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr
