@@ -22,9 +22,9 @@ from attestation.errors import UsageError
 from attestation.platforms.tdx import pck, tcb
 from attestation.platforms.tdx.chain import QE_VENDOR_INTEL
 from attestation.platforms.tdx.quote import (
+    BODIES,
     BODY_FIELDS,
     QE_REPORT_BYTES,
-    VERSION_5,
     TdQuote,
     write_pem,
 )
@@ -113,9 +113,16 @@ class SimulatedIntel:
 
         `rough` says in which form, and what stands behind it in the host's buffer.
         """
-        fields: dict[str, Any] = {name: bytes(size) for name, size in BODY_FIELDS.items()}
-        if rough.quote_version == VERSION_5:
-            fields |= {"tee_tcb_svn2": TEE_TCB_SVN, "mr_servicetd": bytes(48)}
+        layout = BODIES[rough.body]
+        fields: dict[str, Any] = {name: bytes(size) for name, size in layout.items()}
+        later = {
+            "tee_tcb_svn2": TEE_TCB_SVN,
+            "td_id": rough.td_id,
+            "init_cpu_svn": CPU_SVN,
+            "init_tee_tcb_svn": TEE_TCB_SVN,
+            "init_fmspc": FMSPC.ljust(12, b"\0"),
+        }
+        fields |= {name: value for name, value in later.items() if name in layout}
         quote = TdQuote(
             version=rough.quote_version,
             header_reserved=bytes(4),

@@ -14,11 +14,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from attestation.platforms.tdx.quote import VERSION_4, VERSION_5
+from attestation.platforms.tdx.quote import (
+    BODY_TD10,
+    BODY_TD15,
+    BODY_TD15EX,
+    VERSION_4,
+    VERSION_5,
+)
 
 T = TypeVar("T")
 COUNTING = bytes(range(32))
 """What Intel's quoting enclave puts into its authentication data; Google's puts zeros."""
+QUOTE_FORMS = (
+    (VERSION_4, BODY_TD10),
+    (VERSION_4, BODY_TD10),
+    (VERSION_5, BODY_TD10),
+    (VERSION_5, BODY_TD15),
+    (VERSION_5, BODY_TD15EX),
+)
+"""Version and body; most hosts still give version 4."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,12 @@ class Roughness:
     """Zero bytes behind a quote."""
 
     quote_version: int = VERSION_4
+    body: int = BODY_TD10
+    """Of version 5, which has three."""
+
+    td_id: bytes = bytes(32)
+    """Names this TD in the extended body."""
+
     platform_id: bytes = bytes(16)
     """Begins the header's user data: which platform's quoting enclave, or zero."""
 
@@ -62,10 +82,13 @@ def of_boot(vm: str, boot: int) -> Roughness:
     def pick(options: Sequence[T]) -> T:
         return options[next(seed) % len(options)]
 
+    version, body = pick(QUOTE_FORMS)
     platform = hashlib.sha256(f"SIMULATED quoting platform {vm}".encode()).digest()[:16]
     return Roughness(
         padding=pick((70, 307, 3061)),
-        quote_version=pick((VERSION_4, VERSION_4, VERSION_5)),
+        quote_version=version,
+        body=body,
+        td_id=hashlib.sha256(f"SIMULATED TD {vm} {boot}".encode()).digest(),
         platform_id=pick((platform, platform, bytes(16))),
         auth_data=pick((COUNTING, COUNTING, bytes(32))),
         chain_ends_in_nul=pick((True, True, False)),

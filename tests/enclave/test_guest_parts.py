@@ -921,6 +921,8 @@ class Nvml:
         self.behind = bytes(99)
         """What stands behind a report and counts as of it."""
 
+        self.spelled: Callable[[bytes], bytes] = lambda pem: pem
+
     def nvmlInit(self) -> None:
         self.calls.append("init")
         if self.fault:
@@ -941,7 +943,7 @@ class Nvml:
         assert self.simulator is not None
         chain = ask(self.simulator, "forge.gpu", index, bytes(32))[2]
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
-        pem = b"".join(item.public_bytes(Encoding.PEM) for item in certificates)
+        pem = self.spelled(b"".join(item.public_bytes(Encoding.PEM) for item in certificates))
         return Blob(
             attestationCertChain=pem.ljust(5120, b"\0"), attestationCertChainSize=len(pem) + 1
         )
@@ -970,6 +972,24 @@ def test_the_drivers_reports_hold(simulator: Simulator) -> None:
     with pytest.raises(NotAuthentic) as caught:
         attest(gpus, nonce=nonce, count=1, roots=pinned, now=NOW)
     assert caught.value.code == "wrong-count"
+
+
+SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
+    "as-driver-590": lambda pem: pem,
+    "as-driver-545": lambda pem: pem.removesuffix(b"\n"),
+    "carriage-returns": lambda pem: pem.replace(b"\n", b"\r\n"),
+    "blank-lines": lambda pem: pem.replace(b"-----BEGIN", b"\n-----BEGIN"),
+    "zeros-behind": lambda pem: pem + bytes(300),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_chain_in_any_spelling_of_pem(simulator: Simulator, name: str) -> None:
+    plain, nvml = Nvml(simulator, 1), Nvml(simulator, 1)
+    nvml.spelled = SPELLINGS[name]
+    expected = NvmlGpus(plain).reports(bytes(32))[0].chain
+    assert NvmlGpus(nvml).reports(bytes(32))[0].chain == expected
+    assert len(expected) == 5
 
 
 @pytest.mark.parametrize("behind", [b"\n", bytes(99) + b"\x01", b"\xff" * 4], ids=len)
