@@ -35,6 +35,9 @@ from client_sdk.inspection.tokens import BASE64_OBJECT
 MAX_PARTS = 512
 """Eight GPUs with a quote and a log each, for some forty machines."""
 
+MAX_CERTIFICATES = 256
+"""Each is tried for each report. Chains of GPUs stand with their own reports."""
+
 MAX_NODES = 200_000
 MAX_INFLATED_BYTES = 1 << 20
 MAX_FIELDS = 64
@@ -292,6 +295,8 @@ def _certificates(parts: list[Part]) -> tuple[bytes, ...]:
             found += pem_inside(part.content)
         elif part.content[:2] == _DER:
             found.append(part.content)
+    if len(found) > MAX_CERTIFICATES:
+        raise ParseError(f"JSON: expected at most {MAX_CERTIFICATES} certificates beside reports")
     return tuple(found)
 
 

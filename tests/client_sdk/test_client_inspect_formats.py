@@ -590,6 +590,11 @@ def test_limits_of_json(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     many = [device_json(world)] * (gpu.MAX_DEVICES + 1)
     found = inspect_json(many)
     assert said(found[0]) == {"format": "malformed"} and len(found) == 1
+    chain = "".join(write_pem(der).decode() for der in world.evidence.devices[0].chain)
+    monkeypatch.setattr(wrapped, "MAX_CERTIFICATES", 5)
+    assert inspect_json({"chain": chain, "quote_": quote})
+    with pytest.raises(ParseError, match="at most 5 certificates"):
+        inspect_json({"chain": chain, "other": chain})
     monkeypatch.setattr(wrapped, "MAX_PARTS", 2)
     assert inspect_json([quote, quote])
     with pytest.raises(ParseError, match="at most 2 pieces"):
