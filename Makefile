@@ -5,7 +5,7 @@ PYTHON ?= python3
 MINUTES ?= 2
 TEST := $(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help dev demo up test test-fast test-long lint fix type contracts vectors fuzz bench check clean
+.PHONY: help dev demo up test test-fast test-long lint fix type contracts vectors mutate fuzz bench check clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -51,6 +51,9 @@ contracts: dev ## compile the contracts from source
 
 vectors: dev ## make the test vectors anew
 	$(PY) -m tests.vectors.generate
+
+mutate: dev ## change each line of a check, and see a test fail (about an hour)
+	$(PY) -m scripts.mutate
 
 fuzz: dev ## coverage-guided fuzzing of every parser, MINUTES=2 each
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
