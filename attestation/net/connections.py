@@ -141,10 +141,6 @@ class _Timed(HTTPConnection):
                 failed = TimeoutError(clock.late) if isinstance(error, TimeoutError) else error
         raise failed
 
-    def _tunnel(self) -> None:
-        super()._tunnel()
-        self.sock.settimeout(_running.clock.left())
-
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from attestation.errors import NotThere, Unavailable, UsageError
 from attestation.net import timing
 from attestation.net.again import repeated, retry_after
+from attestation.net.connections import MAX_ADDRESSES, MAX_HEAD
 from attestation.net.http import Http
 from attestation.net.route import Route, is_loopback
 from attestation.net.timing import Deadlines
@@ -230,6 +231,12 @@ def get_nothing_first() -> None:
     """So that the libraries are loaded."""
     with serving(sends(answer(b""))) as server:
         get(server.url())
+
+
+def test_a_body_may_be_longer_than_a_head() -> None:
+    body = bytes(MAX_HEAD + 1)
+    with serving(sends(answer(body))) as server:
+        assert get(server.url(), limit=len(body)) == body
 
 
 def test_a_redirects_endless_body_is_not_read() -> None:
@@ -617,6 +624,21 @@ ELSEWHERE = ("localhost.example", "127.0.0.1.example", "10.0.0.1", "::", "")
 @pytest.mark.parametrize(("host", "here"), [(h, h in HERE) for h in HERE + ELSEWHERE])
 def test_loopback(host: str, here: bool) -> None:
     assert is_loopback(host) is here
+
+
+def test_of_a_names_many_addresses_few_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+
+    def connect(sock: socket.socket, address: object) -> None:
+        tried.append(address)
+        raise ConnectionRefusedError("Connection refused")
+
+    one = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [one] * 100)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    with pytest.raises(Unavailable, match="refused"):
+        get("http://many.example/")
+    assert len(tried) == MAX_ADDRESSES
 
 
 # ---- asking again
