@@ -85,7 +85,10 @@ class Rounds:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopped.set())
         while not stopped.is_set():
-            self.one()
+            try:
+                self.one()
+            except Unavailable as error:  # a full disk: what is new then is new again later
+                self.warn(str(error))
             stopped.wait(every)
 
     def _write_feed(self) -> None:

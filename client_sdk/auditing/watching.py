@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,15 @@ class Told:
             raise unusable(path, error) from None
 
     def add(self, alerts: list[Alert]) -> None:
+        text = "".join(json.dumps(alert.to_json()) + "\n" for alert in alerts)
         try:
-            with os.fdopen(open_own(self._path, os.O_WRONLY | os.O_APPEND), "a") as file:
-                file.writelines(json.dumps(alert.to_json()) + "\n" for alert in alerts)
+            with FileIO(open_own(self._path, os.O_WRONLY | os.O_APPEND), "a") as file:
+                before = os.fstat(file.fileno()).st_size
+                try:
+                    _write_all(file, text.encode())
+                except OSError:
+                    file.truncate(before)  # or the next line would end a half one
+                    raise
         except OSError as error:
             raise unusable(self._path, error) from None
         self.alerts += alerts
@@ -91,8 +98,8 @@ class Watch:
         self._going_on: set[tuple[str, str, int | None]] = set()
 
     def round(self) -> list[Alert]:
-        """What is new since the last round, kept as told. Raises UsageError alone: anything
-        else that goes wrong is an alert."""
+        """What is new since the last round, kept as told. Raises UsageError, and Unavailable
+        where the disk is full: anything else that goes wrong is an alert."""
         try:
             audit = self._look()
         except UsageError:
@@ -101,11 +108,12 @@ class Watch:
             return self._new([self._alert("incomplete", BLIND, str(error))])
         noticed = [self._of(problem) for problem in (*audit.problems, *audit.findings)]
         noticed += self._stale(audit)
-        if audit.entries:
-            self._seen = len(audit.entries)
         if any(code == BLIND for _, code, _ in self._going_on):
             noticed.insert(0, self._alert("finding", SEES, "the audit works again"))
-        return self._new([alert for alert in noticed if alert.subject != PASSING])
+        new = self._new([alert for alert in noticed if alert.subject != PASSING])
+        if audit.entries:
+            self._seen = len(audit.entries)
+        return new
 
     def _stale(self, audit: Audit) -> Iterator[Alert]:
         """Of entries that came since the last round: when the earlier ones came is not known."""
@@ -120,10 +128,10 @@ class Watch:
     def _new(self, noticed: list[Alert]) -> list[Alert]:
         known = {alert.subject for alert in self._told.alerts if alert.index is not None}
         known |= self._going_on
-        self._going_on = {alert.subject for alert in noticed if alert.index is None}
         new = {alert.subject: alert for alert in reversed(noticed) if alert.subject not in known}
         alerts = list(new.values())[::-1]
-        self._told.add(alerts)
+        self._told.add(alerts)  # first: what could not be kept is new again next time
+        self._going_on = {alert.subject for alert in noticed if alert.index is None}
         return alerts
 
     def _of(self, problem: Problem) -> Alert:
@@ -131,6 +139,12 @@ class Watch:
 
     def _alert(self, severity: str, code: str, text: str, index: int | None = None) -> Alert:
         return Alert(int(self._clock()), severity, code, text, index)
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    """A disk that fills up takes a part without a word."""
+    while data:
+        data = data[file.write(data) :]
 
 
 def _alert(line: bytes) -> Alert:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from attestation.errors import ParseError, Unavailable, UsageError
+from attestation.errors import ParseError, Unavailable
+from attestation.files import unusable
 from contracts.light.liteserver import Ask
 from contracts.light.tl import TlReader, tl_bytes
 
@@ -26,12 +27,12 @@ class Recording:
     """
 
     def __init__(self, ask: Ask, path: Path, *, now: int) -> None:
-        self._ask, self._lock = ask, threading.Lock()
+        self._ask, self._path, self._lock = ask, path, threading.Lock()
         self._known: dict[bytes, bytes] = {}
         try:
             self._file = path.open("xb")
         except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
+            raise unusable(path, error) from None
         self._write(MAGIC + now.to_bytes(8, "little"))
 
     def ask(self, question: bytes) -> bytes:
@@ -43,8 +44,11 @@ class Recording:
             return self._known[question]
 
     def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._file.flush()
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            raise unusable(self._path, error) from None
 
 
 class Replay:
@@ -56,7 +60,7 @@ class Replay:
             with path.open("rb") as file:
                 raw = file.read(MAX_FILE + 1)
         except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
+            raise unusable(path, error) from None
         self.begun, self._answers = read_recording(raw)
 
     def ask(self, question: bytes) -> bytes:

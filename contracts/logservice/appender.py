@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
+from attestation.errors import Unavailable
+from contracts.logservice.seldom import Seldom
 from contracts.logservice.store import Entry, Store
+
+logger = logging.getLogger(__name__)
 
 
 class Appender:
     """Gathers entries while a batch commits, and commits them as the next batch."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._store, self._warn = store, Seldom(logger.warning)
         self._queue: asyncio.Queue[tuple[Entry, asyncio.Future[int]]] = asyncio.Queue()
 
     async def append(self, entry: Entry) -> int:
@@ -30,6 +35,8 @@ class Appender:
                 indexes = await asyncio.to_thread(self._store.append, entries)
             except Exception as error:
                 _settle(batch, error)
+                if isinstance(error, Unavailable):
+                    self._warn(f"nothing was logged: {error}")
             else:
                 _settle(batch, indexes)
 

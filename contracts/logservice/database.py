@@ -132,7 +132,7 @@ def working(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise Unavailable(f"{path}: {error}") from error
+        raise Unavailable(f"{path}: {error}", again=True) from error
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
             raise  # a fault of ours

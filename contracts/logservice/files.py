@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from attestation.errors import ParseError, UmayError, Unavailable, UsageError
+from attestation.errors import ParseError
+from attestation.files import replace, unusable
 
 MAX_FILE = 32 << 20
 """Bytes of one file of a log."""
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What a full disk, a full quota and a file at its limit say: it may go on later."""
-
 Told = Callable[[str, bool], None]
-
-
-def disk_error(place: Path, error: OSError) -> UmayError:
-    """Unavailable where space lacks, which may come back; otherwise UsageError."""
-    kind = Unavailable if error.errno in FULL else UsageError
-    return kind(f"{place}: {error.strerror}")
 
 
 @dataclass
@@ -43,7 +32,7 @@ class Files:
                 return None
             return place.read_bytes()
         except OSError as error:
-            raise disk_error(place, error) from None
+            raise unusable(place, error) from None
 
     def keep(self, path: str, data: bytes) -> None:
         """Exactly these bytes, written only where others or none lie there."""
@@ -61,21 +50,7 @@ class Files:
             raise ParseError(f"export: {path} leads elsewhere")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            _replace(place, data, self.directory)
         except OSError as error:
-            raise disk_error(place, error) from None
+            raise unusable(place, error) from None
+        replace(place, data, mode=0o644)
         self.tell(path, True)
-
-
-def _replace(place: Path, data: bytes, directory: Path) -> None:
-    """Durable before it has its name; nothing half is left behind."""
-    with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, place)
-        except BaseException:
-            os.unlink(file.name)
-            raise

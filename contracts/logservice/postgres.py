@@ -140,5 +140,7 @@ def _marked(query: str) -> LiteralString:
 
 def _unavailable(error: psycopg.Error) -> Unavailable:
     """Without the server's text, which may repeat a row."""
+    if isinstance(error, psycopg.errors.DiskFull):
+        return Unavailable("database: the server's disk is full", again=True)
     what = error.sqlstate or (str(error).splitlines() or [""])[0]
     return Unavailable(f"database: {type(error).__name__} {what}")

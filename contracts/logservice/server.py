@@ -323,8 +323,8 @@ def _refusal(error: UmayError) -> Response:
         step = "parse"
     elif isinstance(error, UsageError):
         code = "not-found"
-    elif isinstance(error, _Busy):
-        headers["retry-after"] = "5"
+    elif isinstance(error, Unavailable):
+        headers["retry-after"] = "5" if isinstance(error, _Busy) else "10"
     body = {"error": {"step": step, "code": code, "message": message}}
     return Response(json.dumps(body), status, headers, wire.JSON)
 

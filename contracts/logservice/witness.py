@@ -8,6 +8,7 @@ smaller tree after a larger, whatever is killed and when.
 from __future__ import annotations
 
 import base64
+import logging
 import sqlite3
 import threading
 import time
@@ -41,6 +42,9 @@ from attestation.log.note import (
     from_decimal,
 )
 from contracts.logservice.database import working
+from contracts.logservice.seldom import Seldom
+
+logger = logging.getLogger(__name__)
 
 MAX_PROOF_LINES = 63
 MAX_BODY_BYTES = MAX_NOTE_BYTES + 4096
@@ -124,6 +128,7 @@ class Witness:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
+        self._warn = Seldom(logger.warning)
 
     def close(self) -> None:
         self._database.close()
@@ -152,7 +157,7 @@ class Witness:
     def _cosigned(self, request: AddCheckpoint, head: Checkpoint, note: Note) -> Answer:
         try:
             self._confirm(head)
-            self._remember(request, head)
+            self._kept(request, head)
         except _Conflict as conflict:
             return Answer(409, b"%d\n" % conflict.size, SIZE)
         except LogError as error:
@@ -163,6 +168,15 @@ class Witness:
             return _plain(503, str(error))
         line = cosign(note.text, name=self._name, key=self._key, now=int(self._clock()))
         return Answer(200, line.to_line().encode())
+
+    def _kept(self, request: AddCheckpoint, head: Checkpoint) -> None:
+        """On disk before anything is cosigned: a witness that forgets can be made to contradict
+        itself."""
+        try:
+            self._remember(request, head)
+        except Unavailable as error:
+            self._warn(f"nothing was cosigned: {error}")
+            raise
 
     def _remember(self, request: AddCheckpoint, head: Checkpoint) -> None:
         """Raises _Conflict or LogError, and then nothing is remembered but the conflict."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import psycopg
 import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -218,6 +219,22 @@ def test_a_batch_that_fails_leaves_nothing(where: str) -> None:
             None,
         )
         assert store.append(entries(300, 301)) == [300]
+
+
+def test_a_servers_full_disk_is_said_and_passes(where: str) -> None:
+    full = "BEGIN RAISE EXCEPTION 'a row' USING ERRCODE = 'disk_full'; END"
+    with open_store(where) as store, psycopg.connect(where, autocommit=True) as other:
+        store.append(entries(0, 300))
+        other.execute(f"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $${full}$$")
+        other.execute(
+            "CREATE TRIGGER t BEFORE INSERT ON checkpoint FOR EACH ROW EXECUTE FUNCTION f()"
+        )
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="database: the server's disk is full"):
+                store.append(entries(300, 302))
+        assert (store.size, store.leaf(300)) == (300, None)
+        other.execute("DROP TRIGGER t ON checkpoint")
+        assert store.append(entries(300, 302)) == [300, 301]
 
 
 def test_a_writer_that_falls_silent_does_not_hold_the_lock(
