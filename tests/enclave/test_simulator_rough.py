@@ -100,8 +100,9 @@ def test_no_roughness_changes_what_is_measured(name: str) -> None:
 
 
 def test_buffers_are_longer_than_what_stands_in_them() -> None:
-    for rough in BOOTS:
-        quote, area = machine().quote(rough), launch(SOURCE_ROOT).area(rough)
+    started = launch(SOURCE_ROOT)
+    for rough in BOOTS[:16]:
+        quote, area = machine().quote(rough), started.area(rough)
         assert quote.endswith(bytes(rough.padding)) and rough.padding
         assert tdx.cut_padding(quote) == quote[: -rough.padding]
         assert len(tdx.cut_fill(area)) <= len(area) - 8
