@@ -18,6 +18,8 @@ import openai
 import pytest
 
 from attestation.errors import Refused
+from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence
+from attestation.platforms import tdx
 from benchmarks import imports
 from client_sdk.auditing.sources import log_url
 from client_sdk.client import Client
@@ -25,6 +27,9 @@ from client_sdk.config import read_policy
 from client_sdk.localnet.devnet import MODEL_NAME, Network
 from client_sdk.localnet.netfiles import GuestSpec, demo_model
 from client_sdk.localnet.spying import saw
+from client_sdk.presented import fetch_places
+from client_sdk.transport import Transport
+from enclave.simulator.rough import of_boot
 from tests.client_sdk.test_face import HEAVY, examples, loaded_by
 from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
@@ -85,6 +90,20 @@ def test_both_guests_verify_step_by_step(network: Network) -> None:
     for enclave in enclaves:
         assert enclave["simulated"] and len(enclave["steps"]) == 12
         assert {step["status"] for step in enclave["steps"]} == {"passed"}
+
+
+def test_its_machines_are_rough_and_their_evidence_is_exact(network: Network) -> None:
+    """The hosts' buffers are longer than that, and the firmware wrote notes: see `of_boot`."""
+    transport = Transport()
+    for place in fetch_places(transport, network.relay):
+        data = transport.get(f"{place.base}evidence", limit=MAX_EVIDENCE_BYTES)
+        evidence = Evidence.from_bytes(data)
+        quote = tdx.parse_quote(evidence.quote)
+        notes = [e for e in tdx.parse_ccel(evidence.ccel).events if not e.extends]
+        form = (quote.version, quote.body_type, quote.qe_auth_data, len(notes))
+        of_guests = [of_boot(guest.name, 0) for guest in network.guests]
+        assert form in [(r.quote_version, r.body, r.auth_data, r.notes) for r in of_guests]
+        assert all(r.padding and r.gpu_padding for r in of_guests)
 
 
 def test_the_report_for_people_says_simulated(network: Network) -> None:
