@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from attestation.errors import UsageError
+
+LONGEST_S = 86400
+
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server grants its clients: seconds, and how many connections at most."""
+    """What a server grants its clients: seconds, and how many connections at most.
+
+    Raises UsageError for what is no such time.
+    """
 
     head_s: float = 10.0
     """For a whole request head, from its first byte or the start of the connection."""
@@ -31,6 +38,11 @@ class Limits:
     """For open answers, once the server is told to stop; then they are cut."""
 
     connections: int = 2048
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 < value <= LONGEST_S:
+                raise UsageError(f"{name}: expected more than 0, at most {LONGEST_S}, got {value}")
 
 
 class State(ServerState):

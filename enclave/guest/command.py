@@ -39,6 +39,7 @@ def command() -> None:
 
 async def _run(options: argparse.Namespace) -> None:
     read_address(options.listen)  # before a boot that takes minutes
+    limits = Limits(idle_s=options.keep_alive)
     guest = await boot(
         _machine(options),
         host_config=options.host_config,
@@ -52,7 +53,6 @@ async def _run(options: argparse.Namespace) -> None:
         arguments = {"clock": time.monotonic, "tell": _tell}
         threading.Thread(target=keep, args=(action, stopped), kwargs=arguments, daemon=True).start()
     try:
-        limits = Limits(idle_s=options.keep_alive)
         await serving([(create_app(guest), options.listen)], ready=_ready, limits=limits)
     finally:
         stopped.set()

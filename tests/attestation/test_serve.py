@@ -16,6 +16,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from attestation.errors import Unavailable, UsageError
 from attestation.net import serve as module
@@ -104,8 +108,8 @@ def hung_up(opened: socket.socket) -> bool:
 
 
 @contextmanager
-def place(limits: Limits = PATIENT, most: int = SPARE + 8) -> Iterator[Place]:
-    app = App()
+def place(limits: Limits = PATIENT, most: int = SPARE + 8, app: Any = None) -> Iterator[Place]:
+    app = app or App()
     with ExitStack() as parts:
         bound = parts.enter_context(socket.create_server(("127.0.0.1", 0)))
         server = Server(app, limits, most=most)
@@ -115,7 +119,8 @@ def place(limits: Limits = PATIENT, most: int = SPARE + 8) -> Iterator[Place]:
             wait_for(lambda: server.started)
             yield Place(app, server, bound.getsockname()[1], parts)
         finally:
-            app.release.set()
+            if isinstance(app, App):
+                app.release.set()
             server.should_exit = server.force_exit = True
             thread.join()
 
@@ -200,8 +205,27 @@ def test_a_body_that_does_not_come_in_time_is_refused() -> None:
     with place(Limits(body_s=0.2)) as here:
         posted = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhalf"
         opened = here.connect(posted)
-        assert b" 500 " in head_of(opened).splitlines()[0]  # 408 of what Starlette serves
+        assert b" 500 " in head_of(opened).splitlines()[0]  # of an app that knows no better
         assert here.app.at_work == 0
+
+
+def test_an_app_of_starlette_answers_408_to_it() -> None:
+    async def body(request: Request) -> Response:
+        return Response(await request.body())
+
+    app = Starlette(routes=[Route("/body", body, methods=["POST"])])
+    with place(Limits(body_s=0.2), app=app) as here:
+        for sent in (b"", b"half"):
+            posted = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
+            assert head_of(here.connect(posted + sent)).startswith(b"HTTP/1.1 408 ")
+        whole = here.connect(posted + b"whole")
+        assert head_of(whole).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 86401])
+def test_a_time_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(UsageError, match="idle_s: expected more than 0"):
+        Limits(idle_s=seconds)
 
 
 def test_who_takes_nothing_of_an_answer_is_given_up() -> None:
