@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import os
 import resource
@@ -57,8 +59,6 @@ class App:
             self.at_work -= 1
 
     async def _answer(self, path: str, receive: Any, send: Any) -> None:
-        import asyncio
-
         while path == "/hold" and not self.release.is_set():
             await asyncio.sleep(0.01)
         while path == "/body" and (await receive()).get("more_body"):
@@ -237,6 +237,13 @@ def test_who_takes_nothing_of_an_answer_is_given_up() -> None:
         while part := opened.recv(1 << 20):
             got += len(part)
         assert 0 < got < 64 << 20
+
+
+def test_every_byte_that_is_not_taken_counts() -> None:
+    with place() as here:
+        assert is_good(here.connect(GET))
+        (held,) = here.server.server_state.connections
+        assert held.transport.get_write_buffer_limits() == (0, 0)  # type: ignore[union-attr]
 
 
 class Transport:
@@ -431,6 +438,38 @@ def test_no_descriptor_left_costs_no_cpu_and_passes() -> None:
         child.tell("close")
         assert head_of(waiting).startswith(b"HTTP/1.1 200 ")
         assert child.get().startswith(b"HTTP/1.1 200 ")
+
+
+def test_no_descriptor_left_is_made_room_for() -> None:
+    with Child(192, 192) as child, ExitStack() as opened:
+        for _ in range(8):
+            opened.enter_context(child.connect(b"GET"))
+        kept = opened.enter_context(child.connect(GET))
+        assert head_of(kept).startswith(b"HTTP/1.1 200 ")  # so all before it have been accepted
+        child.tell("exhaust")
+        assert child.get().startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EINVAL])
+def test_what_cannot_be_accepted_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """However often: asyncio's own way asks again at once."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            raise asyncio.CancelledError
+
+    async def accept(loop: asyncio.AbstractEventLoop, bound: socket.socket) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_accept", accept)
+    with pytest.raises(asyncio.CancelledError), socket.socket() as bound:
+        asyncio.run(Server(App())._accept(bound))
+    assert waited == [module.PAUSE_S] * 3
 
 
 def test_a_process_takes_all_the_descriptors_that_it_may() -> None:
