@@ -17,7 +17,7 @@ dev: .venv/.ready ## the virtual environment with everything in it
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Umay needs Python 3.11 or newer with venv (Debian: apt install python3-venv)'; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt \
 	  torch==2.13.0 -e '.[guest,log,host,proxy,openai,dev]'
 	$(PY) -m contracts.node install
 	@touch .venv/.ready

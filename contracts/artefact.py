@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pytoniq_core import Cell
 
-from attestation.errors import ParseError, UmayError, Unavailable
+from attestation.errors import ParseError, Unavailable
 from attestation.formats.json import decode
 from contracts import node
 from contracts.codec import cell_from_boc
@@ -101,14 +101,12 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0] not in actions:
         sys.stderr.write("usage: python -m contracts.artefact build|check\n")
         return 2
-    try:
-        for name in NAMES:
-            actions[arguments[0]](name)
-    except UmayError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+    for name in NAMES:
+        actions[arguments[0]](name)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from attestation.process import run
+
+    sys.exit(run("artefact", lambda: main(sys.argv[1:])))

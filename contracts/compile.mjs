@@ -20,7 +20,7 @@ const result = await runTolkCompiler({
 });
 if (result.status !== 'ok') {
   console.error(result.message);
-  process.exit(1);
+  process.exit(3);
 }
 console.log(
   JSON.stringify({

@@ -77,10 +77,18 @@ def install() -> None:
     try:
         tools = find()
     except Unavailable:
+        _tell(f"fetching Node ({WHEEL}, about 30 MB) …")
         _run([sys.executable, "-m", "pip", "install", "--quiet", WHEEL], Path.cwd())
         importlib.invalidate_caches()
         tools = find()
+    _tell("fetching the embedded chain's packages …")
     _run([*tools.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], LOCALNET, tools)
+    _tell("the embedded chain is installed")
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _run(command: list[str], where: Path, tools: Node | None = None) -> None:
@@ -96,7 +104,9 @@ def _run(command: list[str], where: Path, tools: Node | None = None) -> None:
 
 
 if __name__ == "__main__":
+    from attestation.process import run
+
     if sys.argv[1:] != ["install"]:
         sys.stderr.write("usage: python -m contracts.node install\n")
         sys.exit(2)
-    install()
+    sys.exit(run("node", install))

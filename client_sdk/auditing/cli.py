@@ -58,16 +58,18 @@ def run_audit(as_json: bool, html: Path | None, **asking: Any) -> None:
     AttestationLog; 5: the contract could not be read; 6: something was not checked, as with
     --sample.
     """
-    from client_sdk.auditing.given import asked, write
+    from client_sdk.auditing.given import asked
+    from client_sdk.auditing.output import output
     from client_sdk.auditing.page import page
     from client_sdk.auditing.progress import Shown
     from client_sdk.auditing.view import show_audit
 
-    with Shown() as progress:
-        given = asked(progress=progress, **asking)
-        done = given.auditor.run(given.contract, given.scope)
-    if html is not None:
-        write(html, page(done).encode())
+    with output(html) as write:
+        with Shown() as progress:
+            given = asked(progress=progress, **asking)
+            done = given.auditor.run(given.contract, given.scope)
+        if html is not None:
+            write(page(done).encode())
     if as_json:
         click.echo(json.dumps(done.to_json()))
     else:
@@ -107,20 +109,22 @@ def prove(boot: str | None, index: int | None, out: Path, **asking: Any) -> None
 
     Exit code 0: written; 1: the entry does not hold; 6: something could not be checked.
     """
-    from client_sdk.auditing.given import asked, boot_id, write
+    from client_sdk.auditing.given import asked, boot_id
+    from client_sdk.auditing.output import output
     from client_sdk.auditing.progress import Shown
     from client_sdk.auditing.proving import prove as proof_of
     from client_sdk.auditing.single import audit_entry, find_boot
 
     if (boot is None) == (index is None):
         raise UsageError("give --boot or --index")
-    with Shown() as progress:
-        given = asked(progress=progress, **asking)
-        if index is None:
-            index = find_boot(given.auditor, given.contract, boot_id(boot or ""), given.scope)
-        single = audit_entry(given.auditor, given.contract, index, given.scope)
-    data = proof_of(single).to_bytes()
-    write(out, data)
+    with output(out) as write:
+        with Shown() as progress:
+            given = asked(progress=progress, **asking)
+            if index is None:
+                index = find_boot(given.auditor, given.contract, boot_id(boot or ""), given.scope)
+            single = audit_entry(given.auditor, given.contract, index, given.scope)
+        data = proof_of(single).to_bytes()
+        write(data)
     click.echo(f"{out}: entry {index}, {len(data)} bytes")
 
 
@@ -283,6 +287,7 @@ def fetch(
     from attestation.vendors.collect import collect
     from attestation.vendors.fetch import HttpFetcher, Services
     from client_sdk import config
+    from client_sdk.auditing.output import output
     from client_sdk.inspection.inspected import at, read_file
 
     if out is None and archive is None:
@@ -290,13 +295,15 @@ def fetch(
     given = {name: url for name, url in services.items() if url}
     roots = config.read_policy(policy).roots if policy else PRODUCTION
     parsed = Evidence.from_bytes(read_file(evidence))
-    got = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
-    found = got.collateral
+    kept = Archive(archive) if archive is not None else None
+    with output(out) as write:
+        got = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
+        found = got.collateral
+        write(found.to_bytes())
     if out is not None:
-        out.write_bytes(found.to_bytes())
         click.echo(f"{out}: {len(found.parts)} parts")
-    if archive is not None:
-        digest = Archive(archive).add(found)
+    if kept is not None:
+        digest = kept.add(found)
         click.echo(f"{archive}: {len(found.parts)} parts, set {digest.hex()}")
     if got.missing:
         lacking = "; ".join(f"{name} ({answer})" for name, answer in got.missing.items())

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from attestation.errors import ParseError, UsageError
-from attestation.files import unusable
 from attestation.formats.collateral import Collateral
 from attestation.trust.policy import Policy
 from attestation.vendors.archive import Archive
@@ -101,11 +100,3 @@ def boot_id(text: str) -> bytes:
         return bytes.fromhex(read_boot_id(text, where="--boot"))
     except ParseError as error:
         raise UsageError(str(error)) from None
-
-
-def write(path: Path, data: bytes) -> None:
-    """Raises UsageError or Unavailable where that cannot be."""
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise unusable(path, error) from None

@@ -1,4 +1,5 @@
-"""Progress of long work on standard error: a bar on a terminal, elsewhere a line now and then.
+"""Progress of long work on standard error: a bar on a terminal, elsewhere a line now and then
+and one at the end, which says N of N.
 
 Short work shows nothing.
 """
@@ -26,6 +27,7 @@ class Shown:
         self._bar = Progress(*columns, console=self._console, transient=True)
         self._tasks: dict[str, TaskID] = {}
         self._began, self._last = time.monotonic(), 0.0
+        self._finished: set[tuple[str, int]] = set()
 
     def __enter__(self) -> Shown:
         return self
@@ -45,10 +47,12 @@ class Shown:
             return
         if self._console.is_terminal:
             self._draw(what, done, total)
-        elif now - self._last >= self._pause():
+        elif now - self._last >= self._pause() or (what, total) not in self._finished:
             self._console.print(f"{what}: {done} of {total}", markup=False)
         else:
             return
+        if done >= total:
+            self._finished.add((what, total))
         self._last = now
 
     def _pause(self) -> float:

@@ -42,6 +42,7 @@ MODEL_NAME = "umay-demo"
 FAUCET_NANO = 100_000_000_000
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.2
+TOLD_SECONDS = 5.0
 Option = str | Path | int | None | list[str]
 
 
@@ -150,11 +151,16 @@ class Network:
 
     def wait_ready(self, count: int) -> tuple[Place, ...]:
         """The relay's listing, once it holds `count` guests that are anchored."""
-        until = time.monotonic() + READY_SECONDS
-        while time.monotonic() < until:
+        began = time.monotonic()
+        shown, told = -1, began
+        while (now := time.monotonic()) < began + READY_SECONDS:
             self.supervisor.check()
             places = self._listed()
-            if sum(place.state == "ready" for place in places) >= count:
+            ready = sum(place.state == "ready" for place in places)
+            if ready != shown or now - told >= TOLD_SECONDS:
+                shown, told = ready, now
+                self._tell(f"guests: {ready} of {count} anchored, {now - began:.0f} s")
+            if ready >= count:
                 return places
             time.sleep(POLL_SECONDS)
         raise Unavailable(f"guests: expected {count} anchored within {READY_SECONDS:.0f} s")
@@ -302,20 +308,29 @@ class Network:
             simulator=socket,
             release=self._release_index(),
         )
+        self._launch(guest)
+        agent.ready()
+        price = f"{guest.prompt_price}/{guest.completion_price} nano per token"
+        self.parts.append((f"guest {guest.name}", self.url(f"agent-{guest.name}"), price))
+
+    def restart(self, child: str) -> None:
+        """A guest that has ended, as a new boot with new keys behind the agent it had."""
+        guest = next(guest for guest in self.guests if f"guest-{guest.name}" == child)
+        self._launch(guest, again=True)
+
+    def _launch(self, guest: GuestSpec, *, again: bool = False) -> None:
         self._module(
             f"guest-{guest.name}",
             "enclave.guest",
+            again=again,
             listen=self._listen(f"guest-{guest.name}"),
             host_config=self.files.host_config(guest),
             model=guest.model or demo_model(),
             agent=self.url(f"feed-{guest.name}"),
-            simulator=socket,
+            simulator=self.files.socket(),
             vm=guest.name,
             threads=self._threads,
         )
-        agent.ready()
-        price = f"{guest.prompt_price}/{guest.completion_price} nano per token"
-        self.parts.append((f"guest {guest.name}", self.url(f"agent-{guest.name}"), price))
 
     def _start_relay(self) -> None:
         relay = self._umay(
@@ -331,8 +346,8 @@ class Network:
     def _umay(self, name: str, command: str, **options: Option) -> Child:
         return self.supervisor.start(name, [*UMAY, *command.split(), *_flags(options)])
 
-    def _module(self, name: str, module: str, **options: Option) -> Child:
-        return self.supervisor.start(name, ["-m", module, *_flags(options)])
+    def _module(self, name: str, module: str, *, again: bool = False, **options: Option) -> Child:
+        return self.supervisor.start(name, ["-m", module, *_flags(options)], again=again)
 
     def _listed(self) -> tuple[Place, ...]:
         try:

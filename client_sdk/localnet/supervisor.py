@@ -23,6 +23,8 @@ from attestation.errors import EXIT_INTERNAL, ParseError, Unavailable
 from attestation.files import open_own, own_directory
 from attestation.formats.json import decode
 
+LAST_LINES = 3
+MAX_LAST_BYTES = 8192
 READY_SECONDS = 90.0
 STOP_SECONDS = 8.0
 _PR_SET_PDEATHSIG = 1
@@ -36,6 +38,7 @@ class Child:
     name: str
     process: subprocess.Popen[bytes]
     errors: Path
+    began: float = field(default_factory=time.monotonic)
     _lines: queue.Queue[bytes] = field(default_factory=queue.Queue)
 
     def ready(self, seconds: float = READY_SECONDS) -> dict[str, Any]:
@@ -46,7 +49,7 @@ class Child:
                 return self._parse(self._lines.get(timeout=0.1))
             except queue.Empty:
                 self.check()
-        raise Unavailable(f"{self.name}: not ready within {seconds:.0f} s")
+        raise Unavailable(f"{self.name}: not ready within {seconds:.0f} s{self._last_words()}")
 
     def check(self) -> None:
         """Raises Unavailable with its last words when it has ended."""
@@ -55,11 +58,12 @@ class Child:
 
     @property
     def ended(self) -> str:
-        """How it ended, with its last words; empty while it runs."""
+        """How it ended, with its last words and where the rest lies; empty while it runs."""
         code = self.process.poll()
-        return (
-            "" if code is None else f"{self.name} ended with exit code {code}{self._last_words()}"
-        )
+        if code is None:
+            return ""
+        how = f"exit code {code}" if code >= 0 else f"signal {_signal(-code)}"
+        return f"{self.name} ended with {how}{self._last_words()}"
 
     def _parse(self, line: bytes) -> dict[str, Any]:
         try:
@@ -71,8 +75,15 @@ class Child:
         return value
 
     def _last_words(self) -> str:
-        lines = self.errors.read_text(errors="replace").strip().splitlines()
-        return f": {lines[-1][:400]}" if lines else ""
+        """No part writes anything of a request there."""
+        try:
+            with self.errors.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_LAST_BYTES))
+                lines = file.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
+        except OSError:
+            lines = []
+        said = f": {' / '.join(line[:400] for line in lines)}" if lines else " and said nothing"
+        return f"{said}; its output lies in {self.errors}"
 
     def read(self) -> None:
         """Drains its standard output, so that it never blocks on it."""
@@ -93,10 +104,13 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, name: str, arguments: Sequence[str]) -> Child:
-        """A child of this Python: `arguments` follow the interpreter."""
+    def start(self, name: str, arguments: Sequence[str], *, again: bool = False) -> Child:
+        """A child of this Python: `arguments` follow the interpreter. `again` keeps what an
+        earlier child of that name wrote."""
         errors = self._directory / f"{name}.err"
-        with os.fdopen(open_own(errors, os.O_WRONLY | os.O_TRUNC), "wb") as stderr:
+        with os.fdopen(
+            open_own(errors, os.O_WRONLY | (os.O_APPEND if again else os.O_TRUNC)), "wb"
+        ) as stderr:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -122,11 +136,11 @@ class Supervisor:
         for child in self._children:
             child.check()
 
-    def fallen(self, prefix: str) -> list[str]:
-        """What became of children named so that have ended; they are no longer expected."""
+    def fallen(self, prefix: str) -> list[Child]:
+        """Children named so that have ended; they are no longer expected."""
         ended = [c for c in self._children if c.name.startswith(prefix) and c.ended]
         self._children = [child for child in self._children if child not in ended]
-        return [child.ended for child in ended]
+        return ended
 
     def stop(self) -> None:
         """Ends all of them, the last started first."""
@@ -141,6 +155,13 @@ class Supervisor:
     @property
     def pids(self) -> dict[str, int]:
         return {child.name: child.process.pid for child in self._children}
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 def _wait(process: subprocess.Popen[bytes], until: float) -> None:

@@ -1,4 +1,4 @@
-"""`umay up`: a network in the foreground until Ctrl-C, or until a part dies that it needs."""
+"""`umay up`: a network in the foreground until Ctrl-C, or until a part ends that it needs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from attestation.errors import Unavailable
+from attestation.files import home
 from client_sdk.config import DEFAULT_DIR
 from client_sdk.localnet.devnet import Network
+from client_sdk.localnet.keeping import Keeper
 
 WATCH_SECONDS = 0.5
 
@@ -22,34 +23,26 @@ def run(directory: Path, *, say: Callable[[str], None]) -> None:
             base = network.start_proxy()
             for line in welcome(network, base):
                 say(line)
+            keeper = Keeper(network, say)
             while True:
-                _watch(network, say)
+                keeper.look()
                 time.sleep(WATCH_SECONDS)
         except KeyboardInterrupt:
             say("stopping …")
-
-
-def _watch(network: Network, say: Callable[[str], None]) -> None:
-    """Guests stand in for each other: one that dies is named, the last one ends the network."""
-    for ended in network.supervisor.fallen("guest-"):
-        say(f"{ended}; requests go to the others")
-    if not any(name.startswith("guest-") for name in network.supervisor.pids):
-        raise Unavailable("every guest has ended")
-    network.supervisor.check()
 
 
 def welcome(network: Network, base: str) -> list[str]:
     """What somebody needs to use this network."""
     parts = [f"  {name:<12} {address}  ({remark})" for name, address, remark in network.parts]
     directory = network.files.directory
-    where = "" if directory == DEFAULT_DIR.expanduser() else f" --dir {shlex.quote(str(directory))}"
+    where = "" if directory == home(DEFAULT_DIR) else f" --dir {shlex.quote(str(directory))}"
     return [
         "",
         "SIMULATED: these machines prove nothing. Their roots are this machine's own.",
         *parts,
         "",
-        f"OPENAI_BASE_URL={base}",
-        f"OPENAI_API_KEY={network.files.api_token()}",
+        f"export OPENAI_BASE_URL={base}",
+        f"export OPENAI_API_KEY={network.files.api_token()}",
         "",
         "every step of the verification, one question sealed, the audit:",
         f"  umay client verify{where}",

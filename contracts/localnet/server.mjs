@@ -18,6 +18,13 @@ const MAX_BODY = 1 << 20;
 const BLOCK_MS = 2000;
 const MAX_FAUCET = 10n ** 18n;
 
+// Whatever nobody caught: one line and an exit code. 1 would say that a violation was found.
+process.on('uncaughtException', (error) => {
+  const usage = /^ERR_(PARSE_ARGS|SOCKET_BAD_PORT)/.test(error?.code ?? '');
+  console.error(`embedded chain: ${String(error?.message ?? error).split('\n')[0]}`);
+  process.exit(usage ? 2 : error?.syscall ? 5 : 70);
+});
+
 const options = parseArgs({
   options: {
     dir: { type: 'string' },

@@ -33,6 +33,8 @@ class Server(socketserver.ThreadingUnixStreamServer):
         before = os.umask(0o177)
         try:
             super().__init__(str(path), _Handler)
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror or error}") from None
         finally:
             os.umask(before)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from attestation.errors import ParseError
 from attestation.trust.anchor import reaches
-from attestation.trust.policy import Policy
+from attestation.trust.policy import KEYS, Policy
 from attestation.trust.roots import PRODUCTION
 
 GOOD = f"""
@@ -91,6 +91,46 @@ def test_every_key_must_be_written(line: str) -> None:
 def test_an_unknown_key_is_named(section: str) -> None:
     with pytest.raises(ParseError, match="surplus: unknown key"):
         Policy.from_toml(GOOD.replace(f"[{section}]", f"[{section}]\nsurplus = 1").encode())
+
+
+TYPOS = {
+    "a key": (
+        "max_anchor_age_s",
+        "max_anchr_age_s",
+        "[network] max_anchr_age_s",
+        "max_anchor_age_s",
+    ),
+    "a plural": ("architectures", "architecture", "[gpu] architecture", "architectures"),
+    "a dash": ("tcb_status", "tcb-status", "[cpu] tcb-status", "tcb_status"),
+    "a table": ("[freshness]", "[freshnes]", "policy: freshnes", "freshness"),
+    "a table in a table": ("[cpu.snp]", "[cpu.snpp]", "[cpu] snpp", "snp"),
+    "a list of tables": ("[[release]]", "[[releases]]", "policy: releases", "release"),
+    "a key of a release": ("launch_ids", "launch_id", "[release] launch_id", "launch_ids"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "place", "meant"), TYPOS.values(), ids=TYPOS)
+def test_a_typo_is_named_with_its_place_and_what_was_meant(
+    old: str, new: str, place: str, meant: str
+) -> None:
+    assert old in GOOD
+    with pytest.raises(ParseError) as caught:
+        Policy.from_toml(GOOD.replace(old, new).encode())
+    assert f"{place}: unknown key; did you mean {meant}?" in str(caught.value)
+
+
+def test_a_mistyped_word_is_named_too() -> None:
+    with pytest.raises(ParseError, match=r"tcb_status: unknown UpToDat; did you mean UpToDate\?"):
+        Policy.from_toml(GOOD.replace('["UpToDate"]', '["UpToDat"]').encode())
+    with pytest.raises(ParseError, match="unknown key; expected one of pq"):
+        Policy.from_toml(GOOD.replace("[channel]", "[channel]\nsurplus = 1").encode())
+
+
+def test_every_key_that_is_read_is_known() -> None:
+    sections = {name.split(".")[0] for name in KEYS}
+    words = {word for keys in KEYS.values() for word in keys.split()}
+    assert all(line.split(" = ")[0] in words for line in LINES if not line.startswith("laptop"))
+    assert sections - {""} <= words
 
 
 BAD = {

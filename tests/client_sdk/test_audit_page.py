@@ -198,8 +198,26 @@ def test_many_rows_are_cut_and_say_so() -> None:
 
 def test_a_page_is_written_by_the_command(tmp_path: Path) -> None:
     from attestation.errors import UsageError
-    from client_sdk.auditing.given import write
+    from client_sdk.auditing.output import output
 
-    write(tmp_path / "audit.html", page(Audit(CONTRACT)).encode())
-    with pytest.raises(UsageError):
-        write(tmp_path / "no" / "audit.html", b"")
+    path = tmp_path / "audit.html"
+    for text in (page(Audit(CONTRACT)).encode(), b"shorter"):
+        with output(path) as write:
+            write(text)
+        assert path.read_bytes() == text
+    with output(None) as write:
+        write(b"nowhere")
+    for wrong in (tmp_path / "no" / "audit.html", tmp_path, path / "below"):
+        with pytest.raises(UsageError, match=str(wrong)), output(wrong):
+            pytest.fail("the work must not begin")
+
+
+def test_an_audit_that_fails_leaves_the_page_as_it_was(tmp_path: Path) -> None:
+    from client_sdk.auditing.output import output
+
+    old, new = tmp_path / "old.html", tmp_path / "new.html"
+    old.write_bytes(b"of yesterday")
+    for path in (old, new):
+        with pytest.raises(RuntimeError), output(path):
+            raise RuntimeError
+    assert old.read_bytes() == b"of yesterday" and not new.exists()

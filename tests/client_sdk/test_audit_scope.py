@@ -388,7 +388,9 @@ def test_progress_is_told_but_not_of_short_work(
     with Shown() as shown:
         shown("entries", 1, 2)
         shown("entries", 2, 2)
-    assert capsys.readouterr().err == "entries: 1 of 2\n"
+        shown("entries", 2, 2)
+        shown("blobs", 3, 3)
+    assert capsys.readouterr().err == "entries: 1 of 2\nentries: 2 of 2\nblobs: 3 of 3\n"
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,32 @@ def test_a_port_that_is_taken(tmp_path: Path, taken: str) -> None:
     clear(done, 5, "EADDRINUSE")
 
 
+CHAIN = {
+    "an unknown option": (("--nope",), 2, "Unknown option '--nope'"),
+    "no such port": (("--dir", "chain", "--listen", "127.0.0.1:99999"), 2, "port"),
+    "no directory": ((), 2, "--dir"),
+    "a directory that cannot be": (("--dir", "/proc/none"), 2, "/proc/none"),
+    "a name that nobody knows": (("--dir", "chain", "--listen", "no.invalid:1"), 5, "no.invalid"),
+}
+
+
+@pytest.mark.parametrize(("words", "code", "said"), CHAIN.values(), ids=CHAIN)
+def test_the_chain_s_own_process_ends_as_every_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = umay(*words, module="contracts.localnet")
+    clear(done, code, said)
+    assert len(done.stderr.splitlines()) == 1 and "node:" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["none/socket", "s" * 200, "file"])
+def test_a_simulator_where_no_socket_can_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    words = ("--socket", str(tmp_path / name), "--state", str(tmp_path / "state"))
+    clear(umay(*words, module="enclave.simulator"), 2, str(tmp_path / name))
+
+
 # What is in a file's place
 
 NONSENSE: dict[str, Callable[[Path], object]] = {

@@ -364,7 +364,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
         )
         started.append(process)
         for line in process.stdout:
-            if line.startswith("OPENAI_API_KEY="):
+            if line.startswith("export OPENAI_API_KEY="):
                 return process
         raise AssertionError(process.stderr.read())
 
@@ -392,13 +392,27 @@ def test_up_resumes_and_only_a_guest_may_crash(tmp_path: Path, up: Up) -> None:
     assert done.returncode == 0, done.stdout
     boots = {entry["boot"] for entry in json.loads(done.stdout)["entries"]} - {""}
     assert len(boots) == 4  # two guests, started twice, with new keys
-    os.kill(children(tmp_path)["guest-ada"], signal.SIGKILL)
-    assert any("guest-ada ended" in line for line in iter(second.stdout.readline, ""))
+    dead = children(tmp_path)["guest-ada"]
+    os.kill(dead, signal.SIGKILL)
+    lines = iter(second.stdout.readline, "")
+    assert any("guest-ada ended with signal SIGKILL" in line for line in lines)
+    assert any("starting guest-ada again" in line for line in lines)
     assert second.poll() is None and "guest-bela" in children(tmp_path)
+    url = next(line for line in config.splitlines() if line.startswith("url")).split('"')[1]
+    until = time.monotonic() + HANG_S
+    while not comes_back(url, boots) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert comes_back(url, boots) and children(tmp_path)["guest-ada"] != dead
     os.kill(children(tmp_path)["relay"], signal.SIGKILL)
     assert second.wait(HANG_S) == 5
     assert "relay ended" in second.stderr.read()
     assert not children(tmp_path)
+
+
+def comes_back(url: str, boots: set[str]) -> bool:
+    """Whether a boot is ready that was not there when the audit ran."""
+    places = fetch_places(Transport(), url)
+    return any(place.state == "ready" and place.boot not in boots for place in places)
 
 
 def children(directory: Path) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import re
 import string
 import threading
 import tomllib
@@ -110,6 +111,22 @@ BAD_CONFIGS = {
     "epoch too long": GOOD + b"[epoch]\nlength_s = 3601\n",
     "no overlap": GOOD + b"[epoch]\noverlap_s = 0\n",
 }
+
+
+MISTYPED = {
+    "a table": (GOOD.replace(b"[price]", b"[prices]"), "host config: prices", "price"),
+    "a price": (GOOD.replace(b"completion", b"completions"), "[price] completions", "completion"),
+    "an epoch's": (GOOD + b"[epoch]\nlenght_s = 100\n", "[epoch] lenght_s", "length_s"),
+    "one for another": (GOOD.replace(b"id =", b"di ="), "[network] di", "id"),
+}
+
+
+@pytest.mark.parametrize(("text", "place", "meant"), MISTYPED.values(), ids=MISTYPED)
+def test_a_mistyped_key_is_named_with_what_was_meant(text: bytes, place: str, meant: str) -> None:
+    with pytest.raises(ParseError) as caught:
+        HostConfig.from_toml(text)
+    said = str(caught.value)
+    assert f"{place}: unknown key; " in said and re.search(rf"(mean|of) {meant}\b", said)
 
 
 @pytest.mark.parametrize("name", BAD_CONFIGS)

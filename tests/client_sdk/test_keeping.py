@@ -1,0 +1,180 @@
+"""Guests that end are started again, by name and later and later; other parts end the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attestation.errors import Unavailable, UsageError
+from client_sdk.localnet import up
+from client_sdk.localnet.devnet import Network
+from client_sdk.localnet.keeping import PAUSES_S, STEADY_S, Keeper
+from client_sdk.localnet.supervisor import Child, Supervisor
+from tests.helpers.waiting import HANG_S
+
+SLEEPS = "import sys, time; print('guest: up', file=sys.stderr, flush=True); time.sleep(9999)"
+FALLS = "import sys; print('one\\ntwo\\nthree\\nfour', file=sys.stderr); sys.exit(3)"
+
+
+class Room:
+    """A network of two guests that do nothing, and one part beside them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.supervisor = Supervisor(directory)
+        self.body, self.now, self.said = SLEEPS, 0.0, list[str]()
+        for name in ("relay", "guest-ada", "guest-bela"):
+            self.start(name)
+        self.keeper = Keeper(self, self.said.append, lambda: self.now)
+
+    def start(self, name: str, *, again: bool = False) -> Child:
+        child = self.supervisor.start(name, ["-c", self.body], again=again)
+        child.began = self.now if hasattr(self, "now") else 0.0
+        return child
+
+    def restart(self, child: str) -> None:
+        self.start(child, again=True)
+
+    def end(self, name: str) -> None:
+        child = next(c for c in self.supervisor._children if c.name == name)
+        child.process.kill()
+        child.process.wait(HANG_S)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    room = Room(tmp_path / "errors")
+    yield room
+    room.supervisor.stop()
+
+
+def test_a_guest_that_ends_is_named_and_started_again(room: Room) -> None:
+    before = room.supervisor.pids["guest-ada"]
+    room.end("guest-ada")
+    room.keeper.look()
+    assert room.supervisor.pids["guest-ada"] != before
+    assert "guest-ada ended with signal SIGKILL" in room.said[0]
+    assert "guest-ada.err" in room.said[0] and "started again now" in room.said[0]
+    assert room.said[1:] == ["starting guest-ada again …"]
+
+
+def test_one_that_ends_again_waits_longer_each_time_and_is_left_at_last(room: Room) -> None:
+    for pause in PAUSES_S:
+        room.end("guest-ada")
+        room.keeper.look()
+        assert ("guest-ada" in room.supervisor.pids) is (pause == 0)
+        room.now += pause
+        room.keeper.look()
+        assert "guest-ada" in room.supervisor.pids
+    room.end("guest-ada")
+    room.keeper.look()
+    room.now += 9999
+    room.keeper.look()
+    assert "guest-ada" not in room.supervisor.pids
+    assert f"ended {len(PAUSES_S)} times and is left" in room.said[-1]
+
+
+def test_after_a_long_life_the_count_begins_anew(room: Room) -> None:
+    for _ in range(2 * len(PAUSES_S)):
+        room.now += STEADY_S
+        room.end("guest-ada")
+        room.keeper.look()
+        assert "guest-ada" in room.supervisor.pids
+
+
+def test_with_no_guest_left_the_network_ends_and_says_why(room: Room) -> None:
+    room.body = FALLS
+    with pytest.raises(Unavailable, match="every guest has ended; the last: guest-") as caught:
+        for name in ("guest-ada", "guest-bela"):
+            room.end(name)
+        for _ in range(3 * len(PAUSES_S)):
+            room.keeper.look()
+            room.now += max(PAUSES_S)
+            for child in room.supervisor._children:
+                if child.name.startswith("guest-"):
+                    child.process.wait(HANG_S)
+    assert "exit code 3: two / three / four; its output lies in" in str(caught.value)
+
+
+def test_a_part_without_which_there_is_no_network_ends_it(room: Room) -> None:
+    room.end("relay")
+    with pytest.raises(Unavailable, match=r"relay ended with signal SIGKILL.*relay\.err"):
+        room.keeper.look()
+
+
+def test_what_earlier_guests_wrote_stays(room: Room, tmp_path: Path) -> None:
+    """Two starts of one guest, each with a line."""
+    room.body = FALLS
+    room.end("guest-ada")
+    room.keeper.look()
+    child = next(c for c in room.supervisor._children if c.name == "guest-ada")
+    child.process.wait(HANG_S)
+    room.now += 1
+    room.keeper.look()
+    room.now += max(PAUSES_S)
+    room.keeper.look()
+    child = next(c for c in room.supervisor._children if c.name == "guest-ada")
+    child.process.wait(HANG_S)
+    assert child.errors.read_text().count("four") == 2
+
+
+@pytest.mark.parametrize("planted", ["link", "0666"])
+def test_a_planted_output_file_is_refused(tmp_path: Path, planted: str) -> None:
+    supervisor = Supervisor(tmp_path)
+    if planted == "link":
+        (tmp_path / "part.err").symlink_to(tmp_path / "victim")
+    else:
+        (tmp_path / "part.err").touch()
+        (tmp_path / "part.err").chmod(0o666)
+    with pytest.raises(UsageError, match=r"part\.err"):
+        supervisor.start("part", ["-c", "pass"])
+    assert not (tmp_path / "victim").exists()
+
+
+# A prepared --dir
+
+
+def test_a_prepared_directory_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for mode in (0o777, 0o775, 0o1777):
+        place = tmp_path / f"{mode:o}"
+        place.mkdir()
+        place.chmod(mode)
+        with pytest.raises(UsageError, match=f"{place}: expected mode 0700"):
+            Network(place)
+        assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["token", "ports.json", "network.json", "release.json"])
+@pytest.mark.parametrize("planted", ["link", "mode"])
+def test_a_planted_file_is_not_believed(tmp_path: Path, name: str, planted: str) -> None:
+    network = Network(tmp_path / "net")
+    path = tmp_path / "net" / name
+    if planted == "link":
+        (tmp_path / "evil").write_text('{"chain": 1}')
+        path.symlink_to(tmp_path / "evil")
+    else:
+        path.write_text('{"chain": 1}')
+        path.chmod(0o666)
+    with pytest.raises(UsageError, match=name):
+        network.files.api_token() if name == "token" else network.files.read_json(name)
+
+
+def test_a_link_where_a_new_file_goes_is_not_followed(tmp_path: Path) -> None:
+    files = Network(tmp_path / "net").files
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in ("ports.json", "ports.json.new", "ada.toml", "policy.toml.new"):
+        (files.directory / name).symlink_to(victim)
+    files.write_json("ports.json", {"chain": 1})
+    assert victim.read_text() == "mine" and files.read_json("ports.json") == {"chain": 1}
+    assert (files.directory / "ports.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_up_prints_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    network = Network(tmp_path / "my net")
+    network.files.write_json("network.json", {"contract": "0:ab"})
+    lines = up.welcome(network, "http://127.0.0.1:1/v1")
+    assert "export OPENAI_BASE_URL=http://127.0.0.1:1/v1" in lines
+    assert f"export OPENAI_API_KEY={network.files.api_token()}" in lines
+    assert any(f"--dir '{tmp_path}/my net'" in line for line in lines)
