@@ -5,12 +5,12 @@
 // logical time never go back.
 
 import { createRequire } from 'node:module';
+import { LT_STEP } from './ledger.mjs';
 
 const require = createRequire(import.meta.url);
 const core = require('@ton/core');
 const { Executor, createEmptyShardAccount, defaultConfig } = require('@ton/sandbox');
 
-const LT_STEP = 1_000_000n;
 const MAX_CASCADE = 1000; // transactions that one external message may cause
 const FAUCET = core.Address.parseRaw('-1:' + '0'.repeat(64));
 const SEED = Buffer.alloc(32);

@@ -16,6 +16,7 @@ import * as fs from 'node:fs';
 import { join } from 'node:path';
 
 const RECORD = 72;
+export const LT_STEP = 1_000_000n; // from one transaction to the next
 const DOMAIN = Buffer.from('umay/localnet/block/v1\0');
 
 export const sha256 = (...parts) => {
@@ -47,6 +48,7 @@ export class Ledger {
     this.blocks = fs.openSync(this.path('blocks.bin'), 'a+');
     this.state = this.#readState();
     this.head = this.#recoverHead();
+    this.spans = []; // logical times of the blocks that have transactions, in order
     this.history = this.#readHistory();
     this.transactions = fs.openSync(this.path('transactions.jsonl'), 'a');
   }
@@ -73,6 +75,20 @@ export class Ledger {
       else high = middle - 1;
     }
     return this.block(low);
+  }
+
+  // From the first to behind the last logical time of a block; where nothing happened in it, both
+  // are where the blocks before it ended.
+  logicalTimes(seqno) {
+    let [low, high] = [0, this.spans.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.spans[middle].seqno <= seqno) low = middle + 1;
+      else high = middle;
+    }
+    const last = this.spans[low - 1];
+    if (!last) return { start: 0n, end: 0n };
+    return last.seqno === seqno ? last : { start: last.end, end: last.end };
   }
 
   // A block in which nothing happened.
@@ -172,6 +188,9 @@ export class Ledger {
   }
 
   #remember(history, entry) {
+    const [lt, last] = [BigInt(entry.lt), this.spans.at(-1)];
+    if (last?.seqno === entry.seqno) last.end = lt + LT_STEP;
+    else this.spans.push({ seqno: entry.seqno, start: lt, end: lt + LT_STEP });
     if (!history.has(entry.address)) history.set(entry.address, []);
     history.get(entry.address).push(entry);
   }

@@ -102,15 +102,24 @@ export class Toncenter {
 
   blockHeader(p) {
     const block = this.findBlock(p);
+    const times = this.chain.ledger.logicalTimes(block.seqno);
     return {
       '@type': 'blocks.header',
       id: blockId(block),
       global_id: -217,
       version: 0,
+      flags: 0,
       after_merge: false, after_split: false, before_split: false,
       want_merge: false, want_split: false,
+      validator_list_hash_short: 0, // there are no validators, and so no key blocks
+      catchain_seqno: 0,
+      min_ref_mc_seqno: block.seqno - 1,
       is_key_block: false,
+      prev_key_block_seqno: 0,
+      start_lt: times.start.toString(),
+      end_lt: times.end.toString(),
       gen_utime: block.utime,
+      vert_seqno: 0,
       prev_blocks: block.seqno > 1 ? [blockId(this.chain.ledger.block(block.seqno - 1))] : [],
       '@extra': extra(),
     };
@@ -172,7 +181,7 @@ export class Toncenter {
     const wanted = history.filter(
       (entry) => (from === null || BigInt(entry.lt) <= from) && BigInt(entry.lt) > to,
     );
-    return wanted.slice(-limit).reverse().map(rawTransaction);
+    return wanted.slice(-limit).reverse().map(extTransaction);
   }
 
   async runGetMethod(p) {
@@ -227,32 +236,76 @@ function externalOnly(cell) {
 
 const methodId = (name) => (core.crc16(Buffer.from(name)).readUInt16BE(0)) | 0x10000;
 
-function rawTransaction(entry) {
+function extTransaction(entry) {
   const transaction = core.loadTransaction(core.Cell.fromBase64(entry.boc).beginParse());
   const storageFee = transaction.description.storagePhase?.storageFeesCollected ?? 0n;
   const fee = transaction.totalFees.coins;
   return {
-    '@type': 'raw.transaction',
+    '@type': 'ext.transaction',
     address: {
       '@type': 'accountAddress',
       account_address: core.Address.parseRaw(entry.address).toString(),
     },
+    account: entry.address.toUpperCase(),
     utime: transaction.now,
     data: entry.boc,
     transaction_id: transactionId(transaction.lt, Buffer.from(entry.hash, 'hex')),
     fee: fee.toString(),
     storage_fee: storageFee.toString(),
     other_fee: (fee - storageFee).toString(),
-    in_msg: transaction.inMessage ? rawMessage(transaction.inMessage) : null,
-    out_msgs: [...transaction.outMessages.values()].map(rawMessage),
+    in_msg: transaction.inMessage ? extMessage(transaction.inMessage) : null,
+    out_msgs: [...transaction.outMessages.values()].map(extMessage),
   };
 }
 
-function rawMessage(message) {
+// Text behind 32 zero bits is a comment, by the wallets' convention; anything else, and what is
+// not UTF-8, is raw.
+function comment(body) {
+  const slice = body.beginParse(true);
+  if (slice.remainingBits < 32 || slice.loadUint(32) !== 0) return null;
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(snake(slice));
+  } catch {
+    return null;
+  }
+}
+
+// The bytes of a chain of cells. Throws where a cell holds no whole bytes.
+function snake(slice) {
+  const parts = [];
+  for (let rest = slice; ; rest = rest.loadRef().beginParse(true)) {
+    if (rest.remainingBits % 8 !== 0 || rest.remainingRefs > 1) throw new Error('no text');
+    parts.push(rest.loadBuffer(rest.remainingBits / 8));
+    if (rest.remainingRefs === 0) return Buffer.concat(parts);
+  }
+}
+
+// As Python's codec writes it: lines of 76 characters, each ended.
+const lines = (bytes) => base64(bytes).replace(/.{1,76}/g, '$&\n');
+
+function rootBytes(cell) {
+  const padded = core.beginCell().storeBits(cell.bits);
+  while (padded.bits % 8 !== 0) padded.storeBit(0);
+  return padded.endCell().beginParse(true).loadBuffer(padded.bits / 8);
+}
+
+function content(message) {
+  const text = comment(message.body);
+  if (text !== null)
+    return { msg_data: { '@type': 'msg.dataText', text: base64(text) }, message: text };
+  const msg_data = {
+    '@type': 'msg.dataRaw',
+    body: bocOf(message.body),
+    init_state: initBoc(message.init),
+  };
+  return { msg_data, message: lines(rootBytes(message.body)) };
+}
+
+function extMessage(message) {
   const { info, body } = message;
   const internal = info.type === 'internal';
   return {
-    '@type': 'raw.message',
+    '@type': 'ext.message',
     hash: base64(core.beginCell().store(core.storeMessage(message)).endCell().hash()),
     source: info.src?.toString() ?? '',
     destination: info.dest?.toString() ?? '',
@@ -262,8 +315,7 @@ function rawMessage(message) {
     ihr_fee: internal ? info.ihrFee.toString() : '0',
     created_lt: (info.createdLt ?? 0n).toString(),
     body_hash: base64(body.hash()),
-    msg_data: { '@type': 'msg.dataRaw', body: bocOf(body), init_state: initBoc(message.init) },
-    message: '',
+    ...content(message),
   };
 }
 

@@ -7,14 +7,17 @@ import os
 import subprocess
 import threading
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 from nacl.signing import SigningKey
-from pytoniq_core import begin_cell
+from pytoniq_core import Cell, begin_cell
 from tonsdk.contract.wallet import WalletV4ContractR2
 from tonsdk.crypto import mnemonic_new
 
@@ -224,6 +227,122 @@ def test_a_wallet_is_no_log(shared: LocalChain) -> None:
     wallet.transfer(SOMEBODY, 1000, bounce=False)
     with pytest.raises(ParseError):
         read_anchor(chain, network="n", address=wallet.address)
+
+
+def asked(chain: LocalChain, method: str, **parameters: object) -> Any:
+    answer = requests.get(f"{chain.url}/{method}", params=parameters, timeout=HANG_S).json()
+    assert answer["ok"], answer
+    return answer["result"]
+
+
+def commented(text: bytes, *, rest: Cell | None = None) -> Cell:
+    body = begin_cell().store_uint(0, 32).store_bytes(text)
+    return (body.store_ref(rest) if rest else body).end_cell()
+
+
+LONG = "Ä" * 200
+MESSAGES: dict[str, tuple[Cell | None, str | None]] = {
+    "a comment": (commented(b"hello"), "hello"),
+    "letters of every script": (commented("тест ✓ 試".encode()), "тест ✓ 試"),
+    "an empty comment": (commented(b""), ""),
+    "a comment over four cells": (
+        commented(
+            LONG.encode()[:121],
+            rest=begin_cell()
+            .store_bytes(LONG.encode()[121:248])
+            .store_ref(
+                begin_cell()
+                .store_bytes(LONG.encode()[248:375])
+                .store_ref(begin_cell().store_bytes(LONG.encode()[375:]).end_cell())
+                .end_cell()
+            )
+            .end_cell(),
+        ),
+        LONG,
+    ),
+    "no body": (None, None),
+    "an operation": (begin_cell().store_uint(0x0F8A7EA5, 32).store_uint(7, 64).end_cell(), None),
+    "what is not UTF-8": (commented(b"\xff\xfe"), None),
+    "less than an operation": (begin_cell().store_uint(0, 31).end_cell(), None),
+    "half a byte": (begin_cell().store_uint(0, 36).end_cell(), None),
+}
+
+
+@needs_node
+@pytest.mark.parametrize(("body", "text"), MESSAGES.values(), ids=MESSAGES)
+def test_a_transaction_is_told_as_toncenter_tells_it(
+    shared: LocalChain, body: Cell | None, text: str | None
+) -> None:
+    """Types, account and decoded comments of toncenter v2's ext.transaction."""
+    wallet = Wallet(shared.client(), SigningKey.generate())
+    shared.faucet(wallet.address, 10**9)
+    there = "0:" + SigningKey.generate().encode().hex()
+    wallet.transfer(there, 10**6, body, bounce=False)
+    (received,) = asked(shared, "getTransactions", address=there)
+    sent = asked(shared, "getTransactions", address=wallet.address, limit=1)[0]
+    assert received["@type"] == "ext.transaction"
+    assert received["account"] == there.upper()
+    assert raw_address(received["address"]["account_address"]) == there
+    assert received["in_msg"] == sent["out_msgs"][0] and received["out_msgs"] == []
+    message = received["in_msg"]
+    assert set(message) == {
+        *("@type", "hash", "source", "destination", "value", "extra_currencies", "fwd_fee"),
+        *("ihr_fee", "created_lt", "body_hash", "msg_data", "message"),
+    }
+    assert (message["@type"], message["value"]) == ("ext.message", str(10**6))
+    assert raw_address(message["source"]) == wallet.address
+    assert raw_address(message["destination"]) == there
+    whole = body or begin_cell().end_cell()
+    assert b64decode(message["body_hash"]) == whole.hash
+    data = message["msg_data"]
+    if text is None:
+        assert data["@type"] == "msg.dataRaw" and set(data) == {"@type", "body", "init_state"}
+        assert Cell.one_from_boc(b64decode(data["body"])).hash == whole.hash
+        assert b64decode(message["message"]) == whole.bits.tobytes()
+    else:
+        assert data == {"@type": "msg.dataText", "text": b64encode(text.encode()).decode()}
+        assert message["message"] == text
+
+
+HEADER_FIELDS = {
+    **{"@type": str, "id": dict, "global_id": int, "version": int, "flags": int},
+    **{"after_merge": bool, "after_split": bool, "before_split": bool, "want_merge": bool},
+    **{"want_split": bool, "validator_list_hash_short": int, "catchain_seqno": int},
+    **{"min_ref_mc_seqno": int, "is_key_block": bool, "prev_key_block_seqno": int},
+    **{"start_lt": str, "end_lt": str, "gen_utime": int, "vert_seqno": int},
+    **{"prev_blocks": list, "@extra": str},
+}
+
+
+def header(chain: LocalChain, seqno: int) -> dict[str, Any]:
+    where = {"workchain": -1, "shard": "-9223372036854775808", "seqno": seqno}
+    found: dict[str, Any] = asked(chain, "getBlockHeader", **where)
+    return found
+
+
+@needs_node
+def test_a_block_header_has_every_field_of_toncenter(tmp_path: Path) -> None:
+    with LocalChain.start(tmp_path) as chain:
+        for amount in (1, 2):
+            chain.faucet(SOMEBODY, amount)
+            chain.advance(1)
+        history = asked(chain, "getTransactions", address=SOMEBODY)
+        last = chain.client().head().seqno
+        headers = [header(chain, seqno) for seqno in range(1, last + 1)]
+    with LocalChain.start(tmp_path) as again:
+        assert [{**header(again, h["id"]["seqno"]), "@extra": ""} for h in headers] == [
+            {**h, "@extra": ""} for h in headers
+        ]
+    for found in headers:
+        assert {name: type(value) for name, value in found.items()} == HEADER_FIELDS
+        assert int(found["start_lt"]) <= int(found["end_lt"])
+    for earlier, later in pairwise(headers):
+        assert int(earlier["end_lt"]) <= int(later["start_lt"])
+        assert later["prev_blocks"] == [earlier["id"]]
+    for entry in history:
+        lt = int(entry["transaction_id"]["lt"])
+        holding = [h for h in headers if int(h["start_lt"]) <= lt < int(h["end_lt"])]
+        assert len(holding) == 1
 
 
 @needs_node
