@@ -5,7 +5,7 @@
 // logical time never go back.
 
 import { createRequire } from 'node:module';
-import { LT_STEP } from './ledger.mjs';
+import { DiskFull, LT_STEP } from './ledger.mjs';
 
 const require = createRequire(import.meta.url);
 const core = require('@ton/core');
@@ -44,7 +44,15 @@ export class Chain {
   }
 
   tick() {
-    if (!this.running) this.ledger.heartbeat(this.now());
+    if (this.running) return;
+    try {
+      this.ledger.heartbeat(this.now());
+      this.told = false;
+    } catch (error) {
+      if (!(error instanceof DiskFull)) throw error;
+      if (!this.told) console.error(`embedded chain: no more blocks: ${error.message}`);
+      this.told = true;
+    }
   }
 
   account(address) {
@@ -111,6 +119,8 @@ export class Chain {
       const batch = this.queue.splice(0);
       const done = [];
       const transactions = [];
+      const before = { accounts: this.accounts, lt: this.lt, offset: this.offset };
+      this.accounts = { ...this.accounts };
       this.utime = this.now();
       for (const item of batch) {
         try {
@@ -121,7 +131,13 @@ export class Chain {
           done.push(() => item.reject(error));
         }
       }
-      this.#seal(transactions);
+      try {
+        this.#seal(transactions);
+      } catch (error) {
+        Object.assign(this, before); // as if nothing had been asked
+        for (const item of batch) item.reject(error);
+        continue;
+      }
       for (const answer of done) answer();
     }
     this.running = false;

@@ -9,7 +9,8 @@
 // Invariant: state.json is renamed into place before its block is appended, so after a
 // crash at most the one block that state.json itself describes is missing and is re-made;
 // transactions later than state.json's logical time are dropped. An answered message is
-// on disk.
+// on disk. What a full disk did not take is undone, and its message refused: at most the record of
+// a block whose state is on disk waits in memory, and nothing is sealed before it is written.
 
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
@@ -24,6 +25,24 @@ export const sha256 = (...parts) => {
   for (const part of parts) hash.update(part);
   return hash.digest();
 };
+
+// The disk took no more. Nothing of what was asked has happened.
+export class DiskFull extends Error {}
+
+// A disk that fills up takes a part without a word.
+function writeAll(file, text) {
+  const bytes = Buffer.from(text);
+  for (let at = 0; at < bytes.length; ) at += fs.writeSync(file, bytes, at);
+}
+
+function orFull(place, work, undo) {
+  try {
+    return work();
+  } catch (error) {
+    undo();
+    throw new DiskFull(`${place}: ${error.code ?? error.message}: nothing was kept`);
+  }
+}
 
 const u64 = (value) => {
   const bytes = Buffer.alloc(8);
@@ -57,7 +76,8 @@ export class Ledger {
   block(seqno) {
     if (!Number.isSafeInteger(seqno) || seqno < 1 || seqno > this.head.seqno) return null;
     const record = Buffer.alloc(RECORD);
-    fs.readSync(this.blocks, record, 0, RECORD, (seqno - 1) * RECORD);
+    if (seqno === this.waiting?.seqno) recordOf(this.waiting).copy(record);
+    else fs.readSync(this.blocks, record, 0, RECORD, (seqno - 1) * RECORD);
     return {
       seqno,
       utime: Number(record.readBigUInt64BE(0)),
@@ -93,29 +113,39 @@ export class Ledger {
 
   // A block in which nothing happened.
   heartbeat(utime) {
+    this.#settle();
     this.#append(this.#next(utime, this.head.digest));
+    this.#settle();
   }
 
   // A block with new account states: durable when this returns.
   seal({ utime, lt, offset, accounts, transactions }) {
+    this.#settle();
     const digest = sha256(JSON.stringify(accounts));
     const head = this.#next(utime, digest);
-    for (const line of transactions) {
-      const entry = { ...line, seqno: head.seqno };
-      fs.writeSync(this.transactions, JSON.stringify(entry) + '\n');
-      this.#remember(this.history, entry);
-    }
-    fs.fdatasyncSync(this.transactions);
-    fs.fdatasyncSync(this.blocks);
-    this.#writeState({
+    const entries = transactions.map((line) => ({ ...line, seqno: head.seqno }));
+    const kept = fs.fstatSync(this.transactions).size;
+    const undo = () => fs.ftruncateSync(this.transactions, kept);
+    orFull(this.path('transactions.jsonl'), () => {
+      writeAll(this.transactions, entries.map((entry) => JSON.stringify(entry) + '\n').join(''));
+      fs.fdatasyncSync(this.transactions);
+      fs.fdatasyncSync(this.blocks);
+    }, undo);
+    orFull(this.path('state.json'), () => this.#writeState({
       version: 1,
       head: { seqno: head.seqno, utime, rootHash: head.rootHash.toString('hex') },
       digest: digest.toString('hex'),
       lt: lt.toString(),
       offset,
       accounts,
-    });
+    }), undo);
+    for (const entry of entries) this.#remember(this.history, entry);
     this.#append(head);
+    try {
+      this.#settle();
+    } catch {
+      // its state is on disk, and from it the record is made again
+    }
   }
 
   close() {
@@ -133,16 +163,30 @@ export class Ledger {
   }
 
   #append(block) {
-    fs.writeSync(this.blocks, Buffer.concat([u64(block.utime), block.rootHash, block.digest]));
-    this.head = block;
+    this.head = this.waiting = block;
+  }
+
+  // The record that waits, if any, to disk. Throws DiskFull.
+  #settle() {
+    if (!this.waiting) return;
+    const before = (this.waiting.seqno - 1) * RECORD;
+    orFull(
+      this.path('blocks.bin'),
+      () => writeAll(this.blocks, recordOf(this.waiting)),
+      () => fs.ftruncateSync(this.blocks, before),
+    );
+    this.waiting = null;
   }
 
   #writeState(state) {
     const temporary = this.path('state.json.tmp');
     const file = fs.openSync(temporary, 'w', 0o600);
-    fs.writeSync(file, JSON.stringify(state));
-    fs.fdatasyncSync(file);
-    fs.closeSync(file);
+    try {
+      writeAll(file, JSON.stringify(state));
+      fs.fdatasyncSync(file);
+    } finally {
+      fs.closeSync(file);
+    }
     fs.renameSync(temporary, this.path('state.json'));
   }
 
@@ -165,6 +209,7 @@ export class Ledger {
         rootHash: Buffer.from(sealed.rootHash, 'hex'),
         digest: Buffer.from(this.state.digest, 'hex'),
       });
+      this.#settle();
     }
     const kept = sealed ? this.block(sealed.seqno)?.rootHash.toString('hex') : undefined;
     if (kept !== sealed?.rootHash) throw new Error('blocks.bin and state.json do not belong together');
@@ -183,7 +228,11 @@ export class Ledger {
         this.#remember(history, entry);
       }
     }
-    fs.writeFileSync(path, lines.map((line) => line + '\n').join(''));
+    const whole = lines.map((line) => line + '\n').join('');
+    if (whole !== fs.readFileSync(path, 'utf8')) {
+      fs.writeFileSync(`${path}.tmp`, whole);
+      fs.renameSync(`${path}.tmp`, path);
+    }
     return history;
   }
 
@@ -203,6 +252,8 @@ export class Ledger {
     fs.writeFileSync(path, String(process.pid));
   }
 }
+
+const recordOf = (block) => Buffer.concat([u64(block.utime), block.rootHash, block.digest]);
 
 function parseLine(line) {
   try {

@@ -8,7 +8,7 @@ import { createServer } from 'node:http';
 import { parseArgs } from 'node:util';
 import { createRequire } from 'node:module';
 import { Chain, Rejected } from './chain.mjs';
-import { Ledger } from './ledger.mjs';
+import { DiskFull, Ledger } from './ledger.mjs';
 import { BadRequest, NotFound, Toncenter } from './toncenter.mjs';
 
 const require = createRequire(import.meta.url);
@@ -107,6 +107,7 @@ const isJson = (request) => (request.headers['content-type'] ?? '').startsWith('
 function statusOf(error) {
   if (error instanceof BadRequest || error instanceof SyntaxError) return 422;
   if (error instanceof NotFound) return 404;
+  if (error instanceof DiskFull) return 503;
   return 500;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -343,6 +344,41 @@ def test_a_block_header_has_every_field_of_toncenter(tmp_path: Path) -> None:
         lt = int(entry["transaction_id"]["lt"])
         holding = [h for h in headers if int(h["start_lt"]) <= lt < int(h["end_lt"])]
         assert len(holding) == 1
+
+
+@needs_node
+def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
+    """The kernel takes no more for any file of the chain; then it does again."""
+
+    def coins(chain: ToncenterV2) -> int:
+        """Whole ones: an account pays a few nano of rent."""
+        return round(chain.account(SOMEBODY).balance / 10**9)
+
+    with LocalChain.start(tmp_path) as local:
+        chain = local.client()
+        local.faucet(SOMEBODY, 5 * 10**9)
+        _, hard = resource.prlimit(local.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(local.process.pid, resource.RLIMIT_FSIZE, (80, hard))
+        for _ in range(3):
+            answer = requests.post(
+                f"{local.url}/local/faucet",
+                json={"address": SOMEBODY, "amount": "7000000000"},
+                timeout=HANG_S,
+            )
+            assert answer.status_code == 503 and "EFBIG" in answer.json()["error"]
+        assert coins(chain) == 5  # it still answers
+        assert len(chain.transactions(SOMEBODY)) == 1
+        seqno = chain.head().seqno
+        resource.prlimit(local.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        local.faucet(SOMEBODY, 11 * 10**9)
+        assert coins(chain) == 16 and chain.head().seqno > seqno
+        blocks = [chain.block(number) for number in range(1, chain.head().seqno + 1)]
+        history = chain.transactions(SOMEBODY)
+    with LocalChain.start(tmp_path) as local:
+        chain = local.client()
+        assert [chain.block(block.seqno) for block in blocks] == blocks
+        assert chain.transactions(SOMEBODY) == history and len(history) == 2
+        assert coins(chain) == 16
 
 
 @needs_node
