@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import Unavailable, UsageError
+from attestation.vendors.archive import Archive
+from client_sdk.auditing.watch_loop import Rounds
+from client_sdk.config import Config, load
 from client_sdk.localnet import up
 from client_sdk.localnet.devnet import Network
 from client_sdk.localnet.keeping import PAUSES_S, STEADY_S, Keeper
 from client_sdk.localnet.supervisor import Child, Supervisor
+from contracts.logservice.database import Sqlite
+from contracts.logservice.witness import Witness
+from enclave.simulator.pki import load_or_make_key
 from tests.helpers.waiting import HANG_S
 
 SLEEPS = "import sys, time; print('guest: up', file=sys.stderr, flush=True); time.sleep(9999)"
@@ -178,3 +185,56 @@ def test_what_up_prints_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     assert "export OPENAI_BASE_URL=http://127.0.0.1:1/v1" in lines
     assert f"export OPENAI_API_KEY={network.files.api_token()}" in lines
     assert any(f"--dir '{tmp_path}/my net'" in line for line in lines)
+
+
+# The same for what other commands trust
+
+
+def written_by_all(place: Path) -> None:
+    place.mkdir()
+    place.chmod(0o777)
+
+
+def linked(place: Path) -> None:
+    other = place.with_name("other")
+    other.mkdir(mode=0o700)
+    place.symlink_to(other)
+
+
+OPENERS: dict[str, Callable[[Path], object]] = {
+    "a collateral archive": Archive,
+    "a log's database": Sqlite,
+    "a simulator's keys": lambda place: load_or_make_key(place, "root"),
+    "a witness's memory": lambda place: Witness(
+        place / "seen", name="w.example/w", key=Ed25519PrivateKey.generate(), logs={}
+    ),
+    "a watch's alerts": lambda place: Rounds.open(place, {}, webhook=None, tell=print, warn=print),
+}
+
+
+@pytest.mark.parametrize("prepare", [written_by_all, linked])
+@pytest.mark.parametrize("opened", OPENERS.values(), ids=OPENERS)
+def test_a_place_that_others_prepared_is_refused(
+    tmp_path: Path, opened: Callable[[Path], object], prepare: Callable[[Path], None]
+) -> None:
+    place = tmp_path / "place"
+    prepare(place)
+    with pytest.raises(UsageError, match=str(place)):
+        opened(place)
+    assert list(place.iterdir()) == []
+
+
+def test_a_policy_beside_the_config_is_as_trusted_as_that(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    config = Config("http://127.0.0.1:1", "http://127.0.0.1:2", policy)
+    (tmp_path / "umay.toml").write_text(config.to_toml())
+    policy.touch()
+    asked = {"url": None, "chain": None, "policy": None}
+    assert load(**asked, directory=tmp_path).policy == policy
+    policy.chmod(0o666)
+    with pytest.raises(UsageError, match=f"{policy}: expected mode 0600"):
+        load(**asked, directory=tmp_path)
+    policy.unlink()
+    policy.symlink_to("/dev/null")
+    with pytest.raises(UsageError, match=f"{policy}: expected a regular file"):
+        load(**asked, directory=tmp_path)
