@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from attestation.errors import Truncated, Unavailable, UsageError
-from attestation.net.http import Http, Incoming
+from attestation.net.error_text import redacted_url
+from attestation.net.http import Http, IncomingAnswer
 from attestation.net.route import Route, is_loopback
 from attestation.net.timing import Deadlines
-from attestation.net.told import shown
 
 READ_SECONDS = 120.0
 """Until a sealed answer begins, and between two pieces of it: the first token of a long prompt
@@ -31,9 +31,9 @@ def check_url(url: str) -> str:
     """The URL without its last slash. Raises UsageError unless https or loopback http."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"expected an http(s) URL, got {shown(url)!r}")
+        raise UsageError(f"expected an http(s) URL, got {redacted_url(url)!r}")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise UsageError(f"expected https beyond this machine, got {shown(url)!r}")
+        raise UsageError(f"expected https beyond this machine, got {redacted_url(url)!r}")
     return url.rstrip("/")
 
 
@@ -43,7 +43,7 @@ class Stream:
 
     status: int
     media_type: str
-    _incoming: Incoming
+    _incoming: IncomingAnswer
 
     def __iter__(self) -> Iterator[bytes]:
         """Bytes as they arrive. Raises Truncated where the connection breaks."""

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit, urlunsplit
 from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.formats.address import canonical
 from attestation.formats.json import decode
-from attestation.net.again import MAY_CHANGE, repeated, retry_after
+from attestation.net.error_text import printable, redacted_url
 from attestation.net.http import Answer, Http
+from attestation.net.retry import MAY_CHANGE, retry_after, with_retries
 from attestation.net.timing import Deadlines
-from attestation.net.told import printable, shown
 from attestation.trust.anchor import BlockRef, Level
 
 MAX_ANSWER = 16 << 20  # bytes; the whole configuration of the chain is below 1 MiB
@@ -121,7 +121,7 @@ class ToncenterV2:
         http: Http | None = None,
     ) -> None:
         self._endpoint = _endpoint(url)
-        named = shown(self._endpoint.partition("?")[0]).removesuffix("/jsonRPC")
+        named = redacted_url(self._endpoint.partition("?")[0]).removesuffix("/jsonRPC")
         self.url = _OPAQUE.sub("/…", named)
         self._http = http or Http(Deadlines(whole=timeout))
         self._headers = {"accept": "application/json"}
@@ -201,14 +201,14 @@ class ToncenterV2:
             )
             return _opened(answer)
 
-        return repeated(once, tries=attempts, pause=FIRST_PAUSE)
+        return with_retries(once, tries=attempts, pause=FIRST_PAUSE)
 
 
 def _endpoint(url: str) -> str:
     """Where JSON-RPC is posted, with the query of `url`. Raises UsageError."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UsageError(f"chain: expected an http(s) URL, got {shown(url)!r}")
+        raise UsageError(f"chain: expected an http(s) URL, got {redacted_url(url)!r}")
     path = parts.path.rstrip("/").removesuffix("/jsonRPC") or "/api/v2"
     return urlunsplit((parts.scheme, parts.netloc, f"{path}/jsonRPC", parts.query, ""))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from attestation.errors import Refused, Unavailable
-from attestation.log.submission import Logged
-from attestation.net.again import MAY_CHANGE
+from attestation.log.submission import SubmissionAnswer
+from attestation.net.error_text import printable
 from attestation.net.http import Http
+from attestation.net.retry import MAY_CHANGE
 from attestation.net.timing import Deadlines
-from attestation.net.told import printable
 
 MAX_ANSWER = 64 * 1024  # bytes from a log
 HTTP_SECONDS = 10.0
@@ -23,13 +23,13 @@ def fetch_checkpoint(log_url: str) -> bytes:
     return fetch(f"{log_url.rstrip('/')}/checkpoint")
 
 
-def submit(url: str, body: bytes) -> Logged:
+def submit(url: str, body: bytes) -> SubmissionAnswer:
     """What a log answers to a submission. Raises Refused with its reason, Unavailable, or
     ParseError for an answer that is none."""
     with _http() as http:
         answer = http.ask("POST", url, body, limit=MAX_ANSWER)
     if answer.status == 200:
-        return Logged.from_bytes(answer.good())
+        return SubmissionAnswer.from_bytes(answer.good())
     try:
         refusal = json.loads(answer.body)["error"]
         step, code, text = (printable(str(refusal[key]), 300) for key in REFUSAL)

@@ -28,7 +28,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class _Held:
+class _EpochKeys:
     key: kem.PrivateKey
     config: KeyConfig
     guard: ReplayGuard
@@ -39,7 +39,7 @@ class KeyRing:
 
     def __init__(self, *, replay_capacity: int = DEFAULT_CAPACITY) -> None:
         self._capacity = replay_capacity
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, _EpochKeys] = {}
         self._next_id = 0
         self._lock = threading.Lock()
 
@@ -70,7 +70,7 @@ class KeyRing:
         """A request about to arrive; `limit` bounds its plaintext bytes."""
         return ServerRequest(self, chunked=chunked, limit=limit)
 
-    def find(self, key_id: int) -> _Held:
+    def find(self, key_id: int) -> _EpochKeys:
         """Raises NotForUs for an id that no living epoch has."""
         held = self._held.get(key_id)
         if held is None:
@@ -91,7 +91,7 @@ class KeyRing:
         }
         guard = ReplayGuard(self._capacity)
         for key_id, key in keys.items():
-            self._held[key_id] = _Held(key, configs[key_id], guard)
+            self._held[key_id] = _EpochKeys(key, configs[key_id], guard)
         return Epoch(tuple(configs.values()), guard)
 
     def _free_id(self) -> int:
@@ -113,7 +113,7 @@ class ServerRequest:
         self._ring = ring
         self._limit = limit
         self._head = bytearray()
-        self._held: _Held | None = None
+        self._held: _EpochKeys | None = None
         self._suite: Suite | None = None
         self._exchange: exchange.Exchange | None = None
         self._reader: chunks.Reader | None = None
@@ -209,7 +209,7 @@ class ServerRequest:
         self._head += data[:missing]
         return data[missing:]
 
-    def _select(self, head: bytes) -> tuple[_Held, Suite]:
+    def _select(self, head: bytes) -> tuple[_EpochKeys, Suite]:
         held = self._ring.find(head[0])
         kem_id, kdf_id, aead_id = (int.from_bytes(head[i : i + 2], "big") for i in (1, 3, 5))
         if kem_id != held.config.kem_id or (kdf_id, aead_id) not in held.config.algorithms:
@@ -219,7 +219,7 @@ class ServerRequest:
             )
         return held, Suite(kem_id, aead_id, kdf_id)
 
-    def _agree(self, held: _Held, suite: Suite) -> exchange.Exchange:
+    def _agree(self, held: _EpochKeys, suite: Suite) -> exchange.Exchange:
         head, enc = self._head[: exchange.HEADER_BYTES], bytes(self._head[exchange.HEADER_BYTES :])
         info = exchange.info(bytes(head), chunked=self.chunked)
         context = hpke.setup_receiver(held.key, aead_id=suite.aead_id, enc=enc, info=info)

@@ -23,7 +23,7 @@ _NAME = re.compile(r"[a-z]+(/[A-Za-z0-9._-]{1,160}){1,3}")
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedAnswer:
     """A vendor's answer. Header names are in lower case."""
 
     body: bytes
@@ -33,9 +33,9 @@ class Fetched:
 class Fetcher(Protocol):
     """The one way to the network: an answer of at most `limit` bytes, or Unavailable."""
 
-    def get(self, url: str, *, limit: int) -> Fetched: ...
+    def get(self, url: str, *, limit: int) -> FetchedAnswer: ...
 
-    def post(self, url: str, body: bytes, *, media_type: str, limit: int) -> Fetched: ...
+    def post(self, url: str, body: bytes, *, media_type: str, limit: int) -> FetchedAnswer: ...
 
 
 def manifest_digest(manifest: bytes) -> bytes:

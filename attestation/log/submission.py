@@ -78,7 +78,7 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class Logged:
+class SubmissionAnswer:
     """The log's answer: where the leaf stands, a published size that holds it, its bytes."""
 
     index: int
@@ -89,7 +89,7 @@ class Logged:
         return cbor.encode({0: self.index, 1: self.size, 2: self.leaf})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Logged:
+    def from_bytes(cls, data: bytes) -> SubmissionAnswer:
         """Raises ParseError for anything that is not exactly one answer."""
         fields = cbor.decode_map(data, required=frozenset({0, 1, 2}), limit=1 << 17)
         types = [type(fields[key]) for key in range(3)]
@@ -99,7 +99,7 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Record:
+class ArchiveRecord:
     """SHA-256 of everything an auditor needs to judge one leaf again."""
 
     index: int
@@ -124,7 +124,7 @@ class Record:
         return cbor.encode(dict(enumerate((self.index, *self.digests))))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Record:
+    def from_bytes(cls, data: bytes) -> ArchiveRecord:
         """Raises ParseError for anything that is not exactly one record."""
         fields = cbor.decode_map(data, required=frozenset(range(6)), limit=4096)
         _check(type(fields[0]) is int and 0 <= fields[0] < 2**63, "a leaf index")

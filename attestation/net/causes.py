@@ -10,7 +10,7 @@ from typing import Any
 
 from urllib3.exceptions import HTTPError
 
-from attestation.net.told import printable
+from attestation.net.error_text import printable
 
 FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
 """What a request may raise; all of requests' errors are OSErrors."""

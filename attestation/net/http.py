@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 from attestation.errors import NotThere, ParseError, Unavailable, UsageError
 from attestation.formats.json import decode
-from attestation.net.again import MAY_CHANGE, retry_after
+from attestation.net.error_text import LOOKED_AT, answer_summary, is_page, redacted_url
+from attestation.net.retry import MAY_CHANGE, retry_after
 from attestation.net.route import Route
 from attestation.net.timing import Clock, Deadlines
-from attestation.net.told import LOOKED_AT, came, is_page, shown
 
 if TYPE_CHECKING:
     import requests
@@ -37,7 +37,7 @@ AGENT = "umay"
 
 PIECE = 64 * 1024
 
-_Asked = tuple[str, str, bytes | None, Mapping[str, str]]
+_HttpRequest = tuple[str, str, bytes | None, Mapping[str, str]]
 """Method, URL, body, headers."""
 
 
@@ -59,7 +59,7 @@ class Answer:
         if self.status != 200:
             raise self.refusal()
         if is_page(self.body):
-            what = came(self.media_type, self.body)
+            what = answer_summary(self.media_type, self.body)
             raise Unavailable(f"{self.url}: expected data, got a web page, {what}")
         return self.body
 
@@ -69,7 +69,7 @@ class Answer:
         try:
             return decode(body, what=self.url)
         except ParseError:
-            what = came(self.media_type, body)
+            what = answer_summary(self.media_type, body)
             raise Unavailable(f"expected JSON from {self.url}, got {what}") from None
 
     def refusal(self) -> Unavailable:
@@ -80,14 +80,14 @@ class Answer:
         if 300 <= self.status < 400:
             text += f", a redirect to {_target(self.headers)}; redirects are not followed"
         elif is_page(self.body):
-            text += f" with a web page, {came(self.media_type, self.body)}"
+            text += f" with a web page, {answer_summary(self.media_type, self.body)}"
         after = retry_after(self.headers.get("retry-after"))
         if self.status in MAY_CHANGE and after:
             text += f"; it asks to wait for {after:.0f} s"
         return Unavailable(text, again=self.status in MAY_CHANGE, retry_after=after)
 
 
-class Incoming:
+class IncomingAnswer:
     """An answer whose head is there. Use it in a `with`, or `close` it; any thread may."""
 
     def __init__(self, url: str, response: requests.Response, clock: Clock) -> None:
@@ -136,7 +136,7 @@ class Incoming:
             self._raw.shutdown()  # fails where all was read, and the connection is kept
         self._response.close()
 
-    def __enter__(self) -> Incoming:
+    def __enter__(self) -> IncomingAnswer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,16 +206,16 @@ class Http:
         headers: Mapping[str, str] | None = None,
         deadlines: Deadlines | None = None,
         name: str = "",
-    ) -> Incoming:
+    ) -> IncomingAnswer:
         """Returns as soon as the answer's head is there. Raises Unavailable, UsageError.
 
         `name` stands for the URL in errors, where its path is a secret too.
         """
         _check(url)
-        where = name or shown(url)
+        where = name or redacted_url(url)
         clock = Clock(deadlines or self._deadlines, upload=len(body or b""))
         response = self._send(where, (method, url, body, headers or {}), clock)
-        incoming = Incoming(where, response, clock)
+        incoming = IncomingAnswer(where, response, clock)
         encoding = incoming.headers.get("content-encoding", "identity")
         if encoding.strip().lower() not in ("identity", ""):
             incoming.close()
@@ -245,11 +245,11 @@ class Http:
         answer.good()
         return answer
 
-    def _send(self, where: str, asked: _Asked, clock: Clock) -> requests.Response:
+    def _send(self, where: str, request: _HttpRequest, clock: Clock) -> requests.Response:
         from attestation.net.causes import FAILURES, cause
         from attestation.net.connections import prepared, timed
 
-        method, url, body, headers = asked
+        method, url, body, headers = request
         sent = {"user-agent": AGENT, "accept-encoding": "identity", "accept": "*/*", **headers}
         proxy = self._route.proxy_for(url)
         try:
@@ -281,7 +281,7 @@ def _check(url: str) -> None:
     except ValueError:
         good = False
     if not good:
-        raise UsageError(f"expected an http(s) URL, got {shown(url)!r}")
+        raise UsageError(f"expected an http(s) URL, got {redacted_url(url)!r}")
 
 
 def _target(headers: Mapping[str, str]) -> str:
@@ -290,7 +290,7 @@ def _target(headers: Mapping[str, str]) -> str:
         parts = urlsplit(headers.get("location", ""))
     except ValueError:
         return "no URL"
-    return shown(f"{parts.scheme}://{parts.netloc}") if parts.netloc else "itself"
+    return redacted_url(f"{parts.scheme}://{parts.netloc}") if parts.netloc else "itself"
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from attestation.errors import UsageError
-from attestation.net.told import shown
+from attestation.net.error_text import redacted_url
 
 PROXY = "UMAY_HTTPS_PROXY"
 CA_BUNDLE = "UMAY_CA_BUNDLE"
@@ -60,7 +60,7 @@ class Route:
     @property
     def proxy_name(self) -> str:
         """The proxy without its password; empty where there is none."""
-        return shown(self.https_proxy) if self.https_proxy else ""
+        return redacted_url(self.https_proxy) if self.https_proxy else ""
 
     def proxy_for(self, url: str) -> str | None:
         parts = urlsplit(url)
@@ -77,8 +77,8 @@ def _check_proxy(url: str) -> None:
         good = False
     if not good or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise UsageError(
-            f"proxy: expected an address like http://proxy.example:3128, got {shown(url)!r}; "
-            f"it comes from the option or from {PROXY}"
+            "proxy: expected an address like http://proxy.example:3128, "
+            f"got {redacted_url(url)!r}; it comes from the option or from {PROXY}"
         )
 
 

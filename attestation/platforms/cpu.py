@@ -1,4 +1,4 @@
-"""The CPU's half of Evidence, one face for every platform.
+"""The CPU's half of Evidence, with one interface for every platform.
 
 Each platform parses its own quote or report and answers the plan's CPU steps. Steps keep
 their names and order; only what a step looks at differs.
@@ -16,8 +16,9 @@ from attestation.trust.roots import Roots
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A TCB in words, and the window of what says so: Unix seconds."""
+class TcbAppraisal:
+    """The appraisal of a TCB (RFC 9334: appraisal of Evidence): `text` says the TCB in words;
+    `issued` and `expires` (Unix seconds) bound the collateral that it was judged by."""
 
     text: str
     issued: int
@@ -50,16 +51,17 @@ class Cpu(Protocol):
         """When the first of the chain does, Unix seconds. Needs check_signature to have passed."""
 
     def check_signature(self, *, roots: Roots, now: int) -> str:
-        """cpu-signature: by whom, up to a pinned root."""
+        """Step cpu-signature: who signed it, in words. The chain must lead to a pinned root."""
 
     def check_attributes(self, policy: Policy) -> str:
-        """cpu-attributes: how the guest was started, and which machines are accepted."""
+        """Step cpu-attributes: how the guest was started, and whether its machine is accepted."""
 
-    def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> Standing:
-        """cpu-tcb. Needs check_signature to have passed."""
+    def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> TcbAppraisal:
+        """Step cpu-tcb. Needs check_signature to have passed."""
 
     def check_boot(self, evidence: Evidence, host_config: bytes) -> str:
-        """measurement: logs replay and the host config is the one that was measured."""
+        """Step measurement: the event logs replay to the signed registers, and the host config is
+        the one that was measured."""
 
     def answer(self, quote: bytes) -> Self:
         """Another quote for the same machine, parsed: the answer to a challenge."""

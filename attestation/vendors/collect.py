@@ -24,7 +24,7 @@ from attestation.vendors.fetch import Services, Vendors, together
 
 
 @dataclass(frozen=True)
-class Collected:
+class CollectedCollateral:
     """`missing`: names of parts that a vendor does not have, and its answer in words."""
 
     collateral: Collateral
@@ -33,7 +33,7 @@ class Collected:
 
 def collect(
     evidence: Evidence, fetcher: Fetcher, *, services: Services, roots: Roots, now: int
-) -> Collected:
+) -> CollectedCollateral:
     """Everything that steps 4 and 8 will ask for at `now` (Unix seconds).
 
     What a vendor does not have is named beside the rest. Raises Unavailable, ParseError, or
@@ -45,7 +45,7 @@ def collect(
         nonce = nvidia.parse_report(device.report).nonce
         checked = nvidia.check_device(device, nonce=nonce, roots=roots, now=now)
         parts.append(_gpu(checked, vendors, roots, now))
-    return Collected(together(*parts), MappingProxyType(vendors.missing))
+    return CollectedCollateral(together(*parts), MappingProxyType(vendors.missing))
 
 
 def _tdx(evidence: Evidence, vendors: Vendors, roots: Roots, now: int) -> dict[str, bytes]:

@@ -14,20 +14,20 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import ParseError
-from attestation.formats.collateral import Fetched
-from attestation.net.told import came
+from attestation.formats.collateral import FetchedAnswer
+from attestation.net.error_text import answer_summary
 
 _PEM = b"-----BEGIN X509 CRL-----"
 _HEX = re.compile(rb"[0-9A-Fa-f]+")
 
 
-def der(answer: Fetched, *, what: str, url: str) -> bytes:
+def der(answer: FetchedAnswer, *, what: str, url: str) -> bytes:
     """The list in DER, unverified. Raises ParseError, which says what came from where."""
     try:
         data = _binary(answer.body)
         x509.load_der_x509_crl(data)
     except (ValueError, binascii.Error):
-        got = came(answer.headers.get("content-type", ""), answer.body)
+        got = answer_summary(answer.headers.get("content-type", ""), answer.body)
         raise ParseError(
             f"{what}: expected a revocation list (DER, PEM, hex or base64) from {url}, got {got}"
         ) from None

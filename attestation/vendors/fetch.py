@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from attestation.errors import NotThere, ParseError, Unavailable
-from attestation.formats.collateral import MAX_PART_BYTES, Collateral, Fetched, Fetcher
-from attestation.net.again import repeated
+from attestation.formats.collateral import MAX_PART_BYTES, Collateral, FetchedAnswer, Fetcher
+from attestation.net.error_text import answer_summary, redacted_url
 from attestation.net.http import Answer, Http
+from attestation.net.retry import with_retries
 from attestation.net.route import Route
 from attestation.net.timing import Deadlines
-from attestation.net.told import came, shown
 from attestation.nvidia.ocsp import part_name
 from attestation.vendors import crl
 
@@ -56,17 +56,17 @@ class HttpFetcher:
     ) -> None:
         self._http, self._tries = Http(deadlines, route=route), tries
 
-    def get(self, url: str, *, limit: int) -> Fetched:
+    def get(self, url: str, *, limit: int) -> FetchedAnswer:
         """Raises NotThere or Unavailable."""
         return self._fetch(lambda: self._http.get(url, limit=limit))
 
-    def post(self, url: str, body: bytes, *, media_type: str, limit: int) -> Fetched:
+    def post(self, url: str, body: bytes, *, media_type: str, limit: int) -> FetchedAnswer:
         """The same for a POST that changes nothing."""
         return self._fetch(lambda: self._http.post(url, body, limit=limit, media_type=media_type))
 
-    def _fetch(self, ask: Callable[[], Answer]) -> Fetched:
-        answer = repeated(ask, tries=self._tries)
-        return Fetched(answer.body, answer.headers)
+    def _fetch(self, ask: Callable[[], Answer]) -> FetchedAnswer:
+        answer = with_retries(ask, tries=self._tries)
+        return FetchedAnswer(answer.body, answer.headers)
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ class Vendors:
                 parts[name] = _ocsp(answer, name, url)
         return parts
 
-    def _get(self, name: str, url: str, *, limit: int = MAX_PART_BYTES) -> Fetched | None:
+    def _get(self, name: str, url: str, *, limit: int = MAX_PART_BYTES) -> FetchedAnswer | None:
         return self._or_missing(name, lambda: self.fetcher.get(url, limit=limit))
 
-    def _or_missing(self, name: str, ask: Callable[[], Fetched]) -> Fetched | None:
+    def _or_missing(self, name: str, ask: Callable[[], FetchedAnswer]) -> FetchedAnswer | None:
         """None for what is not there, which is noted."""
         try:
             return ask()
@@ -146,57 +146,59 @@ class Vendors:
             return None
 
 
-def _chain(answer: Fetched, header: str, url: str) -> bytes:
+def _chain(answer: FetchedAnswer, header: str, url: str) -> bytes:
     """PEM of an issuer chain, URL-encoded in a header."""
     value = answer.headers.get(header, "")
     if not 0 < len(value) <= MAX_CHAIN_BYTES:
-        raise ParseError(f"Intel: expected the header {header} from {shown(url)}, got none")
+        raise ParseError(f"Intel: expected the header {header} from {redacted_url(url)}, got none")
     return unquote(value).encode()
 
 
-def _crl(answer: Fetched, name: str, url: str) -> bytes:
-    return crl.der(answer, what=name, url=shown(url))
+def _crl(answer: FetchedAnswer, name: str, url: str) -> bytes:
+    return crl.der(answer, what=name, url=redacted_url(url))
 
 
-def _json(answer: Fetched, name: str, url: str) -> bytes:
+def _json(answer: FetchedAnswer, name: str, url: str) -> bytes:
     """The bytes as they came: a signature covers them."""
     _object(answer, name, url)
     return answer.body
 
 
-def _object(answer: Fetched, name: str, url: str) -> dict[str, Any]:
+def _object(answer: FetchedAnswer, name: str, url: str) -> dict[str, Any]:
     try:
         value = json.loads(answer.body)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        got = came(answer.headers.get("content-type", ""), answer.body)
-        raise ParseError(f"{name}: expected a JSON object from {shown(url)}, got {got}")
+        got = answer_summary(answer.headers.get("content-type", ""), answer.body)
+        raise ParseError(f"{name}: expected a JSON object from {redacted_url(url)}, got {got}")
     return value
 
 
-def _rim(answer: Fetched, rim: str, url: str) -> bytes:
+def _rim(answer: FetchedAnswer, rim: str, url: str) -> bytes:
     """NVIDIA's service wraps the XML in JSON: {"id", "rim": base64, …}."""
     value = _object(answer, f"nvidia/rim/{rim}", url)
     if value.get("id") != rim:
-        raise ParseError(f"NVIDIA: expected the RIM {rim} from {shown(url)}, got another")
+        raise ParseError(f"NVIDIA: expected the RIM {rim} from {redacted_url(url)}, got another")
     try:
         return base64.b64decode(value["rim"], validate=True)
     except (ValueError, KeyError, TypeError):
-        text = f"NVIDIA: expected the RIM {rim} in base64 from {shown(url)}"
+        text = f"NVIDIA: expected the RIM {rim} in base64 from {redacted_url(url)}"
         raise ParseError(text) from None
 
 
-def _ocsp(answer: Fetched, name: str, url: str) -> bytes:
+def _ocsp(answer: FetchedAnswer, name: str, url: str) -> bytes:
     """An answer that says nothing (tryLater, unauthorized, …) is no part. RFC 6960 §4.2.1."""
     try:
         status = ocsp.load_der_ocsp_response(answer.body).response_status
     except ValueError:
-        got = came(answer.headers.get("content-type", ""), answer.body)
-        raise ParseError(f"{name}: expected an OCSP answer from {shown(url)}, got {got}") from None
+        got = answer_summary(answer.headers.get("content-type", ""), answer.body)
+        raise ParseError(
+            f"{name}: expected an OCSP answer from {redacted_url(url)}, got {got}"
+        ) from None
     if status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
         said = status.name.lower()
-        raise Unavailable(f"{name}: {shown(url)} answers {said}", again=said == "try_later")
+        raise Unavailable(f"{name}: {redacted_url(url)} answers {said}", again=said == "try_later")
     return answer.body
 
 

@@ -14,7 +14,7 @@ from attestation.log.leaf import Leaf
 from attestation.platforms.cpu import Cpu
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy, Release
-from attestation.verify.verdict import Finding, Named
+from attestation.verify.verdict import Finding, ResultNames
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Case:
     cpu: Cpu = field(init=False)
     measurement_digest: bytes = field(init=False)
     release: Release = field(init=False)
-    named: Named = field(default_factory=Named)
+    named: ResultNames = field(default_factory=ResultNames)
     model_name: str = field(init=False)
     engine_config: dict[str, Any] = field(init=False)
     price_table: dict[str, Any] = field(init=False)

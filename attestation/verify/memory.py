@@ -1,4 +1,4 @@
-"""What a Verifier accepted, so that the same question is not worked out twice.
+"""The enclaves that a Verifier accepted, so that the same question is not verified twice.
 
 Only successes are kept, each from the moment it was found to `valid_until`: within that
 time every window that a step checks stays open. Any changed byte is another question.
@@ -16,7 +16,7 @@ from attestation.verify.presented import Presented
 from attestation.verify.verdict import VerifiedEnclave
 
 
-class Memory:
+class VerificationMemory:
     """The last `size` enclaves accepted; 0 remembers nothing. Safe for many threads."""
 
     def __init__(self, size: int) -> None:

@@ -41,7 +41,7 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class Named:
+class ResultNames:
     """What the steps found by the policy's names; None where its step did not pass.
 
     `platform` as Evidence spells it, `release` and `shape` (the VM shape whose measurements
@@ -62,7 +62,7 @@ class Report:
 
     steps: tuple[StepResult, ...]
     simulated: bool
-    named: Named = Named()
+    named: ResultNames = ResultNames()
     findings: tuple[Finding, ...] = ()
     caveats: tuple[str, ...] = CAVEATS
     tcb_issued: int | None = None

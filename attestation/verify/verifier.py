@@ -29,7 +29,7 @@ from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
 from attestation.verify import steps
 from attestation.verify.case import Case, Challenge
-from attestation.verify.memory import Memory, question
+from attestation.verify.memory import VerificationMemory, question
 from attestation.verify.presented import Presented
 from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
 
@@ -63,7 +63,7 @@ class Verifier:
         expect("policy", policy, Policy)
         expect("remember", remember, int, what="how many verdicts to remember")
         self.policy = policy
-        self._memory = Memory(remember)
+        self._memory = VerificationMemory(remember)
 
     def verify(
         self, presented: Presented, *, anchor: Anchor, beacon: BlockRef, now: int

@@ -145,7 +145,7 @@ def check_proof(file: Path, policy: Path, chain: str | None, as_json: bool) -> N
     from client_sdk.auditing.proof_file import EnclaveProof
     from client_sdk.auditing.proving import check
     from client_sdk.auditing.view import show_proof
-    from client_sdk.inspection.inspected import read_file
+    from client_sdk.inspection.result import read_file
     from contracts.endpoint import reading
 
     accepted = config.read_policy(policy)
@@ -211,11 +211,11 @@ def inspect(
     from attestation.trust.roots import PRODUCTION
     from client_sdk import config
     from client_sdk.inspection.files import inspect_files, offered
-    from client_sdk.inspection.inspected import Given, at, exit_code
+    from client_sdk.inspection.result import CheckInputs, at, exit_code
     from client_sdk.inspection.view import show_inspection
 
     roots = config.read_policy(policy).roots if policy else PRODUCTION
-    given = offered(collateral, Given(at(moment), roots))
+    given = offered(collateral, CheckInputs(at(moment), roots))
     found = inspect_files(files, given)
     if as_json:
         click.echo(json.dumps({"at": given.now, "found": [item.to_json() for item in found]}))
@@ -239,16 +239,16 @@ def collateral(
     """
     from attestation.trust.roots import PRODUCTION
     from attestation.vendors.archive import Archive
-    from client_sdk.inspection.dated import Dated, dated_parts
+    from client_sdk.inspection.dated import DatedPart, dated_parts
     from client_sdk.inspection.files import offered
-    from client_sdk.inspection.inspected import Given, at
+    from client_sdk.inspection.result import CheckInputs, at
     from client_sdk.inspection.view import show_dated
 
-    given = offered(files, Given(at(moment), PRODUCTION))
+    given = offered(files, CheckInputs(at(moment), PRODUCTION))
     parts = dated_parts(given) if files else []
     if archive is not None:
         kept = Archive(archive).versions()
-        parts += [Dated(name, dates, given.now) for name, _, dates in kept]
+        parts += [DatedPart(name, dates, given.now) for name, _, dates in kept]
     if not parts:
         raise UsageError("give files, --archive, or both")
     if as_json:
@@ -288,7 +288,7 @@ def fetch(
     from attestation.vendors.fetch import HttpFetcher, Services
     from client_sdk import config
     from client_sdk.auditing.output import output
-    from client_sdk.inspection.inspected import at, read_file
+    from client_sdk.inspection.result import at, read_file
 
     if out is None and archive is None:
         raise UsageError("say where it goes: --out, --archive, or both")
@@ -327,7 +327,7 @@ def allowed(
     """
     from client_sdk import config
     from client_sdk.auditing.allowed import entries_of
-    from client_sdk.inspection.inspected import at
+    from client_sdk.inspection.result import at
     from contracts.chain import raw_address
     from contracts.endpoint import reading
     from contracts.registry import read_registry

@@ -19,7 +19,7 @@ from client_sdk.auditing.progress import Shown
 from client_sdk.auditing.state import State, question
 from client_sdk.auditing.tree import silent
 from client_sdk.inspection.files import offered
-from client_sdk.inspection.inspected import Given
+from client_sdk.inspection.result import CheckInputs
 from contracts.chain import raw_address
 from contracts.endpoint import reading
 
@@ -81,7 +81,7 @@ def _current(
 ) -> Collateral | None:
     """Files win over the archive."""
     kept = Archive(_existing(archive)).current(now).parts if archive else {}
-    given = offered(files, Given(now, policy.roots)).collateral if files else None
+    given = offered(files, CheckInputs(now, policy.roots)).collateral if files else None
     if files and given is None:
         raise UsageError(f"{files[0]}: expected collateral")
     parts = {**kept, **(given.parts if given else {})}

@@ -19,7 +19,7 @@ from attestation.formats.platform import LEAF_PLATFORMS
 from attestation.log.leaf import RENEW, Leaf
 from attestation.log.merkle import GetHash, inclusion_proof, leaf_hash, verify_inclusion
 from attestation.log.proof import Proof
-from attestation.log.submission import Record, check_archived
+from attestation.log.submission import ArchiveRecord, check_archived
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.verify.verdict import Report, StepResult
 from attestation.verify.verifier import Presented, Verifier
@@ -86,7 +86,7 @@ class Machines:
         """All that the log archived about the entry with these bytes, by digest."""
         leaf = Leaf.from_bytes(data)
         with sources.unsigned(self.source):
-            record = Record.from_bytes(self.source.get(f"submission/{index}"))
+            record = ArchiveRecord.from_bytes(self.source.get(f"submission/{index}"))
             record.check_of(index, leaf)
             archived = [self._blob(digest) for digest in record.digests]
             check_archived(leaf, *archived)

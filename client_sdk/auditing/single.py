@@ -13,7 +13,7 @@ from attestation.errors import UmayError, Unavailable, UsageError
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
 from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf
-from attestation.log.submission import Record
+from attestation.log.submission import ArchiveRecord
 from attestation.log.tiles import WIDTH, TilePath
 from attestation.trust.anchor import Anchor
 from client_sdk.auditing import sources, tree
@@ -116,7 +116,7 @@ def _earlier(machines: Machines, named: int, index: int) -> Leaf | None:
 
 def _boot_of(source: Source, index: int) -> bytes:
     with sources.unsigned(source):
-        record = Record.from_bytes(source.get(f"submission/{index}"))
+        record = ArchiveRecord.from_bytes(source.get(f"submission/{index}"))
     evidence = Evidence.from_bytes(sources.blob(source, record.evidence))
     return KeyBundle.from_bytes(evidence.bundle).boot_id
 

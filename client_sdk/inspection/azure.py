@@ -11,31 +11,37 @@ from attestation.errors import NotChecked, ParseError, Refused
 from attestation.platforms import azure, snp, tdx
 from client_sdk.inspection import cpu as inspect_cpu
 from client_sdk.inspection.certificates import pem_certificates
-from client_sdk.inspection.inspected import Explained, Given, Inspected, attempt, malformed
 from client_sdk.inspection.jsontext import read_json
+from client_sdk.inspection.result import (
+    CheckInputs,
+    ExplainedField,
+    InspectionResult,
+    attempt,
+    malformed,
+)
 from client_sdk.inspection.tdreport import tdreport
 
 _BINCODE_SIGNATURE = 256
 _WRONG = (ValueError, KeyError, TypeError, AttributeError)
 
 
-def hcl(file: str, data: bytes, given: Given) -> list[Inspected]:
+def hcl(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     """The vTPM's HCL report alone; of a broken one, the chip's report inside it."""
     try:
         end = azure.hcl_length(data)
-        items = _whole(file, azure.parse_hcl(data[:end]), None, None, given)
+        items = _whole(file, azure.parse_hcl(data[:end]), None, None, inputs)
     except ParseError as error:
         hardware = data[azure.HEADER_BYTES : azure.HEADER_BYTES + azure.HARDWARE_BYTES]
-        inside = attempt(f"{file}[report]", "SEV-SNP report", hardware, _snp, given)
+        inside = attempt(f"{file}[report]", "SEV-SNP report", hardware, _snp, inputs)
         return [malformed(file, "HCL report of Azure", error), *inside]
     items[0].after("HCL report", data[end:])
     return items
 
 
-def _snp(file: str, data: bytes, given: Given) -> list[Inspected]:
+def _snp(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     """Nothing where it is a TDREPORT, or cut short."""
     known = data[:1] in (b"\2", b"\3", b"\4", b"\5") and len(data) == azure.HARDWARE_BYTES
-    return [inspect_cpu.snp_report(file, data, given)] if known else []
+    return [inspect_cpu.snp_report(file, data, inputs)] if known else []
 
 
 def is_evidence(raw: Any) -> bool:
@@ -46,7 +52,7 @@ def is_evidence(raw: Any) -> bool:
     return isinstance(quote, dict) and bool(raw.get("hcl_report") or raw.get("report"))
 
 
-def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
+def evidence(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     """HCL report, vTPM quote, and VCEK or TD quote, as Trustee keeps them in JSON."""
     raw = read_json(data)
     signed = _quote(raw)
@@ -56,8 +62,8 @@ def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
         chip = _certificate(raw.get("vcek", ""))
     except _WRONG:
         raise ParseError("Azure's evidence: expected hcl_report, and td_quote or vcek") from None
-    given = replace(given, certificates=given.certificates + chip)
-    return _whole(file, azure.parse_hcl(report), signed, td_quote, given)
+    inputs = replace(inputs, certificates=inputs.certificates + chip)
+    return _whole(file, azure.parse_hcl(report), signed, td_quote, inputs)
 
 
 def read_evidence_quote(data: bytes) -> azure.VtpmQuote:
@@ -77,10 +83,10 @@ def _quote(raw: Any) -> azure.VtpmQuote:
     return azure.parse_vtpm_quote(message, signature, pcrs)
 
 
-def vtpm_quote(file: str, data: bytes, _: Given) -> Inspected:
+def vtpm_quote(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     """A vTPM quote as the az-cvm-vtpm crate serialises it: signature, message, PCRs."""
     signed = read_bincode(data)
-    found = Inspected(file, "Azure vTPM quote")
+    found = InspectionResult(file, "Azure vTPM quote")
     _explain(found, signed)
     found.check("vtpm", _missing("signatures only: no HCL report that names the vTPM's key"))
     _refuse(found)
@@ -104,21 +110,21 @@ def _whole(
     report: azure.HclReport,
     quote: azure.VtpmQuote | None,
     td_quote: bytes | None,
-    given: Given,
-) -> list[Inspected]:
-    found = Inspected(file, f"Azure paravisor evidence, {report.platform.upper()}")
+    inputs: CheckInputs,
+) -> list[InspectionResult]:
+    found = InspectionResult(file, f"Azure paravisor evidence, {report.platform.upper()}")
     add = found.fields.append
-    add(Explained("user_data", report.user_data.hex(), "what the guest gave the paravisor"))
+    add(ExplainedField("user_data", report.user_data.hex(), "what the guest gave the paravisor"))
     items, report_data = [found], b""
     if report.platform == "snp":
-        items.append(inspect_cpu.snp_report(f"{file}[report]", report.hardware, given))
+        items.append(inspect_cpu.snp_report(f"{file}[report]", report.hardware, inputs))
         report_data = snp.parse_report(report.hardware).report_data
     elif td_quote is not None:
         td_quote = tdx.cut_padding(td_quote)
-        items.append(inspect_cpu.quote(f"{file}[td quote]", td_quote, given))
+        items.append(inspect_cpu.quote(f"{file}[td quote]", td_quote, inputs))
         report_data = tdx.parse_quote(td_quote).report_data
     else:
-        items.append(tdreport(f"{file}[tdreport]", report.hardware, given))
+        items.append(tdreport(f"{file}[tdreport]", report.hardware, inputs))
     found.check("azure-runtime", _runtime(report, report_data))
     if quote is not None:
         _explain(found, quote)
@@ -145,15 +151,15 @@ def _vtpm(report: azure.HclReport, quote: azure.VtpmQuote) -> Callable[[], str]:
     return run
 
 
-def _explain(found: Inspected, quote: azure.VtpmQuote) -> None:
+def _explain(found: InspectionResult, quote: azure.VtpmQuote) -> None:
     data = quote.qualifying_data.hex()
-    found.fields.append(Explained("qualifying_data", data, "what the asker chose"))
+    found.fields.append(ExplainedField("qualifying_data", data, "what the asker chose"))
     for number, pcr in enumerate(quote.pcrs):
         if any(pcr):
-            found.fields.append(Explained(f"pcr {number}", pcr.hex()))
+            found.fields.append(ExplainedField(f"pcr {number}", pcr.hex()))
 
 
-def _refuse(found: Inspected) -> None:
+def _refuse(found: InspectionResult) -> None:
     def run() -> str:
         text = "unsupported: Azure paravisor: all rests on code that nobody outside can measure"
         raise Refused("parse", "azure-paravisor", text)

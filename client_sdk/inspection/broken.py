@@ -15,8 +15,8 @@ from attestation.platforms.snp.report import REPORT_BYTES, RESPONSE_HEADER
 from attestation.platforms.tdx.quote import BODY_FIELDS, HEADER, V5_DESCRIPTOR, VERSION_5
 from client_sdk.inspection import cpu as inspect_cpu
 from client_sdk.inspection import gpu as inspect_gpu
-from client_sdk.inspection.certificates import base64_inside, pem_inside, shown
-from client_sdk.inspection.inspected import Explained, Given, Inspected, malformed
+from client_sdk.inspection.certificates import base64_inside, certificate_fields, pem_inside
+from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult, malformed
 
 _SNP_FIELDS = {
     "version": (0x00, 4),
@@ -34,10 +34,10 @@ _GPU_NONCE = slice(4, 36)
 _BEFORE_IT_ENDS = "as far as it goes"
 
 
-def quote(file: str, data: bytes, given: Given) -> Inspected:
+def quote(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A TDX or SGX quote, or the body and the certificates of a broken one."""
     try:
-        return inspect_cpu.quote(file, data, given)
+        return inspect_cpu.quote(file, data, inputs)
     except ParseError as error:
         found = malformed(file, f"TDX quote, version {inspect_cpu.version(data)}", error)
     start = HEADER.size + (V5_DESCRIPTOR.size if inspect_cpu.version(data) == VERSION_5 else 0)
@@ -45,14 +45,14 @@ def quote(file: str, data: bytes, given: Given) -> Inspected:
     for name, size in BODY_FIELDS.items():
         places[name] = (start, size)
         start += size
-    found.fields += _at(data, places) + shown(pem_inside(data))
+    found.fields += _at(data, places) + certificate_fields(pem_inside(data))
     return found
 
 
-def snp_report(file: str, data: bytes, given: Given) -> Inspected:
+def snp_report(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """An SNP report, or what stands at the places of one."""
     try:
-        return inspect_cpu.snp_report(file, data, given)
+        return inspect_cpu.snp_report(file, data, inputs)
     except ParseError as error:
         found = malformed(file, "SEV-SNP report", error)
     report = data.removeprefix(RESPONSE_HEADER)[:REPORT_BYTES]
@@ -60,33 +60,33 @@ def snp_report(file: str, data: bytes, given: Given) -> Inspected:
     return found
 
 
-def gpu_report(file: str, data: bytes, given: Given) -> Inspected:
+def gpu_report(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A GPU's or switch's report; of a broken one, the nonce, and the chain that was given."""
     try:
-        return inspect_gpu.report(file, data, given)
+        return inspect_gpu.report(file, data, inputs)
     except ParseError as error:
         found = malformed(file, "NVIDIA device report", error)
     if len(data) >= _GPU_NONCE.stop:
-        found.fields.append(Explained("nonce", data[_GPU_NONCE].hex(), _BEFORE_IT_ENDS))
-    found.fields += shown(given.certificates[: inspect_gpu.CHAIN_LENGTH])
+        found.fields.append(ExplainedField("nonce", data[_GPU_NONCE].hex(), _BEFORE_IT_ENDS))
+    found.fields += certificate_fields(inputs.certificates[: inspect_gpu.CHAIN_LENGTH])
     return found
 
 
-def rim(file: str, data: bytes, given: Given) -> Inspected:
+def rim(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A RIM; of one that does not hold, what it says of itself, which nothing vouches for."""
-    found = inspect_gpu.rim(file, data, given)
+    found = inspect_gpu.rim(file, data, inputs)
     if found.checks[0].status != "passed":
         for name, pattern in _RIM_FIELDS.items():
             if match := pattern.search(data[:MAX_RIM_BYTES]):
-                found.fields.append(Explained(name, match[1].decode(), "as the file says"))
-    found.fields += shown(base64_inside(data[:MAX_RIM_BYTES]))
+                found.fields.append(ExplainedField(name, match[1].decode(), "as the file says"))
+    found.fields += certificate_fields(base64_inside(data[:MAX_RIM_BYTES]))
     return found
 
 
-def _at(data: bytes, places: Mapping[str, tuple[int, int]]) -> list[Explained]:
+def _at(data: bytes, places: Mapping[str, tuple[int, int]]) -> list[ExplainedField]:
     """The fields that `data` is long enough for."""
     return [
-        Explained(name, data[at : at + size].hex(), _BEFORE_IT_ENDS)
+        ExplainedField(name, data[at : at + size].hex(), _BEFORE_IT_ENDS)
         for name, (at, size) in places.items()
         if at + size <= len(data)
     ]

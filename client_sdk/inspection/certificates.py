@@ -15,7 +15,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 
 from attestation.errors import ParseError
 from attestation.x509.certificate import load_any
-from client_sdk.inspection.inspected import Explained
+from client_sdk.inspection.result import ExplainedField
 
 MAX_CERTIFICATES = 64
 PEM = b"-----BEGIN CERTIFICATE-----"
@@ -57,16 +57,20 @@ def base64_inside(xml: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def shown(ders: Iterable[bytes]) -> list[Explained]:
+def certificate_fields(ders: Iterable[bytes]) -> list[ExplainedField]:
     """A line for each certificate: whose it is, and when it is valid."""
     fields = []
     for number, der in enumerate(ders):
         item = load_any(der)
         if item is None:
-            fields.append(Explained(f"certificate {number}", f"{len(der)} bytes", "unreadable"))
+            fields.append(
+                ExplainedField(f"certificate {number}", f"{len(der)} bytes", "unreadable")
+            )
             continue
         window = (
             f"valid {item.not_valid_before_utc:%Y-%m-%d} to {item.not_valid_after_utc:%Y-%m-%d}"
         )
-        fields.append(Explained(f"certificate {number}", item.subject.rfc4514_string(), window))
+        fields.append(
+            ExplainedField(f"certificate {number}", item.subject.rfc4514_string(), window)
+        )
     return fields

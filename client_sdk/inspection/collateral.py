@@ -17,47 +17,49 @@ from attestation.x509.crl import load_crl
 from attestation.x509.crl import window as crl_window
 from client_sdk.inspection.certificates import pem_certificates
 from client_sdk.inspection.cpu import crl_family
-from client_sdk.inspection.inspected import Explained, Given, Inspected
+from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult
 
 INTEL = {"tcbInfo": TCB_INFO, "enclaveIdentity": QE_IDENTITY}
 
 
-def intel_answer(file: str, data: bytes, given: Given) -> Inspected:
+def intel_answer(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A TCB info or an enclave identity, as Intel's service answers."""
     try:
         raw = json.loads(data)
         kind = next(name for name in INTEL if name in raw)
         body, _signature = raw[kind], raw["signature"]
-        fields = [Explained(key, str(value)) for key, value in body.items() if _is_short(value)]
+        fields = [
+            ExplainedField(key, str(value)) for key, value in body.items() if _is_short(value)
+        ]
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
         raise ParseError("not an answer of Intel's service") from None
-    found = Inspected(file, f"Intel {kind}", fields=fields)
-    found.check("signature", lambda: _intel_answer(INTEL[kind], data, given))
+    found = InspectionResult(file, f"Intel {kind}", fields=fields)
+    found.check("signature", lambda: _intel_answer(INTEL[kind], data, inputs))
     return found
 
 
-def revocation_list(file: str, data: bytes, given: Given) -> Inspected:
+def revocation_list(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A DER CRL of Intel or AMD."""
     try:
         parsed = load_crl(data)
         issuer, (start, end) = parsed.issuer.rfc4514_string(), crl_window(parsed)
     except (ParseError, ValueError):
         raise ParseError("not a revocation list") from None
-    found = Inspected(file, f"revocation list, {len(parsed)} entries")
-    found.fields.append(Explained("issuer", issuer))
-    found.fields.append(Explained("valid", f"{stamp(start)} to {stamp(end)}"))
+    found = InspectionResult(file, f"revocation list, {len(parsed)} entries")
+    found.fields.append(ExplainedField("issuer", issuer))
+    found.fields.append(ExplainedField("valid", f"{stamp(start)} to {stamp(end)}"))
     amd = crl_family(data) is not None
-    found.check("signature", lambda: _amd_crl(data, given) if amd else _intel_crl(data, given))
+    found.check("signature", lambda: _amd_crl(data, inputs) if amd else _intel_crl(data, inputs))
     return found
 
 
-def collateral(file: str, data: bytes, given: Given) -> Inspected:
+def collateral(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A set: each part's digest, signature and dates; the set brings its own chains."""
     parsed = Collateral.from_bytes(data)
-    found = Inspected(file, f"Collateral, {len(parsed.parts)} parts")
+    found = InspectionResult(file, f"Collateral, {len(parsed.parts)} parts")
     for name, digest in sorted(parsed.manifest().items()):
-        found.fields.append(Explained(name, digest.hex(), f"{len(parsed.parts[name])} bytes"))
-    own = Given(given.now, given.roots, None, given.certificates + chains(parsed))
+        found.fields.append(ExplainedField(name, digest.hex(), f"{len(parsed.parts[name])} bytes"))
+    own = CheckInputs(inputs.now, inputs.roots, None, inputs.certificates + chains(parsed))
     for name, part in sorted(parsed.parts.items()):
         if (check := _checker(name)) is not None:
             found.check(name, lambda check=check, part=part: check(part, own))  # type: ignore[misc]
@@ -66,8 +68,8 @@ def collateral(file: str, data: bytes, given: Given) -> Inspected:
     return found
 
 
-def intel_bundle(file: str, data: bytes, given: Given) -> Inspected:
-    return collateral(file, read_intel_bundle(data).to_bytes(), given)
+def intel_bundle(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
+    return collateral(file, read_intel_bundle(data).to_bytes(), inputs)
 
 
 def read_intel_bundle(data: bytes) -> Collateral:
@@ -94,9 +96,9 @@ def _answer(kind: str, body: str, signature: str) -> bytes:
     return f'{{"{kind}":{body},"signature":"{signature}"}}'.encode()
 
 
-def _checker(name: str) -> Callable[[bytes, Given], str] | None:
+def _checker(name: str) -> Callable[[bytes, CheckInputs], str] | None:
     if name in (TCB_INFO, QE_IDENTITY):
-        return lambda part, given: _intel_answer(name, part, given)
+        return lambda part, inputs: _intel_answer(name, part, inputs)
     if name.startswith("nvidia/rim/"):
         return _rim
     if name.startswith("amd/crl/"):
@@ -114,28 +116,30 @@ def chains(parsed: Collateral) -> tuple[bytes, ...]:
     return tuple(der for text in texts for der in pem_certificates(text))
 
 
-def _intel_answer(name: str, data: bytes, given: Given) -> str:
+def _intel_answer(name: str, data: bytes, inputs: CheckInputs) -> str:
     check = tdx.check_answer
-    return _held(lambda: check(name, data, given.certificates, roots=given.roots, now=given.now))
+    return _held(lambda: check(name, data, inputs.certificates, roots=inputs.roots, now=inputs.now))
 
 
-def _intel_crl(data: bytes, given: Given) -> str:
-    return _held(lambda: tdx.check_crl(data, given.certificates, roots=given.roots, now=given.now))
+def _intel_crl(data: bytes, inputs: CheckInputs) -> str:
+    return _held(
+        lambda: tdx.check_crl(data, inputs.certificates, roots=inputs.roots, now=inputs.now)
+    )
 
 
-def _amd_crl(data: bytes, given: Given) -> str:
+def _amd_crl(data: bytes, inputs: CheckInputs) -> str:
     try:
         issuer = x509.load_der_x509_crl(data).issuer
     except Exception:  # the library lets several kinds through
         raise ParseError("not a revocation list") from None
-    ark = snp.find_certificate(given.certificates, issuer)
+    ark = snp.find_certificate(inputs.certificates, issuer)
     if ark is None:
         raise NotChecked(f"no certificate of {issuer.rfc4514_string()} was given")
-    return _until(snp.check_crl(data, ark, roots=given.roots, now=given.now))
+    return _until(snp.check_crl(data, ark, roots=inputs.roots, now=inputs.now))
 
 
-def _rim(data: bytes, given: Given) -> str:
-    return _until(nvidia.read_rim(data, pinned=given.roots.nvidia_rim, now=given.now).expires)
+def _rim(data: bytes, inputs: CheckInputs) -> str:
+    return _until(nvidia.read_rim(data, pinned=inputs.roots.nvidia_rim, now=inputs.now).expires)
 
 
 def _held(check: Callable[[], int]) -> str:

@@ -14,7 +14,7 @@ from attestation.platforms.snp.chain import tcb_parts
 from attestation.platforms.snp.report import REPORT_BYTES, RESPONSE_HEADER
 from attestation.platforms.tdx.tcb import PARTS
 from attestation.x509.certificate import common_name, load_any
-from client_sdk.inspection.inspected import Explained, Given, Inspected
+from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult
 
 TDX_WORDS = {
     "tee_tcb_svn": "security versions of the TDX module and microcode",
@@ -58,28 +58,28 @@ _POLICY_BITS = {
 }  # fmt: skip
 
 
-def quote(file: str, data: bytes, given: Given) -> Inspected:
+def quote(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A TDX quote, version 4 or 5; an SGX quote is named and refused."""
     if int.from_bytes(data[4:8], "little") == 0:
-        found = Inspected(file, f"SGX quote, version {version(data)}")
+        found = InspectionResult(file, f"SGX quote, version {version(data)}")
         for name, (at, words) in _SGX_WORDS.items():
-            found.fields.append(Explained(name, data[at : at + 32].hex(), words))
+            found.fields.append(ExplainedField(name, data[at : at + 32].hex(), words))
         found.check("support", _refuse("sgx-quote", "SGX quotes are not supported: no VM"))
         return found
     end = tdx.quote_length(data)
     data, rest = data[:end], data[end:]
     parsed = tdx.parse_quote(data)
-    found = Inspected(file, f"TDX quote, version {parsed.version}")
+    found = InspectionResult(file, f"TDX quote, version {parsed.version}")
     for name, words in TDX_WORDS.items():
         value = getattr(parsed, name, b"")
         if value:
-            found.fields.append(Explained(name, value.hex(), words))
+            found.fields.append(ExplainedField(name, value.hex(), words))
     bits = _bits(int.from_bytes(parsed.td_attributes, "little"), _ATTRIBUTE_BITS)
-    found.fields.append(Explained("td_attributes set", bits, ""))
+    found.fields.append(ExplainedField("td_attributes set", bits, ""))
     digest = hashlib.sha256(parsed.signed_region).hexdigest()
-    found.fields.append(Explained("signed region", digest, "SHA-256; the quote's identity"))
+    found.fields.append(ExplainedField("signed region", digest, "SHA-256; the quote's identity"))
     found.after("quote", rest)
-    _judge_tdx(found, parsed, data, given)
+    _judge_tdx(found, parsed, data, inputs)
     return found
 
 
@@ -88,11 +88,13 @@ def version(data: bytes) -> int:
     return int.from_bytes(data[:2], "little")
 
 
-def _judge_tdx(found: Inspected, parsed: tdx.TdQuote, data: bytes, given: Given) -> None:
-    signer: list[tdx.Pck] = []
+def _judge_tdx(
+    found: InspectionResult, parsed: tdx.TdQuote, data: bytes, inputs: CheckInputs
+) -> None:
+    signer: list[tdx.PckIdentity] = []
 
     def signature() -> str:
-        signer.append(tdx.check_signature(parsed, roots=given.roots, now=given.now))
+        signer.append(tdx.check_signature(parsed, roots=inputs.roots, now=inputs.now))
         return f"signed up to a pinned root; FMSPC {signer[0].fmspc.hex()}"
 
     def attributes() -> str:
@@ -102,10 +104,10 @@ def _judge_tdx(found: Inspected, parsed: tdx.TdQuote, data: bytes, given: Given)
     def tcb() -> str:
         if not signer:
             raise NotChecked("needs the signature to hold")
-        collateral = given.collateral
+        collateral = inputs.collateral
         if collateral is None or not set(PARTS) <= collateral.parts.keys():
             raise NotChecked("signatures only: no collateral of Intel's was given")
-        result = tdx.check_tcb(data, collateral, root_der=signer[0].root_der, now=given.now)
+        result = tdx.check_tcb(data, collateral, root_der=signer[0].root_der, now=inputs.now)
         if result.status != "UpToDate":
             listed = ", ".join(sorted(result.advisory_ids)) or "no advisories"
             raise Refused("cpu-tcb", "tcb-status", f"{result.status}: {listed}")
@@ -116,37 +118,43 @@ def _judge_tdx(found: Inspected, parsed: tdx.TdQuote, data: bytes, given: Given)
     found.check("cpu-tcb", tcb)
 
 
-def snp_report(file: str, data: bytes, given: Given) -> Inspected:
+def snp_report(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A report, also with the header of the firmware's answer before it."""
     data = data.removeprefix(RESPONSE_HEADER)
     data, rest = data[:REPORT_BYTES], data[REPORT_BYTES:]
     parsed = snp.parse_report(data)
-    found = Inspected(file, f"SEV-SNP report, version {parsed.version}")
+    found = InspectionResult(file, f"SEV-SNP report, version {parsed.version}")
     add = found.fields.append
-    add(Explained("measurement", parsed.measurement.hex(), "launch digest of the guest"))
-    add(Explained("report_data", parsed.report_data.hex(), "64 bytes chosen by the guest"))
-    add(Explained("host_data", parsed.host_data.hex(), "32 bytes chosen by the host at launch"))
-    add(Explained("policy", f"{parsed.policy:#x}", _bits(parsed.policy, _POLICY_BITS)))
-    add(Explained("vmpl", str(parsed.vmpl), "privilege level that asked; 0 is the highest"))
-    add(Explained("platform_info", f"{parsed.platform_info:#x}", "state of the machine"))
-    add(Explained("chip_id", parsed.chip_id.hex(), "the processor; zero where it is hidden"))
-    add(Explained("id_key_digest", parsed.id_key_digest.hex(), "signer of the ID block, or zero"))
+    add(ExplainedField("measurement", parsed.measurement.hex(), "launch digest of the guest"))
+    add(ExplainedField("report_data", parsed.report_data.hex(), "64 bytes chosen by the guest"))
+    add(
+        ExplainedField("host_data", parsed.host_data.hex(), "32 bytes chosen by the host at launch")
+    )
+    add(ExplainedField("policy", f"{parsed.policy:#x}", _bits(parsed.policy, _POLICY_BITS)))
+    add(ExplainedField("vmpl", str(parsed.vmpl), "privilege level that asked; 0 is the highest"))
+    add(ExplainedField("platform_info", f"{parsed.platform_info:#x}", "state of the machine"))
+    add(ExplainedField("chip_id", parsed.chip_id.hex(), "the processor; zero where it is hidden"))
+    add(
+        ExplainedField(
+            "id_key_digest", parsed.id_key_digest.hex(), "signer of the ID block, or zero"
+        )
+    )
     cpuid = (
         "unknown" if parsed.cpuid is None else "family {}, model {}, step {}".format(*parsed.cpuid)
     )
-    add(Explained("cpuid", cpuid, "processor generation"))
+    add(ExplainedField("cpuid", cpuid, "processor generation"))
     found.after("report", rest)
-    _judge_snp(found, parsed, given)
+    _judge_snp(found, parsed, inputs)
     return found
 
 
-def _judge_snp(found: Inspected, parsed: snp.SnpReport, given: Given) -> None:
+def _judge_snp(found: InspectionResult, parsed: snp.SnpReport, inputs: CheckInputs) -> None:
     key: list[snp.ChipKey] = []
 
     def signature() -> str:
-        chain = snp.find_chain(parsed, given.certificates)
-        chain = chain or _named_chain(parsed, given.certificates)
-        key.append(snp.check_signature(parsed, chain, roots=given.roots, now=given.now))
+        chain = snp.find_chain(parsed, inputs.certificates)
+        chain = chain or _named_chain(parsed, inputs.certificates)
+        key.append(snp.check_signature(parsed, chain, roots=inputs.roots, now=inputs.now))
         return f"signed by a {key[0].signer_name} of {key[0].family}"
 
     def attributes() -> str:
@@ -157,16 +165,18 @@ def _judge_snp(found: Inspected, parsed: snp.SnpReport, given: Given) -> None:
         if not key:
             raise NotChecked("needs the signature to hold")
         text = snp.check_tcb(parsed, key[0], floor=None)
-        if given.collateral is None:
+        if inputs.collateral is None:
             raise NotChecked(f"{text}; signatures only: no CRL was given")
-        snp.check_revocation(key[0], given.collateral, now=given.now)
+        snp.check_revocation(key[0], inputs.collateral, now=inputs.now)
         return text
 
     found.check("cpu-signature", signature)
     if key:
         parts = tcb_parts(parsed.reported_tcb, key[0].family)
         text = ", ".join(f"{name} {value}" for name, value in parts.items())
-        found.fields.append(Explained("reported_tcb", text, "what the chip key is derived from"))
+        found.fields.append(
+            ExplainedField("reported_tcb", text, "what the chip key is derived from")
+        )
     found.check("cpu-attributes", attributes)
     found.check("cpu-tcb", tcb)
 

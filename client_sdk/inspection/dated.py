@@ -9,12 +9,12 @@ from typing import Any
 from attestation.errors import ParseError, UsageError
 from attestation.formats.dates import Window
 from attestation.vendors.validity import window
-from client_sdk.inspection.inspected import Given
+from client_sdk.inspection.result import CheckInputs
 
 
 @dataclass(frozen=True)
-class Dated:
-    """A part and its window in Unix seconds, None where it names no dates."""
+class DatedPart:
+    """A part of collateral and its window in Unix seconds, None where it names no dates."""
 
     name: str
     window: Window | None
@@ -43,12 +43,13 @@ class Dated:
         return {"name": self.name, "from": start, "until": end, "state": self.state}
 
 
-def dated_parts(given: Given) -> list[Dated]:
+def dated_parts(inputs: CheckInputs) -> list[DatedPart]:
     """The first to expire first. Raises UsageError where no file held collateral."""
-    if given.collateral is None:
+    if inputs.collateral is None:
         raise UsageError("expected collateral: Umay's own, dcap-qvl's JSON, or AMD's CRLs")
     parts = [
-        Dated(name, _window(name, data), given.now) for name, data in given.collateral.parts.items()
+        DatedPart(name, _window(name, data), inputs.now)
+        for name, data in inputs.collateral.parts.items()
     ]
     return sorted(parts, key=lambda part: part.window[1] if part.window else 0)
 

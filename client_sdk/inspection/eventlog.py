@@ -10,8 +10,14 @@ from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.platforms import tdx
 from attestation.platforms.tdx.eventlog import DIGEST_BYTES, EV_NO_ACTION, extend
 from client_sdk.inspection import cpu as inspect_cpu
-from client_sdk.inspection.inspected import Explained, Given, Inspected, attempt, malformed
 from client_sdk.inspection.jsontext import read_json
+from client_sdk.inspection.result import (
+    CheckInputs,
+    ExplainedField,
+    InspectionResult,
+    attempt,
+    malformed,
+)
 
 Registers = tuple[bytes, ...]
 MAX_EVENTS = 4096
@@ -24,43 +30,43 @@ GUEST_REGISTER = 3
 _ACPI_TABLE_BYTES = 56
 
 
-def ccel(file: str, data: bytes, given: Given) -> Inspected:
+def ccel(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A CCEL event log, with or without the fill of its ACPI area."""
     log = tdx.cut_fill(data)
     parsed = tdx.parse_ccel(log)
-    found = Inspected(file, f"CCEL event log, {len(parsed.events)} events")
+    found = InspectionResult(file, f"CCEL event log, {len(parsed.events)} events")
     found.fields += [_logged(number, event) for number, event in enumerate(parsed.events)]
     if fill := len(data) - len(log):
         text = f"{fill} bytes of fill after the last event"
-        found.fields.append(Explained("padding", text, "the rest of the ACPI area"))
+        found.fields.append(ExplainedField("padding", text, "the rest of the ACPI area"))
 
     def replay() -> str:
         registers = tdx.replay(log, ())
-        _explain(found, registers)
-        return _compare(registers, given.quotes, parts=3)
+        _add_registers(found, registers)
+        return _compare(registers, inputs.quotes, parts=3)
 
     found.check("measurement", replay)
     return found
 
 
-def acpi_table(file: str, data: bytes, _: Given) -> Inspected:
+def acpi_table(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     """The CCEL table of ACPI, which says where the log lies and is itself no log."""
     table, rest = data[:_ACPI_TABLE_BYTES], data[_ACPI_TABLE_BYTES:]
     if not len(table) == int.from_bytes(table[4:8], "little") == _ACPI_TABLE_BYTES:
         raise ParseError(f"CCEL table: expected {_ACPI_TABLE_BYTES} bytes")
-    found = Inspected(file, "ACPI table CCEL")
+    found = InspectionResult(file, "ACPI table CCEL")
     found.after("table", rest)
     size = int.from_bytes(data[40:48], "little")
-    found.fields.append(Explained("log area", f"{size} bytes", "where the event log lies"))
+    found.fields.append(ExplainedField("log area", f"{size} bytes", "where the event log lies"))
     found.check("measurement", _not_here)
     return found
 
 
-def dstack(file: str, data: bytes, given: Given) -> list[Inspected]:
+def dstack(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     """dstack's JSON: the events of all four RTMRs, alone or as a JSON text beside a quote."""
     raw = read_json(data)
     if isinstance(raw, list):
-        return [events(file, raw, given)]
+        return [events(file, raw, inputs)]
     listed, quote = raw.get("event_log"), str(raw.get("quote")).removeprefix("0x")
     listed = read_json(listed) if isinstance(listed, str) else listed
     try:
@@ -70,14 +76,16 @@ def dstack(file: str, data: bytes, given: Given) -> list[Inspected]:
     if not content or not is_event_list(listed):
         raise ParseError("dstack's JSON: expected a quote and a list of events")
     exact = content[: tdx.quote_length(content)]
-    found = event_list(file, listed, replace(given, quotes=(exact,)))
-    return [*found, *attempt(f"{file}[quote]", "TDX quote", content, inspect_cpu.quote, given)]
+    found = event_list(file, listed, replace(inputs, quotes=(exact,)))
+    return [*found, *attempt(f"{file}[quote]", "TDX quote", content, inspect_cpu.quote, inputs)]
 
 
-def event_list(file: str, listed: list[dict[str, Any]], given: Given) -> list[Inspected]:
+def event_list(
+    file: str, listed: list[dict[str, Any]], inputs: CheckInputs
+) -> list[InspectionResult]:
     """As `events`; a list that cannot be read is named, with the reason."""
     try:
-        return [events(file, listed, given)]
+        return [events(file, listed, inputs)]
     except ParseError as error:
         return [malformed(file, f"dstack event log, {len(listed)} events", error)]
 
@@ -91,7 +99,7 @@ def _is_event(value: Any) -> bool:
     return isinstance(value, dict) and {"imr", "event_type"} <= value.keys()
 
 
-def events(file: str, listed: list[dict[str, Any]], given: Given) -> Inspected:
+def events(file: str, listed: list[dict[str, Any]], inputs: CheckInputs) -> InspectionResult:
     """dstack's events of all four RTMRs. Raises ParseError."""
     if len(listed) > MAX_EVENTS:
         raise ParseError(f"expected at most {MAX_EVENTS} events, got {len(listed)}")
@@ -100,15 +108,15 @@ def events(file: str, listed: list[dict[str, Any]], given: Given) -> Inspected:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ParseError("dstack's event log: expected imr, event_type, digest, event") from None
     registers = _replay(read)
-    found = Inspected(file, f"dstack event log, {len(read)} events")
+    found = InspectionResult(file, f"dstack event log, {len(read)} events")
     found.fields += [event.explained(number) for number, event in enumerate(read)]
-    _explain(found, registers)
-    found.check("measurement", lambda: _compare(registers, given.quotes, parts=4))
+    _add_registers(found, registers)
+    found.check("measurement", lambda: _compare(registers, inputs.quotes, parts=4))
     return found
 
 
 @dataclass(frozen=True)
-class Listed:
+class DstackEvent:
     """One event of dstack's list: a register, a digest of 48 bytes, and what to say of it."""
 
     register: int
@@ -116,12 +124,14 @@ class Listed:
     digest: bytes
     words: str
 
-    def explained(self, number: int) -> Explained:
+    def explained(self, number: int) -> ExplainedField:
         register = f"RTMR{self.register}" if self.type != EV_NO_ACTION else "no register"
-        return Explained(f"event {number}", f"{register} {self.digest.hex()[:32]}…", self.words)
+        return ExplainedField(
+            f"event {number}", f"{register} {self.digest.hex()[:32]}…", self.words
+        )
 
 
-def _event(raw: dict[str, Any]) -> Listed:
+def _event(raw: dict[str, Any]) -> DstackEvent:
     """Raises ValueError, KeyError or TypeError, or ParseError where the digest is needed."""
     register, kind, name = raw["imr"], raw["event_type"], raw.get("event") or ""
     if not (type(register) is type(kind) is int and type(name) is str and 0 <= kind < 1 << 32):
@@ -138,10 +148,10 @@ def _event(raw: dict[str, Any]) -> Listed:
     if kind != EV_NO_ACTION and (register not in range(4) or len(digest) != DIGEST_BYTES):
         text = f"got register {register} and a digest of {len(digest)} bytes"
         raise ParseError(f"event of type {kind:#x}: expected RTMR0..3 and 48 bytes, {text}")
-    return Listed(register, kind, digest, words)
+    return DstackEvent(register, kind, digest, words)
 
 
-def _replay(events: list[Listed]) -> Registers:
+def _replay(events: list[DstackEvent]) -> Registers:
     registers = [bytes(DIGEST_BYTES)] * 4
     for event in events:
         if event.type != EV_NO_ACTION:
@@ -158,17 +168,17 @@ def _compare(registers: Registers, quotes: tuple[bytes, ...], *, parts: int) -> 
     return f"replays to RTMR0 to {parts - 1} of the quote"
 
 
-def _logged(number: int, event: tdx.Event) -> Explained:
+def _logged(number: int, event: tdx.Event) -> ExplainedField:
     words = event.name
     if event.extends and not event.data_is_measured:
         words += "; its data is not what was hashed"
     register = f"RTMR{event.rtmr}" if event.extends else "no register"
-    return Explained(f"event {number}", f"{register} {event.digest.hex()[:32]}…", words)
+    return ExplainedField(f"event {number}", f"{register} {event.digest.hex()[:32]}…", words)
 
 
-def _explain(found: Inspected, registers: Registers) -> None:
+def _add_registers(found: InspectionResult, registers: Registers) -> None:
     for number, register in enumerate(registers):
-        found.fields.append(Explained(f"RTMR{number}", register.hex(), "after replay"))
+        found.fields.append(ExplainedField(f"RTMR{number}", register.hex(), "after replay"))
 
 
 def _not_here() -> str:

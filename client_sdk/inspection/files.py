@@ -20,47 +20,47 @@ from client_sdk.inspection import tcglog as inspect_tcg
 from client_sdk.inspection import tokens as inspect_tokens
 from client_sdk.inspection import wrapped as inspect_wrapped
 from client_sdk.inspection.certificates import PEM, pem_certificates
-from client_sdk.inspection.inspected import (
-    Given,
+from client_sdk.inspection.jsontext import read_json
+from client_sdk.inspection.known import by_first_bytes
+from client_sdk.inspection.result import (
+    CheckInputs,
     Inspect,
-    Inspected,
+    InspectionResult,
     attempt,
     malformed,
     read_file,
     readings,
 )
-from client_sdk.inspection.jsontext import read_json
-from client_sdk.inspection.known import by_first_bytes
 
 
-def inspect_files(paths: Sequence[Path], given: Given) -> list[Inspected]:
+def inspect_files(paths: Sequence[Path], inputs: CheckInputs) -> list[InspectionResult]:
     """Everything found in the files, in their order; a file that is nothing known is said to
     be so, beside the others. Raises UsageError where one cannot be read."""
     contents = {path: read_file(path) for path in paths}
     for data in contents.values():
-        given = _offered(data, given, strict=False)
-    found: list[Inspected] = []
+        inputs = _offered(data, inputs, strict=False)
+    found: list[InspectionResult] = []
     for path in paths:
         try:
-            found += inspect(str(path), contents[path], given)
+            found += inspect(str(path), contents[path], inputs)
         except ParseError as error:
             found.append(malformed(str(path), "no known format", error))
     return found
 
 
-def offered(paths: Sequence[Path], given: Given) -> Given:
+def offered(paths: Sequence[Path], inputs: CheckInputs) -> CheckInputs:
     """`given`, and all that these files add for checks. Raises ParseError for what begins as
     one of them and is none."""
     for path in paths:
-        given = _offered(read_file(path), given, strict=True)
-    return given
+        inputs = _offered(read_file(path), inputs, strict=True)
+    return inputs
 
 
-def inspect(name: str, data: bytes, given: Given) -> list[Inspected]:
+def inspect(name: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     """What one file is. A format that is recognised and broken is named, with what is wrong;
     raises ParseError where none is recognised."""
     for encoding, content in readings(data):
-        items = _inspect(name, content, given)
+        items = _inspect(name, content, inputs)
         if items:
             return [replace(item, encoding=encoding) for item in items]
     text = f"expected evidence in a known format, got {len(data)} {_looks(data)}"
@@ -75,77 +75,77 @@ def _looks(data: bytes) -> str:
     return "bytes of text" if head.isascii() and b"\0" not in head else "bytes of another kind"
 
 
-def _inspect(name: str, content: bytes, given: Given) -> list[Inspected]:
+def _inspect(name: str, content: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     """Nothing where the content is none of what is known."""
     known = by_first_bytes(content)
     if known is not None:
-        return attempt(name, known.name, content, known.inspect, given)
+        return attempt(name, known.name, content, known.inspect, inputs)
     if content[:_HEAD_BYTES].lstrip()[:1] in (b"{", b"[", b'"'):
-        return _json(name, content, given)
+        return _json(name, content, inputs)
     for candidate in _UNMARKED:
         try:
-            found = candidate(name, content, given)
+            found = candidate(name, content, inputs)
         except UmayError:
             continue
         return found if isinstance(found, list) else [found]
     return []
 
 
-def _json(name: str, content: bytes, given: Given) -> list[Inspected]:
+def _json(name: str, content: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     """By the keys of the outermost value, else by what stands anywhere in it."""
     raw = read_json(content)
     if isinstance(raw, str):  # one member, copied out with its quotation marks
-        return inspect(name, raw.encode(errors="replace"), given)
+        return inspect(name, raw.encode(errors="replace"), inputs)
     for kind, is_this, read in _JSON:
         if is_this(raw):
-            return attempt(name, kind, content, read, given)
-    return inspect_wrapped.provider(name, content, given)
+            return attempt(name, kind, content, read, inputs)
+    return inspect_wrapped.provider(name, content, inputs)
 
 
-def _offered(data: bytes, given: Given, *, strict: bool) -> Given:
+def _offered(data: bytes, inputs: CheckInputs, *, strict: bool) -> CheckInputs:
     """`given`, and what this file adds for the others."""
     for _, content in readings(data):
         try:
-            more = _adds(content, given)
+            more = _adds(content, inputs)
         except ParseError:
             if strict:
                 raise
-            return given
+            return inputs
         if more is not None:
             return more
-    return given
+    return inputs
 
 
-def _adds(content: bytes, given: Given) -> Given | None:
+def _adds(content: bytes, inputs: CheckInputs) -> CheckInputs | None:
     """`given` with these certificates, RIM, quote or collateral; None where it is neither."""
     if content.lstrip().startswith(PEM):
-        return replace(given, certificates=given.certificates + pem_certificates(content))
+        return replace(inputs, certificates=inputs.certificates + pem_certificates(content))
     if b"SoftwareIdentity" in content[:4096]:
-        return replace(given, rims=(*given.rims, content))
+        return replace(inputs, rims=(*inputs.rims, content))
     if _parses(cut_padding, content):
-        return replace(given, quotes=(*given.quotes, cut_padding(content)))
+        return replace(inputs, quotes=(*inputs.quotes, cut_padding(content)))
     for read in (Collateral.from_bytes, inspect_collateral.read_intel_bundle):
         if _parses(read, content):
-            return _with_parts(given, read(content))
-    return _adds_signed(content, given) or _adds_der(content, given)
+            return _with_parts(inputs, read(content))
+    return _adds_signed(content, inputs) or _adds_der(content, inputs)
 
 
-def _adds_signed(content: bytes, given: Given) -> Given | None:
+def _adds_signed(content: bytes, inputs: CheckInputs) -> CheckInputs | None:
     """The chains of GPUs, or the PCRs that a vTPM signed."""
     if _parses(inspect_gpu.read_sdk, content):
         more = tuple(inspect_gpu.read_sdk(content))
-        return replace(given, certificates=given.certificates + more)
+        return replace(inputs, certificates=inputs.certificates + more)
     for read in (inspect_azure.read_bincode, inspect_azure.read_evidence_quote):
         if _parses(read, content):
-            return replace(given, pcrs=(*given.pcrs, read(content).pcrs))
+            return replace(inputs, pcrs=(*inputs.pcrs, read(content).pcrs))
     return None
 
 
-def _adds_der(content: bytes, given: Given) -> Given | None:
+def _adds_der(content: bytes, inputs: CheckInputs) -> CheckInputs | None:
     if (family := inspect_cpu.crl_family(content)) is not None:
-        return _with_parts(given, Collateral({f"amd/crl/{family}": content}))
-    if _parses(lambda data: inspect_own.certificate("", data, given), content):
-        return replace(given, certificates=(*given.certificates, content))
+        return _with_parts(inputs, Collateral({f"amd/crl/{family}": content}))
+    if _parses(lambda data: inspect_own.certificate("", data, inputs), content):
+        return replace(inputs, certificates=(*inputs.certificates, content))
     return None
 
 
@@ -157,11 +157,11 @@ def _parses(read: Callable[[bytes], object], data: bytes) -> bool:
     return True
 
 
-def _with_parts(given: Given, more: Collateral) -> Given:
-    before = given.collateral.parts if given.collateral else {}
-    certificates = given.certificates + inspect_collateral.chains(more)
+def _with_parts(inputs: CheckInputs, more: Collateral) -> CheckInputs:
+    before = inputs.collateral.parts if inputs.collateral else {}
+    certificates = inputs.certificates + inspect_collateral.chains(more)
     merged = Collateral({**before, **more.parts})
-    return replace(given, collateral=merged, certificates=certificates)
+    return replace(inputs, collateral=merged, certificates=certificates)
 
 
 def _has(*keys: str) -> Callable[[Any], bool]:

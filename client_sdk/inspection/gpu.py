@@ -18,54 +18,58 @@ from attestation.formats.dates import stamp
 from attestation.formats.evidence import GPU, SWITCH, Device
 from attestation.nvidia.report import SWITCH_BLOCKS
 from attestation.x509.certificate import has_signed, load_any
-from client_sdk.inspection.certificates import pem_certificates, shown
-from client_sdk.inspection.inspected import Explained, Given, Inspected, malformed
+from client_sdk.inspection.certificates import certificate_fields, pem_certificates
 from client_sdk.inspection.jsontext import read_json
+from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult, malformed
 
 MAX_RIM_SETS = 16
 CHAIN_LENGTH = 5
 MAX_DEVICES = 64
 
 
-def report(file: str, data: bytes, given: Given) -> Inspected:
+def report(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A report alone answers an unknown nonce: that it is fresh is for its asker to check."""
     end = nvidia.report_length(data)
     data, rest = data[:end], data[end:]
     parsed = nvidia.parse_report(data)
     is_switch = len(parsed.measurements) == SWITCH_BLOCKS
-    found = Inspected(file, f"NVIDIA {parsed.what}")
+    found = InspectionResult(file, f"NVIDIA {parsed.what}")
     add = found.fields.append
-    add(Explained("nonce", parsed.nonce.hex(), "32 bytes chosen by whoever asked"))
+    add(ExplainedField("nonce", parsed.nonce.hex(), "32 bytes chosen by whoever asked"))
     names = ("bios_version",) if is_switch else ("driver_version", "vbios_version", "board")
     for name in names:
-        add(Explained(name, _value(parsed, name), "as the device reports it"))
+        add(ExplainedField(name, _value(parsed, name), "as the device reports it"))
     count = str(len(parsed.measurements))
-    add(Explained("measurements", count, "48-byte digests of firmware and configuration"))
+    add(ExplainedField("measurements", count, "48-byte digests of firmware and configuration"))
     found.after("report", rest)
-    _judge(found, data, parsed, given)
+    _judge(found, data, parsed, inputs)
     return found
 
 
-def _judge(found: Inspected, data: bytes, parsed: nvidia.GpuReport, given: Given) -> None:
+def _judge(
+    found: InspectionResult, data: bytes, parsed: nvidia.GpuReport, inputs: CheckInputs
+) -> None:
     checked: list[nvidia.CheckedDevice] = []
 
     def device() -> str:
-        chain = _chain(parsed, given.certificates)
-        found.fields += shown(chain)
+        chain = _chain(parsed, inputs.certificates)
+        found.fields += certificate_fields(chain)
         is_switch = len(parsed.measurements) == SWITCH_BLOCKS
         item = Device(SWITCH if is_switch else GPU, data, chain)
         checked.append(
-            nvidia.check_device(item, nonce=parsed.nonce, roots=given.roots, now=given.now)
+            nvidia.check_device(item, nonce=parsed.nonce, roots=inputs.roots, now=inputs.now)
         )
         return f"signed by a {checked[0].architecture} device under a pinned root"
 
     def firmware() -> str:
         if not checked:
             raise NotChecked("needs the report's signature to hold")
-        sets = list(itertools.islice(_with_rims(checked[0], given), MAX_RIM_SETS))
+        sets = list(itertools.islice(_with_rims(checked[0], inputs), MAX_RIM_SETS))
         for number, collateral in enumerate(sets, 1):
             try:
-                nvidia.check_measurements(checked[0], collateral, roots=given.roots, now=given.now)
+                nvidia.check_measurements(
+                    checked[0], collateral, roots=inputs.roots, now=inputs.now
+                )
                 break
             except UmayError:
                 if number == len(sets):
@@ -96,14 +100,14 @@ def _signed(parsed: nvidia.GpuReport, leaf: x509.Certificate) -> bool:
     return has_signed(leaf.public_key(), parsed.signature, parsed.signed_region)
 
 
-def _with_rims(device: nvidia.CheckedDevice, given: Given) -> Iterator[Collateral]:
+def _with_rims(device: nvidia.CheckedDevice, inputs: CheckInputs) -> Iterator[Collateral]:
     """Every choice of the RIMs at hand: a file has no name that says what it is for, and of
     one version there can be several issues."""
-    parts = dict(given.collateral.parts) if given.collateral else {}
+    parts = dict(inputs.collateral.parts) if inputs.collateral else {}
     fitting = []
     for name, wanted in nvidia.rim_names(device):
         plain = wanted.replace(".", "").upper()
-        own = [data for data in given.rims if _version(data, given).upper() == plain]
+        own = [data for data in inputs.rims if _version(data, inputs).upper() == plain]
         part = f"nvidia/rim/{name}"
         fitting.append([{part: data} for data in own or filter(None, [parts.get(part)])])
     if not any(fitting):
@@ -112,35 +116,35 @@ def _with_rims(device: nvidia.CheckedDevice, given: Given) -> Iterator[Collatera
         yield Collateral(parts | dict(collections.ChainMap(*choice)))
 
 
-def _version(data: bytes, given: Given) -> str:
+def _version(data: bytes, inputs: CheckInputs) -> str:
     """Empty where the RIM does not hold: its own inspection says why."""
     try:
-        found = nvidia.read_rim(data, pinned=given.roots.nvidia_rim, now=given.now)
+        found = nvidia.read_rim(data, pinned=inputs.roots.nvidia_rim, now=inputs.now)
     except UmayError:
         return ""
     return found.version.replace(".", "")
 
 
-def rim(file: str, data: bytes, given: Given) -> Inspected:
-    found = Inspected(file, "NVIDIA RIM")
+def rim(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
+    found = InspectionResult(file, "NVIDIA RIM")
     read: list[nvidia.Rim] = []
 
     def signature() -> str:
-        read.append(nvidia.read_rim(data, pinned=given.roots.nvidia_rim, now=given.now))
+        read.append(nvidia.read_rim(data, pinned=inputs.roots.nvidia_rim, now=inputs.now))
         return f"signed under a pinned root; holds until {stamp(read[0].expires)}"
 
     if found.check("rim", signature):
-        found.fields.append(Explained("product", read[0].product, "chip"))
-        found.fields.append(Explained("version", read[0].version, "of driver or VBIOS"))
+        found.fields.append(ExplainedField("product", read[0].product, "chip"))
+        found.fields.append(ExplainedField("version", read[0].version, "of driver or VBIOS"))
         count = str(len(read[0].golden))
-        found.fields.append(Explained("measurements", count, "indices with published digests"))
+        found.fields.append(ExplainedField("measurements", count, "indices with published digests"))
     return found
 
 
-def sdk_evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
+def sdk_evidence(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     """NVIDIA's own JSON: a list of {certificate, evidence, nonce}, both in base64."""
     items = devices(read_json(data))
-    return [device(f"{file}[{number}]", item, given) for number, item in enumerate(items)]
+    return [device(f"{file}[{number}]", item, inputs) for number, item in enumerate(items)]
 
 
 def read_sdk(data: bytes) -> list[bytes]:
@@ -170,11 +174,11 @@ def is_device(value: Any) -> bool:
     return isinstance(value.get("certificate"), str) and isinstance(value.get("evidence"), str)
 
 
-def device(file: str, item: Mapping[str, str], given: Given) -> Inspected:
+def device(file: str, item: Mapping[str, str], inputs: CheckInputs) -> InspectionResult:
     """One device of NVIDIA's JSON: a report that answers the nonce that stands beside it."""
     try:
         certificates, content = _decoded(item)
-        found = report(file, content, replace(given, certificates=certificates))
+        found = report(file, content, replace(inputs, certificates=certificates))
     except ParseError as error:
         return malformed(file, "NVIDIA device report", error)
     nonce = str(item.get("nonce") or "").lower().removeprefix("0x")
@@ -183,7 +187,7 @@ def device(file: str, item: Mapping[str, str], given: Given) -> Inspected:
     return found
 
 
-def _answers(found: Inspected, nonce: str) -> str:
+def _answers(found: InspectionResult, nonce: str) -> str:
     own = next(field.value for field in found.fields if field.name == "nonce")
     if own != nonce:
         text = f"the report answers nonce {own}, the JSON around it names {nonce[:64]}"

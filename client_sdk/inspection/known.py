@@ -14,7 +14,7 @@ from client_sdk.inspection import tcglog as inspect_tcg
 from client_sdk.inspection import tdreport as inspect_tdreport
 from client_sdk.inspection import tokens as inspect_tokens
 from client_sdk.inspection.certificates import PEM, pem_certificates
-from client_sdk.inspection.inspected import Given, Inspect, Inspected
+from client_sdk.inspection.result import CheckInputs, Inspect, InspectionResult
 
 _QUOTE_VERSIONS = (b"\3", b"\4", b"\5")
 _ECDSA_P256_KEY = b"\0\2\0"
@@ -25,31 +25,31 @@ _HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownFormat:
     """A format's name, for messages about files that begin like it, and its inspection."""
 
     name: str
     inspect: Inspect
 
 
-def by_first_bytes(data: bytes) -> Known | None:
+def by_first_bytes(data: bytes) -> KnownFormat | None:
     """What a file must be that begins like this; None where the beginning does not tell."""
     start = data[:_HEAD_BYTES].lstrip()
     table = (
-        (start.startswith(PEM), Known("PEM certificates", _certificates)),
-        (b"SoftwareIdentity" in start[:2048], Known("NVIDIA RIM", inspect_broken.rim)),
-        (data[:2] == _SPDM_REQUEST, Known("NVIDIA device report", inspect_broken.gpu_report)),
-        (_begins_like_quote(data), Known("TDX quote", inspect_broken.quote)),
-        (_begins_like_snp(data), Known("SEV-SNP report", inspect_broken.snp_report)),
-        (data[_SPEC_ID_AT] == inspect_tcg.SPEC_ID, Known("event log", inspect_tcg.log)),
-        (_begins_like_tdreport(data), Known("TDREPORT", inspect_tdreport.tdreport)),
-        (data[:4] == b"CCEL", Known("ACPI table CCEL", inspect_log.acpi_table)),
-        (data[:4] == b"HCLA", Known("HCL report of Azure", inspect_azure.hcl)),
+        (start.startswith(PEM), KnownFormat("PEM certificates", _certificates)),
+        (b"SoftwareIdentity" in start[:2048], KnownFormat("NVIDIA RIM", inspect_broken.rim)),
+        (data[:2] == _SPDM_REQUEST, KnownFormat("NVIDIA device report", inspect_broken.gpu_report)),
+        (_begins_like_quote(data), KnownFormat("TDX quote", inspect_broken.quote)),
+        (_begins_like_snp(data), KnownFormat("SEV-SNP report", inspect_broken.snp_report)),
+        (data[_SPEC_ID_AT] == inspect_tcg.SPEC_ID, KnownFormat("event log", inspect_tcg.log)),
+        (_begins_like_tdreport(data), KnownFormat("TDREPORT", inspect_tdreport.tdreport)),
+        (data[:4] == b"CCEL", KnownFormat("ACPI table CCEL", inspect_log.acpi_table)),
+        (data[:4] == b"HCLA", KnownFormat("HCL report of Azure", inspect_azure.hcl)),
         (
             data[_BINCODE_MESSAGE_AT:].startswith(azure.ATTEST_QUOTE),
-            Known("vTPM quote of Azure", inspect_azure.vtpm_quote),
+            KnownFormat("vTPM quote of Azure", inspect_azure.vtpm_quote),
         ),
-        (inspect_tokens.is_token(data), Known("token", inspect_tokens.token)),
+        (inspect_tokens.is_token(data), KnownFormat("token", inspect_tokens.token)),
     )
     return next((known for match, known in table if match), None)
 
@@ -74,9 +74,9 @@ def _begins_like_snp(data: bytes) -> bool:
     )
 
 
-def _certificates(name: str, data: bytes, given: Given) -> list[Inspected]:
+def _certificates(name: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     ders = pem_certificates(data)
-    given = replace(given, certificates=given.certificates + ders)
+    inputs = replace(inputs, certificates=inputs.certificates + ders)
     return [
-        inspect_own.certificate(f"{name}[{number}]", der, given) for number, der in enumerate(ders)
+        inspect_own.certificate(f"{name}[{number}]", der, inputs) for number, der in enumerate(ders)
     ]

@@ -38,37 +38,37 @@ from attestation.x509.walk import (
 )
 from client_sdk.inspection import broken as inspect_broken
 from client_sdk.inspection import tcglog as inspect_tcg
-from client_sdk.inspection.inspected import Explained, Given, Inspected, attempt
+from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult, attempt
 
 MAX_CHAIN = 8
 
 
-def evidence(file: str, data: bytes, given: Given) -> list[Inspected]:
+def evidence(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     """Evidence, and each thing in it."""
     parsed = Evidence.from_bytes(data)
-    found = Inspected(file, f"Evidence of a {parsed.platform.upper()} machine")
+    found = InspectionResult(file, f"Evidence of a {parsed.platform.upper()} machine")
     digest = evidence_digest(data).hex()
-    found.fields.append(Explained("evidence_digest", digest, "as the log's leaf names it"))
-    found.fields.append(Explained("devices", str(len(parsed.devices)), "GPUs and switches"))
-    items = [found, *attempt(f"{file}[keys]", "KeyBundle", parsed.bundle, _keys, given)]
+    found.fields.append(ExplainedField("evidence_digest", digest, "as the log's leaf names it"))
+    found.fields.append(ExplainedField("devices", str(len(parsed.devices)), "GPUs and switches"))
+    items = [found, *attempt(f"{file}[keys]", "KeyBundle", parsed.bundle, _keys, inputs)]
     if parsed.platform == "tdx":
-        items.append(inspect_broken.quote(f"{file}[quote]", parsed.quote, given))
+        items.append(inspect_broken.quote(f"{file}[quote]", parsed.quote, inputs))
     else:
-        own = replace(given, certificates=parsed.cpu_certificates)
+        own = replace(inputs, certificates=parsed.cpu_certificates)
         items.append(inspect_broken.snp_report(f"{file}[report]", parsed.quote, own))
     if parsed.ccel:
-        with_quote = replace(given, quotes=(parsed.quote,))
+        with_quote = replace(inputs, quotes=(parsed.quote,))
         items += attempt(f"{file}[log]", "event log", parsed.ccel, inspect_tcg.log, with_quote)
     for number, device in enumerate(parsed.devices):
-        own = replace(given, certificates=device.chain)
+        own = replace(inputs, certificates=device.chain)
         items.append(inspect_broken.gpu_report(f"{file}[device {number}]", device.report, own))
     found.check("binding", lambda: _bound(parsed))
     return items
 
 
-def _keys(file: str, data: bytes, _: Given) -> Inspected:
+def _keys(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     found = _plain(file, "KeyBundle", KeyBundle.from_bytes(data))
-    found.fields.append(Explained("b", bundle_digest(data).hex(), "its digest"))
+    found.fields.append(ExplainedField("b", bundle_digest(data).hex(), "its digest"))
     return found
 
 
@@ -88,10 +88,10 @@ def _bound(parsed: Evidence) -> str:
     return "the quote names these keys and devices"
 
 
-def parsed_by(kind: str, parse: Callable[[bytes], Any]) -> Callable[..., Inspected]:
+def parsed_by(kind: str, parse: Callable[[bytes], Any]) -> Callable[..., InspectionResult]:
     """An inspection that shows what a strict parser read."""
 
-    def inspect(file: str, data: bytes, _: Given) -> Inspected:
+    def inspect(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
         found = _plain(file, kind, parse(data))
         found.check("signature", _by_itself)
         return found
@@ -111,7 +111,7 @@ OWN = (
 )
 
 
-def certificate(file: str, data: bytes, given: Given) -> Inspected:
+def certificate(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     try:
         parsed = load_certificate(data)
         names = parsed.subject.rfc4514_string(), parsed.issuer.rfc4514_string()
@@ -121,17 +121,17 @@ def certificate(file: str, data: bytes, given: Given) -> Inspected:
         raise
     except Exception:  # the library lets several kinds through
         raise ParseError("not a certificate") from None
-    found = Inspected(file, "X.509 certificate")
+    found = InspectionResult(file, "X.509 certificate")
     start, end = certificate_window(parsed)
     spki = spki_digest(parsed).hex()
     found.fields += [
-        Explained("subject", names[0]),
-        Explained("issuer", names[1]),
-        Explained("valid", f"{stamp(start)} to {stamp(end)}"),
-        Explained("key", spki, "SHA-256 of the SubjectPublicKeyInfo" + _pinned(spki, given)),
+        ExplainedField("subject", names[0]),
+        ExplainedField("issuer", names[1]),
+        ExplainedField("valid", f"{stamp(start)} to {stamp(end)}"),
+        ExplainedField("key", spki, "SHA-256 of the SubjectPublicKeyInfo" + _pinned(spki, inputs)),
     ]
-    found.check("dates", lambda: _dates(parsed, given.now))
-    found.check("issuer", lambda: _issued(parsed, given))
+    found.check("dates", lambda: _dates(parsed, inputs.now))
+    found.check("issuer", lambda: _issued(parsed, inputs))
     return found
 
 
@@ -148,19 +148,19 @@ def _dates(parsed: x509.Certificate, now: int) -> str:
     return f"valid at {stamp(now)}"
 
 
-def _issued(parsed: x509.Certificate, given: Given) -> str:
+def _issued(parsed: x509.Certificate, inputs: CheckInputs) -> str:
     """The walk of its vendor, up to a pinned root."""
-    chain = _climbed(parsed, given)
-    check_links(chain, _profile(chain, given.roots), pinned={spki_digest(chain[-1])})
+    chain = _climbed(parsed, inputs)
+    check_links(chain, _profile(chain, inputs.roots), pinned={spki_digest(chain[-1])})
     issuer = parsed.issuer.rfc4514_string()
     return f"issued by {issuer}, under a pinned root" if len(chain) > 1 else "a pinned root"
 
 
-def _climbed(parsed: x509.Certificate, given: Given) -> Chain:
+def _climbed(parsed: x509.Certificate, inputs: CheckInputs) -> Chain:
     """Each certificate's issuer among those given, up to a pinned root."""
-    pool = [item for der in given.certificates if (item := load_any(der)) is not None]
+    pool = [item for der in inputs.certificates if (item := load_any(der)) is not None]
     chain = [parsed]
-    while not _pinned(spki_digest(chain[-1]).hex(), given):
+    while not _pinned(spki_digest(chain[-1]).hex(), inputs):
         at = chain[-1]
         if at.issuer == at.subject:
             raise NotChecked("its own issuer, and none of the pinned roots" + _above(chain))
@@ -200,10 +200,10 @@ def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _plain(file: str, kind: str, value: Any) -> Inspected:
-    found = Inspected(file, kind)
-    given = {name: content for name, content in vars(value).items() if content is not None}
-    found.fields += [Explained(name, _text(content)) for name, content in given.items()]
+def _plain(file: str, kind: str, value: Any) -> InspectionResult:
+    found = InspectionResult(file, kind)
+    inputs = {name: content for name, content in vars(value).items() if content is not None}
+    found.fields += [ExplainedField(name, _text(content)) for name, content in inputs.items()]
     return found
 
 
@@ -215,7 +215,7 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _pinned(spki: str, given: Given) -> str:
-    roots = given.roots
+def _pinned(spki: str, inputs: CheckInputs) -> str:
+    roots = inputs.roots
     pinned = roots.intel | roots.amd | roots.nvidia_device | roots.nvidia_rim
     return "; a pinned root" if bytes.fromhex(spki) in pinned else ""

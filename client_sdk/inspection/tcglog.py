@@ -16,7 +16,7 @@ from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.platforms.tdx.eventlog import EV_NO_ACTION, EVENT_NAMES, MAX_EVENTS
 from attestation.platforms.tdx.quote import Cursor
 from client_sdk.inspection import eventlog as inspect_log
-from client_sdk.inspection.inspected import Explained, Given, Inspected
+from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult
 
 MAX_LOG_BYTES = 4 << 20
 """Firmware sets at most 1 MiB aside."""
@@ -125,39 +125,41 @@ def replay(log: TcgLog, algorithm: str) -> dict[int, bytes]:
     return registers
 
 
-def log(file: str, data: bytes, given: Given) -> Inspected:
+def log(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A TPM's log, or a CCEL; a CCEL that the plan's parser refuses is shown as far as it goes."""
     found = read(data)
     if found.is_tpm:
-        return _tpm(file, found, given)
+        return _tpm(file, found, inputs)
     try:
-        return inspect_log.ccel(file, data, given)
+        return inspect_log.ccel(file, data, inputs)
     except ParseError as error:
         return _broken_ccel(file, found, error)
 
 
-def sha1_log(file: str, data: bytes, given: Given) -> Inspected:
+def sha1_log(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A TPM 1.2 log without the event that names its format: it must be whole."""
     found = read(data)
     if found.wrong or not found.events or found.algorithms != SHA1_ONLY:
         raise ParseError("not an event log with SHA-1 digests")
-    return _tpm(file, found, given)
+    return _tpm(file, found, inputs)
 
 
-def _tpm(file: str, found: TcgLog, given: Given) -> Inspected:
-    item = Inspected(file, f"TPM event log, {len(found.events)} events")
-    item.fields.append(Explained("digests", ", ".join(found.algorithms), "one PCR bank of each"))
+def _tpm(file: str, found: TcgLog, inputs: CheckInputs) -> InspectionResult:
+    item = InspectionResult(file, f"TPM event log, {len(found.events)} events")
+    item.fields.append(
+        ExplainedField("digests", ", ".join(found.algorithms), "one PCR bank of each")
+    )
     bank = "sha256" if "sha256" in found.algorithms else found.algorithms[-1]
     item.fields += _explained(found, bank, "PCR", 0)
     registers = {} if bank == "sm3" else replay(found, bank)
     for number, value in sorted(registers.items()):
-        item.fields.append(Explained(f"PCR{number}", value.hex(), f"after replay, {bank}"))
-    item.check("measurement", lambda: _compare(found, registers, bank, given.pcrs))
+        item.fields.append(ExplainedField(f"PCR{number}", value.hex(), f"after replay, {bank}"))
+    item.check("measurement", lambda: _compare(found, registers, bank, inputs.pcrs))
     return item
 
 
-def _broken_ccel(file: str, found: TcgLog, error: ParseError) -> Inspected:
-    item = Inspected(file, f"CCEL event log, {len(found.events)} readable events")
+def _broken_ccel(file: str, found: TcgLog, error: ParseError) -> InspectionResult:
+    item = InspectionResult(file, f"CCEL event log, {len(found.events)} readable events")
     item.fields += _explained(found, "sha384", "RTMR", 1)
     text = f"{error}; events are readable up to there" if found.wrong else str(error)
 
@@ -168,15 +170,15 @@ def _broken_ccel(file: str, found: TcgLog, error: ParseError) -> Inspected:
     return item
 
 
-def _explained(found: TcgLog, bank: str, register: str, first: int) -> list[Explained]:
+def _explained(found: TcgLog, bank: str, register: str, first: int) -> list[ExplainedField]:
     fields = []
     for number, event in enumerate(found.events):
         where = f"{register}{event.register - first}" if event.extends else "no register"
         value = f"{where} {event.digests[bank].hex()[:32]}…"
-        fields.append(Explained(f"event {number}", value, event.name))
+        fields.append(ExplainedField(f"event {number}", value, event.name))
     if found.fill:
         text = f"{found.fill} bytes of fill after the last event"
-        fields.append(Explained("padding", text, "the rest of the area"))
+        fields.append(ExplainedField("padding", text, "the rest of the area"))
     return fields
 
 

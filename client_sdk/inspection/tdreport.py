@@ -13,7 +13,7 @@ from attestation.errors import NotAuthentic, NotChecked, ParseError
 from attestation.platforms.azure import TDREPORT_BYTES
 from attestation.platforms.tdx.quote import TEE_TDX
 from client_sdk.inspection.cpu import TDX_WORDS
-from client_sdk.inspection.inspected import Explained, Given, Inspected
+from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult
 
 _TEE_INFO_HASH = slice(80, 128)
 _TD_INFO = slice(512, TDREPORT_BYTES)
@@ -37,14 +37,14 @@ def begins_like_one(data: bytes) -> bool:
     return data[:2] == bytes([TEE_TDX, 0]) and data[2:4] in (b"\0\0", b"\1\0")
 
 
-def tdreport(file: str, data: bytes, _: Given) -> Inspected:
+def tdreport(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     """Its fields, and whether its own digest names them. Raises ParseError."""
     report, rest = data[:TDREPORT_BYTES], data[TDREPORT_BYTES:]
     if not begins_like_one(report) or len(report) != TDREPORT_BYTES:
         raise ParseError(f"TDREPORT: expected {TDREPORT_BYTES} bytes, got {len(data)}")
-    found = Inspected(file, "TDREPORT")
+    found = InspectionResult(file, "TDREPORT")
     for name, (at, size) in _FIELDS.items():
-        found.fields.append(Explained(name, report[at : at + size].hex(), TDX_WORDS[name]))
+        found.fields.append(ExplainedField(name, report[at : at + size].hex(), TDX_WORDS[name]))
     found.after("TDREPORT", rest)
     found.check("digest", lambda: _named(report))
     found.check("cpu-signature", _needs_a_quote)

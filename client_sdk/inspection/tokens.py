@@ -10,8 +10,8 @@ from typing import Any
 
 from attestation.errors import ParseError, Refused
 from attestation.formats.dates import stamp
-from client_sdk.inspection.inspected import Explained, Given, Inspected
 from client_sdk.inspection.jsontext import read_json
+from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult
 
 MAX_TOKEN_BYTES = 1 << 20
 BASE64_OBJECT = "eyJ"
@@ -36,14 +36,16 @@ def is_token(data: bytes) -> bool:
     return len(data) <= MAX_TOKEN_BYTES and _TOKEN.fullmatch(data) is not None
 
 
-def token(file: str, data: bytes, _: Given) -> Inspected:
+def token(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     """A JSON Web Token: what a service says of evidence that it saw."""
     match = _TOKEN.fullmatch(data[:MAX_TOKEN_BYTES])
     if match is None:
         raise ParseError("token: expected three base64url texts with dots between them")
     says = {**_part(match[2]), **_part(match[1])}
-    found = Inspected(file, f"token of {says.get('iss', 'an unnamed service')}")
-    found.fields += [Explained(name, _text(name, says[name])) for name in _NAMED if name in says]
+    found = InspectionResult(file, f"token of {says.get('iss', 'an unnamed service')}")
+    found.fields += [
+        ExplainedField(name, _text(name, says[name])) for name in _NAMED if name in says
+    ]
     signed = says.get("alg") != "none" and bool(match[3])
     found.check("support", _refuse("service-token" if signed else "unsigned-claims"))
     return found
@@ -54,13 +56,13 @@ def is_claims(raw: Any) -> bool:
     return _first(raw) is not None
 
 
-def claims(file: str, data: bytes, _: Given) -> Inspected:
+def claims(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     """What a verifier said about a GPU, as JSON: a statement of its own, and no evidence."""
     first = _first(read_json(data))
     if first is None:
         raise ParseError("not attestation claims")
-    found = Inspected(file, "NVIDIA attestation claims")
-    found.fields += [Explained(name, str(first[name])) for name in _CLAIMS if name in first]
+    found = InspectionResult(file, "NVIDIA attestation claims")
+    found.fields += [ExplainedField(name, str(first[name])) for name in _CLAIMS if name in first]
     found.check("support", _refuse("unsigned-claims"))
     return found
 

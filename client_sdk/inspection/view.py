@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from client_sdk.inspection.dated import Dated
-from client_sdk.inspection.inspected import Inspected
+from client_sdk.inspection.dated import DatedPart
+from client_sdk.inspection.result import InspectionResult
 from client_sdk.report_view import MARKS
 
 
-def show_inspection(console: Console, found: Inspected) -> None:
+def show_inspection(console: Console, found: InspectionResult) -> None:
     """What a file is, field by field, then every check of it."""
     title = _shown(f"{found.file}: {found.kind} ({found.encoding})")
     console.print(title, style="bold", markup=False)
@@ -34,7 +34,7 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def show_dated(console: Console, parts: list[Dated]) -> None:
+def show_dated(console: Console, parts: list[DatedPart]) -> None:
     """Collateral in the order in which it expires."""
     table = Table(show_lines=False)
     for heading in ("part", "from", "until", "state"):

@@ -21,15 +21,15 @@ from client_sdk.inspection import eventlog as inspect_log
 from client_sdk.inspection import gpu as inspect_gpu
 from client_sdk.inspection import own as inspect_own
 from client_sdk.inspection.certificates import PEM, pem_inside
-from client_sdk.inspection.inspected import (
-    Explained,
-    Given,
-    Inspected,
+from client_sdk.inspection.jsontext import MAX_DEPTH, is_json_text, read_json
+from client_sdk.inspection.known import KnownFormat, by_first_bytes
+from client_sdk.inspection.result import (
+    CheckInputs,
+    ExplainedField,
+    InspectionResult,
     attempt,
     readings,
 )
-from client_sdk.inspection.jsontext import MAX_DEPTH, is_json_text, read_json
-from client_sdk.inspection.known import Known, by_first_bytes
 from client_sdk.inspection.tokens import BASE64_OBJECT
 
 MAX_PARTS = 512
@@ -62,11 +62,11 @@ SHAPES: tuple[tuple[frozenset[str], str], ...] = (
 
 _CLAIMED = {"mrtd": "mr_td", **{f"rtmr{number}": f"rt_mr{number}" for number in range(4)}}
 
-Read = Callable[[str, Given], list[Inspected]]
+Read = Callable[[str, CheckInputs], list[InspectionResult]]
 
 
 @dataclass(frozen=True)
-class Part:
+class EvidencePart:
     """Something recognised: where it stands, in which object, and how it is inspected.
 
     `content` is the bytes of a quote, report or certificate, and empty for the rest."""
@@ -77,18 +77,18 @@ class Part:
     content: bytes = b""
 
 
-def provider(file: str, data: bytes, given: Given) -> list[Inspected]:
+def provider(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
     """Raises ParseError where no evidence is found in it."""
     root = read_json(data)
     walk = _Walk()
     parts = list(walk.parts(root, "", "", 0))
     if not parts:
         raise ParseError(f"JSON without evidence that is known here: {_keys(root)}")
-    given = replace(given, certificates=given.certificates + _certificates(parts))
-    items: list[Inspected] = []
+    inputs = replace(inputs, certificates=inputs.certificates + _certificates(parts))
+    items: list[InspectionResult] = []
     for scope in dict.fromkeys(["", *(part.scope for part in parts)]):
         inside = [part for part in parts if part.scope == scope]
-        items += _scope(f"{file}{_at(scope)}", walk.objects.get(scope, {}), file, inside, given)
+        items += _scope(f"{file}{_at(scope)}", walk.objects.get(scope, {}), file, inside, inputs)
     return items
 
 
@@ -99,7 +99,7 @@ class _Walk:
         self.objects: dict[str, Mapping[str, Any]] = {}
         self._nodes = self._parts = 0
 
-    def parts(self, value: Any, path: str, scope: str, depth: int) -> Iterator[Part]:
+    def parts(self, value: Any, path: str, scope: str, depth: int) -> Iterator[EvidencePart]:
         self._count(depth)
         part = _whole(value, path, scope)
         if part is not None:
@@ -132,29 +132,33 @@ def _inner(text: str) -> Any:
         return None
 
 
-def _whole(value: Any, path: str, scope: str) -> Part | None:
+def _whole(value: Any, path: str, scope: str) -> EvidencePart | None:
     """The part that this very value is."""
     if inspect_gpu.is_device(value):
-        return Part(path, scope, lambda file, given: [inspect_gpu.device(file, value, given)])
+        return EvidencePart(
+            path, scope, lambda file, inputs: [inspect_gpu.device(file, value, inputs)]
+        )
     if inspect_log.is_event_list(value):
-        return Part(path, scope, lambda file, given: inspect_log.event_list(file, value, given))
+        return EvidencePart(
+            path, scope, lambda file, inputs: inspect_log.event_list(file, value, inputs)
+        )
     return next(
         (part for content in _contents(value) if (part := _of_bytes(content, path, scope))), None
     )
 
 
-def _of_bytes(content: bytes, path: str, scope: str) -> Part | None:
+def _of_bytes(content: bytes, path: str, scope: str) -> EvidencePart | None:
     known = by_first_bytes(content)
     if known is None and content[:2] == _DER and inspect_own.is_certificate(content):
-        known = Known("X.509 certificate", inspect_own.certificate)
+        known = KnownFormat("X.509 certificate", inspect_own.certificate)
     if known is None:
         return None
     name, inspect = known.name, known.inspect
 
-    def read(file: str, given: Given) -> list[Inspected]:
-        return attempt(file, name, content, inspect, given)
+    def read(file: str, inputs: CheckInputs) -> list[InspectionResult]:
+        return attempt(file, name, content, inspect, inputs)
 
-    return Part(path, scope, read, content)
+    return EvidencePart(path, scope, read, content)
 
 
 def _contents(value: Any) -> Iterator[bytes]:
@@ -183,14 +187,14 @@ def _inflated(content: bytes) -> bytes:
 
 
 def _scope(
-    place: str, named: Mapping[str, Any], file: str, parts: list[Part], given: Given
-) -> list[Inspected]:
+    place: str, named: Mapping[str, Any], file: str, parts: list[EvidencePart], inputs: CheckInputs
+) -> list[InspectionResult]:
     """An object's own fields, then its parts, quotes before what is compared with them."""
-    header = Inspected(place, _shape(named))
+    header = InspectionResult(place, _shape(named))
     header.fields += _fields(named)
     quotes = tuple(part.content for part in parts if _report_data(part.content))
     tdx_quotes = tuple(_cut(quote) for quote in quotes if not _is_snp(quote))
-    beside = replace(given, quotes=tdx_quotes or given.quotes)
+    beside = replace(inputs, quotes=tdx_quotes or inputs.quotes)
     items = [header]
     for part in parts:
         items += part.read(f"{file}[{part.path}]", beside)
@@ -203,7 +207,7 @@ def _scope(
     return items
 
 
-def _answered(named: Mapping[str, Any], items: list[Inspected]) -> str:
+def _answered(named: Mapping[str, Any], items: list[InspectionResult]) -> str:
     """Whether every report below answers the nonce that NVIDIA's payload names."""
     expected = str(named["nonce"]).lower().removeprefix("0x")
     for item in items:
@@ -218,15 +222,15 @@ def _shape(named: Mapping[str, Any]) -> str:
     return next((name for keys, name in SHAPES if keys <= named.keys()), "JSON with evidence")
 
 
-def _fields(named: Mapping[str, Any]) -> list[Explained]:
+def _fields(named: Mapping[str, Any]) -> list[ExplainedField]:
     """The short values of an object; of long texts, that they are there."""
     fields = []
     for key, value in named.items():
         if isinstance(value, bool | int | float) or value is None:
-            fields.append(Explained(key, str(value)))
+            fields.append(ExplainedField(key, str(value)))
         elif isinstance(value, str):
             short = len(value) <= _SHOWN_CHARACTERS
-            fields.append(Explained(key, value if short else f"{len(value)} characters"))
+            fields.append(ExplainedField(key, value if short else f"{len(value)} characters"))
     return fields[:MAX_FIELDS]
 
 
@@ -287,7 +291,7 @@ def _hex(named: Mapping[str, Any], *keys: str) -> bytes:
         return b""
 
 
-def _certificates(parts: list[Part]) -> tuple[bytes, ...]:
+def _certificates(parts: list[EvidencePart]) -> tuple[bytes, ...]:
     """DER of every certificate among the parts, for the checks of the others."""
     found: list[bytes] = []
     for part in parts:

@@ -16,7 +16,7 @@ from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
 from attestation.log.leaf import BOOT, RELEASE, RENEW, Leaf
-from attestation.log.submission import Record, Submission, binding_of
+from attestation.log.submission import ArchiveRecord, Submission, binding_of
 from contracts.logservice.store import Entry
 
 
@@ -80,7 +80,7 @@ def entry_of(submission: Submission, leaf: Leaf, collateral: Collateral) -> Entr
         key=binding_of(submission.evidence),
         leaf=leaf.to_bytes(),
         blobs=(*(() if renewal else evidence), *rest, *collateral.parts.values()),
-        record=lambda index: Record(index, *digests).to_bytes(),
+        record=lambda index: ArchiveRecord(index, *digests).to_bytes(),
         passing=evidence if renewal else (),
     )
 

@@ -27,7 +27,7 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import BOOT, RENEW, Leaf
 from attestation.log.merkle import HASH_BYTES, leaf_hash, tree_root
-from attestation.log.submission import Record, check_archived
+from attestation.log.submission import ArchiveRecord, check_archived
 from attestation.log.tiles import (
     HEIGHT,
     WIDTH,
@@ -212,7 +212,7 @@ class _Tree:
             return
         fetched = self.export.get(path)
         try:
-            for digest in Record.from_bytes(fetched).digests:
+            for digest in ArchiveRecord.from_bytes(fetched).digests:
                 self._blob(digest)
             self._archived(fetched, index, leaf)
         except ParseError as error:
@@ -221,7 +221,7 @@ class _Tree:
 
     def _archived(self, record: bytes, index: int, leaf: Leaf) -> None:
         """All that it names lies here, and is of this entry. Raises ParseError, NotAuthentic."""
-        found = Record.from_bytes(record)
+        found = ArchiveRecord.from_bytes(record)
         found.check_of(index, leaf)
         parts = []
         for digest in found.digests:

@@ -36,7 +36,12 @@ from attestation.formats.digests import DIGEST_BYTES, sha256
 from attestation.log.documents import RetireRequest
 from attestation.log.leaf import Leaf
 from attestation.log.note import from_decimal
-from attestation.log.submission import MAX_SUBMISSION_BYTES, Logged, Submission, binding_of
+from attestation.log.submission import (
+    MAX_SUBMISSION_BYTES,
+    Submission,
+    SubmissionAnswer,
+    binding_of,
+)
 from attestation.log.tiles import TilePath
 from attestation.net.cors import shared
 from contracts.logservice.admission import (
@@ -177,7 +182,9 @@ class LogService:
         """A RetireRequest."""
         return await self._taken(request, self._retire)
 
-    async def _taken(self, request: Request, log: Callable[[bytes], Awaitable[Logged]]) -> Response:
+    async def _taken(
+        self, request: Request, log: Callable[[bytes], Awaitable[SubmissionAnswer]]
+    ) -> Response:
         """The answer of `log` to the body, if so much is not in hand already."""
         if self._pending >= self._max_pending:
             raise _Busy("the log has its hands full: try again in a few seconds")
@@ -188,22 +195,22 @@ class LogService:
             self._pending -= 1
         return _answer(logged.to_bytes(), wire.CBOR, "no-store")
 
-    async def _machine(self, body: bytes) -> Logged:
+    async def _machine(self, body: bytes) -> SubmissionAnswer:
         return await self._log(Submission.from_bytes(body))
 
-    async def _release(self, body: bytes) -> Logged:
+    async def _release(self, body: bytes) -> SubmissionAnswer:
         entry = release_entry(body)
         await run_in_threadpool(self._admit_release, body)
         index = await self.appender.append(entry)
         return await run_in_threadpool(self._logged, index)
 
-    async def _retire(self, body: bytes) -> Logged:
+    async def _retire(self, body: bytes) -> SubmissionAnswer:
         request = RetireRequest.from_bytes(body)
         entry = await run_in_threadpool(retire_entry, request, self._store)
         index = await self.appender.append(entry)
         return await run_in_threadpool(self._logged, index)
 
-    async def _log(self, submission: Submission) -> Logged:
+    async def _log(self, submission: Submission) -> SubmissionAnswer:
         index = await run_in_threadpool(self._already, submission)
         if index is None:
             async with self._judging:
@@ -212,11 +219,11 @@ class LogService:
             index, _ = await asyncio.gather(*map(self.appender.append, (entry, collateral)))
         return await run_in_threadpool(self._logged, index)
 
-    def _logged(self, index: int) -> Logged:
+    def _logged(self, index: int) -> SubmissionAnswer:
         leaf = self._store.leaf(index)
         if leaf is None:
             raise LogError("log: a committed entry is missing")
-        return Logged(index, self._store.size, leaf)
+        return SubmissionAnswer(index, self._store.size, leaf)
 
     def _already(self, submission: Submission) -> int | None:
         """The leaf of exactly this evidence, so that a retry needs no fresh beacon."""

@@ -11,10 +11,10 @@ import re
 from typing import Any
 
 from attestation.errors import ParseError, Refused, Unavailable
-from attestation.net.again import MAY_CHANGE
+from attestation.net.error_text import printable
 from attestation.net.http import Http
+from attestation.net.retry import MAY_CHANGE
 from attestation.net.timing import Deadlines
-from attestation.net.told import printable
 
 TIMEOUT_S = 15.0
 MAX_ANSWER = 256 * 1024

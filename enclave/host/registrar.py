@@ -23,7 +23,7 @@ from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence, evidence_
 from attestation.formats.keys import bundle_digest
 from attestation.log.documents import RetireRequest
 from attestation.log.leaf import BOOT, RENEW, Leaf
-from attestation.log.submission import Logged, Submission
+from attestation.log.submission import Submission, SubmissionAnswer
 from contracts.chain import ReadOnlyChain
 from contracts.reader import read_anchor
 from enclave.host.peer import Peer
@@ -216,7 +216,9 @@ class Registrar:
 
     def _submit(self, boot: str, epoch: Listed) -> Entry:
         submission = self._submission(self._guest + wire.base(boot), epoch)
-        logged = Logged.from_bytes(self._peer.submit(f"{self._log}/submit", submission.to_bytes()))
+        logged = SubmissionAnswer.from_bytes(
+            self._peer.submit(f"{self._log}/submit", submission.to_bytes())
+        )
         leaf = Leaf.from_bytes(logged.leaf)
         if leaf.bundle_digest != bundle_digest(Evidence.from_bytes(submission.evidence).bundle):
             raise LogError("log: answered with the leaf of other keys")
@@ -237,7 +239,7 @@ class Registrar:
         word = self._peer.submit(f"{self._guest}{wire.base(standing.boot)}retire", b"")
         request = RetireRequest(standing.entry.index, word)
         answer = self._peer.submit(f"{self._log}/retire", request.to_bytes())
-        return Logged.from_bytes(answer).index
+        return SubmissionAnswer.from_bytes(answer).index
 
     def _submission(self, base: str, epoch: Listed) -> Submission:
         """A renewal whose predecessor this agent never logged goes in as a boot: where the

@@ -25,13 +25,13 @@ from attestation.vendors.validity import window
 from attestation.verify.verifier import Verifier
 from client_sdk.cli import umay
 from client_sdk.inspection.files import inspect, inspect_files
-from client_sdk.inspection.inspected import Check, Given, Inspected, exit_code, readings
+from client_sdk.inspection.result import Check, CheckInputs, InspectionResult, exit_code, readings
 from tests.helpers.tdx_machine import machine
 from tests.helpers.waiting import at_most_cpu_seconds
 from tests.helpers.world import NOW, World
 from tests.vectors import generate
 
-MAYBE = Given(NOW, PRODUCTION)
+MAYBE = CheckInputs(NOW, PRODUCTION)
 Key = ec.EllipticCurvePrivateKey
 
 
@@ -79,7 +79,7 @@ def test_a_root_s_key_in_another_s_certificate_is_not_good(world: World) -> None
     assert isinstance(public, ec.EllipticCurvePublicKey)
     forged = certificate("Root", "Root", public, keys()[0])
     roots = dataclasses.replace(world.policy.roots, intel=frozenset({spki(root)}))
-    given = Given(NOW, roots)
+    given = CheckInputs(NOW, roots)
     assert exit_code(inspect("f", forged, given)) == 3
     assert exit_code(inspect("f", machine().root_der, given)) == 0
 
@@ -91,7 +91,7 @@ def spki(found: x509.Certificate) -> bytes:
 
 
 def test_evidence_whose_keys_nothing_signed_is_not_good(world: World) -> None:
-    mine = Given(NOW, world.policy.roots, world.collateral)
+    mine = CheckInputs(NOW, world.policy.roots, world.collateral)
     bundle = bytes.fromhex(generate.vectors()["key_bundle"])
     forged = dataclasses.replace(world.evidence, bundle=bundle)
     assert exit_code(inspect("e", world.evidence.to_bytes(), mine)) == 0
@@ -118,7 +118,9 @@ def test_nothing_is_not_good(data: bytes) -> None:
 
 def test_no_check_and_unknown_failures_are_not_good() -> None:
     assert exit_code([]) == 6
-    unknown = Inspected("f", "x", checks=[Check("a", "failed", exit_code=5), Check("b", "passed")])
+    unknown = InspectionResult(
+        "f", "x", checks=[Check("a", "failed", exit_code=5), Check("b", "passed")]
+    )
     assert exit_code([unknown]) == 5
 
 

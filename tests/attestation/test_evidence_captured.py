@@ -30,7 +30,7 @@ from attestation.trust.roots import PRODUCTION
 from attestation.x509.certificate import load_certificate
 from client_sdk.cli import umay
 from client_sdk.inspection.files import inspect, offered
-from client_sdk.inspection.inspected import Given, Inspected
+from client_sdk.inspection.result import CheckInputs, InspectionResult
 from tests.attestation.test_policy import GOOD
 from tests.helpers.places import CAPTURED, EVIDENCE
 
@@ -133,15 +133,15 @@ def helpers(entry: dict) -> list[Path]:
     return beside
 
 
-def given(entry: dict) -> Given:
-    return offered(helpers(entry), Given(moment(entry), PRODUCTION))
+def given(entry: dict) -> CheckInputs:
+    return offered(helpers(entry), CheckInputs(moment(entry), PRODUCTION))
 
 
-def look(entry: dict) -> Inspected:
+def look(entry: dict) -> InspectionResult:
     return inspect(entry["file"], content(entry["file"]), given(entry))[0]
 
 
-def verdict(found: Inspected) -> Verdict:
+def verdict(found: InspectionResult) -> Verdict:
     return said([vars(check) for check in found.checks])
 
 
@@ -199,10 +199,10 @@ def test_snp_report(entry: dict) -> None:
 @pytest.mark.parametrize("entry", of_kind("SNP report"))
 def test_snp_report_by_itself_or_of_another_chip(entry: dict) -> None:
     data = content(entry["file"])
-    alone = inspect("alone", data, Given(moment(entry), PRODUCTION))[0]
+    alone = inspect("alone", data, CheckInputs(moment(entry), PRODUCTION))[0]
     assert verdict(alone)["cpu-signature"] == "not checked"
     others = offered(
-        sorted((EVIDENCE / "snp_cert").glob("*.der")), Given(moment(entry), PRODUCTION)
+        sorted((EVIDENCE / "snp_cert").glob("*.der")), CheckInputs(moment(entry), PRODUCTION)
     )
     beside = inspect("beside others", data, others)[0]
     assert verdict(beside)["cpu-signature"] == "not checked"
@@ -217,7 +217,7 @@ def test_snp_report_by_itself_or_of_another_chip(entry: dict) -> None:
 def test_amds_certificate(entry: dict) -> None:
     found = look(entry)
     assert verdict(found) == expected(entry)
-    alone = inspect("alone", content(entry["file"]), Given(moment(entry), PRODUCTION))[0]
+    alone = inspect("alone", content(entry["file"]), CheckInputs(moment(entry), PRODUCTION))[0]
     assert verdict(alone)["issuer"] == "not checked"
 
 
@@ -226,8 +226,8 @@ def test_bundle(entry: dict) -> None:
     user = next(other for other in ENTRIES if other.get("collateral") == entry["file"])
     at = user["at"]
     data = content(entry["file"])
-    assert verdict(inspect("bundle", data, Given(at, PRODUCTION))[0]) == expected(entry)
-    late = verdict(inspect("bundle", data, Given(at + 40 * 86_400, PRODUCTION))[0])
+    assert verdict(inspect("bundle", data, CheckInputs(at, PRODUCTION))[0]) == expected(entry)
+    late = verdict(inspect("bundle", data, CheckInputs(at + 40 * 86_400, PRODUCTION))[0])
     assert "collateral-expired" in late.values()
 
 
@@ -291,7 +291,7 @@ def test_event_log(entry: dict) -> None:
     quote = TdxCpu(cut_padding(content(entry["right_verdict"].split()[-1]))).quote
     assert replay(cut_fill(data), ())[:3] == quote.rtmrs[:3]
     for other in of_kind("TDX quote"):
-        beside = offered([CAPTURED / other.values[0]["file"]], Given(NOW, PRODUCTION))
+        beside = offered([CAPTURED / other.values[0]["file"]], CheckInputs(NOW, PRODUCTION))
         passed = verdict(inspect("log", data, beside)[0])["measurement"] == "passed"
         assert passed is (other.values[0]["file"] in entry["right_verdict"])
 
@@ -304,12 +304,12 @@ def test_gpu_report(entry: dict) -> None:
     assert f"driver {fields['driver_version']}" in entry["what"]
     assert fields["board"].upper() in entry["what"]
     assert fields["vbios_version"] in entry["file"]
-    chain = offered(helpers(entry), Given(NOW, PRODUCTION)).certificates
+    chain = offered(helpers(entry), CheckInputs(NOW, PRODUCTION)).certificates
     device = Device(GPU, content(entry["file"]), chain)
     nonce = nvidia.parse_report(device.report).nonce
     checked = nvidia.check_device(device, nonce=nonce, roots=PRODUCTION, now=NOW)
     assert checked.architecture == "hopper"
-    alone = inspect("alone", device.report, Given(NOW, PRODUCTION))[0]
+    alone = inspect("alone", device.report, CheckInputs(NOW, PRODUCTION))[0]
     assert verdict(alone)["gpu"] == "not checked"
 
 
@@ -359,7 +359,7 @@ def wrappers() -> dict[str, tuple[object, set[str]]]:
 @pytest.mark.parametrize("name", ["c8s", "Chutes", "near.ai", "payload", "Tinfoil"])
 def test_captured_parts_are_found_and_judged_in_their_wrapper(name: str) -> None:
     value, right = wrappers()[name]
-    found = inspect(name, json.dumps(value).encode(), Given(NOW, PRODUCTION))
+    found = inspect(name, json.dumps(value).encode(), CheckInputs(NOW, PRODUCTION))
     checks = [check for item in found for check in item.checks]
     assert right <= {check.name for check in checks if check.status == "passed"}
     assert not [check for check in checks if check.status == "failed"]

@@ -18,7 +18,7 @@ import pytest
 from attestation.platforms.tdx import parse_quote
 from attestation.trust.roots import PRODUCTION
 from client_sdk.inspection.files import inspect, offered
-from client_sdk.inspection.inspected import Given, Inspected
+from client_sdk.inspection.result import CheckInputs, InspectionResult
 from tests.helpers.places import EVIDENCE
 
 INDEX = EVIDENCE / "index.json"
@@ -50,16 +50,16 @@ def middle(entry: dict) -> int:
     return (seconds(window[0]) + seconds(window[1])) // 2
 
 
-def given(now: int, *patterns: str) -> Given:
+def given(now: int, *patterns: str) -> CheckInputs:
     paths = sorted(path for pattern in patterns for path in EVIDENCE.glob(pattern))
-    return offered(paths, Given(now, PRODUCTION))
+    return offered(paths, CheckInputs(now, PRODUCTION))
 
 
-def look(entry: dict, with_: Given) -> list[Inspected]:
+def look(entry: dict, with_: CheckInputs) -> list[InspectionResult]:
     return inspect(entry["file"], (EVIDENCE / entry["file"]).read_bytes(), with_)
 
 
-def verdict(found: Inspected) -> Verdict:
+def verdict(found: InspectionResult) -> Verdict:
     return {
         check.name: check.code if check.status == "failed" else check.status
         for check in found.checks
@@ -71,7 +71,7 @@ def of_kind(*kinds: str) -> list:
     return [pytest.param(entry, id=Path(entry["file"]).name) for entry in found]
 
 
-def text_of(found: Inspected, name: str) -> str:
+def text_of(found: InspectionResult, name: str) -> str:
     return next(check.text for check in found.checks if check.name == name)
 
 
@@ -90,7 +90,7 @@ INTEL_SAYS = (
 @pytest.mark.parametrize("entry", of_kind("tdx_quote"))
 def test_tdx_quote(entry: dict) -> None:
     attributes = "sept-ve-disable" if "SEPT_VE_DISABLE=0" in entry["notes"] else "passed"
-    alone = look(entry, Given(NOW, PRODUCTION))[0]
+    alone = look(entry, CheckInputs(NOW, PRODUCTION))[0]
     expected = {"cpu-signature": "passed", "cpu-attributes": attributes, "cpu-tcb": "not checked"}
     if "DEBUG" in entry["notes"]:
         expected["cpu-attributes"] = "debug"
@@ -111,16 +111,16 @@ def test_tdx_quote(entry: dict) -> None:
 
 @pytest.mark.parametrize("entry", of_kind("sgx_quote"))
 def test_sgx_quote_is_refused_by_name(entry: dict) -> None:
-    assert verdict(look(entry, Given(NOW, PRODUCTION))[0]) == {"support": "sgx-quote"}
+    assert verdict(look(entry, CheckInputs(NOW, PRODUCTION))[0]) == {"support": "sgx-quote"}
 
 
 @pytest.mark.parametrize("entry", of_kind("collateral_bundle"))
 def test_bundle_is_signed_and_dated(entry: dict) -> None:
     start, end = (seconds(moment) for moment in entry["verification_time"])
-    held = verdict(look(entry, Given((start + end) // 2, PRODUCTION))[0])
+    held = verdict(look(entry, CheckInputs((start + end) // 2, PRODUCTION))[0])
     assert set(held.values()) == {"passed"}
     assert len(held) == 4  # TCB info, QE identity, two CRLs; their chains are what they rest on
-    late = verdict(look(entry, Given(end + 1, PRODUCTION))[0])
+    late = verdict(look(entry, CheckInputs(end + 1, PRODUCTION))[0])
     assert set(late.values()) <= {"passed", "collateral-expired"}
     assert "collateral-expired" in late.values()
 
@@ -136,7 +136,7 @@ def test_intels_document_is_signed_and_dated(entry: dict) -> None:
     days = 100 if "root" in entry["file"] else 3  # Intel renews the root's list once a year
     late = look(entry, given(seconds(end) + days * 86_400, *helpers))[0]
     assert "collateral-expired" in verdict(late).values()
-    alone = look(entry, Given(seconds(start) + 86_400, PRODUCTION))[0]
+    alone = look(entry, CheckInputs(seconds(start) + 86_400, PRODUCTION))[0]
     if alone.kind.startswith(("Intel", "revocation")):
         assert verdict(alone) == {"signature": "not checked"}
 
@@ -215,7 +215,7 @@ def test_azure_is_explained_and_refused_by_name(entry: dict) -> None:
         assert set(got.values()) <= {"passed", "not checked"}
 
 
-def gpu_helpers(entry: dict, now: int) -> Given:
+def gpu_helpers(entry: dict, now: int) -> CheckInputs:
     chain = EVIDENCE / entry["chain"]
     if chain.exists():
         return given(now, entry["chain"], "nvidia_rim/*")
@@ -242,7 +242,7 @@ def test_nvidia_report(entry: dict) -> None:
 
 @pytest.mark.parametrize("entry", of_kind("nvidia_cert_chain"))
 def test_nvidia_chain(entry: dict) -> None:
-    found = look(entry, Given(NOW, PRODUCTION))
+    found = look(entry, CheckInputs(NOW, PRODUCTION))
     assert len(found) == 5
     assert {check.status for item in found for check in item.checks} == {"passed"}
     assert text_of(found[-1], "issuer") == "a pinned root"
@@ -250,14 +250,14 @@ def test_nvidia_chain(entry: dict) -> None:
 
 @pytest.mark.parametrize("entry", of_kind("nvidia_evidence_json"))
 def test_nvidias_own_json(entry: dict) -> None:
-    found = look(entry, Given(NOW, PRODUCTION))
+    found = look(entry, CheckInputs(NOW, PRODUCTION))
     assert len(found) == (8 if "hopper" in entry["file"] else 4)
     assert {verdict(item)["gpu"] for item in found} == {"passed"}
 
 
 @pytest.mark.parametrize("entry", of_kind("nvidia_claims"))
 def test_claims_are_no_evidence(entry: dict) -> None:
-    assert verdict(look(entry, Given(NOW, PRODUCTION))[0]) == {"support": "unsigned-claims"}
+    assert verdict(look(entry, CheckInputs(NOW, PRODUCTION))[0]) == {"support": "unsigned-claims"}
 
 
 RIM_SAYS = (
@@ -273,8 +273,10 @@ RIM_SAYS = (
 @pytest.mark.parametrize("entry", of_kind("nvidia_rim"))
 def test_rim(entry: dict) -> None:
     expected = next(code for words, code in RIM_SAYS if entry["notes"].startswith(words))
-    assert verdict(look(entry, Given(middle(entry), PRODUCTION))[0]) == {"rim": expected}
-    late = look(entry, Given(seconds(entry["verification_time"][1]) + 2 * 86_400, PRODUCTION))[0]
+    assert verdict(look(entry, CheckInputs(middle(entry), PRODUCTION))[0]) == {"rim": expected}
+    late = look(
+        entry, CheckInputs(seconds(entry["verification_time"][1]) + 2 * 86_400, PRODUCTION)
+    )[0]
     assert verdict(late)["rim"] in {expected, "rim-expired"} - {"passed"}
 
 
@@ -284,7 +286,7 @@ PINNED_ROOTS = ("nvidia-device-identity-ca", "nvidia-corim-root", "intel-sgx-roo
 @pytest.mark.parametrize("entry", of_kind("root_cert"))
 def test_root(entry: dict) -> None:
     """Three are ours; the others are roots of services that Umay does not believe."""
-    found = look(entry, Given(middle(entry), PRODUCTION))[-1]
+    found = look(entry, CheckInputs(middle(entry), PRODUCTION))[-1]
     expected = "passed" if Path(entry["file"]).stem in PINNED_ROOTS else "not checked"
     assert verdict(found)["issuer"] == expected
 

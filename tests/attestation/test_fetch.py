@@ -25,7 +25,7 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import Evidence
 from attestation.net.timing import Deadlines
 from attestation.trust.roots import Roots
-from attestation.vendors.collect import Collected, collect
+from attestation.vendors.collect import CollectedCollateral, collect
 from attestation.vendors.fetch import HttpFetcher, Services
 from attestation.vendors.validity import window
 from attestation.verify.verifier import Verifier
@@ -131,7 +131,9 @@ def vendors(world: World) -> Iterator[Vendors]:
     served.server.server_close()
 
 
-def collected(world: World, vendors: Vendors, evidence: Evidence | None = None) -> Collected:
+def collected(
+    world: World, vendors: Vendors, evidence: Evidence | None = None
+) -> CollectedCollateral:
     return collect(
         evidence or world.evidence,
         FETCHER,

@@ -21,7 +21,7 @@ from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.formats.retirement import Retirement
 from attestation.log.documents import MAX_MANIFEST_BYTES, RetireRequest, collateral_leaf
 from attestation.log.leaf import COLLATERAL, RELEASE, RETIRE, ZERO, Leaf
-from attestation.log.submission import Logged, Submission
+from attestation.log.submission import Submission, SubmissionAnswer
 from contracts.logservice.database import Sqlite
 from contracts.logservice.documents import release_entry
 from contracts.logservice.server import create_app
@@ -59,16 +59,16 @@ class Log:
         store.append([release_entry(b"first")])
         self.http = TestClient(create_app(store, admit=leaf_of, admit_release=only))
 
-    def post(self, path: str, body: bytes) -> Logged | tuple[int, str]:
+    def post(self, path: str, body: bytes) -> SubmissionAnswer | tuple[int, str]:
         answer = self.http.post(f"/log/{path}", content=body)
         if answer.status_code == 200:
-            return Logged.from_bytes(answer.content)
+            return SubmissionAnswer.from_bytes(answer.content)
         return answer.status_code, answer.json()["error"]["code"]
 
-    def submit(self, submitted: Submission) -> Logged | tuple[int, str]:
+    def submit(self, submitted: Submission) -> SubmissionAnswer | tuple[int, str]:
         return self.post("submit", submitted.to_bytes())
 
-    def retire(self, previous: int, word: Retirement) -> Logged | tuple[int, str]:
+    def retire(self, previous: int, word: Retirement) -> SubmissionAnswer | tuple[int, str]:
         return self.post("retire", RetireRequest(previous, word.to_bytes()).to_bytes())
 
     def leaf(self, index: int) -> Leaf:
@@ -83,8 +83,8 @@ def log(tmp_path: Path) -> Iterator[Log]:
             yield log
 
 
-def index_of(answer: Logged | tuple[int, str]) -> int:
-    assert isinstance(answer, Logged), answer
+def index_of(answer: SubmissionAnswer | tuple[int, str]) -> int:
+    assert isinstance(answer, SubmissionAnswer), answer
     return answer.index
 
 
@@ -137,7 +137,7 @@ def test_a_boot_that_retired_gets_no_leaf_any_more(log: Log) -> None:
     index_of(log.submit(machine(9, boot=2)))
 
 
-Spoil = Callable[[Log, Submission, int], Logged | tuple[int, str]]
+Spoil = Callable[[Log, Submission, int], SubmissionAnswer | tuple[int, str]]
 BAD_WORDS: dict[str, tuple[Spoil, tuple[int, str]]] = {
     "another key": (
         lambda log, s, at: log.retire(at, word(s, Ed25519PrivateKey.generate())),

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from attestation.errors import NotThere, Unavailable, UsageError
 from attestation.net import timing
-from attestation.net.again import repeated, retry_after
 from attestation.net.connections import MAX_ADDRESSES, MAX_HEAD
+from attestation.net.error_text import answer_summary, is_page, printable, redacted_url
 from attestation.net.http import Http
+from attestation.net.retry import retry_after, with_retries
 from attestation.net.route import Route, is_loopback
 from attestation.net.timing import Deadlines
-from attestation.net.told import came, is_page, printable, shown
 from tests.helpers.places import ROOT
 from tests.helpers.raw_server import HANG, ConnectProxy, answer, authority, head_of, serving
 
@@ -576,7 +576,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("url", SHOWN)
 def test_urls_are_shown_without_secrets(url: str) -> None:
-    assert shown(url) == SHOWN[url]
+    assert redacted_url(url) == SHOWN[url]
 
 
 def test_a_secret_of_the_url_is_in_no_error() -> None:
@@ -590,8 +590,8 @@ def test_a_secret_of_the_url_is_in_no_error() -> None:
 @settings(max_examples=40)
 @given(st.binary(max_size=600), st.text(max_size=20))
 def test_what_came_is_short_and_printable(body: bytes, media_type: str) -> None:
-    assert printable(came(printable(media_type, 30), body), 500).isprintable()
-    assert len(came("", body)) < 400
+    assert printable(answer_summary(printable(media_type, 30), body), 500).isprintable()
+    assert len(answer_summary("", body)) < 400
     is_page(body)
 
 
@@ -658,27 +658,27 @@ def failing(*errors: Unavailable) -> Callable[[], str]:
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
-    monkeypatch.setattr("attestation.net.again.time.sleep", slept.append)
+    monkeypatch.setattr("attestation.net.retry.time.sleep", slept.append)
     return slept
 
 
 def test_pauses_grow_and_are_never_shorter_than_asked(pauses: list[float]) -> None:
     busy, slow = Unavailable("", again=True), Unavailable("", again=True, retry_after=3)
-    assert repeated(failing(busy, slow, busy), pause=0.5) == "done"
+    assert with_retries(failing(busy, slow, busy), pause=0.5) == "done"
     assert pauses == [0.5, 3, 2.0]
 
 
 def test_after_the_last_try_its_error_is_raised(pauses: list[float]) -> None:
     errors = [Unavailable(str(n), again=True) for n in range(9)]
     with pytest.raises(Unavailable, match="3"):
-        repeated(failing(*errors), tries=4)
+        with_retries(failing(*errors), tries=4)
     assert len(pauses) == 3
 
 
 def test_what_stays_so_and_what_takes_too_long_is_not_asked_again(pauses: list[float]) -> None:
     for error in (Unavailable("no"), Unavailable("later", again=True, retry_after=11)):
         with pytest.raises(Unavailable):
-            repeated(failing(error), longest=10)
+            with_retries(failing(error), longest=10)
     assert not pauses
 
 
@@ -695,7 +695,7 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
 
 def test_nothing_heavy_is_loaded_with_the_module() -> None:
     code = (
-        "import sys, attestation.net.http as h, attestation.net.again, attestation.net.route; "
+        "import sys, attestation.net.http as h, attestation.net.retry, attestation.net.route; "
         "h.Http(); print([m for m in ('requests', 'urllib3', 'ssl', 'http.client') "
         "if m in sys.modules])"
     )

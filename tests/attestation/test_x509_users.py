@@ -20,7 +20,7 @@ from attestation.platforms.tdx.tcb import TCB_INFO, check_tcb, crl_dates
 from attestation.trust.roots import Roots
 from attestation.vendors.validity import window
 from client_sdk.inspection import own
-from client_sdk.inspection.inspected import Given
+from client_sdk.inspection.result import CheckInputs
 from contracts.quote_verifier import pinned_root_key
 from enclave.simulator import pki
 from enclave.simulator.amd import SimulatedAmd
@@ -379,7 +379,7 @@ INSPECTED: dict[str, tuple[str, Callable[[], tuple[x509.Certificate, ...]]]] = {
 @pytest.mark.parametrize(("code", "make"), INSPECTED.values(), ids=INSPECTED)
 def test_inspected_certificate(code: str, make: Callable[[], tuple[x509.Certificate, ...]]) -> None:
     ders = tuple(pki.der(item) for item in make())
-    found = own.certificate("file", ders[0], Given(NOW, AMD_ROOTS, None, ders[1:]))
+    found = own.certificate("file", ders[0], CheckInputs(NOW, AMD_ROOTS, None, ders[1:]))
     checks = {check.name: check.code or check.status for check in found.checks}
     assert checks["issuer"] == code
 
@@ -390,7 +390,7 @@ def test_inspected_certificate(code: str, make: Callable[[], tuple[x509.Certific
 ])  # fmt: skip
 def test_inspected_dates(start: datetime, end: datetime, code: str) -> None:
     der = pki.der(chip(start=start, end=end)[0])
-    found = own.certificate("file", der, Given(NOW, AMD_ROOTS))
+    found = own.certificate("file", der, CheckInputs(NOW, AMD_ROOTS))
     check = next(item for item in found.checks if item.name == "dates")
     assert check.code == code
     assert "2026-11-18T" in check.text

@@ -15,7 +15,7 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.merkle import Tree
-from attestation.log.submission import Record
+from attestation.log.submission import ArchiveRecord
 from attestation.log.tiles import HEIGHT, WIDTH, encode_bundle, tiles_of
 from attestation.trust.anchor import BlockRef
 from attestation.verify.verifier import Presented
@@ -57,7 +57,7 @@ class Net:
             self.answers[f"evidence/sha256/{sha256(data).hex()}"] = data
         for index in range(size):
             if index not in missing:
-                record = Record(index, *map(sha256, blobs))
+                record = ArchiveRecord(index, *map(sha256, blobs))
                 self.answers[f"submission/{index}"] = record.to_bytes()
         public = world.log_key.public_key().public_bytes_raw()
         genesis = LogState.genesis(origin=ORIGIN, log_key=public, size=size, root=tree.root())
@@ -68,7 +68,7 @@ class Net:
         blobs = contents(presented)
         for data in blobs:
             self.answers[f"evidence/sha256/{sha256(data).hex()}"] = data
-        self.answers[f"submission/{index}"] = Record(index, *map(sha256, blobs)).to_bytes()
+        self.answers[f"submission/{index}"] = ArchiveRecord(index, *map(sha256, blobs)).to_bytes()
 
     def export(self, directory: Path) -> Path:
         """A static export of all that it answers."""

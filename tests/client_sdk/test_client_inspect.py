@@ -20,13 +20,13 @@ from attestation.platforms.tdx.quote import write_pem
 from attestation.trust.roots import PRODUCTION
 from client_sdk.cli import umay
 from client_sdk.inspection.files import inspect
-from client_sdk.inspection.inspected import Given, Inspected, at, exit_code, readings
+from client_sdk.inspection.result import CheckInputs, InspectionResult, at, exit_code, readings
 from tests.helpers.places import EVIDENCE
 from tests.helpers.tdx_machine import machine
 from tests.helpers.world import NOW, World
 from tests.vectors import generate
 
-MAYBE = Given(NOW, PRODUCTION)
+MAYBE = CheckInputs(NOW, PRODUCTION)
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +34,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World.start(tmp_path_factory.mktemp("simulator"))
 
 
-def codes(found: list[Inspected]) -> dict[str, str]:
+def codes(found: list[InspectionResult]) -> dict[str, str]:
     """Each failed check and its code."""
     return {c.name: c.code for item in found for c in item.checks if c.status == "failed"}
 
 
-def kinds(found: list[Inspected]) -> list[str]:
+def kinds(found: list[InspectionResult]) -> list[str]:
     return [item.kind.partition(",")[0] for item in found]
 
 
 def test_everything_in_evidence_is_explained_and_holds(world: World) -> None:
-    mine = Given(NOW, world.policy.roots, world.collateral)
+    mine = CheckInputs(NOW, world.policy.roots, world.collateral)
     found = inspect("e", world.evidence.to_bytes(), mine)
     assert kinds(found) == [
         "Evidence of a TDX machine",
@@ -58,13 +58,13 @@ def test_everything_in_evidence_is_explained_and_holds(world: World) -> None:
 
 
 def test_what_lacks_is_not_a_pass(world: World) -> None:
-    found = inspect("e", world.evidence.to_bytes(), Given(NOW, world.policy.roots))
+    found = inspect("e", world.evidence.to_bytes(), CheckInputs(NOW, world.policy.roots))
     assert exit_code(found) == 6 and not codes(found)
     assert any("signatures only" in check.text for item in found for check in item.checks)
 
 
 def test_simulated_evidence_is_no_vendor_s(world: World) -> None:
-    found = inspect("e", world.evidence.to_bytes(), Given(NOW, PRODUCTION, world.collateral))
+    found = inspect("e", world.evidence.to_bytes(), CheckInputs(NOW, PRODUCTION, world.collateral))
     assert codes(found)["cpu-signature"] == "simulated-root"
     assert exit_code(found) == 3
 
@@ -73,7 +73,7 @@ def test_forged_debug_td_is_named(world: World) -> None:
     attributes = bytearray.fromhex("0000001000000000")
     attributes[0] |= 1
     quote = world.forge(td_attributes=bytes(attributes)).quote
-    found = inspect("q", quote, Given(NOW, world.policy.roots, world.collateral))
+    found = inspect("q", quote, CheckInputs(NOW, world.policy.roots, world.collateral))
     assert codes(found)["cpu-attributes"] == "debug"
 
 

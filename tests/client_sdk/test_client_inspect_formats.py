@@ -22,12 +22,12 @@ from attestation.platforms.tdx.quote import write_pem
 from attestation.trust.roots import PRODUCTION
 from client_sdk.inspection import gpu, jsontext, tcglog, tokens, wrapped
 from client_sdk.inspection.files import inspect, inspect_files, offered
-from client_sdk.inspection.inspected import Given, Inspected, exit_code
+from client_sdk.inspection.result import CheckInputs, InspectionResult, exit_code
 from enclave.simulator.amd import SimulatedAmd
 from tests.helpers import azure_machine, tcg_logs
 from tests.helpers.world import NOW, World
 
-MAYBE = Given(NOW, PRODUCTION)
+MAYBE = CheckInputs(NOW, PRODUCTION)
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +36,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture
-def mine(world: World) -> Given:
-    return Given(NOW, world.policy.roots, world.collateral)
+def mine(world: World) -> CheckInputs:
+    return CheckInputs(NOW, world.policy.roots, world.collateral)
 
 
-def said(found: Inspected) -> dict[str, str]:
+def said(found: InspectionResult) -> dict[str, str]:
     """By check: "passed", "not checked", or the code of the failure."""
     return {c.name: c.code if c.status == "failed" else c.status for c in found.checks}
 
 
-def values(found: Inspected) -> dict[str, str]:
+def values(found: InspectionResult) -> dict[str, str]:
     return {field.name: field.value for field in found.fields}
 
 
-def text_of(found: Inspected, name: str) -> str:
+def text_of(found: InspectionResult, name: str) -> str:
     return next(check.text for check in found.checks if check.name == name)
 
 
@@ -263,7 +263,7 @@ ZEROS = {"one zero": b"\0", "307 zeros": bytes(307)}
 
 @pytest.mark.parametrize("behind", [*BEHIND.values(), *ZEROS.values()], ids=[*BEHIND, *ZEROS])
 def test_gpu_report_with_bytes_behind_it_is_judged(
-    world: World, mine: Given, behind: bytes
+    world: World, mine: CheckInputs, behind: bytes
 ) -> None:
     device = world.evidence.devices[0]
     beside = dataclasses.replace(mine, certificates=device.chain)
@@ -275,7 +275,7 @@ def test_gpu_report_with_bytes_behind_it_is_judged(
 
 
 @pytest.mark.parametrize("cut", [1, 97, 3000, 3700])
-def test_cut_gpu_report_is_named_with_its_chain(world: World, mine: Given, cut: int) -> None:
+def test_cut_gpu_report_is_named_with_its_chain(world: World, mine: CheckInputs, cut: int) -> None:
     device = world.evidence.devices[0]
     beside = dataclasses.replace(mine, certificates=device.chain)
     found = inspect("report", device.report[:-cut], beside)[0]
@@ -326,7 +326,7 @@ def test_tdreport() -> None:
     "change", [(b'product="', b'product="X'), (b'index="', b'index="9'), (b"</", b"<")]
 )
 def test_of_a_rim_that_does_not_hold_the_names_and_signers_are_shown(
-    world: World, mine: Given, change: tuple[bytes, bytes]
+    world: World, mine: CheckInputs, change: tuple[bytes, bytes]
 ) -> None:
     parts = world.collateral.parts.items()
     good = next(data for name, data in parts if name.startswith("nvidia/rim/"))
@@ -361,11 +361,11 @@ def payload(world: World, *more: dict[str, object], **changes: object) -> dict[s
     return {"nonce": nonce, "arch": "HOPPER", "evidence_list": listed, **changes}
 
 
-def inspect_json(value: object, beside: Given = MAYBE) -> list[Inspected]:
+def inspect_json(value: object, beside: CheckInputs = MAYBE) -> list[InspectionResult]:
     return inspect("json", json.dumps(value).encode(), beside)
 
 
-def test_nvidia_payload(world: World, mine: Given) -> None:
+def test_nvidia_payload(world: World, mine: CheckInputs) -> None:
     found = inspect_json(payload(world), mine)
     assert [item.kind for item in found] == ["NVIDIA payload", "NVIDIA GPU report"]
     assert said(found[0]) == {"nonce": "passed"} and said(found[1])["gpu"] == "passed"
@@ -373,7 +373,7 @@ def test_nvidia_payload(world: World, mine: Given) -> None:
     assert said(other[0]) == {"nonce": "wrong-nonce"}
 
 
-def test_one_member_copied_with_its_quotation_marks(world: World, mine: Given) -> None:
+def test_one_member_copied_with_its_quotation_marks(world: World, mine: CheckInputs) -> None:
     found = inspect_json(json.dumps(payload(world)), mine)
     assert [item.kind for item in found] == ["NVIDIA payload", "NVIDIA GPU report"]
     assert inspect_json(world.evidence.quote.hex(), mine)[0].kind.startswith("TDX quote")
@@ -390,7 +390,7 @@ BAD_DEVICES: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("changes", BAD_DEVICES.values(), ids=BAD_DEVICES)
 def test_one_bad_device_leaves_the_others(
-    world: World, mine: Given, changes: dict[str, object]
+    world: World, mine: CheckInputs, changes: dict[str, object]
 ) -> None:
     bad = device_json(world, **changes)
     for value in ([device_json(world), bad], payload(world, bad)):
@@ -398,7 +398,9 @@ def test_one_bad_device_leaves_the_others(
         assert said(found[0])["gpu"] == "passed" and said(found[1]) == {"format": "malformed"}
 
 
-def test_a_device_of_nvidia_s_list_answers_the_nonce_beside_it(world: World, mine: Given) -> None:
+def test_a_device_of_nvidia_s_list_answers_the_nonce_beside_it(
+    world: World, mine: CheckInputs
+) -> None:
     for nonce, expected in ((payload(world)["nonce"], "passed"), ("00" * 32, "wrong-nonce")):
         found = inspect_json([device_json(world, nonce=nonce)], mine)[0]
         assert said(found)["nonce"] == expected
@@ -433,7 +435,7 @@ def proxied(world: World, **changes: object) -> dict[str, object]:
     }
 
 
-def test_report_of_an_inference_proxy(world: World, mine: Given) -> None:
+def test_report_of_an_inference_proxy(world: World, mine: CheckInputs) -> None:
     found = inspect_json(proxied(world), mine)
     assert [item.kind.partition(",")[0] for item in found] == [
         "attestation report of dstack's inference proxy",
@@ -485,7 +487,7 @@ WRAPPERS: dict[str, tuple[str, Callable[[object, World], object]]] = {
 @pytest.mark.parametrize("form", QUOTE_FORMS.values(), ids=QUOTE_FORMS)
 @pytest.mark.parametrize(("name", "wrap"), WRAPPERS.values(), ids=WRAPPERS)
 def test_quotes_are_found_in_every_wrapper(
-    world: World, mine: Given, name: str, wrap: Callable, form: Callable
+    world: World, mine: CheckInputs, name: str, wrap: Callable, form: Callable
 ) -> None:
     found = inspect_json(wrap(form(world.evidence.quote), world), mine)
     assert name in [item.kind for item in found]
@@ -496,7 +498,7 @@ def test_quotes_are_found_in_every_wrapper(
     assert exit_code(found) in (0, 6)
 
 
-def test_claims_that_are_not_the_quote_s(world: World, mine: Given) -> None:
+def test_claims_that_are_not_the_quote_s(world: World, mine: CheckInputs) -> None:
     other = {"tcb_info": {"mrtd": "00" * 48}}
     assert said(inspect_json(proxied(world, info=other), mine)[0])["claims"] == "claim-mismatch"
     nothing = {"tcb_info": {"os": "1"}}
@@ -508,13 +510,13 @@ def test_claims_that_are_not_the_quote_s(world: World, mine: Given) -> None:
     [{"request_nonce": "00" * 32}, {"signing_address": "0x00"}, {"signing_address": None}],
 )
 def test_a_binding_that_cannot_be_told(
-    world: World, mine: Given, changes: dict[str, object]
+    world: World, mine: CheckInputs, changes: dict[str, object]
 ) -> None:
     found = inspect_json(proxied(world, **changes), mine)
     assert said(found[0])["binding"] == "not checked" and exit_code(found) == 6
 
 
-def test_a_broken_part_is_said_beside_the_others(world: World, mine: Given) -> None:
+def test_a_broken_part_is_said_beside_the_others(world: World, mine: CheckInputs) -> None:
     cut = proxied(world, intel_quote=world.evidence.quote[:-9].hex())
     found = inspect_json(cut, mine)
     assert said(found[1]) == {"format": "malformed"} and said(found[-1])["gpu"] == "passed"
@@ -688,7 +690,7 @@ def test_a_token_with_broken_parts_is_named() -> None:
 
 
 def test_an_unknown_file_leaves_the_others_their_verdict(
-    world: World, mine: Given, tmp_path: Path
+    world: World, mine: CheckInputs, tmp_path: Path
 ) -> None:
     names = {
         "unknown": b"\7" * 99,

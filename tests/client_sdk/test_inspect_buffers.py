@@ -16,12 +16,12 @@ from attestation.platforms.snp.report import RESPONSE_HEADER
 from attestation.platforms.tdx import Event, cut_padding, parse_ccel
 from attestation.trust.roots import PRODUCTION
 from client_sdk.inspection.files import inspect, inspect_files, offered
-from client_sdk.inspection.inspected import Given, Inspected, exit_code
+from client_sdk.inspection.result import CheckInputs, InspectionResult, exit_code
 from enclave.simulator.amd import SimulatedAmd
 from tests.helpers.places import CAPTURED, EVIDENCE
 from tests.helpers.world import NOW, World
 
-MAYBE = Given(NOW, PRODUCTION)
+MAYBE = CheckInputs(NOW, PRODUCTION)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,11 @@ def contents(world: World) -> dict[str, bytes]:
     }
 
 
-def of(found: Inspected, name: str) -> str:
+def of(found: InspectionResult, name: str) -> str:
     return next((f"{item.value}: {item.meaning}" for item in found.fields if item.name == name), "")
 
 
-def verdicts(found: Inspected) -> dict[str, str]:
+def verdicts(found: InspectionResult) -> dict[str, str]:
     return {check.name: check.code or check.status for check in found.checks}
 
 
@@ -80,7 +80,7 @@ def test_the_firmware_s_answer_around_a_report_is_read(contents: dict[str, bytes
 def test_evidence_with_a_padded_quote_is_malformed(world: World) -> None:
     """The producer cuts: what is on record has one spelling."""
     padded = dataclasses.replace(world.evidence, quote=world.evidence.quote + bytes(307))
-    found = inspect("e", padded.to_bytes(), Given(NOW, world.policy.roots, world.collateral))
+    found = inspect("e", padded.to_bytes(), CheckInputs(NOW, world.policy.roots, world.collateral))
     assert verdicts(found[0]) == {"binding": "malformed"}
     assert exit_code(found) == 3
 

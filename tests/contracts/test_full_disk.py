@@ -20,7 +20,7 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.merkle import Tree
 from attestation.log.note import VerifierKey
-from attestation.log.submission import Logged
+from attestation.log.submission import SubmissionAnswer
 from attestation.net.serve import Server
 from client_sdk.auditing.watching import Alert, Told
 from contracts.logservice import appender
@@ -101,7 +101,7 @@ def test_a_full_disk_under_the_log_is_503_and_one_line(
     assert requests.get(f"{url}/checkpoint", timeout=HANG_S).content == note
 
     log.free()
-    logged = Logged.from_bytes(submit(url, 2).content)
+    logged = SubmissionAnswer.from_bytes(submit(url, 2).content)
     assert logged.index == size and log.store.size > size
     leaves = [log.store.leaf(index) or b"" for index in range(log.store.size)]
     tree = Tree()

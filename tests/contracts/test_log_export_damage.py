@@ -15,7 +15,7 @@ from attestation.errors import LogError, NotAuthentic, Unavailable, UsageError
 from attestation.formats.digests import sha256
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
-from attestation.log.submission import Record
+from attestation.log.submission import ArchiveRecord
 from contracts.logservice.export import Export
 from contracts.logservice.files import MAX_FILE, Files
 from tests.helpers.log_served import KEY, serving
@@ -149,12 +149,12 @@ def test_a_pipe_in_a_files_place_is_replaced(place: Place, tmp_path: Path) -> No
 
 def test_a_record_that_nobody_can_complete_ends_the_export(place: Place, tmp_path: Path) -> None:
     """The log's own record names another blob that it has: no hash covers it, the leaf does."""
-    kept = Record.from_bytes((place.export / f"submission/{FIRST}").read_bytes())
+    kept = ArchiveRecord.from_bytes((place.export / f"submission/{FIRST}").read_bytes())
     changes = {"price_table": "price", "host_config": "host config", "collateral": "collateral"}
     for field in changes:
         lie = dataclasses.replace(kept, **{field: sha256(RELEASES[0])})
 
-        def served(path: str, lie: Record = lie) -> bytes:
+        def served(path: str, lie: ArchiveRecord = lie) -> bytes:
             return lie.to_bytes() if path == f"submission/{FIRST}" else get(place)(path)
 
         mirror = place.copy(tmp_path / field)

@@ -30,7 +30,7 @@ from attestation.log import checkpoint, merkle, tiles
 from attestation.log.leaf import COLLATERAL as COLLATERAL_KIND
 from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.proof import verify_proof
-from attestation.log.submission import Logged, Record, Submission, release_key
+from attestation.log.submission import ArchiveRecord, Submission, SubmissionAnswer, release_key
 from attestation.net.serve import Server, serve
 from contracts.logservice.database import Sqlite
 from contracts.logservice.server import create_app
@@ -104,10 +104,10 @@ class Log:
     def post(self, body: bytes) -> requests.Response:
         return requests.post(f"{self.url}/submit", data=body, timeout=HANG_S)
 
-    def submit(self, submitted: Submission) -> Logged:
+    def submit(self, submitted: Submission) -> SubmissionAnswer:
         answer = self.post(submitted.to_bytes())
         assert answer.status_code == 200, answer.text
-        return Logged.from_bytes(answer.content)
+        return SubmissionAnswer.from_bytes(answer.content)
 
     def refused(self, submitted: Submission) -> tuple[int, str, str]:
         answer = self.post(submitted.to_bytes())
@@ -159,7 +159,7 @@ def test_a_submission_becomes_a_leaf_that_anyone_can_check(log: Log) -> None:
 def test_an_auditor_finds_everything_by_digest(log: Log) -> None:
     submitted = submission()
     index = log.submit(submitted).index
-    record = Record.from_bytes(log.get(f"submission/{index}").content)
+    record = ArchiveRecord.from_bytes(log.get(f"submission/{index}").content)
     assert record.index == index
     for digest, content in (
         (record.evidence, submitted.evidence),
@@ -364,7 +364,7 @@ def test_other_methods_and_paths(log: Log) -> None:
 
 @given(st.binary(max_size=80))
 def test_hypothesis_arbitrary_bytes(data: bytes) -> None:
-    for parse in (Submission.from_bytes, Logged.from_bytes, Record.from_bytes):
+    for parse in (Submission.from_bytes, SubmissionAnswer.from_bytes, ArchiveRecord.from_bytes):
         try:
             assert parse(data).to_bytes() == data
         except ParseError:

@@ -38,7 +38,7 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import BOOT, release_leaf
 from attestation.log.merkle import Tree
-from attestation.log.submission import Logged, Record, Submission
+from attestation.log.submission import ArchiveRecord, Submission, SubmissionAnswer
 from attestation.log.tiles import decode_bundle, encode_bundle
 from attestation.verify.verifier import Presented
 from client_sdk.localnet.devnet import FAUCET_NANO, Network
@@ -126,7 +126,7 @@ def boot_again_with_the_keys_of(network: Network, presented: Presented) -> int:
     )
     answer = requests.post(network.url("log", "/log/submit"), submission.to_bytes(), timeout=HANG_S)
     assert answer.status_code == 200, answer.text
-    return Logged.from_bytes(answer.content).index
+    return SubmissionAnswer.from_bytes(answer.content).index
 
 
 def prove(socket: Path, bundle: KeyBundle, host_config: bytes) -> Evidence:
@@ -294,7 +294,7 @@ def test_a_mirror_audits_the_same(planted: Planted) -> None:
 
 
 def removed_evidence(planted: Planted, at: Path) -> None:
-    record = Record.from_bytes((at / f"submission/{planted.thief}").read_bytes())
+    record = ArchiveRecord.from_bytes((at / f"submission/{planted.thief}").read_bytes())
     (at / f"evidence/sha256/{record.evidence.hex()}").unlink()
 
 

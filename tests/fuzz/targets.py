@@ -34,7 +34,7 @@ from attestation.log.documents import RetireRequest, collateral_leaf
 from attestation.log.leaf import Leaf
 from attestation.log.note import Note
 from attestation.log.proof import Proof
-from attestation.log.submission import Logged, Submission
+from attestation.log.submission import Submission, SubmissionAnswer
 from attestation.log.tiles import decode_bundle, encode_bundle
 from attestation.nvidia import ocsp, parse_report, read_rim
 from attestation.platforms import azure, snp, tdx
@@ -46,7 +46,7 @@ from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.inspection import azure as inspect_azure
 from client_sdk.inspection import broken, gpu, tcglog, tdreport, tokens, wrapped
 from client_sdk.inspection.files import inspect
-from client_sdk.inspection.inspected import Given
+from client_sdk.inspection.result import CheckInputs
 from contracts.codec import LogState
 from contracts.light.accounts import read_account
 from contracts.light.adnl import read_answer
@@ -129,7 +129,7 @@ _SIMULATOR = _simulator()
 _RING = KeyRing()
 _TON = TonChain()
 _CONFIGS = _RING.open_epoch().configs
-_GIVEN = Given(NOW, PRODUCTION)
+_GIVEN = CheckInputs(NOW, PRODUCTION)
 _RIM_ROOT = frozenset({_SIMULATOR.nvidia.rim_root_spki})
 
 TARGETS: dict[str, Target] = {
@@ -141,7 +141,7 @@ TARGETS: dict[str, Target] = {
     "signed-receipt": exact(SignedReceipt.from_bytes),
     "leaf": twice(Leaf.from_bytes),
     "submission": twice(Submission.from_bytes),
-    "logged": twice(Logged.from_bytes),
+    "logged": twice(SubmissionAnswer.from_bytes),
     "note": exact(Note.from_bytes),
     "checkpoint": parse_checkpoint,
     "checkpoint-body": exact(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attestation.formats.digests import sha256
-from attestation.log.submission import Record, Submission
+from attestation.log.submission import ArchiveRecord, Submission
 from attestation.trust.anchor import BlockRef
 from attestation.trust.policy import Policy
 from attestation.verify.verifier import Presented
@@ -178,7 +178,7 @@ def blob(how: Callable[[bytes], bytes]) -> Callable[[Place, Path], str]:
 def record(**changes: bytes | int) -> Callable[[Place, Path], str]:
     def damage(_: Place, export: Path) -> str:
         path = f"submission/{FIRST}"
-        kept = Record.from_bytes((export / path).read_bytes())
+        kept = ArchiveRecord.from_bytes((export / path).read_bytes())
         changed = dataclasses.replace(kept, **changes)  # type: ignore[arg-type]
         replace(export / path, changed.to_bytes())
         return path

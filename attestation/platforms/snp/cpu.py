@@ -10,7 +10,7 @@ from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
 from attestation.formats.measurement import launch_id
 from attestation.formats.platform import SNP
-from attestation.platforms.cpu import Standing
+from attestation.platforms.cpu import TcbAppraisal
 from attestation.platforms.snp.chain import ChipKey, check_signature
 from attestation.platforms.snp.check import (
     check_alias_free,
@@ -80,12 +80,12 @@ class SnpCpu:
             accept("cpu-attributes", "instance", self.report.chip_id.hex(), policy.instances)
         return f"debug off; no migration; VMPL 0; ID block absent or named; {self.key.family}"
 
-    def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> Standing:
+    def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> TcbAppraisal:
         text = check_tcb(self.report, self.key, floor=policy.snp_min_tcb)
         if policy.snp_alias_check:
             check_alias_free(self.report)
         issued, expires = check_revocation(self.key, collateral, now=now)
-        return Standing(f"committed TCB: {text}; not revoked", issued, expires)
+        return TcbAppraisal(f"committed TCB: {text}; not revoked", issued, expires)
 
     def check_boot(self, evidence: Evidence, host_config: bytes) -> str:
         if not hmac.compare_digest(self.report.host_data, sha256(host_config)):

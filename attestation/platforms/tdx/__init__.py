@@ -8,7 +8,7 @@ from attestation.lazy import lazy_names
 
 if TYPE_CHECKING:
     from attestation.platforms.tdx.attributes import check_attributes
-    from attestation.platforms.tdx.chain import Pck, check_signature
+    from attestation.platforms.tdx.chain import PckIdentity, check_signature
     from attestation.platforms.tdx.eventlog import (
         Event,
         EventLog,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Event",
     "EventLog",
-    "Pck",
+    "PckIdentity",
     "TcbResult",
     "TdQuote",
     "check_answer",
@@ -47,7 +47,7 @@ __getattr__ = lazy_names(
     {
         "Event": "attestation.platforms.tdx.eventlog",
         "EventLog": "attestation.platforms.tdx.eventlog",
-        "Pck": "attestation.platforms.tdx.chain",
+        "PckIdentity": "attestation.platforms.tdx.chain",
         "TcbResult": "attestation.platforms.tdx.tcb",
         "TdQuote": "attestation.platforms.tdx.quote",
         "check_answer": "attestation.platforms.tdx.published",

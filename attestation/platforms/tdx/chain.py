@@ -29,8 +29,8 @@ _QE_INIT, _QE_DEBUG = 0x01, 0x02
 
 
 @dataclass(frozen=True)
-class Pck:
-    """Who signed: FMSPC (6 bytes), PPID (16), PCE-ID (2), and the root it hangs from (DER)."""
+class PckIdentity:
+    """The PCK certificate that a quote's chain begins with: FMSPC (6 bytes), PPID (16), PCE-ID (2), and its root (DER)."""
 
     fmspc: bytes
     ppid: bytes
@@ -40,7 +40,7 @@ class Pck:
     """Unix seconds at which the first certificate of the chain ends."""
 
 
-def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> Pck:
+def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> PckIdentity:
     """Every signature from the quote's body up to a root in `roots.intel`.
 
     `now` is Unix seconds. Raises NotAuthentic("cpu-signature", ...).
@@ -51,7 +51,7 @@ def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> Pck:
     if not has_signed(_attestation_key(quote), quote.signature, quote.signed_region):
         raise INTEL.broken("quote-signature", "the signature over the quote does not hold")
     extension = _extension(chain[0])
-    return Pck(
+    return PckIdentity(
         fmspc=extension.fmspc,
         ppid=extension.ppid,
         pce_id=extension.pce_id,

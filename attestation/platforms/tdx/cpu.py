@@ -10,9 +10,9 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import INIT_DONE, Evidence
 from attestation.formats.measurement import launch_id
 from attestation.formats.platform import TDX
-from attestation.platforms.cpu import Standing
+from attestation.platforms.cpu import TcbAppraisal
 from attestation.platforms.tdx.attributes import check_attributes
-from attestation.platforms.tdx.chain import Pck, check_signature
+from attestation.platforms.tdx.chain import PckIdentity, check_signature
 from attestation.platforms.tdx.eventlog import replay
 from attestation.platforms.tdx.quote import parse_quote
 from attestation.platforms.tdx.tcb import check_status, check_tcb
@@ -30,7 +30,7 @@ class TdxCpu:
     def __init__(self, quote: bytes) -> None:
         self.bytes = quote
         self.quote = parse_quote(quote)
-        self._pck: Pck | None = None
+        self._pck: PckIdentity | None = None
 
     @classmethod
     def parse(cls, evidence: Evidence) -> TdxCpu:
@@ -58,7 +58,7 @@ class TdxCpu:
         return self.quote.signed_region
 
     @property
-    def pck(self) -> Pck:
+    def pck(self) -> PckIdentity:
         """Raises NotChecked before check_signature has passed."""
         if self._pck is None:
             raise NotChecked("the quote's signature did not pass")
@@ -79,7 +79,7 @@ class TdxCpu:
             accept("cpu-attributes", "instance", self.pck.ppid.hex(), policy.instances)
         return "debug off; no migration; no service TD; launch fields zero or named"
 
-    def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> Standing:
+    def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> TcbAppraisal:
         result = check_tcb(self.bytes, collateral, root_der=self.pck.root_der, now=now)
         check_status(
             result,
@@ -89,7 +89,7 @@ class TdxCpu:
         )
         number = result.tcb_evaluation_number
         text = f"TCB {result.status}, evaluation number {number}"
-        return Standing(text, result.issued, result.expires)
+        return TcbAppraisal(text, result.issued, result.expires)
 
     def check_boot(self, evidence: Evidence, host_config: bytes) -> str:
         quote = self.quote

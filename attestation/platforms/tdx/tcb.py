@@ -81,7 +81,7 @@ class TcbResult:
 
 
 @dataclass(frozen=True)
-class Signed:
+class SignedDocument:
     """An answer of Intel's service: the JSON text as it was signed, its signature, its fields."""
 
     text: str
@@ -148,11 +148,11 @@ def _part(collateral: Collateral, name: str) -> bytes:
         raise Refused(STEP, "collateral-missing", f"expected {name}, got no such part") from None
 
 
-def _answers(parts: dict[str, bytes]) -> tuple[Signed, Signed]:
+def _answers(parts: dict[str, bytes]) -> tuple[SignedDocument, SignedDocument]:
     return signed_answer(TCB_INFO, parts[TCB_INFO]), signed_answer(QE_IDENTITY, parts[QE_IDENTITY])
 
 
-def signed_answer(name: str, data: bytes) -> Signed:
+def signed_answer(name: str, data: bytes) -> SignedDocument:
     """The document under this part name. Raises NotAuthentic("collateral-malformed")."""
     wanted = {TCB_INFO: b"tcbInfo", QE_IDENTITY: b"enclaveIdentity"}[name]
     match = _BODY.fullmatch(data)
@@ -160,12 +160,12 @@ def signed_answer(name: str, data: bytes) -> Signed:
         raise _malformed(name)
     try:
         text = match[2].decode()
-        return Signed(text, bytes.fromhex(match[3].decode()), json.loads(text))
+        return SignedDocument(text, bytes.fromhex(match[3].decode()), json.loads(text))
     except (ValueError, RecursionError):
         raise _malformed(name) from None
 
 
-def _number(signed: Signed) -> int:
+def _number(signed: SignedDocument) -> int:
     number = signed.fields.get("tcbEvaluationDataNumber")
     if type(number) is not int:
         raise NotAuthentic(STEP, "collateral-malformed", "expected a TCB evaluation number")
@@ -179,7 +179,7 @@ def check_current(name: str, window: Window, now: int) -> None:
         raise Refused(STEP, f"collateral-{word}", f"{name}: {text}")
 
 
-def dates(signed: Signed, name: str) -> Window:
+def dates(signed: SignedDocument, name: str) -> Window:
     """(issue, next update) in Unix seconds. Raises NotAuthentic."""
     try:
         issue, update = signed.fields["issueDate"], signed.fields["nextUpdate"]

@@ -1,4 +1,4 @@
-"""Asking again: only what may change, never sooner than the service says."""
+"""Retries: only for failures that may pass, and never sooner than the service says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIRST_PAUSE = 0.4
 """Seconds, doubled each time."""
 
 LONGEST_PAUSE = 10.0
-"""Seconds. A service that asks for more is told of instead."""
+"""Seconds. Where a service asks for a longer wait, the error is raised at once and says so."""
 
 MAY_CHANGE = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 525)})
 """HTTP statuses after which the same question may be answered. Not 501, and not 4xx: asking
@@ -22,7 +22,7 @@ again does not help. 520 to 524 are a large CDN's words for a server that it can
 T = TypeVar("T")
 
 
-def repeated(
+def with_retries(
     ask: Callable[[], T],
     *,
     tries: int = TRIES,

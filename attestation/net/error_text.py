@@ -1,4 +1,4 @@
-"""What is said of an exchange that failed: where, what came, and nothing secret.
+"""Texts for errors about an exchange that failed: its URL and what came, and nothing secret.
 
 An excerpt of a body is for reads that are not sealed; an answer to a prompt is never shown.
 """
@@ -9,10 +9,10 @@ import re
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 EXCERPT = 80
-"""Characters of a strange answer that are shown."""
+"""Characters of an unexpected answer that an error shows."""
 
 LOOKED_AT = 4096
-"""Bytes of a strange answer that are looked at."""
+"""Bytes of an unexpected answer that are looked at."""
 
 _SECRET = re.compile(r"key|token|secret|passw|auth|sig|cred", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
@@ -22,7 +22,7 @@ _PAGE = re.compile(
 )
 
 
-def shown(url: str) -> str:
+def redacted_url(url: str) -> str:
     """The URL as errors may show it: no user, no password, no value of a secret parameter."""
     try:
         parts = urlsplit(url)
@@ -44,12 +44,12 @@ def printable(text: str, most: int = EXCERPT) -> str:
 
 
 def is_page(body: bytes) -> bool:
-    """Whether it is HTML. Nothing that Umay reads is."""
+    """Whether the body is HTML. Nothing that Umay reads is HTML."""
     return _PAGE.match(body[:LOOKED_AT]) is not None
 
 
-def came(media_type: str, body: bytes) -> str:
-    """A strange answer in a few words: "text/html: 'Login'"."""
+def answer_summary(media_type: str, body: bytes) -> str:
+    """An unexpected answer in a few words, such as "text/html: 'Login'"."""
     text = body[:LOOKED_AT].decode("utf-8", "replace")
     if is_page(body):
         title = _TITLE.search(text)

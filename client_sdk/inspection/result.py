@@ -28,7 +28,7 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/=_\-\s]+")
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainedField:
     """One field: its value as text, and what it means."""
 
     name: str
@@ -48,13 +48,13 @@ class Check:
 
 
 @dataclass
-class Inspected:
+class InspectionResult:
     """A file, or one of several things in it."""
 
     file: str
     kind: str
     encoding: str = "raw"
-    fields: list[Explained] = field(default_factory=list)
+    fields: list[ExplainedField] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
 
     def check(self, name: str, run: Callable[[], str]) -> bool:
@@ -79,7 +79,7 @@ class Inspected:
             self.checks.append(Check("length", "failed", "malformed", text, ParseError.exit_code))
         elif rest:
             text = f"{len(rest)} zero bytes after the {what}"
-            self.fields.append(Explained("padding", text, "padding of the host's buffer"))
+            self.fields.append(ExplainedField("padding", text, "padding of the host's buffer"))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -94,15 +94,15 @@ class Inspected:
         }
 
 
-def malformed(file: str, kind: str, error: UmayError) -> Inspected:
+def malformed(file: str, kind: str, error: UmayError) -> InspectionResult:
     """Something that is named, and cannot be read: `error` says what is wrong with it."""
-    found = Inspected(file, f"{kind}, malformed")
+    found = InspectionResult(file, f"{kind}, malformed")
     found.checks.append(Check("format", "failed", error.code, str(error), error.exit_code))
     return found
 
 
 @dataclass(frozen=True)
-class Given:
+class CheckInputs:
     """What all files together offer: `now` is Unix seconds, certificates are DER, quotes TDX,
     `pcrs` the 24 SHA-256 PCRs (32 bytes each) of vTPM quotes."""
 
@@ -115,13 +115,15 @@ class Given:
     pcrs: tuple[tuple[bytes, ...], ...] = ()
 
 
-Inspect = Callable[[str, bytes, Given], Inspected | list[Inspected]]
+Inspect = Callable[[str, bytes, CheckInputs], InspectionResult | list[InspectionResult]]
 
 
-def attempt(file: str, kind: str, data: bytes, inspect: Inspect, given: Given) -> list[Inspected]:
+def attempt(
+    file: str, kind: str, data: bytes, inspect: Inspect, inputs: CheckInputs
+) -> list[InspectionResult]:
     """What `inspect` finds; where it cannot read the bytes, the kind by name and the reason."""
     try:
-        found = inspect(file, data, given)
+        found = inspect(file, data, inputs)
     except UmayError as error:
         return [malformed(file, kind, error)]
     return found if isinstance(found, list) else [found]
@@ -170,7 +172,7 @@ def at(moment: str | None) -> int:
     return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
 
 
-def exit_code(found: list[Inspected]) -> int:
+def exit_code(found: list[InspectionResult]) -> int:
     """3 where something is not authentic, else 4 refused, 6 not checked, 0 good.
 
     Where no check ran, nothing was checked.
