@@ -30,7 +30,8 @@ _QE_INIT, _QE_DEBUG = 0x01, 0x02
 
 @dataclass(frozen=True)
 class PckIdentity:
-    """The PCK certificate that a quote's chain begins with: FMSPC (6 bytes), PPID (16), PCE-ID (2), and its root (DER)."""
+    """What the PCK certificate of a quote names: FMSPC (6 bytes), PPID (16), PCE-ID (2); and the
+    root of its chain (DER)."""
 
     fmspc: bytes
     ppid: bytes
