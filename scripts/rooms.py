@@ -34,6 +34,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("enclave",),
     ("enclave.simulator", "enclave.guest", "enclave.host"),
     ("client_sdk",),
+    ("client_sdk.inspection",),
+    ("client_sdk.commands",),
+    ("client_sdk.auditing",),
+    ("client_sdk.localnet",),
 )
 """A room may import rooms of lower floors, and none beside it. A folder that is not named belongs
 to the nearest one above it that is."""
