@@ -5,7 +5,7 @@ PYTHON ?= python3
 MINUTES ?= 2
 TEST := $(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help dev demo up test test-fast test-long lint fix type contracts vectors mutate fuzz bench check clean
+.PHONY: help dev demo up test test-fast test-long lint fix type docs contracts vectors mutate fuzz bench check clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -46,6 +46,10 @@ fix: dev ## style, mended where that is mechanical
 type: dev ## strict types of the verifier
 	$(PY) -m mypy
 
+docs: dev ## API reference and man pages, into build/docs
+	$(PY) -m scripts.api_docs
+	$(PY) -m scripts.man_pages
+
 contracts: dev ## compile the contracts from source
 	$(PY) -m contracts.artefact build
 
@@ -62,12 +66,12 @@ fuzz: dev ## coverage-guided fuzzing of every parser, MINUTES=2 each
 bench: dev ## figures as JSON lines; ONLY=name for one
 	@$(PY) -m benchmarks $(ONLY)
 
-check: lint type ## lint, types, README help, contract artefacts, tests
-	$(PY) -m scripts.check_readme
+check: lint type docs ## lint, types, reference, docs/cli.md, contract artefacts, tests
+	$(PY) -m scripts.check_cli
 	$(PY) -m contracts.artefact check
 	$(PY) -m scripts.rooms
 	$(PY) -m scripts.trusted_base
 	$(TEST)
 
 clean: ## remove what was built
-	rm -rf .venv contracts/localnet/node_modules
+	rm -rf .venv contracts/localnet/node_modules build

@@ -40,11 +40,15 @@ class UmayError(Exception):
 
 
 class UsageError(UmayError):
+    """What the caller asked for, or a file or option of theirs, cannot be used as it is."""
+
     exit_code = 2
     code = "usage"
 
 
 class ParseError(UmayError):
+    """Bytes are not exactly what their format says."""
+
     exit_code = 3
     code = "malformed"
 
@@ -71,10 +75,14 @@ class VerificationError(UmayError):
 
 
 class NotAuthentic(VerificationError):
+    """Evidence is forged, broken, or not what it claims to be."""
+
     exit_code = 3
 
 
 class Refused(VerificationError):
+    """Evidence is authentic, and the policy does not accept it."""
+
     exit_code = 4
 
 
@@ -95,16 +103,22 @@ class NotChecked(VerificationError):
 
 
 class ChannelError(UmayError):
+    """The sealed exchange failed: what arrived was not made by the other end."""
+
     exit_code = 3
     code = "channel"
 
 
 class Truncated(ChannelError):
+    """An answer ended without its final chunk; what came before it is genuine but incomplete."""
+
     exit_code = 3
     code = "truncated"
 
 
 class Replayed(ChannelError):
+    """The enclave has seen this very request before, and did not answer it again."""
+
     exit_code = 4
     code = "replayed"
 
@@ -117,6 +131,8 @@ class NotForUs(ChannelError):
 
 
 class LogError(UmayError):
+    """A transparency log contradicts itself, or what it signed or anchored."""
+
     exit_code = 1
     code = "log-violation"
 
@@ -146,5 +162,7 @@ class NotThere(Unavailable):
 
 
 class Incomplete(UmayError):
+    """Something could not be checked, so nothing is claimed about it."""
+
     exit_code = 6
     code = "incomplete"

@@ -271,6 +271,7 @@ def _history(audit: Audit, source: Source, anchor: Anchor, built: Tree | None) -
 
 
 def step(audit: Audit, name: str, run: Callable[[], T]) -> T | None:
+    """What `run` returns. Where it raises UmayError, the audit notes that and this returns None."""
     try:
         return run()
     except Unavailable as error:
