@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from inspect import cleandoc, isclass, isfunction
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 import pdoc
 import pdoc.doc
@@ -65,10 +65,14 @@ def undocumented(modules: list[ModuleType]) -> Iterator[str]:
         if not module.__doc__:
             yield module.__name__
         for name, thing in _public(module):
-            if (isclass(thing) or isfunction(thing)) and not vars(thing).get(
-                "__doc__", thing.__doc__
-            ):
+            if (isclass(thing) or isfunction(thing)) and not _own_docstring(thing):
                 yield f"{module.__name__}.{name}"
+
+
+def _own_docstring(thing: type | FunctionType) -> bool:
+    """Not an inherited one, and not the list of fields that `dataclass` writes."""
+    text = vars(thing).get("__doc__") if isclass(thing) else thing.__doc__
+    return bool(text) and not str(text).startswith(f"{thing.__name__}(")
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, object]]:

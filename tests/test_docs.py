@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
 
-from scripts import check_cli
+from scripts import api_docs, check_cli
 from scripts.rooms import TOPS
 from tests.helpers.places import ROOT
 
@@ -148,3 +150,29 @@ def test_an_older_help_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert check_cli.main() == 1
     monkeypatch.setattr("sys.argv", ["check_cli", "--write"])
     assert check_cli.main() == 0 and "umay upp" not in page.read_text()
+
+
+def test_tables_keep_their_shape_in_the_reference() -> None:
+    text = "First.\nSecond line.\n\n1 parse     strictly\n2 check     the rest\n\n├── child"
+    assert api_docs.with_tables(text).split("\n\n") == [
+        "First.\nSecond line.",
+        "    1 parse     strictly\n    2 check     the rest",
+        "    ├── child",
+    ]
+
+
+def test_a_public_name_without_a_docstring_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "from dataclasses import dataclass\n"
+        "def told(): 'So.'\ndef untold(): ...\ndef _own(): ...\n"
+        "class Base: 'So.'\nclass Kind(Base): ...\n"
+        "@dataclass\nclass Fields: size: int\n"
+    )
+    module = ModuleType("face", "A face.")
+    monkeypatch.setitem(sys.modules, "face", module)
+    exec(code, vars(module))
+    assert list(api_docs.undocumented([module])) == ["face.untold", "face.Kind", "face.Fields"]
+    vars(module)["__all__"] = ["told"]
+    assert list(api_docs.undocumented([module])) == []
+    module.__doc__ = None
+    assert list(api_docs.undocumented([module])) == ["face"]

@@ -89,6 +89,8 @@ class AddCheckpoint:
 
 @dataclass(frozen=True)
 class Answer:
+    """The witness's answer to one request: HTTP status, content and media type."""
+
     status: int
     body: bytes
     media_type: str = PLAIN
