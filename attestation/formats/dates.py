@@ -47,10 +47,11 @@ def lapse(window: Window, now: int, *, skew: int = 0) -> Lapse | None:
 
 def too_old(what: str, since: int, now: int, most: int) -> str:
     """A refusal in words: `what` is of the second `since`, and more than `most` seconds old."""
-    age = f"{now - since} s before now, {dated(now)}"
-    return f"{what} is of {dated(since)}, {age}; expected at most {most} s"
+    times = f"it is of {dated(since)} and now is {dated(now)}"
+    return f"{what} is {now - since} s old, {times}; expected at most {most} s"
 
 
 def in_future(what: str, since: int, now: int) -> str:
     """A refusal in words: `what` is of a second after now."""
-    return f"{what} is of {dated(since)}, which is after now, {dated(now)}"
+    late = f"{what} is of {dated(since)}, and now is {dated(now)}"
+    return f"{late}; expected a time that is not after now: check the clock"

@@ -1,4 +1,4 @@
-"""Devices: each one's report, then all of them as a set."""
+"""Checks of devices: the report of each one, then all of them as a set."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CHIPS = (
     ),
     Chip("LS_10", "GH100", "ls10", SWITCH, 31, "LS10", _DICE),
 )
-"""NVSwitches hang from the Identity CA of GH100 as well."""
+"""The Identity CA of GH100 stands above NVSwitches as well."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,13 @@ class CheckedDevice:
 
     @property
     def certificates_expire(self) -> int:
-        """When the first of the chain does, Unix seconds."""
+        """The Unix second at which the first certificate of the chain ends."""
         return expires(self.certificates)
 
 
 def check_device(device: Device, *, nonce: bytes, roots: Roots, now: int) -> CheckedDevice:
-    """Report, nonce (32 bytes), signature, chain at `now`, firmware identity.
+    """A device's report answers `nonce` (32 bytes) and is signed by its own key under a pinned root
+    at `now`, for the firmware it names. Source: SPDM 1.1 (DMTF DSP0274), docs/spec/gpu-evidence.md.
 
     Raises ParseError, NotAuthentic or Refused("gpu", …).
     """
@@ -88,42 +89,70 @@ def check_device(device: Device, *, nonce: bytes, roots: Roots, now: int) -> Che
     certificates = load_chain(device.chain, NVIDIA, length=CHAIN_LENGTH)
     check_chain(certificates, NVIDIA, pinned=roots.nvidia_device, now=now)
     if not has_signed(certificates[0].public_key(), report.signature, report.signed_region):
-        raise NVIDIA.broken("bad-signature", f"the signature of the {report.what} does not hold")
+        raise NVIDIA.broken(
+            "bad-signature",
+            f"{report.what}: expected a signature by the chain's leaf, got one that does not hold",
+        )
     if not hmac.compare_digest(report.nonce, nonce):
-        raise NotAuthentic("gpu", "wrong-nonce", f"the {report.what} answers another nonce")
+        raise NotAuthentic(
+            "gpu",
+            "wrong-nonce",
+            f"{report.what}: expected nonce {nonce.hex()}, got {report.nonce.hex()}",
+        )
     chip = _chip(certificates)
     if (device.kind, len(report.measurements)) != (chip.kind, chip.blocks):
-        raise NotAuthentic("gpu", "wrong-class", f"{chip.product} is presented as something else")
+        raise NotAuthentic(
+            "gpu",
+            "wrong-class",
+            f"{report.what}: expected kind {chip.kind} and {chip.blocks} blocks for "
+            f"{chip.product}, "
+            f"got kind {device.kind} and {len(report.measurements)}",
+        )
     _check_fwid(certificates[0], report, chip)
     _check_mode(report)
     return CheckedDevice(report, chip, certificates)
 
 
 def check_set(devices: Sequence[CheckedDevice]) -> None:
-    """No device counts twice, and those that share a fabric are exactly each other's.
+    """Every device is another one, and those that share a fabric name exactly each other
+    (docs/spec/gpu-evidence.md, "A protected-PCIe set").
 
     Raises ParseError, NotAuthentic or Refused("gpu", …).
     """
     keys = {spki_digest(device.certificates[1]) for device in devices}
     if len(keys) != len(devices):
-        raise NotAuthentic("gpu", "duplicate-device", "one device appears more than once")
+        raise NotAuthentic(
+            "gpu",
+            "duplicate-device",
+            f"devices: expected {len(devices)} different device keys, got {len(keys)}",
+        )
     gpus = [device for device in devices if device.chip.kind == GPU]
     switches = [device for device in devices if device.chip.kind == SWITCH]
     protected = sum(gpu.report.protected_pcie for gpu in gpus)
     if not protected and not switches:
         return
     if protected != len(gpus):
-        raise Refused("gpu", "mixed-modes", "only some GPUs run under protected PCIe")
+        raise Refused(
+            "gpu",
+            "mixed-modes",
+            f"devices: expected protected PCIe on all {len(gpus)} GPUs, got it on {protected}",
+        )
     check_topology(gpus, switches)
 
 
 def check_driver(device: CheckedDevice, *, minimum: str | None) -> None:
-    """Raises Refused("gpu", "driver-too-old"). A switch has no driver of its own."""
+    """A GPU's driver (opaque field 3 of its report) is at least `minimum`; a switch has none.
+
+    Raises Refused("gpu", "driver-too-old" or "driver-unknown")."""
     if device.chip.kind == SWITCH:
         return
     got = device.report.driver_version
     if minimum is not None and _version(got) < _version(minimum):
-        raise Refused("gpu", "driver-too-old", f"expected driver {minimum} or newer, got {got}")
+        raise Refused(
+            "gpu",
+            "driver-too-old",
+            f"driver: expected {minimum} or newer (policy [gpu] min_driver), got {got}",
+        )
 
 
 def _check_fwid(leaf: x509.Certificate, report: GpuReport, chip: Chip) -> None:
@@ -131,15 +160,26 @@ def _check_fwid(leaf: x509.Certificate, report: GpuReport, chip: Chip) -> None:
     reported = report.opaque.get(FWID)
     if reported is None:
         if chip.kind == GPU and _version(report.driver_version) >= _FWID_SINCE:
-            raise NVIDIA.broken("fwid-missing", f"the {report.what} names no firmware")
+            raise NVIDIA.broken(
+                "fwid-missing",
+                f"{report.what}, field {FWID}: expected the firmware digest, got none",
+            )
         return
     try:
         extension = leaf.extensions.get_extension_for_oid(chip.fwid).value
     except x509.ExtensionNotFound:
-        raise NVIDIA.broken("fwid-missing", "the certificate names no firmware") from None
+        raise NVIDIA.broken(
+            "fwid-missing",
+            "leaf certificate: expected the firmware digest in extension "
+            f"{chip.fwid.dotted_string}, got none",
+        ) from None
     value = extension.value if isinstance(extension, x509.UnrecognizedExtension) else b""
     if len(reported) != FWID_BYTES or not _names(value, reported, chip):
-        raise NVIDIA.broken("fwid-mismatch", "the certificate is for other firmware")
+        raise NVIDIA.broken(
+            "fwid-mismatch",
+            f"leaf certificate: expected firmware digest {reported.hex()} as the report has "
+            "it, got another",
+        )
 
 
 def _names(extension: bytes, reported: bytes, chip: Chip) -> bool:
@@ -154,7 +194,10 @@ def _check_mode(report: GpuReport) -> None:
     mode = report.opaque.get(FEATURE)
     if mode is not None and mode not in _MODES:
         raise Refused(
-            "gpu", "unsupported-mode", f"the {report.what} names feature mode {mode.hex()}"
+            "gpu",
+            "unsupported-mode",
+            f"{report.what}, field {FEATURE}: expected feature mode 0, 1 or 2, got bytes "
+            f"{mode.hex()}",
         )
 
 
@@ -166,12 +209,14 @@ def _chip(certificates: Chain) -> Chip:
         if identity[-2:] == [chip.family, "Identity"] and all(chip.mark in item for item in below):
             return chip
     known = ", ".join(chip.product for chip in CHIPS)
-    text = f"expected a device of {known}, got one under {' '.join(identity)!r}"
+    text = f"certificates: expected a device of {known}, got one under {' '.join(identity)!r}"
     raise Refused("gpu", "unsupported-device", text)
 
 
 def _version(text: str) -> tuple[int, ...]:
     parts = text.split(".")
     if not all(part.isascii() and part.isdecimal() and len(part) < 9 for part in parts):
-        raise Refused("gpu", "driver-unknown", f"{text!r} is no driver version")
+        raise Refused(
+            "gpu", "driver-unknown", f"driver: expected a version such as 570.86.15, got {text!r}"
+        )
     return tuple(int(part) for part in parts)

@@ -1,4 +1,4 @@
-"""The firmware of a checked device: as NVIDIA published it in RIMs, and not revoked."""
+"""Whether the firmware of a checked device is published by NVIDIA in RIMs, and not revoked."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def rim_names(device: CheckedDevice) -> tuple[tuple[str, str], ...]:
 def check_measurements(
     device: CheckedDevice, collateral: Collateral, *, roots: Roots, now: int
 ) -> Firmware:
-    """Every measurement against the RIMs of what this device runs.
+    """Every measurement of the report is one that NVIDIA published in the RIMs for this device's
+    driver and VBIOS (SWID, ISO 19770-2; NVIDIA's RIM service).
 
     Raises ParseError, NotAuthentic or Refused("gpu", "rim-…" / "measurement-mismatch").
     """
@@ -57,7 +58,7 @@ def check_measurements(
     for rim in rims:
         overlap = golden.keys() & rim.golden.keys()
         if overlap:
-            text = f"driver and VBIOS RIM both name measurement {min(overlap)}"
+            text = f"RIMs: expected each measurement in one of them, got {min(overlap)} in both"
             raise NotAuthentic("gpu", "rim-overlap", text)
         golden |= rim.golden
     _compare(device.report, golden)
@@ -67,7 +68,8 @@ def check_measurements(
 def check_revocation(
     device: CheckedDevice, firmware: Firmware, collateral: Collateral, *, now: int
 ) -> int:
-    """OCSP of every certificate below a root: the device's own chain and its RIMs' signers.
+    """OCSP (RFC 6960) says good of every certificate below a root: the device's own chain and the
+    signers of its RIMs.
 
     Returns when the first answer expires (Unix seconds). The leaf below the device's
     identity is made by the device itself at each boot and has no responder.
@@ -85,14 +87,20 @@ def _rim(
 ) -> Rim:
     data = collateral.parts.get(f"nvidia/rim/{name}")
     if data is None:
-        raise Refused("gpu", "rim-missing", f"the collateral has no RIM {name}")
+        raise Refused(
+            "gpu",
+            "rim-missing",
+            f"collateral: expected the RIM {name}, got none; fetch it from NVIDIA's RIM service",
+        )
     rim = read_rim(data, pinned=roots.nvidia_rim, now=now)
     product = device.chip.product
     if rim.version.upper() != version.upper() or rim.product != product:
-        text = f"expected {product} {version}, got {rim.product} {rim.version}"
+        text = f"RIM {name}: expected {product} {version}, got {rim.product} {rim.version}"
         raise NotAuthentic("gpu", "rim-other", text)
     if not rim.golden:
-        raise Refused("gpu", "rim-empty", f"the RIM {name} names no measurement")
+        raise Refused(
+            "gpu", "rim-empty", f"RIM {name}: expected at least one active measurement, got none"
+        )
     return rim
 
 
@@ -101,9 +109,12 @@ def _compare(report: GpuReport, golden: dict[int, tuple[bytes, ...]]) -> None:
         if index == NVDEC0_INDEX and report.nvdec0_disabled:
             continue
         if index in golden and measured not in golden[index]:
-            text = f"measurement {index} of the {report.what} is not published"
+            text = (
+                f"{report.what}, measurement {index}: expected a digest of the RIM, got "
+                f"{measured.hex()}"
+            )
             raise Refused("gpu", "measurement-mismatch", text)
     outside = [index for index in golden if index >= len(report.measurements)]
     if outside:
-        text = f"measurement {outside[0]} is missing from the {report.what}"
+        text = f"{report.what}: expected measurement {outside[0]} of the RIM, got none"
         raise Refused("gpu", "measurement-mismatch", text)

@@ -63,7 +63,9 @@ class GpuReport:
         """As NVIDIA writes it, e.g. 96.00.9F.00.01."""
         raw = self.opaque.get(VBIOS, b"")
         if len(raw) != 8 or raw[5:] != b"\0\0\0":
-            raise ParseError(f"{self.what}: expected a VBIOS version of 8 bytes")
+            raise ParseError(
+                f"{self.what}, field {VBIOS}: expected a VBIOS version of 8 bytes, got {raw.hex()}"
+            )
         return ".".join(f"{byte:02X}" for byte in (raw[3], raw[2], raw[1], raw[0], raw[4]))
 
     @property
@@ -88,7 +90,9 @@ class GpuReport:
     def _text(self, kind: int) -> str:
         raw = self.opaque.get(kind, b"").rstrip(b"\0")
         if not 0 < len(raw) <= MAX_TEXT_BYTES or raw.strip(_TEXT):
-            raise ParseError(f"{self.what}: expected a version or name in opaque field {kind}")
+            raise ParseError(
+                f"{self.what}, field {kind}: expected a version or a name, got other bytes"
+            )
         return raw.decode()
 
 
@@ -148,13 +152,13 @@ class _Cursor:
     def take(self, count: int) -> bytes:
         if count > len(self.data) - self.at:
             early = count - len(self.data) + self.at
-            raise ParseError(f"{self.what}: ends {early} bytes early")
+            raise ParseError(f"{self.what}: expected {early} more byte(s), it ends too early")
         self.at += count
         return self.data[self.at - count : self.at]
 
     def expect(self, good: bool, expected: str) -> None:
         if not good:
-            raise ParseError(f"{self.what}: expected {expected}")
+            raise ParseError(f"{self.what}: expected {expected}, got other bytes")
 
 
 def _block(cursor: _Cursor, expected: int) -> bytes:

@@ -63,7 +63,8 @@ class Rim:
 
 
 def read_rim(data: bytes, *, pinned: frozenset[bytes], now: int) -> Rim:
-    """The content of a RIM whose signature and chain hold at `now` (Unix seconds).
+    """The content of a RIM whose signature and chain hold at `now` (Unix seconds). Source: SWID
+    (ISO 19770-2) with an XML signature, as NVIDIA's RIM service serves it.
 
     Raises ParseError, NotAuthentic("gpu", "rim-…") or Refused("gpu", "rim-expired").
     """
@@ -94,7 +95,11 @@ def _content(root: etree._Element, signature: etree._Element, certificates: Chai
     digest = _signed_digest(info, value, certificates[0])
     _take_out(root, signature)
     if not hmac.compare_digest(hashlib.sha384(canonical(root)).digest(), digest):
-        raise NotAuthentic("gpu", "rim-bad-digest", "the RIM is not the document that was signed")
+        raise NotAuthentic(
+            "gpu",
+            "rim-bad-digest",
+            "RIM: expected the document with the signed digest, got a changed one",
+        )
     meta, payload = _one(root, f"{_SWID}Meta"), _one(root, f"{_SWID}Payload")
     return Rim(
         version=_attribute(meta, "colloquialVersion"),
@@ -107,17 +112,20 @@ def _content(root: etree._Element, signature: etree._Element, certificates: Chai
 
 def _parse(data: bytes) -> etree._Element:
     if len(data) > MAX_RIM_BYTES:
-        raise ParseError(f"RIM: expected at most {MAX_RIM_BYTES} bytes")
+        raise ParseError(f"RIM: expected at most {MAX_RIM_BYTES} bytes, got {len(data)}")
     declaration = _DECLARATION.match(data)
     body = data[declaration.end() :] if declaration else data
     if any(mark in body for mark in _BANNED) or body.count(b"xmlns") > MAX_NAMESPACES:
-        raise ParseError("RIM: expected no DTD, CDATA, comment, instruction or namespace flood")
+        raise ParseError(
+            "RIM: expected no DTD, CDATA, comment or instruction and at most "
+            f"{MAX_NAMESPACES} namespaces, got one of them or more",
+        )
     try:
         root = etree.fromstring(body, _parser())
     except (etree.XMLSyntaxError, ValueError):
-        raise ParseError("RIM: not well-formed XML") from None
+        raise ParseError("RIM: expected well-formed XML, got other text") from None
     if root.tag != f"{_SWID}SoftwareIdentity" or root.getroottree().docinfo.internalDTD is not None:
-        raise ParseError("RIM: expected a SoftwareIdentity document")
+        raise ParseError("RIM: expected a SoftwareIdentity document, got another")
     return root
 
 
@@ -131,19 +139,26 @@ def _check_form(root: etree._Element) -> None:
     """Known elements in their places, so that no second reading of the document exists."""
     for child in root:
         if child.tag not in _LEAVES + _BRANCHES or (child.tag in _LEAVES and len(child)):
-            raise ParseError(f"RIM: unexpected element in {child.tag}")
+            raise ParseError(
+                f"RIM: expected known elements in their places, got {str(child.tag)[:120]}"
+            )
     for element in root.iter():
         if len(element.attrib) > MAX_ATTRIBUTES:
-            raise ParseError(f"RIM: expected at most {MAX_ATTRIBUTES} attributes")
+            raise ParseError(
+                f"RIM: expected at most {MAX_ATTRIBUTES} attributes, got {len(element.attrib)}"
+            )
         if any(str(key).startswith(_XML) for key in element.attrib):
-            raise ParseError("RIM: expected no xml: attributes")
+            raise ParseError("RIM: expected no xml: attributes, got one")
 
 
 def _signed_digest(info: etree._Element, value: etree._Element, leaf: x509.Certificate) -> bytes:
     """The document's digest in SignedInfo, once the signature over SignedInfo held."""
     digest = _reference(info)
     if not has_signed(leaf.public_key(), _base64(value, SIGNATURE_BYTES), canonical(info)):
-        raise NVIDIA_RIM.broken("bad-signature", "the signature of the RIM does not hold")
+        raise NVIDIA_RIM.broken(
+            "bad-signature",
+            "RIM: expected a signature by the first certificate in it, got one that does not hold",
+        )
     return digest
 
 
@@ -152,21 +167,23 @@ def _reference(info: etree._Element) -> bytes:
     children = list(info)
     shape = tuple((child.tag, child.get("Algorithm")) for child in children)
     if shape != _SHAPE or children[2].attrib.items() != [("URI", "")]:
-        raise ParseError("RIM: expected one enveloped signature over the whole document")
+        raise ParseError(
+            "RIM: expected one enveloped signature over the whole document, got another form"
+        )
     transforms, method, value = _exactly(children[2], "Transforms", "DigestMethod", "DigestValue")
     both = _exactly(transforms, "Transform", "Transform")
     if tuple(item.get("Algorithm") for item in both) != _TRANSFORMS:
-        raise ParseError("RIM: expected the enveloped and C14N 1.1 transforms")
+        raise ParseError("RIM: expected the enveloped and C14N 1.1 transforms, got others")
     plain = not any(len(item) for item in (*children[:2], *both, method))
     if not plain or method.get("Algorithm") != _DIGEST:
-        raise ParseError("RIM: expected a SHA-384 digest and plain transforms")
+        raise ParseError("RIM: expected a SHA-384 digest and plain transforms, got others")
     return _base64(value, 48)
 
 
 def _exactly(parent: etree._Element, *names: str) -> list[etree._Element]:
     children = list(parent)
     if [child.tag for child in children] != [_DS + name for name in names]:
-        raise ParseError(f"RIM: expected {', '.join(names)}")
+        raise ParseError(f"RIM: expected {', '.join(names)} and nothing else, got other elements")
     return children
 
 
@@ -192,13 +209,15 @@ def canonical(element: etree._Element) -> bytes:
     try:
         return etree.tostring(element, method="c14n", exclusive=False, with_comments=False)
     except etree.C14NError:
-        raise ParseError("RIM: has no canonical form") from None
+        raise ParseError(
+            "RIM: expected an element with a canonical form, got one without"
+        ) from None
 
 
 def _certificates(keys: etree._Element) -> Chain:
     (data,) = _exactly(keys, "X509Data")
     if not 2 <= len(data) <= 6 or any(child.tag != f"{_DS}X509Certificate" for child in data):
-        raise ParseError("RIM: expected a chain of X.509 certificates")
+        raise ParseError(f"RIM: expected 2 to 6 X.509 certificates, got {len(data)} elements")
     return load_chain([_base64(child, None) for child in data], NVIDIA_RIM)
 
 
@@ -207,12 +226,14 @@ def _golden(payload: etree._Element) -> dict[int, tuple[bytes, ...]]:
     seen: set[int] = set()
     for resource in payload:
         if resource.tag != f"{_SWID}Resource" or resource.get("type") != "Measurement":
-            raise ParseError("RIM: expected measurement resources only")
+            raise ParseError("RIM: expected measurement resources only, got another element")
         if len(resource) or resource.get("active") not in ("True", "False"):
-            raise ParseError("RIM: expected a plain resource, active True or False")
+            raise ParseError(
+                "RIM: expected a plain resource with active True or False, got another"
+            )
         index = _number(resource, "index", MAX_INDEX - 1)
         if index in seen:
-            raise ParseError(f"RIM: measurement {index} stands twice")
+            raise ParseError(f"RIM: expected each measurement once, got {index} twice")
         seen.add(index)
         if _attribute(resource, "active") == "True":
             golden[index] = _digests(resource)
@@ -222,12 +243,12 @@ def _golden(payload: etree._Element) -> dict[int, tuple[bytes, ...]]:
 def _digests(resource: etree._Element) -> tuple[bytes, ...]:
     count = _number(resource, "alternatives", MAX_ALTERNATIVES)
     if _number(resource, "size", 64) != 48 or count < 1:
-        raise ParseError("RIM: expected at least one digest of 48 bytes")
+        raise ParseError("RIM: expected at least one digest of 48 bytes, got none, or another size")
     written = [_attribute(resource, f"{_HASH}{number}") for number in range(count)]
     if sum(str(key).startswith(_HASH) for key in resource.attrib) != count:
-        raise ParseError("RIM: expected as many digests as alternatives")
+        raise ParseError(f"RIM: expected {count} digests as alternatives says, got another number")
     if not all(_SHA384_HEX.fullmatch(text) for text in written):
-        raise ParseError("RIM: expected digests of 48 bytes in hex")
+        raise ParseError("RIM: expected digests of 48 bytes in hex, got other text")
     return tuple(bytes.fromhex(text) for text in written)
 
 
@@ -241,24 +262,26 @@ def _one(parent: etree._Element, tag: str) -> etree._Element:
 def _attribute(element: etree._Element, name: str) -> str:
     value = element.get(name)
     if value is None:
-        raise ParseError(f"RIM: {etree.QName(element).localname} lacks {name}")
+        raise ParseError(
+            f"RIM: {etree.QName(element).localname}: expected the attribute {name}, got none"
+        )
     return str(value)
 
 
 def _number(element: etree._Element, name: str, most: int) -> int:
     text = _attribute(element, name)
     if not text.isascii() or not text.isdecimal() or len(text) > 4 or int(text) > most:
-        raise ParseError(f"RIM: expected {name} from 0 to {most}")
+        raise ParseError(f"RIM: expected {name} as a number from 0 to {most}, got {text[:20]!r}")
     return int(text)
 
 
 def _base64(element: etree._Element, size: int | None) -> bytes:
     if len(element):
-        raise ParseError("RIM: expected text only in a base64 element")
+        raise ParseError("RIM: expected text only in a base64 element, got elements in it")
     try:
         value = base64.b64decode("".join((element.text or "").split()), validate=True)
     except ValueError:
-        raise ParseError("RIM: expected base64") from None
+        raise ParseError("RIM: expected base64, got other text") from None
     if size is not None and len(value) != size:
         raise ParseError(f"RIM: expected {size} bytes of base64, got {len(value)}")
     return value

@@ -26,9 +26,14 @@ _NONE = (bytes(PDI_BYTES), b"\xff" * PDI_BYTES)
 
 
 def check_topology(gpus: Sequence[CheckedDevice], switches: Sequence[CheckedDevice]) -> None:
-    """Raises ParseError, Refused("gpu", "incomplete-set") or NotAuthentic("gpu", "topology")."""
+    """Eight GPUs and four switches name exactly each other: no other device is on the fabric
+    (docs/spec/gpu-evidence.md, "A protected-PCIe set").
+
+    Raises ParseError, Refused("gpu", "incomplete-set") or NotAuthentic("gpu", "topology").
+    """
     if (len(gpus), len(switches)) != (GPUS, SWITCHES):
-        text = f"expected {GPUS} GPUs and {SWITCHES} switches, got {len(gpus)} and {len(switches)}"
+        text = f"devices: expected {GPUS} GPUs and {SWITCHES} switches, "
+        text += f"got {len(gpus)} and {len(switches)}"
         raise Refused("gpu", "incomplete-set", text)
     gpu_pdis = frozenset(_own(gpu) for gpu in gpus)
     switch_pdis = frozenset(_own(switch) for switch in switches)
@@ -51,7 +56,11 @@ def _own(device: CheckedDevice) -> bytes:
     except ValueError:
         value = b""
     if len(value) != 1 + PDI_BYTES:
-        raise NotAuthentic("gpu", "topology", "a device's certificate names no PDI")
+        raise NotAuthentic(
+            "gpu",
+            "topology",
+            "factory certificate: expected a serial number of 9 bytes with the PDI, got another",
+        )
     return value[1:]
 
 
@@ -59,7 +68,9 @@ def _listed(device: CheckedDevice, field: int, places: int, whole: int) -> froze
     """The PDIs in the first `places` of a field of `whole` entries, unused ones left out."""
     data = device.report.opaque.get(field, b"")
     if len(data) != whole * PDI_BYTES:
-        text = f"expected opaque field {field} of {whole} entries"
+        text = (
+            f"expected field {field} of {whole} entries of {PDI_BYTES} bytes, got {len(data)} bytes"
+        )
         raise ParseError(f"{device.report.what}: {text}")
     entries = (data[at : at + PDI_BYTES] for at in range(0, places * PDI_BYTES, PDI_BYTES))
     return frozenset(entry for entry in entries if entry not in _NONE)
@@ -67,4 +78,8 @@ def _listed(device: CheckedDevice, field: int, places: int, whole: int) -> froze
 
 def _expect(good: bool, who: str, what: str) -> None:
     if not good:
-        raise NotAuthentic("gpu", "topology", f"{who} reports other {what} than those presented")
+        raise NotAuthentic(
+            "gpu",
+            "topology",
+            f"fabric: expected {who} to report {what} exactly as presented, got others",
+        )

@@ -64,21 +64,29 @@ def parse_hcl(data: bytes) -> HclReport:
     """An HCL report, and the zeros of its NV index. Raises ParseError; no byte is left over."""
     end = hcl_length(data)
     if any(data[end:]) or any(data[20:HEADER_BYTES]):
-        raise ParseError("HCL report: expected zeros where nothing stands")
+        raise ParseError("HCL report: expected zeros in its unused bytes, got other values")
     version, size, request, status = struct.unpack_from("<4I", data, 4)
     hardware = data[HEADER_BYTES : HEADER_BYTES + HARDWARE_BYTES]
     body = data[HEADER_BYTES + HARDWARE_BYTES : end]
     length, inner_version, kind, hashed, text_length = struct.unpack_from("<5I", body)
     if version not in (1, 2) or (request, status, inner_version) != (2, 0, 1):
-        raise ParseError("HCL report: unknown version, request or status")
+        raise ParseError(
+            f"HCL report: expected version 1 or 2, request 2 and status 0, got {version}, "
+            f"{request}, {status}"
+        )
     if not length == len(body) == RUNTIME_HEADER_BYTES + text_length or size != end:
-        raise ParseError("HCL report: its lengths contradict each other")
+        raise ParseError(
+            f"HCL report: expected lengths that agree, got {size} in all, {length} after the report"
+        )
     if kind not in PLATFORMS or hashed != SHA256_RUNTIME:
-        raise ParseError("HCL report: expected an SNP or TDX report over SHA-256")
+        raise ParseError(
+            f"HCL report: expected an SNP or TDX report over SHA-256, got kind {kind}, hash "
+            f"{hashed}"
+        )
     if PLATFORMS[kind] == "tdx":
         hardware, rest = hardware[:TDREPORT_BYTES], hardware[TDREPORT_BYTES:]
         if any(rest):
-            raise ParseError("HCL report: bytes after the TDREPORT")
+            raise ParseError("HCL report: expected zeros after the TDREPORT, got other values")
     runtime = body[RUNTIME_HEADER_BYTES:]
     key, user_data = _runtime(runtime)
     return HclReport(PLATFORMS[kind], hardware, runtime, key, user_data)
@@ -88,37 +96,47 @@ def hcl_length(data: bytes) -> int:
     """How many bytes of `data` are the HCL report by its own lengths: header, hardware report,
     runtime text. Raises ParseError where `data` is no HCL report, or ends before it does."""
     if data[:4] != b"HCLA":
-        raise ParseError("HCL report: expected HCLA at its beginning")
+        raise ParseError("HCL report: expected HCLA at its beginning, got other bytes")
     if len(data) > MAX_HCL_BYTES:
         raise ParseError(f"HCL report: expected at most {MAX_HCL_BYTES} bytes, got {len(data)}")
     start = HEADER_BYTES + HARDWARE_BYTES
     end = start + int.from_bytes(data[start : start + 4], "little")
     if not start + RUNTIME_HEADER_BYTES <= end <= len(data):
-        raise ParseError(f"HCL report: ends early: its lengths say {end} bytes, got {len(data)}")
+        raise ParseError(f"HCL report: expected {end} bytes by its own lengths, got {len(data)}")
     return end
 
 
 def parse_vtpm_quote(message: bytes, signature: bytes, pcrs: tuple[bytes, ...]) -> VtpmQuote:
     """A TPM2_Quote over PCR 0 to 23 of the SHA-256 bank. Raises ParseError."""
     if len(pcrs) != PCR_COUNT or any(len(pcr) != PCR_BYTES for pcr in pcrs):
-        raise ParseError(f"vTPM quote: expected {PCR_COUNT} PCRs of {PCR_BYTES} bytes")
+        raise ParseError(f"vTPM quote: expected {PCR_COUNT} PCRs of {PCR_BYTES} bytes, got others")
     if message[:6] != ATTEST_QUOTE:
-        raise ParseError("vTPM quote: not a TPM 2.0 quote")
+        raise ParseError(
+            "vTPM quote: expected TPM2_ST_ATTEST_QUOTE at its beginning, got other bytes"
+        )
     _signer, at = _sized(message, 6)
     qualifying, at = _sized(message, at)
     at += 17 + 8  # TPMS_CLOCK_INFO, firmware version
     if message[at : at + len(_ALL_SHA256_PCRS)] != _ALL_SHA256_PCRS:
-        raise ParseError("vTPM quote: expected all 24 PCRs of the SHA-256 bank")
+        raise ParseError(
+            "vTPM quote: expected all 24 PCRs of the SHA-256 bank, got another selection"
+        )
     digest, at = _sized(message, at + len(_ALL_SHA256_PCRS))
     if at != len(message) or len(digest) != 32 or len(qualifying) > MAX_QUALIFYING_BYTES:
-        raise ParseError("vTPM quote: wrong lengths, or bytes after it")
+        raise ParseError(
+            "vTPM quote: expected a digest of 32 bytes and then the end, got other lengths"
+        )
     return VtpmQuote(message, signature, pcrs, qualifying, digest)
 
 
 def check_runtime(report: HclReport, report_data: bytes) -> None:
     """Raises NotAuthentic unless the signed 64 bytes are the runtime text's digest."""
     if report_data != hashlib.sha256(report.runtime).digest() + bytes(32):
-        raise NotAuthentic("binding", "azure-runtime", "REPORT_DATA is not of this runtime text")
+        raise NotAuthentic(
+            "binding",
+            "azure-runtime",
+            "REPORT_DATA: expected SHA-256 of the HCL report's runtime text, got other bytes",
+        )
 
 
 def check_quote(report: HclReport, quote: VtpmQuote) -> None:
@@ -126,9 +144,18 @@ def check_quote(report: HclReport, quote: VtpmQuote) -> None:
     try:
         report.key.verify(quote.signature, quote.message, padding.PKCS1v15(), hashes.SHA256())
     except InvalidSignature:
-        raise NotAuthentic("binding", "azure-vtpm", "the vTPM's AK did not sign this") from None
+        raise NotAuthentic(
+            "binding",
+            "azure-vtpm",
+            "vTPM quote: expected a signature by the AK of the HCL report, got one that "
+            "does not hold",
+        ) from None
     if quote.pcr_digest != hashlib.sha256(b"".join(quote.pcrs)).digest():
-        raise NotAuthentic("measurement", "azure-pcrs", "the quote is of other PCR values")
+        raise NotAuthentic(
+            "measurement",
+            "azure-pcrs",
+            "vTPM quote: expected the digest of the PCR values beside it, got another",
+        )
 
 
 def _runtime(text: bytes) -> tuple[rsa.RSAPublicKey, bytes]:
@@ -136,17 +163,21 @@ def _runtime(text: bytes) -> tuple[rsa.RSAPublicKey, bytes]:
         claims = json.loads(text)
         keys = [key for key in claims["keys"] if key["kid"] == "HCLAkPub"]
         if len(keys) != 1 or keys[0]["kty"] != "RSA":
-            raise ParseError("HCL report: expected one RSA attestation key")
+            raise ParseError(
+                "HCL report: expected one RSA key HCLAkPub in its runtime text, got others"
+            )
         numbers = rsa.RSAPublicNumbers(_integer(keys[0]["e"]), _integer(keys[0]["n"]))
         user_data = bytes.fromhex(claims.get("user-data", ""))
         return numbers.public_key(), user_data
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
-        raise ParseError("HCL report: its runtime text is not as Azure writes it") from None
+        raise ParseError(
+            "HCL report: expected the runtime text as JSON of Azure's form, got another"
+        ) from None
 
 
 def _integer(text: Any) -> int:
     if len(text) > 700:  # RSA of 4096 bits
-        raise ParseError("HCL report: its key is too long")
+        raise ParseError("HCL report: expected an RSA key of at most 4096 bits, got a longer one")
     return int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
 
 
@@ -154,5 +185,5 @@ def _sized(data: bytes, at: int) -> tuple[bytes, int]:
     """A TPM2B: u16 length, content."""
     end = at + 2 + int.from_bytes(data[at : at + 2])
     if end > len(data) or at + 2 > len(data):
-        raise ParseError("vTPM quote: cut short")
+        raise ParseError(f"vTPM quote: expected {end} bytes by its own lengths, got {len(data)}")
     return data[at + 2 : end], end

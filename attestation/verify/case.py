@@ -61,9 +61,10 @@ class Case:
         self.named = replace(self.named, **found)
 
     def needs(self, *names: str) -> None:
+        """Raises NotChecked unless every step named has passed."""
         for name in names:
             if name not in self.passed:
-                raise NotChecked(f"needs {name} to have passed")
+                raise NotChecked(f"expected the step {name} to have passed; it has not")
 
     def leaf(self, *, kind: int, release: int | None, previous: int | None) -> Leaf:
         """What the log should hold about this evidence; the arguments are its own claims."""

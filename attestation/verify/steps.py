@@ -2,18 +2,25 @@
 
 A step returns one line for people or raises: NotAuthentic, Refused, ParseError, or
 NotChecked where a step it builds on has not passed. Steps share a Case, on which each
-leaves what it established.
+leaves what it established. The step "log" stands in `log_step`.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from attestation import nvidia
-from attestation.errors import NotAuthentic, NotChecked, ParseError, Refused
-from attestation.formats.address import same_account
+from attestation.errors import (
+    NotAuthentic,
+    NotChecked,
+    ParseError,
+    Refused,
+    VerificationError,
+)
 from attestation.formats.dates import dated, in_future, lapse, too_old
 from attestation.formats.digests import engine_digest, host_config_digest, price_digest
 from attestation.formats.evidence import (
@@ -28,21 +35,24 @@ from attestation.formats.evidence import (
 )
 from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.formats.measurement import measurement_digest
-from attestation.log import proof as log_proof
-from attestation.log.leaf import Leaf
 from attestation.nvidia import CheckedDevice
 from attestation.platforms.registry import parse_cpu
-from attestation.trust.anchor import Anchor, BlockRef, reaches
+from attestation.trust.anchor import BlockRef, reaches
 from attestation.trust.policy import accept
 from attestation.verify.case import Case
+from attestation.verify.log_step import MAX_CLOCK_SKEW_S, level_text
 from attestation.verify.verdict import Finding
 from attestation.wire import MAX_CONFIG_BYTES
 
-MAX_CLOCK_SKEW_S = 60
 MAX_BUNDLE_LIFE_S = 7200
 
 
 def parse(case: Case) -> str:
+    """Evidence, its KeyBundle and its quote or report are read strictly, and are for this network.
+
+    Source: docs/spec/formats.md; the quote's layout is Intel's TDX DCAP quote, version 4 or 5,
+    the report's is AMD 56860's ATTESTATION_REPORT.
+    """
     case.evidence = Evidence.from_bytes(case.evidence_bytes)
     case.evidence_digest = evidence_digest(case.evidence_bytes)
     case.bundle = KeyBundle.from_bytes(case.evidence.bundle)
@@ -50,7 +60,8 @@ def parse(case: Case) -> str:
         raise Refused(
             "parse",
             "wrong-network",
-            f"expected network {case.policy.network}, got {case.bundle.network}",
+            f"KeyBundle B[9]: expected network {case.policy.network!r} (policy [network] id), "
+            f"got {case.bundle.network!r}",
         )
     case.cpu = parse_cpu(case.evidence)
     case.name(platform=case.evidence.platform)
@@ -59,6 +70,10 @@ def parse(case: Case) -> str:
 
 
 def cpu_signature(case: Case) -> str:
+    """The quote or report is signed by a key whose certificate chain leads to a pinned root.
+
+    Source: Intel SGX PCK Certificate and CRL Profile; AMD 57230 (VCEK) and 56860; RFC 5280 §6.1.
+    """
     case.needs("parse")
     text = case.cpu.check_signature(roots=case.policy.roots, now=case.now)
     case.expiries.append(case.cpu.certificates_expire)
@@ -66,31 +81,46 @@ def cpu_signature(case: Case) -> str:
 
 
 def cpu_attributes(case: Case) -> str:
+    """The guest runs in production mode, on a platform and a machine that the policy accepts.
+
+    Source: TD attributes of the Intel TDX module; guest policy and VMPL of AMD 56860.
+    """
     case.needs("parse")
     accept("cpu-attributes", "platform", case.evidence.platform, case.policy.platforms)
     return case.cpu.check_attributes(case.policy)
 
 
 def cpu_tcb(case: Case) -> str:
+    """The platform's TCB is as new as the policy demands, by the vendor's current, signed lists.
+
+    Source: Intel's TCB info, QE identity and CRLs, matched by dcap-qvl; AMD's reported and
+    committed TCB versions (56860) and the ARK's CRL (57230).
+    """
     # dcap-qvl refuses a TD by its attributes before it judges the TCB.
     case.needs("cpu-signature", "cpu-attributes")
-    standing = case.cpu.check_tcb(case.collateral, case.policy, now=case.now)
+    tcb = case.cpu.check_tcb(case.collateral, case.policy, now=case.now)
     most = case.policy.max_collateral_age_s
-    if case.now - standing.issued > most:
-        text = too_old("the collateral", standing.issued, case.now, most)
+    if case.now - tcb.issued > most:
+        text = too_old("the collateral", tcb.issued, case.now, most)
+        text += " (policy [cpu] max_collateral_age_s); fetch it anew"
         raise Refused("cpu-tcb", "collateral-too-old", text)
-    case.expiries += [standing.expires, standing.issued + most]
-    case.tcb_issued = standing.issued
-    return standing.text
+    case.expiries += [tcb.expires, tcb.issued + most]
+    case.tcb_issued = tcb.issued
+    return tcb.text
 
 
 def measurement(case: Case) -> str:
+    """The machine measured a release that the policy lists, and the host config that is served.
+
+    Source: MRTD and RTMR0 to RTMR3 of the Intel TDX module with the TCG event log (CCEL);
+    MEASUREMENT and HOST_DATA of AMD 56860; the digest over them is docs/spec/formats.md's.
+    """
     case.needs("parse")
     booted = case.cpu.check_boot(case.evidence, case.host_bytes)
-    if host_config_digest(case.host_bytes) != case.bundle.host_config_digest:
-        raise NotAuthentic(
-            "measurement", "host-config-mismatch", "host config served is not the one in B[14]"
-        )
+    digest, expected = host_config_digest(case.host_bytes), case.bundle.host_config_digest
+    if digest != expected:
+        text = _other_digest("host config", "B[14]", expected, digest)
+        raise NotAuthentic("measurement", "host-config-mismatch", text)
     case.measurement_digest = measurement_digest(case.evidence.platform, case.cpu.registers)
     others: list[str] = []
     for release in case.policy.releases:
@@ -105,22 +135,25 @@ def measurement(case: Case) -> str:
         case.name(release=release.name, shape=shape)
         return f"release {release.name}, {shape}; {booted}"
     if others:
-        text = f"what the host set at launch is not named by release {', '.join(others)}"
+        got = case.cpu.launch_id.hex() if case.cpu.launch_id else "none"
+        text = f"launch id: expected one that release {', '.join(others)} allows, got {got}"
         raise Refused("measurement", "launch-id", text)
-    raise Refused(
-        "measurement",
-        "unknown-measurement",
-        f"{case.measurement_digest.hex()} belongs to no accepted release",
-    )
+    got = case.measurement_digest.hex()
+    text = f"measurement digest: expected one of a [[release]] of the policy, got {got}"
+    raise Refused("measurement", "unknown-measurement", text)
 
 
 def binding(case: Case) -> str:
+    """REPORT_DATA[0:32] is the digest of this KeyBundle and of every device's report.
+
+    Source: docs/spec/formats.md, "Binding".
+    """
     case.needs("parse")
-    expected = _binding(case)
-    if not hmac.compare_digest(case.cpu.report_data[:32], expected):
-        raise NotAuthentic(
-            "binding", "wrong-report-data", "REPORT_DATA[0:32] does not name these keys and devices"
-        )
+    expected, got = _binding(case), case.cpu.report_data[:32]
+    if not hmac.compare_digest(got, expected):
+        text = f"REPORT_DATA[0:32]: expected {expected.hex()} for this KeyBundle and these "
+        text += f"devices, got {got.hex()}"
+        raise NotAuthentic("binding", "wrong-report-data", text)
     return "the quote names this key bundle and every device report"
 
 
@@ -130,14 +163,20 @@ def _binding(case: Case) -> bytes:
 
 
 def freshness(case: Case) -> str:
+    """The quote and its keys are younger than a block of the chain that is itself recent enough.
+
+    REPORT_DATA[32:64] names the block; a challenge, where there is one, is answered by the same
+    machine. Source: docs/spec/formats.md, "Binding".
+    """
     case.needs("parse")
     beacon, bundle = case.beacon, case.bundle
     if beacon is None:
-        raise NotChecked("no beacon block was read")
-    if not hmac.compare_digest(case.cpu.report_data[32:], fresh_published(bundle.beacon[1])):
-        raise NotAuthentic(
-            "freshness", "wrong-report-data", "REPORT_DATA[32:64] does not name the beacon"
-        )
+        raise NotChecked("beacon block: expected one that was read from the chain, got none")
+    expected, got = fresh_published(bundle.beacon[1]), case.cpu.report_data[32:]
+    if not hmac.compare_digest(got, expected):
+        text = f"REPORT_DATA[32:64]: expected {expected.hex()} for the beacon block that the "
+        text += f"KeyBundle names, got {got.hex()}"
+        raise NotAuthentic("freshness", "wrong-report-data", text)
     _beacon(case, beacon)
     _validity(case, beacon)
     challenged = _challenge(case)
@@ -146,73 +185,104 @@ def freshness(case: Case) -> str:
 
 
 def _beacon(case: Case, beacon: BlockRef) -> None:
-    if (beacon.seqno, beacon.root_hash) != case.bundle.beacon:
-        raise NotAuthentic("freshness", "unknown-beacon", "the chain has another block there")
+    seqno, root_hash = case.bundle.beacon
+    if (beacon.seqno, beacon.root_hash) != (seqno, root_hash):
+        text = f"beacon block {seqno}: expected root hash {root_hash.hex()} (KeyBundle B[10]), "
+        text += f"the chain has {beacon.root_hash.hex()} at block {beacon.seqno}"
+        raise NotAuthentic("freshness", "unknown-beacon", text)
     if not reaches(beacon.level, case.policy.anchor):
-        raise Refused("freshness", "beacon-level", f"expected {case.policy.anchor}")
+        text = level_text(f"beacon block {seqno}", case.policy.anchor, beacon.level)
+        raise Refused("freshness", "beacon-level", text)
     if beacon.utime > case.now + MAX_CLOCK_SKEW_S:
         text = in_future("the beacon", beacon.utime, case.now)
         raise Refused("freshness", "beacon-in-future", text)
     most = case.policy.max_beacon_age_s
     if case.now - beacon.utime > most:
         text = too_old("the beacon", beacon.utime, case.now, most)
+        text += " (policy [freshness] max_beacon_age_s)"
         raise Refused("freshness", "beacon-too-old", text)
 
 
 def _validity(case: Case, beacon: BlockRef) -> None:
-    bundle, of_beacon = case.bundle, f"their beacon of {dated(beacon.utime)}"
+    bundle, of_beacon = case.bundle, f"the beacon block of {dated(beacon.utime)}"
     if bundle.not_before < beacon.utime - MAX_CLOCK_SKEW_S:
-        text = f"the keys count from {dated(bundle.not_before)}, before {of_beacon}"
+        text = f"not_before, B[7]: expected at most {MAX_CLOCK_SKEW_S} s before {of_beacon}"
+        text = f"KeyBundle {text}, got {dated(bundle.not_before)}"
         raise Refused("freshness", "dated-before-beacon", text)
     if bundle.not_after > beacon.utime + MAX_BUNDLE_LIFE_S:
-        text = f"the keys count until {dated(bundle.not_after)}, more than {MAX_BUNDLE_LIFE_S} s"
-        raise Refused("freshness", "lives-too-long", f"{text} after {of_beacon}")
+        text = f"not_after, B[8]: expected at most {MAX_BUNDLE_LIFE_S} s after {of_beacon}"
+        text = f"KeyBundle {text}, got {dated(bundle.not_after)}"
+        raise Refused("freshness", "lives-too-long", text)
     window = bundle.not_before, bundle.not_after
     if found := lapse(window, case.now, skew=MAX_CLOCK_SKEW_S):
         word, text = found
-        raise Refused("freshness", word, f"the keys: {text}")
+        raise Refused("freshness", word, f"the keys of the KeyBundle are {text}")
     case.expiries += [bundle.not_after, beacon.utime + case.policy.max_beacon_age_s]
 
 
 def _challenge(case: Case) -> str:
     if case.challenge is None:
         if case.policy.challenge == "required":
-            raise Refused("freshness", "no-challenge", "the policy demands a challenge of our own")
+            text = "expected an answer to our own nonce (policy [freshness] challenge), got none"
+            raise Refused("freshness", "no-challenge", f"challenge: {text}")
         return ""
     case.needs("cpu-signature", "cpu-attributes")
     answer = case.cpu.answer(case.challenge.quote)
     answer.check_signature(roots=case.policy.roots, now=case.now)
     answer.check_attributes(case.policy)
     if not case.cpu.same_machine(answer):
-        raise NotAuthentic(
-            "freshness", "other-machine", "the challenge was answered by another machine or guest"
-        )
+        text = "expected an answer of the machine and guest that made the Evidence, got another's"
+        raise NotAuthentic("freshness", "other-machine", f"challenge: {text}")
     expected = case.cpu.report_data[:32] + fresh_challenged(case.challenge.nonce)
     if not hmac.compare_digest(answer.report_data, expected):
-        raise NotAuthentic("freshness", "wrong-challenge", "the answer is to another challenge")
+        got = answer.report_data.hex()
+        text = f"expected REPORT_DATA {expected.hex()} for our nonce, got {got}"
+        raise NotAuthentic("freshness", "wrong-challenge", f"challenge: {text}")
     return "; challenge answered"
 
 
 def gpu(case: Case) -> str:
+    """Every GPU and switch answers this KeyBundle's nonce with firmware that NVIDIA published.
+
+    Source: SPDM 1.1 (DMTF DSP0274) for reports; NVIDIA's RIMs for firmware; RFC 6960 (OCSP) for
+    revocation. docs/spec/gpu-evidence.md has each check.
+    """
     case.needs("parse")
     policy, roots = case.policy, case.policy.roots
     devices = case.evidence.devices
     count = sum(device.kind == GPU for device in devices)
     if count != case.bundle.gpu_count:
-        raise NotAuthentic("gpu", "wrong-count", f"expected {case.bundle.gpu_count}, got {count}")
+        text = f"devices: expected {case.bundle.gpu_count} GPUs (KeyBundle B[6]), got {count}"
+        raise NotAuthentic("gpu", "wrong-count", text)
     if policy.gpu_count is not None and count != policy.gpu_count:
-        raise Refused("gpu", "wrong-count", f"policy expects {policy.gpu_count} GPUs, got {count}")
+        text = f"devices: expected {policy.gpu_count} GPUs (policy [gpu] count), got {count}"
+        raise Refused("gpu", "wrong-count", text)
     nonce = gpu_nonce(bundle_digest(case.evidence.bundle))
-    checked = [
-        nvidia.check_device(device, nonce=nonce, roots=roots, now=case.now) for device in devices
-    ]
+    checked: list[CheckedDevice] = []
+    for number, device in enumerate(devices, 1):
+        with _device(number, len(devices)):
+            checked.append(nvidia.check_device(device, nonce=nonce, roots=roots, now=case.now))
     nvidia.check_set(checked)
-    for device in checked:
-        _gpu(case, device)
+    for number, found in enumerate(checked, 1):
+        with _device(number, len(checked)):
+            _gpu(case, found)
     if checked and policy.gpu_revocation != "required":
-        text = "policy leaves GPU revocation unchecked"
+        text = "GPU revocation is not checked (policy [gpu] revocation)"
         case.findings.append(Finding("gpu", "revocation-unchecked", text))
     return f"{count} GPU(s): signed, right nonce, firmware as published"
+
+
+@contextmanager
+def _device(number: int, count: int) -> Iterator[None]:
+    """Errors inside say which device of the Evidence they are about, counted from 1."""
+    where = f"device {number} of {count}"
+    try:
+        yield
+    except VerificationError as error:
+        error.message = f"{where}: {error.message}"
+        raise
+    except ParseError as error:
+        raise ParseError(f"{where}: {error}") from None
 
 
 def _gpu(case: Case, device: CheckedDevice) -> None:
@@ -226,23 +296,30 @@ def _gpu(case: Case, device: CheckedDevice) -> None:
 
 
 def model(case: Case) -> str:
+    """The model's digest is one that the policy lists. Source: docs/spec/formats.md."""
     case.needs("parse")
     for name, digest in case.policy.models:
         if hmac.compare_digest(digest, case.bundle.model_digest):
             case.model_name = name
             case.name(model=name)
             return f"{name}, digest {digest.hex()[:16]}…"
-    raise Refused(
-        "model", "unknown-model", f"{case.bundle.model_digest.hex()} is no accepted model"
-    )
+    got = case.bundle.model_digest.hex()
+    text = f"model digest, B[4]: expected one of a [[model]] of the policy, got {got}"
+    raise Refused("model", "unknown-model", text)
 
 
 def engine(case: Case) -> str:
+    """Engine config and price table are those that the KeyBundle names, and the release of the
+    measurement step lists the engine config and the host config. Source: docs/spec/formats.md."""
     case.needs("parse")
-    if engine_digest(case.engine_bytes) != case.bundle.engine_digest:
-        raise NotAuthentic("engine", "config-mismatch", "engine config served is not that in B[5]")
-    if price_digest(case.price_bytes) != case.bundle.price_digest:
-        raise NotAuthentic("engine", "price-mismatch", "price table served is not that in B[13]")
+    got, expected = engine_digest(case.engine_bytes), case.bundle.engine_digest
+    if got != expected:
+        text = _other_digest("engine config", "B[5]", expected, got)
+        raise NotAuthentic("engine", "config-mismatch", text)
+    got, expected = price_digest(case.price_bytes), case.bundle.price_digest
+    if got != expected:
+        text = _other_digest("price table", "B[13]", expected, got)
+        raise NotAuthentic("engine", "price-mismatch", text)
     case.engine_config = _json("engine config", case.engine_bytes)
     case.price_table = _json("price table", case.price_bytes)
     case.needs("measurement")
@@ -252,99 +329,38 @@ def engine(case: Case) -> str:
         ("host config", release.host_configs, case.bundle.host_config_digest),
     ):
         if accepted is not None and digest not in accepted:
-            raise Refused("engine", "unknown-config", f"{what} is not of release {release.name}")
+            text = f"expected a digest that release {release.name} lists, got {digest.hex()}"
+            raise Refused("engine", "unknown-config", f"{what}: {text}")
     name = str(case.engine_config.get("engine", "engine"))
     case.name(engine=name)
     return f"{name}, accepted by release {release.name}"
 
 
-def log(case: Case) -> str:
-    case.needs("parse")
-    if case.anchor is None:
-        raise NotChecked("no anchor was read")
-    _anchor(case, case.anchor)
-    if case.proof is None:
-        raise Refused("log", "no-proof", "the host gave no proof that the log holds this evidence")
-    leaf, checkpoint = log_proof.verify_proof(
-        case.proof, origin=case.policy.log_origin, log_key=case.policy.log_key
-    )
-    if (checkpoint.size, checkpoint.root) != (case.anchor.size, case.anchor.root):
-        raise NotAuthentic(
-            "log", "other-history", "the proof's tree is not the one anchored on the chain"
-        )
-    _leaf(case, leaf)
-    return f"in the anchored tree of {case.anchor.size} ({case.anchor.level})"
-
-
-def _anchor(case: Case, anchor: Anchor) -> None:
-    policy = case.policy
-    pinned = (
-        ("network", anchor.network == policy.network),
-        ("contract", same_account(anchor.address, policy.log_contract)),
-        ("code-hash", anchor.code_hash == policy.log_code_hash),
-        ("origin", anchor.origin == policy.log_origin),
-        ("log-key", anchor.log_key == policy.log_key),
-    )
-    for what, good in pinned:
-        if not good:
-            raise Refused("log", f"other-{what}", f"the anchor's {what} is not the pinned one")
-    if anchor.forked:
-        raise Refused("log", "forked", "the contract holds proof that this log forked")
-    if not reaches(anchor.level, policy.anchor):
-        raise Refused("log", "anchor-level", f"expected {policy.anchor}, got {anchor.level}")
-    _anchor_age(anchor.read_at, case.now, policy.max_anchor_age_s)
-    if case.beacon is not None and case.beacon.utime > anchor.read_at:
-        read, beacon = dated(anchor.read_at), dated(case.beacon.utime)
-        text = f"the anchor was read at {read}, before the beacon of {beacon}"
-        raise Refused("log", "anchor-before-beacon", text)
-    case.expiries.append(anchor.read_at + policy.max_anchor_age_s)
-
-
-def _anchor_age(read_at: int, now: int, most: int) -> None:
-    if read_at > now + MAX_CLOCK_SKEW_S:
-        text = in_future("the reading of the anchor", read_at, now)
-        raise Refused("log", "anchor-in-future", text)
-    if now - read_at > most:
-        text = too_old("the reading of the anchor", read_at, now, most)
-        raise Refused("log", "anchor-too-old", text)
-
-
-def _leaf(case: Case, data: bytes) -> None:
-    leaf = Leaf.from_bytes(data)
-    case.needs("parse")
-    if "measurement" not in case.passed:
-        case.measurement_digest = measurement_digest(case.evidence.platform, case.cpu.registers)
-    expected = case.leaf(kind=leaf.kind, release=leaf.release, previous=leaf.previous)
-    for name in (
-        "platform",
-        "evidence_digest",
-        "bundle_digest",
-        "measurement_digest",
-        "beacon",
-        "statement",
-    ):
-        if getattr(leaf, name) != getattr(expected, name):
-            raise NotAuthentic("log", "other-leaf", f"the leaf's {name} is of other evidence")
-    if leaf.kind not in (1, 2):
-        raise NotAuthentic("log", "other-leaf", "the leaf is no boot and no renewal")
-
-
 def validity(case: Case) -> str:
+    """The result holds until the first of keys, certificates, collateral, beacon and anchor ends.
+
+    Source: docs/spec/formats.md and the policy's ages (docs/spec/policy.md).
+    """
     case.needs("log")
     case.valid_until = min(case.expiries)
     if case.valid_until <= case.now:
-        text = f"what it rests on counts until {dated(case.valid_until)}, now is {dated(case.now)}"
+        text = "expected keys, certificates, collateral and anchor that are valid after now, "
+        text += f"{dated(case.now)}; the first of them ended at {dated(case.valid_until)}"
         raise Refused("mint", "expired", text)
     return f"valid for {case.valid_until - case.now} s"
 
 
+def _other_digest(what: str, key: str, expected: bytes, got: bytes) -> str:
+    return f"{what}: expected digest {expected.hex()} (KeyBundle {key}), got {got.hex()}"
+
+
 def _json(what: str, data: bytes) -> dict[str, Any]:
     if len(data) > MAX_CONFIG_BYTES:
-        raise ParseError(f"{what}: expected at most {MAX_CONFIG_BYTES} bytes")
+        raise ParseError(f"{what}: expected at most {MAX_CONFIG_BYTES} bytes, got {len(data)}")
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        raise ParseError(f"{what}: not JSON") from None
+        raise ParseError(f"{what}: expected JSON, got bytes that are not JSON") from None
     if not isinstance(value, dict):
-        raise ParseError(f"{what}: expected a JSON object")
+        raise ParseError(f"{what}: expected a JSON object, got a {type(value).__name__}")
     return value

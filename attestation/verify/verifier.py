@@ -27,7 +27,7 @@ from attestation.errors import NotAuthentic, NotChecked, ParseError, Verificatio
 from attestation.log.leaf import Leaf
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
-from attestation.verify import steps
+from attestation.verify import log_step, steps
 from attestation.verify.case import Case, Challenge
 from attestation.verify.memory import VerificationMemory, question
 from attestation.verify.presented import Presented
@@ -46,7 +46,7 @@ PLAN: tuple[tuple[str, Callable[[Case], str]], ...] = (
     ("gpu", steps.gpu),
     ("model", steps.model),
     ("engine", steps.engine),
-    ("log", steps.log),
+    ("log", log_step.log),
     ("mint", steps.validity),
 )
 _BEFORE_LOG = 10

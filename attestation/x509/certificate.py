@@ -36,9 +36,13 @@ def load_certificate(der: bytes) -> x509.Certificate:
         certificate = _parsed(der)
         _read(certificate)
     except Exception as error:  # the library lets several kinds through
-        raise ParseError(f"certificate: malformed ({type(error).__name__})") from None
+        raise ParseError(
+            f"certificate: expected X.509 in strict DER, got other bytes ({type(error).__name__})"
+        ) from None
     if not der.endswith(b"\0" + certificate.signature):  # a BIT STRING of whole bytes
-        raise ParseError("certificate: expected a signature of whole bytes")
+        raise ParseError(
+            "certificate: expected a signature of whole bytes, got a BIT STRING with unused bits"
+        )
     return certificate
 
 
@@ -58,7 +62,7 @@ def _read(certificate: x509.Certificate) -> None:
 
 
 def load_any(der: bytes) -> x509.Certificate | None:
-    """A certificate of whoever, None where it cannot be read."""
+    """A certificate of any issuer; None where it cannot be read."""
     try:
         return load_certificate(der)
     except ParseError:

@@ -22,12 +22,14 @@ def load_crl(der: bytes) -> x509.CertificateRevocationList:
         _ = crl.issuer, crl.last_update_utc, len(crl)  # the library reads them when asked
         end, extensions = crl.next_update_utc, list(crl.extensions)
     except Exception as error:  # the library lets several kinds through
-        raise ParseError(f"revocation list: malformed ({type(error).__name__})") from None
+        raise ParseError(
+            f"revocation list: expected strict DER, got other bytes ({type(error).__name__})"
+        ) from None
     if end is None:
-        raise ParseError("revocation list: expected the time of its next update")
+        raise ParseError("revocation list: expected the time of the next update, got none")
     critical = [item.oid.dotted_string for item in extensions if item.critical]
     if critical:
-        raise ParseError(f"revocation list: unknown critical extension {critical[0]}")
+        raise ParseError(f"revocation list: expected no critical extension, got {critical[0]}")
     return crl
 
 
@@ -35,14 +37,14 @@ def window(crl: x509.CertificateRevocationList) -> Window:
     """thisUpdate and nextUpdate in Unix seconds."""
     end = crl.next_update_utc
     if end is None:
-        raise ParseError("revocation list: expected the time of its next update")
+        raise ParseError("revocation list: expected the time of the next update, got none")
     return seconds(crl.last_update_utc), seconds(end)
 
 
 def is_signed(
     crl: x509.CertificateRevocationList, issuer: x509.Certificate, profile: Profile
 ) -> bool:
-    """Whether this authority made the list, with an algorithm of the profile.
+    """Whether this authority signed the list, with an algorithm of the profile (RFC 5280 §5).
 
     Raises NotAuthentic("key-usage") and such where the authority may not sign lists.
     """

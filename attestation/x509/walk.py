@@ -35,7 +35,9 @@ Chain = tuple[x509.Certificate, ...]
 def load_chain(ders: Sequence[bytes], profile: Profile, *, length: int | None = None) -> Chain:
     """DER, leaf first. Raises NotAuthentic("bad-chain" or "bad-certificate")."""
     if length is not None and len(ders) != length:
-        raise profile.broken("bad-chain", f"expected {length} certificates, got {len(ders)}")
+        raise profile.broken(
+            "bad-chain", f"certificate chain: expected {length} certificates, got {len(ders)}"
+        )
     try:
         return tuple(load_certificate(der) for der in ders)
     except ParseError as error:
@@ -43,7 +45,10 @@ def load_chain(ders: Sequence[bytes], profile: Profile, *, length: int | None = 
 
 
 def check_chain(chain: Chain, profile: Profile, *, pinned: Collection[bytes], now: int) -> None:
-    """The whole walk. `pinned` are SHA-256 digests (32 bytes), `now` is Unix seconds.
+    """A chain leads to a pinned root, and every certificate is what the profile says and valid at
+    `now` (RFC 5280 §6.1; the vendors' profiles: docs/spec/x509.md).
+
+    `pinned` are SHA-256 digests (32 bytes), `now` is Unix seconds.
 
     Raises NotAuthentic, or what the profile says of dates.
     """
@@ -70,7 +75,8 @@ def check_under(
 
 
 def check_dates(chain: Chain, profile: Profile, *, now: int) -> None:
-    """Every certificate is valid at `now` (Unix seconds)."""
+    """Every certificate is valid at `now` (Unix seconds), by its notBefore and notAfter (RFC 5280
+    §4.1.2.5). Raises what the profile says of dates."""
     for certificate in chain:
         if found := lapse(window(certificate), now):
             word, text = found
@@ -79,7 +85,8 @@ def check_dates(chain: Chain, profile: Profile, *, now: int) -> None:
 
 
 def check_role(certificate: x509.Certificate, profile: Profile, depth: int) -> None:
-    """What this certificate may be and sign; `depth` 0 is the chain's first."""
+    """Key, extensions, authority and key usage of a certificate fit its place (RFC 5280 §4.2; the
+    profile). `depth` 0 is the chain's first."""
     role = profile.above if depth else profile.first
     if (kind := key_kind(certificate)) not in role.keys:
         expected = " or ".join(sorted(role.keys))
@@ -87,22 +94,27 @@ def check_role(certificate: x509.Certificate, profile: Profile, depth: int) -> N
         raise profile.broken("wrong-curve", text, certificate)
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in role.judged:
-            text = f"unknown critical extension {extension.oid.dotted_string}"
+            text = f"expected no unknown critical extension, got {extension.oid.dotted_string}"
             raise profile.broken("unknown-extension", text, certificate)
     _check_authority(certificate, role, profile, depth)
     _check_usage(certificate, role, profile)
 
 
 def check_root(root: x509.Certificate, profile: Profile, *, pinned: Collection[bytes]) -> None:
-    """Raises NotAuthentic unless the root's key is pinned."""
+    """Raises NotAuthentic unless the SHA-256 of the root's key is pinned (docs/spec/x509.md)."""
     got = spki_digest(root)
     if got in pinned:
         return
     if "SIMULATED" in common_name(root):
-        text = "this is a simulated machine; this policy accepts vendor roots only"
+        text = (
+            "root certificate: expected a vendor's root, got a simulated machine's; only a policy "
+        )
+        text += "with [unsafe] simulated_roots accepts it"
         raise profile.broken("simulated-root", text)
     expected = ", ".join(sorted(digest.hex() for digest in pinned)) or "none"
-    raise profile.broken("wrong-root", f"expected root key {expected}, got {got.hex()}")
+    raise profile.broken(
+        "wrong-root", f"root certificate: expected a key with SHA-256 {expected}, got {got.hex()}"
+    )
 
 
 def _check_authority(
@@ -112,13 +124,15 @@ def _check_authority(
         found = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
         if CONSTRAINTS in role.must_have:
-            raise profile.broken("not-a-ca", "expected basic constraints", certificate) from None
+            raise profile.broken(
+                "not-a-ca", "expected basic constraints, got none", certificate
+            ) from None
         return
     if found.ca != role.authority:
-        text = f"expected CA {role.authority}, got {found.ca}"
+        text = f"expected basic constraints with CA {role.authority}, got CA {found.ca}"
         raise profile.broken("not-a-ca", text, certificate)
     if found.path_length is not None and found.path_length < depth - 1:
-        text = f"expected at most {found.path_length} authorities below, got {depth - 1}"
+        text = f"expected at most {found.path_length} authorities below it, got {depth - 1}"
         raise profile.broken("path-length", text, certificate)
 
 
@@ -129,10 +143,13 @@ def _check_usage(certificate: x509.Certificate, role: Role, profile: Profile) ->
     except x509.ExtensionNotFound:
         allowed = USAGE not in role.must_have
     if not allowed:
-        raise profile.broken("key-usage", f"expected {role.signs} in its key usage", certificate)
+        raise profile.broken(
+            "key-usage", f"expected {role.signs} in the key usage, got none", certificate
+        )
     if is_responder(certificate) != role.responder:
         expected = "an OCSP responder" if role.responder else "no OCSP responder"
-        raise profile.broken("key-usage", f"expected {expected}", certificate)
+        text = f"expected {expected} by its extended key usage, got the opposite"
+        raise profile.broken("key-usage", text, certificate)
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
@@ -157,7 +174,7 @@ def _check_issued(
 ) -> None:
     if (got := algorithm(certificate)) not in profile.algorithms:
         expected = " or ".join(sorted(profile.algorithms))
-        text = f"expected {expected}, got {got}"
+        text = f"expected a signature by {expected}, got {got}"
         raise profile.broken("wrong-algorithm", text, certificate)
     try:
         check_signed(certificate, issuer)
@@ -170,9 +187,13 @@ def _unlinked(
 ) -> NotAuthentic:
     if certificate.issuer != issuer.subject:
         expected, got = certificate.issuer.rfc4514_string(), issuer.subject.rfc4514_string()
-        text = f"its issuer is {expected!r}, the next certificate is {got!r}"
+        text = f"expected its issuer {expected!r} as the next certificate, got {got!r}"
         return profile.broken("chain-order", text, certificate)
-    return profile.broken("chain-signature", "its issuer did not sign it", certificate)
+    return profile.broken(
+        "chain-signature",
+        "expected a signature by its issuer, got one that does not hold",
+        certificate,
+    )
 
 
 @lru_cache(maxsize=1024)  # the same few authorities stand above every machine

@@ -125,5 +125,5 @@ def test_any_flipped_bit_is_noticed(bit: int) -> None:
 
 
 def test_it_is_no_snp_report() -> None:
-    with pytest.raises(ParseError, match="Azure paravisor"):
+    with pytest.raises(ParseError, match="HCL report of Azure's paravisor, which is unsupported"):
         snp.parse_report(machine.hcl())

@@ -53,10 +53,10 @@ def test_the_ends_and_the_skew_belong_to_a_window(now: int) -> None:
 
 def test_ages_are_told_with_both_moments() -> None:
     assert too_old("the beacon", MARCH, MARCH + 901, 900) == (
-        "the beacon is of 2026-03-01T00:00:00Z (1772323200), 901 s before now, "
+        "the beacon is 901 s old, it is of 2026-03-01T00:00:00Z (1772323200) and now is "
         "2026-03-01T00:15:01Z (1772324101); expected at most 900 s"
     )
     assert in_future("the beacon", MARCH, MARCH - 1) == (
-        "the beacon is of 2026-03-01T00:00:00Z (1772323200), which is after now, "
-        "2026-02-28T23:59:59Z (1772323199)"
+        "the beacon is of 2026-03-01T00:00:00Z (1772323200), and now is "
+        "2026-02-28T23:59:59Z (1772323199); expected a time that is not after now: check the clock"
     )

@@ -42,7 +42,7 @@ class ChipKey:
 
     @property
     def expires(self) -> int:
-        """When the first certificate of the chain does, Unix seconds."""
+        """The Unix second at which the first certificate of the chain ends."""
         return expires((self.certificate, self.ask, self.ark))
 
     @property
@@ -53,7 +53,8 @@ class ChipKey:
 def check_signature(
     report: SnpReport, certificates: tuple[bytes, ...], *, roots: Roots, now: int
 ) -> ChipKey:
-    """Chain to a pinned ARK at `now` (Unix seconds), the report's signature, chip and TCB.
+    """The chip key that signed a report: its chain to a pinned ARK at `now` (Unix seconds), the
+    report's signature, chip and reported TCB. Source: AMD 57230 (VCEK) and 56860.
 
     `certificates` are DER: chip key, ASK or ASVK, ARK. Raises NotAuthentic("cpu-signature").
     """
@@ -63,7 +64,11 @@ def check_signature(
     family = _family(ark)
     key = ChipKey(family, _check_signer(report, leaf, ask, family), leaf, ask, ark)
     if not _signed(report, leaf):
-        raise AMD.broken("bad-signature", "the signature of the SNP report does not hold")
+        raise AMD.broken(
+            "bad-signature",
+            "SNP report: expected a signature by the chip key of the chain, got one that "
+            "does not hold",
+        )
     check_tcb_extensions(report, key)
     _check_chip(report, key)
     return key
@@ -102,19 +107,26 @@ def tcb_parts(tcb: bytes, family: str) -> dict[str, int]:
 
 
 def check_tcb_extensions(report: SnpReport, key: ChipKey) -> None:
-    """The chip key is derived from the TCB that its certificate names: it must be the report's."""
+    """The TCB that the chip key's certificate names is the report's reported TCB, from which the
+    key is derived (AMD 57230). Raises NotAuthentic("cpu-signature", "tcb-mismatch")."""
     parts = tcb_parts(report.reported_tcb, key.family)
     for name, value in parts.items():
         named = _integer(_extension(key.certificate, f"{_ARC}.{_TCB_PARTS[name]}"), name)
         if named != value:
-            text = f"{name} SVN: the certificate names {named}, the report {value}"
+            text = (
+                f"reported TCB, {name}: expected SVN {named} as the chip key names it, got {value}"
+            )
             raise NotAuthentic(STEP, "tcb-mismatch", text)
     if any(
         report.reported_tcb[place]
         for place in range(8)
         if place not in (_TCB_BYTES_TURIN if key.family == "Turin" else _TCB_BYTES).values()
     ):
-        raise NotAuthentic(STEP, "tcb-mismatch", "reserved bytes of the reported TCB are not zero")
+        raise NotAuthentic(
+            STEP,
+            "tcb-mismatch",
+            "reported TCB: expected zero in its reserved bytes, got other values",
+        )
 
 
 def _family(ark: x509.Certificate) -> str:
@@ -122,7 +134,10 @@ def _family(ark: x509.Certificate) -> str:
     family = common_name(ark).rpartition("ARK-")[2]
     if family not in FAMILIES:
         expected = ", ".join(FAMILIES)
-        raise AMD.broken("unknown-family", f"expected {expected}, got {common_name(ark)!r}")
+        raise AMD.broken(
+            "unknown-family",
+            f"root certificate: expected the ARK of {expected}, got {common_name(ark)!r}",
+        )
     return family
 
 
@@ -133,10 +148,16 @@ def _check_signer(
     kinds = {VCEK: ("SEV-VCEK", f"SEV-{family}"), VLEK: ("SEV-VLEK", f"SEV-VLEK-{family}")}
     expected = kinds.get(report.signer)
     if expected is None:
-        raise AMD.broken("unknown-signer", f"expected VCEK or VLEK, got key kind {report.signer}")
+        raise AMD.broken(
+            "unknown-signer",
+            f"SNP report, key info: expected 0 (VCEK) or 1 (VLEK), got {report.signer}",
+        )
     got = tuple(common_name(item).removeprefix("SIMULATED ") for item in (leaf, ask))
     if got != expected:
-        raise AMD.broken("wrong-signer", f"expected {' under '.join(expected)}, got {got[0]!r}")
+        raise AMD.broken(
+            "wrong-signer",
+            f"chip key: expected {' under '.join(expected)}, got {' under '.join(got)}",
+        )
     return report.signer
 
 
@@ -149,23 +170,35 @@ def _check_chip(report: SnpReport, key: ChipKey) -> None:
     if report.cpuid is not None:
         cpu, (family, models) = report.cpuid, _CPUID[key.family]
         if cpu[0] != family or cpu[1] >> 4 not in models:
-            raise AMD.broken("family-mismatch", f"the report's CPUID {cpu} is not of {key.family}")
+            raise AMD.broken(
+                "family-mismatch",
+                f"SNP report: expected a CPUID of {key.family} (family {family:#x}), got {cpu}",
+            )
     if key.signer == VLEK:
         return
     if report.chip_key_masked:
-        raise AMD.broken("masked-chip", "the report hides its chip, so its key cannot be compared")
+        raise AMD.broken(
+            "masked-chip",
+            "SNP report, key info: expected a chip that is not masked, got MASK_CHIP_KEY set",
+        )
     named = _unwrap(_extension(key.certificate, _HWID.dotted_string))
     if key.family == "Turin":
         named = named.ljust(len(report.chip_id), b"\0") if len(named) == 8 else named
     if not hmac.compare_digest(named, report.chip_id):
-        raise AMD.broken("chip-mismatch", "the certificate is for another chip")
+        raise AMD.broken(
+            "chip-mismatch",
+            f"SNP report: expected CHIP_ID {named.hex()} as the VCEK names it, got "
+            f"{report.chip_id.hex()}",
+        )
 
 
 def _extension(certificate: x509.Certificate, oid: str) -> bytes:
     try:
         found = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
     except x509.ExtensionNotFound:
-        raise AMD.broken("bad-certificate", f"the chip key lacks extension {oid}") from None
+        raise AMD.broken(
+            "bad-certificate", f"chip key: expected the extension {oid}, got none"
+        ) from None
     return found.value if isinstance(found, x509.UnrecognizedExtension) else b""
 
 
@@ -180,4 +213,7 @@ def _integer(value: bytes, what: str) -> int:
         return value[2]
     if len(value) == 4 and value[:3] == b"\x02\x02\x00" and value[3] >= 0x80:
         return value[3]
-    raise AMD.broken("bad-certificate", f"expected {what} as a number from 0 to 255")
+    raise AMD.broken(
+        "bad-certificate",
+        f"chip key, extension {what}: expected a DER INTEGER from 0 to 255, got other bytes",
+    )

@@ -25,59 +25,95 @@ PLATFORM_KNOWN = (1 << 8) - 1
 
 
 def check_attributes(report: SnpReport, *, launch_named: bool = False) -> None:
-    """Debug, migration, VMPL, ID block, reserved bits. Raises Refused("cpu-attributes", …).
+    """The guest was launched for production: no debugging, no migration agent, VMPL 0, no unknown
+    bit. Source: AMD 56860 (guest policy, platform info). Raises Refused("cpu-attributes", …).
 
     The ID block's fields are zero unless a release names them.
     """
     policy = report.policy
     if not policy & POLICY_RESERVED_ONE or policy & ~POLICY_KNOWN:
-        raise _refused("reserved-bits", f"guest policy {policy:#x} has bits that AMD reserves")
+        raise _refused(
+            "reserved-bits", f"guest policy: expected bit 17 and no unknown bit, got {policy:#x}"
+        )
     if policy & POLICY_DEBUG:
-        raise _refused("debug", "the guest policy allows debugging")
+        raise _refused(
+            "debug",
+            "guest policy: expected DEBUG (bit 19) clear, got it set: the host may read "
+            "the guest's memory",
+        )
     if policy & POLICY_MIGRATE_MA:
-        raise _refused("migratable", "the guest policy allows a migration agent")
+        raise _refused(
+            "migratable",
+            "guest policy: expected MIGRATE_MA (bit 18) clear, got it set: a migration "
+            "agent is allowed",
+        )
     if report.vmpl != 0:
-        raise _refused("vmpl", f"expected VMPL 0, got {report.vmpl}")
+        raise _refused("vmpl", f"SNP report: expected VMPL 0, got {report.vmpl}")
     if report.platform_info & ~PLATFORM_KNOWN:
-        raise _refused("reserved-bits", "the platform info has bits that AMD reserves")
+        raise _refused(
+            "reserved-bits",
+            f"platform info: expected no unknown bit, got {report.platform_info:#x}",
+        )
     if any(report.report_id_ma) and report.report_id_ma != b"\xff" * 32:
-        raise _refused("migratable", "a migration agent is associated with the guest")
+        raise _refused(
+            "migratable",
+            f"REPORT_ID_MA: expected none, got the migration agent {report.report_id_ma.hex()}",
+        )
     id_block = report.family_id + report.image_id + report.id_key_digest + report.author_key_digest
     if any(id_block) and not launch_named:
-        raise _refused("id-block", "the guest was launched with an ID block that no release names")
+        raise _refused(
+            "id-block",
+            "ID block: expected zero, or one that a release lists in launch_ids, got another one",
+        )
 
 
 def check_tcb(report: SnpReport, key: ChipKey, *, floor: Mapping[str, int] | None) -> str:
-    """The TCB in words. `floor` holds the least SVN of each part ("bootloader", "tee", "snp",
-    "microcode", on Turin "fmc"), None where the policy says any.
+    """The committed TCB in words, once it reaches the policy's floor (AMD 56860, TCB versions).
 
-    AMD publishes no list of levels, so the policy itself says what is up to date. Committed
-    TCB and not the reported one: firmware can be rolled back to what was committed.
-    Raises Refused("cpu-tcb", …).
+    `floor` holds the least SVN of each part ("bootloader", "tee", "snp", "microcode"), None where
+    the policy says any. AMD publishes no list of levels, so the policy itself says what is up to
+    date. The committed TCB counts and not the reported one: firmware can be rolled back to what
+    was committed. Raises Refused("cpu-tcb", …).
     """
     committed = tcb_parts(report.committed_tcb, key.family)
+    current = tcb_parts(report.current_tcb, key.family)
     for part, value in tcb_parts(report.reported_tcb, key.family).items():
-        if value > tcb_parts(report.current_tcb, key.family)[part]:
-            raise Refused("cpu-tcb", "tcb-inconsistent", f"{part}: reported above the current TCB")
+        if value > current[part]:
+            raise Refused(
+                "cpu-tcb",
+                "tcb-inconsistent",
+                f"reported TCB, {part}: expected at most the current SVN {current[part]}, "
+                f"got {value}",
+            )
     for part, least in (floor or {}).items():
         if committed.get(part, -1) < least:
-            text = f"{part}: expected SVN {least} or more, got {committed.get(part)}"
+            text = f"committed TCB, {part}: expected SVN {least} or more, got {committed.get(part)}"
             raise Refused("cpu-tcb", "out-of-date", text)
     return ", ".join(f"{part} {value}" for part, value in committed.items())
 
 
 def check_revocation(key: ChipKey, collateral: Collateral, *, now: int) -> Window:
-    """The ARK's CRL, current at `now`, names neither the ASK nor the chip key.
+    """The ARK's CRL (AMD 57230), current at `now` (Unix seconds), does not revoke the ASK.
 
     Returns when it was issued and when it expires (Unix seconds). Raises NotAuthentic or
     Refused("cpu-tcb", …).
     """
     data = collateral.parts.get(f"amd/crl/{key.family}")
     if data is None:
-        raise Refused("cpu-tcb", "revocation-unknown", f"the collateral has no CRL of {key.family}")
+        raise Refused(
+            "cpu-tcb",
+            "revocation-unknown",
+            f"collateral: expected amd/crl/{key.family}, got no such part; fetch it from "
+            "AMD's service",
+        )
     crl, window = _current(data, key.ark, now)
     if crl.get_revoked_certificate_by_serial_number(key.ask.serial_number) is not None:
-        raise NotAuthentic("cpu-tcb", "revoked", "AMD revoked the key that certifies the chip")
+        raise NotAuthentic(
+            "cpu-tcb",
+            "revoked",
+            f"{common_name(key.ask)!r}: expected a certificate that the ARK's CRL does not "
+            "list, it is revoked",
+        )
     return window
 
 
@@ -99,7 +135,11 @@ def _current(
     except ParseError as error:
         raise NotAuthentic("cpu-tcb", "crl-malformed", str(error)) from None
     if not crls.is_signed(crl, ark, AMD_CRL):
-        raise NotAuthentic("cpu-tcb", "crl-signature", "the CRL is not signed by the ARK")
+        raise NotAuthentic(
+            "cpu-tcb",
+            "crl-signature",
+            f"CRL: expected the signature of {common_name(ark)!r}, got one that does not hold",
+        )
     window = crls.window(crl)
     if found := lapse(window, now):
         word, text = found
@@ -108,9 +148,15 @@ def _current(
 
 
 def check_alias_free(report: SnpReport) -> None:
-    """Firmware looked for aliased memory at boot (BadRAM). Raises Refused("cpu-tcb", …)."""
+    """The firmware checked for aliased memory at boot, against BadRAM (AMD 56860, platform info,
+    ALIAS_CHECK_COMPLETE). Raises Refused("cpu-tcb", "alias-check")."""
     if not report.platform_info & PLATFORM_ALIAS_CHECK:
-        raise Refused("cpu-tcb", "alias-check", "firmware did not complete the alias check")
+        raise Refused(
+            "cpu-tcb",
+            "alias-check",
+            "platform info: expected ALIAS_CHECK_COMPLETE (bit 5; policy [cpu.snp] "
+            "alias_check), got it clear",
+        )
 
 
 def _refused(code: str, message: str) -> Refused:

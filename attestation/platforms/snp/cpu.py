@@ -1,4 +1,4 @@
-"""AMD SEV-SNP behind the face of `attestation.platforms.cpu`."""
+"""AMD SEV-SNP behind the interface of `attestation.platforms.cpu`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class SnpCpu:
     @classmethod
     def parse(cls, evidence: Evidence) -> SnpCpu:
         if evidence.ccel or evidence.rtmr3_events:
-            raise ParseError("Evidence: SNP has no RTMRs; expected no event logs")
+            raise ParseError(
+                "Evidence key 5: expected no event logs for SNP, which has no RTMRs, got some"
+            )
         return cls(evidence.quote, evidence.cpu_certificates)
 
     @property
@@ -61,7 +63,7 @@ class SnpCpu:
     def key(self) -> ChipKey:
         """Raises NotChecked before check_signature has passed."""
         if self._key is None:
-            raise NotChecked("the report's signature did not pass")
+            raise NotChecked("expected the report's signature to have passed; it has not")
         return self._key
 
     @property
@@ -89,7 +91,8 @@ class SnpCpu:
 
     def check_boot(self, evidence: Evidence, host_config: bytes) -> str:
         if not hmac.compare_digest(self.report.host_data, sha256(host_config)):
-            text = "HOST_DATA is not the hash of the served host config"
+            expected, got = sha256(host_config).hex(), self.report.host_data.hex()
+            text = f"HOST_DATA: expected SHA-256 of the served host config, {expected}, got {got}"
             raise NotAuthentic("measurement", "host-config-mismatch", text)
         return "HOST_DATA names the host config"
 

@@ -99,14 +99,21 @@ def cut_padding(buffer: bytes) -> bytes:
 def parse_report(data: bytes) -> SnpReport:
     """Raises ParseError for anything but exactly one report, reserved bytes zero."""
     if data[:4] == b"HCLA":
-        raise ParseError("SNP report: unsupported: Azure paravisor (this is an HCL report)")
+        raise ParseError(
+            "SNP report: expected the report alone, got an HCL report of Azure's "
+            "paravisor, which is "
+            "unsupported"
+        )
     if len(data) != REPORT_BYTES:
         raise ParseError(f"SNP report: expected {REPORT_BYTES} bytes, got {len(data)}")
     version = _number(data, 0x00, 4)
     if version not in VERSIONS:
         raise ParseError(f"SNP report: expected version 2 to 5, got {version}")
     if _number(data, 0x34, 4) != ECDSA_P384_SHA384:
-        raise ParseError("SNP report: expected ECDSA P-384 with SHA-384")
+        raise ParseError(
+            "SNP report, 0x34: expected signature algorithm 1 (ECDSA P-384 with SHA-384), "
+            "got another"
+        )
     _check_reserved(data, version)
     return SnpReport(
         version=version,
@@ -145,14 +152,18 @@ def _check_reserved(data: bytes, version: int) -> None:
     spans += [(SIGNED_BYTES + 2 * SCALAR_FIELD_BYTES, REPORT_BYTES)]
     for start, end in spans:
         if any(data[start:end]):
-            raise ParseError(f"SNP report: expected zero from {start:#x} to {end:#x}")
+            raise ParseError(
+                f"SNP report: expected zero from {start:#x} to {end:#x}, got other values"
+            )
 
 
 def _scalar(data: bytes, at: int) -> bytes:
     """48 bytes, big-endian, of a little-endian field of 72."""
     value = data[at : at + SCALAR_FIELD_BYTES]
     if any(value[SCALAR_BYTES:]):
-        raise ParseError("SNP report: expected signature values of at most 48 bytes")
+        raise ParseError(
+            f"SNP report, {at:#x}: expected a signature value of at most 48 bytes, got a longer one"
+        )
     return value[:SCALAR_BYTES][::-1]
 
 

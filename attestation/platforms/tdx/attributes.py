@@ -17,28 +17,36 @@ ALLOWED_BITS = frozenset({27, SEPT_VE_DISABLE, 30, 31})
 """LASS, SEPT_VE_DISABLE, PKS, Key Locker: protections the guest turns on for itself."""
 
 NAMED_BITS = {
-    0: ("debug", "DEBUG: the host reads and writes its memory"),
+    0: ("debug", "DEBUG: the host can read and write the TD's memory"),
     4: ("profiling", "profiling by the host"),
     5: ("profiling", "profiling by the host"),
     6: ("profiling", "profiling by the host"),
-    29: ("migratable", "MIGRATABLE: a migration TD could move its memory"),
-    62: ("tpa", "TPA: it is a provisioning agent, not a guest"),
+    29: ("migratable", "MIGRATABLE: a migration TD could move the TD's memory"),
+    62: ("tpa", "TPA: the TD is a provisioning agent, not a guest"),
     63: ("perfmon", "PERFMON: performance counters widen side channels"),
 }
 
 
 def check_attributes(quote: TdQuote, *, launch_named: bool = False) -> None:
-    """TD and SEAM attributes, and the three registers that the host sets at launch.
+    """TD and SEAM attributes are those of a production TD, and the fields that the host sets at
+    launch are zero (Intel TDX DCAP quote: TD report body).
 
-    Those are zero unless a release names them. Raises Refused("cpu-attributes", ...).
+    `launch_named`: a release names the launch fields, so they may be set.
+    Raises Refused("cpu-attributes", ...).
     """
     _check_bits(int.from_bytes(quote.td_attributes, "little"))
     _check_register("seam_attributes", bytes(8), quote.seam_attributes, "seam-attributes")
     _check_register("mrsigner_seam", ZERO, quote.mrsigner_seam, "seam-signer")
     if any(quote.vm_id):
-        raise Refused(STEP, "partitioned", "expected the TD itself, got a VM inside it")
+        raise Refused(
+            STEP,
+            "partitioned",
+            f"vm_id: expected 0 (the TD itself), got {quote.vm_id.hex()}, a VM inside the TD",
+        )
     if any(quote.mr_servicetd + quote.init_servtd_hash + quote.curr_servtd_hash):
-        text = "expected no service TD, got one bound to the guest"
+        text = (
+            "mr_servicetd and service TD hashes: expected zero, got a service TD bound to the guest"
+        )
         raise Refused(STEP, "service-td", text)
     if not launch_named:
         _check_register("mr_config_id", ZERO, quote.mr_config_id, "mr-config-id")
@@ -49,10 +57,13 @@ def check_attributes(quote: TdQuote, *, launch_named: bool = False) -> None:
 def _check_bits(attributes: int) -> None:
     for bit in range(64):
         if attributes >> bit & 1 and bit not in ALLOWED_BITS:
-            code, text = NAMED_BITS.get(bit, ("reserved-bit", f"reserved attribute bit {bit}"))
-            raise Refused(STEP, code, f"expected a production TD, got one with {text}")
+            code, text = NAMED_BITS.get(bit, ("reserved-bit", "reserved"))
+            raise Refused(
+                STEP, code, f"td_attributes: expected bit {bit} clear, got it set ({text})"
+            )
     if not attributes >> SEPT_VE_DISABLE & 1:
-        text = "expected SEPT_VE_DISABLE set, got a TD whose pages the host may take unnoticed"
+        text = "td_attributes: expected SEPT_VE_DISABLE (bit 28) set, got it clear: the host could "
+        text += "remove pages of the TD without its notice"
         raise Refused(STEP, "sept-ve-disable", text)
 
 

@@ -42,7 +42,8 @@ class PckIdentity:
 
 
 def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> PckIdentity:
-    """Every signature from the quote's body up to a root in `roots.intel`.
+    """Every signature holds, from the quote's body by way of QE report and PCK to a root in
+    `roots.intel`. Source: Intel TDX DCAP quote; Intel SGX PCK Certificate and CRL Profile.
 
     `now` is Unix seconds. Raises NotAuthentic("cpu-signature", ...).
     """
@@ -50,7 +51,10 @@ def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> PckIdentity:
     check_chain(chain, INTEL, pinned=roots.intel, now=now)
     _check_qe(quote, chain[0])
     if not has_signed(_attestation_key(quote), quote.signature, quote.signed_region):
-        raise INTEL.broken("quote-signature", "the signature over the quote does not hold")
+        raise INTEL.broken(
+            "quote-signature",
+            "quote: expected a signature by its attestation key, got one that does not hold",
+        )
     extension = _extension(chain[0])
     return PckIdentity(
         fmspc=extension.fmspc,
@@ -64,17 +68,26 @@ def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> PckIdentity:
 def _check_qe(quote: TdQuote, signer: x509.Certificate) -> None:
     if quote.qe_vendor_id != QE_VENDOR_INTEL:
         raise INTEL.broken(
-            "qe-vendor", f"expected Intel's QE, got vendor {quote.qe_vendor_id.hex()}"
+            "qe-vendor",
+            f"quote header: expected the QE vendor id of Intel, {QE_VENDOR_INTEL.hex()}, "
+            f"got {quote.qe_vendor_id.hex()}",
         )
     report = quote.qe_report
     if not has_signed(signer.public_key(), quote.qe_report_signature, report):
-        raise INTEL.broken("qe-signature", "the signature over the QE report does not hold")
+        raise INTEL.broken(
+            "qe-signature", "QE report: expected a signature by the PCK, got one that does not hold"
+        )
     bound = hashlib.sha256(quote.attestation_key + quote.qe_auth_data).digest() + bytes(32)
     if report[_QE_REPORT_DATA] != bound:
-        raise INTEL.broken("qe-binding", "the QE report does not name this attestation key")
+        raise INTEL.broken(
+            "qe-binding",
+            "QE report: expected report_data over the quote's attestation key, got other bytes",
+        )
     flags = report[_QE_ATTRIBUTES]
     if not flags & _QE_INIT or flags & _QE_DEBUG:
-        raise INTEL.broken("qe-debug", f"expected a production QE, got attribute byte {flags:#04x}")
+        raise INTEL.broken(
+            "qe-debug", f"QE report: expected attributes INIT without DEBUG, got byte {flags:#04x}"
+        )
 
 
 def _attestation_key(quote: TdQuote) -> ec.EllipticCurvePublicKey:
@@ -82,7 +95,10 @@ def _attestation_key(quote: TdQuote) -> ec.EllipticCurvePublicKey:
     try:
         return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError:
-        raise INTEL.broken("attestation-key", "the attestation key is no point on P-256") from None
+        raise INTEL.broken(
+            "attestation-key",
+            "quote: expected an attestation key on P-256, got a point that is not",
+        ) from None
 
 
 def _extension(leaf: x509.Certificate) -> pck.PckExtension:
@@ -90,10 +106,14 @@ def _extension(leaf: x509.Certificate) -> pck.PckExtension:
         value = leaf.extensions.get_extension_for_oid(x509.ObjectIdentifier(pck.OID)).value
     except x509.ExtensionNotFound:
         raise INTEL.broken(
-            "not-a-pck", "the leaf has no SGX extension: no PCK certificate"
+            "not-a-pck",
+            f"PCK certificate: expected Intel's SGX extension {pck.OID} in the leaf, got none",
         ) from None
     if not isinstance(value, x509.UnrecognizedExtension):
-        raise INTEL.broken("not-a-pck", "the leaf's SGX extension has an unexpected form")
+        raise INTEL.broken(
+            "not-a-pck",
+            "PCK certificate: expected the SGX extension as opaque bytes, got another form",
+        )
     try:
         return pck.parse_extension(value.value)
     except ParseError as error:

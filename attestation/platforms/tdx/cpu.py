@@ -1,4 +1,4 @@
-"""Intel TDX behind the face of `attestation.platforms.cpu`."""
+"""Intel TDX behind the interface of `attestation.platforms.cpu`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class TdxCpu:
     @classmethod
     def parse(cls, evidence: Evidence) -> TdxCpu:
         if evidence.cpu_certificates:
-            text = "Evidence: a TDX quote brings its own certificates; expected none beside"
+            text = (
+                "Evidence key 4: expected no CPU certificates for TDX, whose quote holds them, got "
+            )
+            text += str(len(evidence.cpu_certificates))
             raise ParseError(text)
         return cls(evidence.quote)
 
@@ -61,7 +64,7 @@ class TdxCpu:
     def pck(self) -> PckIdentity:
         """Raises NotChecked before check_signature has passed."""
         if self._pck is None:
-            raise NotChecked("the quote's signature did not pass")
+            raise NotChecked("expected the quote's signature to have passed; it has not")
         return self._pck
 
     @property
@@ -97,11 +100,18 @@ class TdxCpu:
         quoted = (quote.rt_mr0, quote.rt_mr1, quote.rt_mr2, quote.rt_mr3)
         for index, (got, expected) in enumerate(zip(replayed, quoted, strict=True)):
             if not hmac.compare_digest(got, expected):
-                text = f"the event log does not replay to RTMR{index}"
+                text = (
+                    f"RTMR{index}: expected {expected.hex()} as quoted, the event log "
+                    f"replays to {got.hex()}"
+                )
                 raise NotAuthentic("measurement", "log-mismatch", text)
         events = tuple(hashlib.sha384(part).digest() for part in (host_config, INIT_DONE))
         if evidence.rtmr3_events != events:
-            text = "RTMR3 is not the served host config followed by init-done"
+            text = (
+                "RTMR3 events: expected the digest of the served host config and then "
+                "of init-done, "
+            )
+            text += f"got {len(evidence.rtmr3_events)} event(s) with other digests"
             raise NotAuthentic("measurement", "host-config-mismatch", text)
         return "event log replays to RTMR0-3"
 

@@ -110,13 +110,13 @@ def parse_ccel(data: bytes) -> EventLog:
     cursor = Cursor(data, "CCEL")
     index, kind, digest = cursor.u32(), cursor.u32(), cursor.take(20)
     if index not in (0, 1) or kind != EV_NO_ACTION or any(digest):
-        raise ParseError("CCEL: expected the Spec ID event first")
+        raise ParseError("CCEL: expected the Spec ID event as the first, got another event")
     specification = cursor.take(cursor.u32())
     _check_specification(specification)
     events: list[Event] = []
     while cursor.left:
         if len(events) == MAX_EVENTS:
-            raise ParseError(f"CCEL: expected at most {MAX_EVENTS} events")
+            raise ParseError(f"CCEL: expected at most {MAX_EVENTS} events, got more")
         events.append(_event(cursor))
     return EventLog(index, specification, tuple(events))
 
@@ -129,7 +129,9 @@ def cut_fill(area: bytes) -> bytes:
     an event is broken or the rest is not fill.
     """
     if len(area) > MAX_AREA_BYTES:
-        raise ParseError(f"CCEL: expected an area of at most {MAX_AREA_BYTES} bytes")
+        raise ParseError(
+            f"CCEL: expected an area of at most {MAX_AREA_BYTES} bytes, got {len(area)}"
+        )
     cursor = Cursor(area, "CCEL")
     cursor.take(28)
     cursor.take(cursor.u32())
@@ -137,7 +139,9 @@ def cut_fill(area: bytes) -> bytes:
         _event(cursor)
     fill = area[len(area) - cursor.left :]
     if fill.strip(b"\xff") and fill.strip(b"\0"):
-        raise ParseError("CCEL: expected 0xFF fill, or zeros, after the last event")
+        raise ParseError(
+            "CCEL: expected 0xFF fill, or zeros, after the last event, got other bytes"
+        )
     return area[: len(area) - len(fill)]
 
 
@@ -150,7 +154,7 @@ def replay(ccel: bytes, rtmr3_events: tuple[bytes, ...]) -> tuple[bytes, bytes, 
     registers = [bytes(DIGEST_BYTES)] * 4
     for event in parse_ccel(ccel).events:
         if event.extends and event.index == RTMR3_INDEX:
-            text = "expected no firmware event in RTMR3, which belongs to the guest alone"
+            text = "CCEL: expected no event for RTMR3, which the guest alone extends, got one"
             raise NotAuthentic(STEP, "rtmr3-in-ccel", text)
         if event.extends:
             registers[event.rtmr] = extend(registers[event.rtmr], event.digest)
@@ -160,7 +164,7 @@ def replay(ccel: bytes, rtmr3_events: tuple[bytes, ...]) -> tuple[bytes, bytes, 
 
 
 def check_replay(quote: TdQuote, ccel: bytes, rtmr3_events: tuple[bytes, ...]) -> None:
-    """The logs replay to the quote's RTMR0..3.
+    """The event logs replay to the quote's RTMR0 to RTMR3 (TCG event log; TDX RTMRs).
 
     Raises ParseError or NotAuthentic("measurement", "rtmr-mismatch", ...).
     """
@@ -187,10 +191,10 @@ def specification(vendor: bytes = b"") -> bytes:
 def _check_specification(data: bytes) -> None:
     cursor = Cursor(data, "CCEL Spec ID event")
     if cursor.take(16) != SPEC_ID:
-        raise ParseError("CCEL: expected Spec ID Event03")
+        raise ParseError("CCEL: expected the signature 'Spec ID Event03', got another one")
     cursor.take(8)  # platform class, specification version, errata, size of UINTN
     if cursor.u32() != 1 or (cursor.u16(), cursor.u16()) != (SHA384, DIGEST_BYTES):
-        raise ParseError("CCEL: expected SHA-384 as the only digest algorithm")
+        raise ParseError("CCEL: expected SHA-384 as the only digest algorithm, got others")
     cursor.take(cursor.u8())
     cursor.end()
 
@@ -203,6 +207,8 @@ def _event(cursor: Cursor) -> Event:
         raise ParseError(f"CCEL: expected an event for RTMR0..3 or a note for none, got {text}")
     count, algorithm = cursor.u32(), cursor.u16()
     if (count, algorithm) != (1, SHA384):
-        raise ParseError("CCEL: expected exactly one SHA-384 digest per event")
+        raise ParseError(
+            f"CCEL: expected one SHA-384 digest per event, got {count} of algorithm {algorithm:#x}"
+        )
     digest = cursor.take(DIGEST_BYTES)
     return Event(index, kind, digest, cursor.take(cursor.u32()))

@@ -37,16 +37,21 @@ def parse_extension(data: bytes) -> PckExtension:
         raise ParseError(f"SGX extension: expected at most {MAX_BYTES} bytes, got {len(data)}")
     tag, content, rest = read_tlv(data)
     if tag != _SEQUENCE or rest:
-        raise ParseError("SGX extension: expected one SEQUENCE and nothing after it")
+        raise ParseError(
+            "SGX extension: expected one SEQUENCE and nothing after it, got other bytes"
+        )
     fields: dict[int, bytes] = {}
     while content:
         number, value, content = _field(content)
         if number in fields or len(fields) == MAX_FIELDS:
-            raise ParseError(f"SGX extension: field {number} stands there twice")
+            raise ParseError(
+                f"SGX extension: expected each field once and at most {MAX_FIELDS}, got "
+                f"field {number} again"
+            )
         fields[number] = value
     missing = {_PPID, _TCB, _PCE_ID, _FMSPC} - fields.keys()
     if missing:
-        raise ParseError(f"SGX extension: field {min(missing)} is missing")
+        raise ParseError(f"SGX extension: expected field {min(missing)}, got none")
     return PckExtension(fields[_PPID], fields[_PCE_ID], fields[_FMSPC], fields.get(_INSTANCE, b""))
 
 
@@ -56,11 +61,15 @@ def _field(data: bytes) -> tuple[int, bytes, bytes]:
         raise ParseError(f"SGX extension: expected a SEQUENCE, got tag {tag:#x}")
     oid_tag, oid, value = read_tlv(pair)
     if oid_tag != _OID or oid[:-1] != _ARC:
-        raise ParseError("SGX extension: expected an OID below 1.2.840.113741.1.13.1")
+        raise ParseError(
+            "SGX extension: expected a field's OID below 1.2.840.113741.1.13.1, got another"
+        )
     value_tag, content, after = read_tlv(value)
     number = oid[-1]
     if after or value_tag != _TAGS.get(number, _OCTETS):
-        raise ParseError(f"SGX extension: field {number} has the wrong type")
+        raise ParseError(
+            f"SGX extension: field {number}: expected its own DER type, got tag {value_tag:#x}"
+        )
     if number in _SIZES and len(content) != _SIZES[number]:
         raise ParseError(
             f"SGX extension: field {number}: expected {_SIZES[number]} bytes, got {len(content)}"
@@ -74,14 +83,16 @@ def read_tlv(data: bytes) -> tuple[int, bytes, bytes]:
     One-byte tags and lengths below 64 KiB only. Raises ParseError.
     """
     if len(data) < 2:
-        raise ParseError("DER: expected a tag and a length")
+        raise ParseError(f"DER: expected a tag and a length, got {len(data)} byte(s)")
     tag, first = data[0], data[1]
     extra = max(0, first - 0x80)
     if tag & 0x1F == 0x1F or first == 0x80 or extra > 2:
-        raise ParseError("DER: expected a one-byte tag and a length of at most two bytes")
+        raise ParseError(
+            "DER: expected a one-byte tag and a length of at most two bytes, got longer ones"
+        )
     size = int.from_bytes(data[2 : 2 + extra], "big") if extra else first
     if extra and size < (0x80, 0x80, 0x100)[extra]:
-        raise ParseError("DER: expected the shortest form of a length")
+        raise ParseError("DER: expected the shortest form of a length, got a longer one")
     start = 2 + extra
     if len(data) < start + size:
         raise ParseError(f"DER: expected {size} bytes of content, got {len(data) - start}")

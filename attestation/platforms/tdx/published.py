@@ -37,7 +37,11 @@ def check_answer(
     text = signed.text.encode()
     signers = [item for item in named if has_signed(item.public_key(), signed.signature, text)]
     if not signers:
-        raise _unsigned("none of the TCB-signing certificates given signed it", bool(named))
+        raise _unsigned(
+            f"{name}: expected the signature of a TCB-signing certificate that is here, got "
+            "none that holds",
+            bool(named),
+        )
     # Intel renews the certificate for the same key.
     signer = max(signers, key=lambda item: lapse(window(item), now) is None)
     check_chain((signer, _issuer(pool, signer.issuer)), INTEL, pinned=roots.intel, now=now)
@@ -56,7 +60,10 @@ def check_crl(data: bytes, certificates: Iterable[bytes], *, roots: Roots, now: 
     chain = (issuer,) if issuer == root else (issuer, root)
     check_chain(chain, INTEL_CRL, pinned=roots.intel, now=now)
     if not crls.is_signed(crl, issuer, INTEL_CRL):
-        raise _unsigned("its issuer did not sign the CRL", True)
+        raise _unsigned(
+            f"CRL: expected the signature of {common_name(issuer)!r}, got one that does not hold",
+            True,
+        )
     return _current("the CRL", crls.window(crl), now)
 
 
@@ -73,7 +80,9 @@ def _current(name: str, dates: Window, now: int) -> int:
 def _issuer(pool: tuple[x509.Certificate, ...], name: x509.Name) -> x509.Certificate:
     found = next((item for item in pool if item.subject == name), None)
     if found is None:
-        raise _unsigned(f"no certificate of {name.rfc4514_string()} was given", False)
+        raise _unsigned(
+            f"issuer: expected a certificate of {name.rfc4514_string()}, got none", False
+        )
     return found
 
 

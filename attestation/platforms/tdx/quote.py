@@ -260,7 +260,9 @@ def parse_pem_chain(pem: bytes) -> tuple[bytes, ...]:
     chain = []
     while text:
         if not text.startswith(_PEM_BEGIN) or (end := text.find(_PEM_END)) < 0:
-            raise ParseError("PCK chain: expected PEM certificates and nothing else")
+            raise ParseError(
+                "PCK chain: expected PEM certificates and nothing else, got other text"
+            )
         chain.append(_pem_body(text[len(_PEM_BEGIN) : end]))
         text = text[end + len(_PEM_END) :]
     if len(chain) != CHAIN_LENGTH:
@@ -279,9 +281,11 @@ def _pem_body(body: bytes) -> bytes:
     try:
         der = base64.b64decode(body.replace(b"\n", b""), validate=True)
     except binascii.Error:
-        raise ParseError("PCK chain: expected base64 between the PEM lines") from None
+        raise ParseError(
+            "PCK chain: expected base64 between the PEM lines, got other text"
+        ) from None
     if write_pem(der) != _PEM_BEGIN + body + _PEM_END:
-        raise ParseError("PCK chain: expected base64 in lines of 64")
+        raise ParseError("PCK chain: expected base64 in lines of 64 characters, got another layout")
     return der
 
 
@@ -322,4 +326,4 @@ class Cursor:
 
     def end(self) -> None:
         if self.left:
-            raise ParseError(f"{self._what}: expected its end, got {self.left} bytes more")
+            raise ParseError(f"{self._what}: expected the end, got {self.left} more bytes")

@@ -1,4 +1,4 @@
-"""How well patched the platform is, by Intel's signed lists. Step "cpu-tcb" of the plan.
+"""Whether the platform's TCB is up to date, by Intel's signed lists. Step "cpu-tcb" of the plan.
 
 dcap-qvl matches TCB levels, module and QE identity, and certificate revocation; it
 judges with the root that our own chain check reached, and at our `now`. Whether a
@@ -49,17 +49,35 @@ _REFUSALS = {
             "minimum required",
             "levels found in qe identity",
         ),
-        ("qe-identity", "the quoting enclave is not the one Intel names"),
+        ("qe-identity", "quoting enclave: expected the one of Intel's QE identity, got another"),
     ),
-    "certrevoked": ("revoked", "a certificate of the quote's chain is revoked"),
-    "status is invalid: revoked": ("revoked", "this TCB level is revoked"),
-    "no matching": ("no-matching-tcb", "no TCB level of Intel's list is as low as this platform"),
-    "fmspc mismatch": ("other-platform", "the TCB info is for another processor family"),
-    "expired": ("collateral-expired", "a piece of collateral has expired"),
-    "future": ("collateral-not-yet-valid", "a piece of collateral is dated in the future"),
-    "debug": ("debug", "the TD or its quoting enclave is in debug mode"),
-    "sept_ve": ("attributes", "TD attributes that no production TD has"),
-    "attributes": ("attributes", "TD attributes that no production TD has"),
+    "certrevoked": ("revoked", "PCK chain: expected no revoked certificate, got one"),
+    "status is invalid: revoked": (
+        "revoked",
+        "TCB level: expected one that is not revoked, got Revoked",
+    ),
+    "no matching": (
+        "no-matching-tcb",
+        "TCB level: expected one of Intel's TCB info, the platform is below all of them",
+    ),
+    "fmspc mismatch": (
+        "other-platform",
+        "TCB info: expected the FMSPC of the quote, got another processor family",
+    ),
+    "expired": (
+        "collateral-expired",
+        "collateral: expected parts that are current, got one that has expired",
+    ),
+    "future": (
+        "collateral-not-yet-valid",
+        "collateral: expected parts that are current, got one that is dated in the future",
+    ),
+    "debug": (
+        "debug",
+        "attributes: expected debug mode off, it is on in the TD or its quoting enclave",
+    ),
+    "sept_ve": ("attributes", "td_attributes: expected those of a production TD, got others"),
+    "attributes": ("attributes", "td_attributes: expected those of a production TD, got others"),
 }
 """Words of dcap-qvl's messages, first match wins; anything else is not authentic."""
 
@@ -92,7 +110,8 @@ class SignedDocument:
 def check_tcb(
     quote_bytes: bytes, collateral: Collateral, *, root_der: bytes, now: int
 ) -> TcbResult:
-    """The TCB status of a quote that `check_signature` has accepted.
+    """The TCB status of a quote that `check_signature` has accepted, by Intel's TCB info, QE
+    identity and CRLs (the algorithm of Intel's DCAP Quote Verification Library, in dcap-qvl).
 
     `root_der` is the root it returned, `now` Unix seconds. Raises Refused or
     NotAuthentic("cpu-tcb", ...); never judges whether the status is acceptable.
@@ -124,16 +143,21 @@ def check_status(
     refused_advisories: frozenset[str],
     min_evaluation_number: int,
 ) -> None:
-    """The policy's word on a TcbResult. Raises Refused("cpu-tcb", ...)."""
+    """Status, advisories and evaluation number are those that the policy accepts (Intel's TCB info:
+    tcbStatus, advisoryIDs, tcbEvaluationDataNumber). Raises Refused("cpu-tcb", ...)."""
     if result.status not in accepted or result.status not in TCB_STATUSES:
         expected = ", ".join(sorted(accepted))
-        text = f"expected TCB status {expected}, got {result.status}"
+        text = f"TCB status: expected {expected}, got {result.status}"
         raise Refused(STEP, "tcb-status", text + _listed(result.advisory_ids))
     if bad := result.advisory_ids & refused_advisories:
-        raise Refused(STEP, "advisory", f"the policy refuses{_listed(bad)}")
+        raise Refused(
+            STEP,
+            "advisory",
+            f"advisories: expected none of the policy's refuse_advisories, got{_listed(bad)}",
+        )
     if result.tcb_evaluation_number < min_evaluation_number:
         got = result.tcb_evaluation_number
-        text = f"expected a TCB evaluation number of at least {min_evaluation_number}, got {got}"
+        text = f"TCB evaluation number: expected at least {min_evaluation_number}, got {got}"
         raise Refused(STEP, "evaluation-number", text)
 
 
@@ -145,7 +169,11 @@ def _part(collateral: Collateral, name: str) -> bytes:
     try:
         return collateral.parts[name]
     except KeyError:
-        raise Refused(STEP, "collateral-missing", f"expected {name}, got no such part") from None
+        raise Refused(
+            STEP,
+            "collateral-missing",
+            f"collateral: expected the part {name}, got none; fetch it from Intel's service",
+        ) from None
 
 
 def _answers(parts: dict[str, bytes]) -> tuple[SignedDocument, SignedDocument]:
@@ -168,7 +196,11 @@ def signed_answer(name: str, data: bytes) -> SignedDocument:
 def _number(signed: SignedDocument) -> int:
     number = signed.fields.get("tcbEvaluationDataNumber")
     if type(number) is not int:
-        raise NotAuthentic(STEP, "collateral-malformed", "expected a TCB evaluation number")
+        raise NotAuthentic(
+            STEP,
+            "collateral-malformed",
+            "collateral: expected tcbEvaluationDataNumber as a whole number, got something else",
+        )
     return number
 
 
@@ -201,7 +233,11 @@ def crl_dates(data: bytes, name: str) -> Window:
 
 
 def _malformed(name: str) -> NotAuthentic:
-    return NotAuthentic(STEP, "collateral-malformed", f"{name} has not the form Intel serves")
+    return NotAuthentic(
+        STEP,
+        "collateral-malformed",
+        f"{name}: expected the form that Intel's service answers, got another",
+    )
 
 
 def _material(parts: dict[str, bytes]) -> dcap_qvl.QuoteCollateralV3:
