@@ -1,5 +1,5 @@
-# make demo   the whole network on this machine, with a private conversation
-# make test   the proof that it works; needs no special hardware
+# make demo   runs a whole simulated network on this machine, with a sealed prompt
+# make test   runs all tests that need no special hardware
 PY := .venv/bin/python
 PYTHON ?= python3
 MINUTES ?= 2
@@ -8,10 +8,10 @@ TEST := $(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 .PHONY: help dev demo up test test-fast test-long lint fix type docs contracts vectors mutate fuzz bench check clean
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-dev: .venv/.ready ## the virtual environment with everything in it
+dev: .venv/.ready ## make the virtual environment .venv with all dependencies
 
 .venv/.ready: setup.cfg constraints.txt contracts/localnet/package-lock.json
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
@@ -22,56 +22,56 @@ dev: .venv/.ready ## the virtual environment with everything in it
 	$(PY) -m contracts.node install
 	@touch .venv/.ready
 
-demo: dev ## run the whole network, talk to it privately, audit it, attack it
+demo: dev ## start a simulated network, send it a sealed prompt, audit it, attack it
 	$(PY) -m client_sdk demo
 
-up: dev ## keep the network running (Ctrl-C ends it)
+up: dev ## run a simulated network until Ctrl-C
 	$(PY) -m client_sdk up
 
-test: dev ## everything that needs no hardware
+test: dev ## run all tests that need no special hardware
 	$(TEST)
 
-test-fast: dev ## for daily work: what needs no services and takes no minutes
+test-fast: dev ## run the tests that need no services and take no minutes
 	$(TEST) --fast
 
-test-long: dev ## what make test leaves out for its time
+test-long: dev ## run the long tests that make test leaves out
 	$(TEST) -m "long or soak or hostile or cookbook"
 
-lint: dev ## style
+lint: dev ## check style and format
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
-fix: dev ## style, mended where that is mechanical
+fix: dev ## correct style and format where a program can
 	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
-type: dev ## strict types of the verifier
+type: dev ## check types (strict mypy)
 	$(PY) -m mypy
 
-docs: dev ## API reference and man pages, into build/docs
+docs: dev ## write the API reference and the man pages into build/docs
 	$(PY) -m scripts.api_docs
 	$(PY) -m scripts.man_pages
 
-contracts: dev ## compile the contracts from source
+contracts: dev ## compile the contracts from their source
 	$(PY) -m contracts.artefact build
 
-vectors: dev ## make the test vectors anew
+vectors: dev ## generate the test vectors again
 	$(PY) -m tests.vectors.generate
 
-mutate: dev ## change each line of a check, and see a test fail (about an hour)
+mutate: dev ## change each line of a check and see that a test fails (about an hour)
 	$(PY) -m scripts.mutate
 
-fuzz: dev ## coverage-guided fuzzing of every parser, MINUTES=2 each
+fuzz: dev ## fuzz every parser with coverage, MINUTES=2 each
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
 	$(PY) -m tests.fuzz --minutes $(MINUTES)
 
-bench: dev ## figures as JSON lines; ONLY=name for one
+bench: dev ## print benchmark figures as JSON lines; ONLY=name for one
 	@$(PY) -m benchmarks $(ONLY)
 
-check: lint type docs ## lint, types, reference, docs/cli.md, contract artefacts, tests
+check: lint type docs ## run lint, types, reference, docs/cli.md and contract checks, and all tests
 	$(PY) -m scripts.check_cli
 	$(PY) -m contracts.artefact check
 	$(PY) -m scripts.rooms
 	$(PY) -m scripts.trusted_base
 	$(TEST)
 
-clean: ## remove what was built
+clean: ## remove the virtual environment, node_modules and build
 	rm -rf .venv contracts/localnet/node_modules build

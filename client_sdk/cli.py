@@ -16,15 +16,15 @@ import click
 ENTRY_POINTS = "umay.commands"
 ROUTE = ("UMAY_HTTPS_PROXY", "UMAY_CA_BUNDLE")
 HELP = {
-    "demo": "Start a network, talk to it privately, audit it, attack it.",
-    "up": "Run a whole network on this machine, in the foreground.",
-    "audit": "Follow a contract to every enclave, trusting no server.",
-    "client": "Verify an enclave, talk to it, or serve a local OpenAI endpoint.",
-    "host": "Stand before a guest: agent and relay.",
-    "log": "Run a transparency log and anchor it on the chain.",
-    "net": "A chain on this machine, wallets, and the log's contract.",
+    "demo": "Start a simulated network, send it a sealed prompt, audit it, and attack it.",
+    "up": "Run a whole simulated network on this machine until Ctrl-C.",
+    "audit": "Verify every entry of a log, starting from its contract.",
+    "client": "Verify enclaves, send sealed prompts, or serve an OpenAI endpoint.",
+    "host": "Run the servers in front of a guest: the agent and the relay.",
+    "log": "Run a transparency log, anchor it on the chain, or witness it.",
+    "net": "Run a local chain, use wallets, and deploy contracts.",
 }
-"""So that listing the commands loads none of them."""
+"""Kept here, so that listing the commands does not load their modules."""
 
 
 class Root(click.Group):
@@ -50,17 +50,32 @@ def _installed() -> dict[str, EntryPoint]:
 
 @click.group(cls=Root)
 @click.version_option(package_name="umay")
-@click.option("--https-proxy", metavar="URL", help="Proxy for https; UMAY_HTTPS_PROXY unless said.")
-@click.option("--ca-bundle", metavar="FILE", help="CAs for https; UMAY_CA_BUNDLE unless said.")
+@click.option(
+    "--https-proxy",
+    metavar="URL",
+    help="HTTP proxy for all https requests. Default: UMAY_HTTPS_PROXY, or no proxy.",
+)
+@click.option(
+    "--ca-bundle",
+    metavar="FILE",
+    help="PEM file of the certificate authorities accepted for https. Default: "
+    "UMAY_CA_BUNDLE, or the certifi package's list.",
+)
 def umay(https_proxy: str | None, ca_bundle: str | None) -> None:
-    """The confidential AI network: machines prove what they run, prompts are sealed to them."""
+    """Use the confidential AI network Umay.
+
+    Machines prove what they run, and prompts are encrypted to those machines alone. Every
+    command has its own --help. Exit codes: 0 success; 1 a violation was found; 2 wrong usage;
+    3 not authentic; 4 refused by a policy; 5 a network or service is unavailable; 6 something
+    could not be checked.
+    """
     for name, value in zip(ROUTE, (https_proxy, ca_bundle), strict=True):
         if value is not None:
             os.environ[name] = value  # for the processes that a command starts too
     if any(name in os.environ for name in ROUTE):
         from attestation.net.route import Route
 
-        Route.from_environment()  # what is wrong with it is said before anything is asked
+        Route.from_environment()  # an unusable setting is reported before any request
 
 
 def command() -> int:

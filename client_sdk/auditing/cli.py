@@ -1,4 +1,4 @@
-"""`umay audit`: from a contract to every enclave, and what a file says."""
+"""The commands of `umay audit`: audits of a log, and inspection of files."""
 
 from __future__ import annotations
 
@@ -11,35 +11,64 @@ from typing import Any
 import click
 
 from attestation.errors import Incomplete, UsageError
-from client_sdk.commands.cli import DIRECTORY, FILE, SAVED, console, directory
+from client_sdk.commands.cli import (
+    AT,
+    CHAIN,
+    DIRECTORY,
+    FILE,
+    JSON,
+    POLICY,
+    ROOTS,
+    SAVED,
+    console,
+    directory,
+)
+
+CONTRACT = "Address of the log's AttestationLog contract."
+CURRENT = "Current vendor collateral file (may be repeated)."
+ARCHIVE = "Directory of an archive of vendor collateral; the parts valid now are used."
+PCCS = "Base URL of a PCCS to use instead of Intel's PCS."
+AMD = "Base URL to use instead of AMD's KDS."
+NVIDIA_RIM = "Base URL to use instead of NVIDIA's RIM service."
+NVIDIA_OCSP = "URL to use instead of NVIDIA's OCSP service."
+ROOT_CRL = "URL of Intel's root CA CRL. Default: Intel's own."
 
 
 @click.group()
 def audit() -> None:
-    """Follow a contract to every enclave, trusting no server."""
+    """Verify every entry of a log, starting from its contract; inspect files.
+
+    No server is trusted: what a log or mirror serves is hashed and compared with the contract.
+    """
 
 
 def _asking(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that say what is audited, from where, under which policy."""
+    """Adds the options that name the contract, the sources and the policy of an audit."""
     for option in (
         directory(SAVED),
-        click.option("--archive", type=DIRECTORY, help="Collateral of today, kept there."),
-        click.option("--collateral", multiple=True, type=FILE, help="Of today; repeat."),
-        click.option("--registry", help="Address of the Registry that allows releases and models."),
+        click.option("--archive", type=DIRECTORY, help=ARCHIVE),
+        click.option("--collateral", multiple=True, type=FILE, help=CURRENT),
+        click.option(
+            "--registry",
+            metavar="ADDRESS",
+            help="Address of a Registry contract that must have allowed every release and model. "
+            "Default: no Registry is read.",
+        ),
         click.option(
             "--renewals-kept",
             type=click.IntRange(1),
             metavar="DAYS",
-            help="Older renewals' evidence may be gone.",
+            help="Accept that evidence of renewals older than DAYS is gone (exit code 6). Default: "
+            "all evidence must be there.",
         ),
-        click.option("--mirror", metavar="DIR|URL", help="Read there, not at the log."),
-        click.option("--policy", type=FILE, help="What you accept."),
         click.option(
-            "--chain",
-            metavar="URL",
-            help="toncenter v2, or lite:CONFIG.json.",
+            "--mirror",
+            metavar="DIR|URL",
+            help="Directory or URL of a mirror to read instead of the log's own address.",
         ),
-        click.option("--contract", required=True, help="Address of the AttestationLog."),
+        click.option("--policy", type=FILE, help=POLICY),
+        click.option("--chain", metavar="URL", help=CHAIN),
+        click.option("--contract", required=True, metavar="ADDRESS", help=CONTRACT),
     ):
         command = option(command)
     return command
@@ -47,15 +76,26 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
 
 @audit.command("run")
 @_asking
-@click.option("--sample", type=click.IntRange(1), metavar="N", help="So many, at random.")
-@click.option("--state", type=FILE, help="What verified is kept here, for today.")
-@click.option("--html", type=FILE, help="The audit as one HTML file, written there.")
-@click.option("--json", "as_json", is_flag=True, help="The audit as JSON.")
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Verify only N randomly chosen entries (exit code 6). Default: all entries.",
+)
+@click.option(
+    "--state",
+    type=FILE,
+    help="File that remembers verified entries until the UTC day ends, so that the next run "
+    "skips them. Default: every entry is verified again.",
+)
+@click.option("--html", type=FILE, help="Write the audit to this file as one HTML page.")
+@click.option("--json", "as_json", is_flag=True, help=JSON)
 def run_audit(as_json: bool, html: Path | None, **asking: Any) -> None:
-    """Verify a log's every entry again, from its contract on.
+    """Verify every entry of a log again, starting from its contract.
 
-    Each as of its own time, and as of now. Exit code 0: no violation; 1: a violation; 3: not an
-    AttestationLog; 5: the contract could not be read; 6: something was not checked, as with
+    Every entry is judged as of its own time and as of now. Prints each entry, every problem and
+    a verdict. Exit codes: 0 no violation; 1 a violation was found; 3 the address holds no
+    AttestationLog; 5 the contract could not be read; 6 something was not checked, as with
     --sample.
     """
     from client_sdk.auditing.given import asked
@@ -80,11 +120,13 @@ def run_audit(as_json: bool, html: Path | None, **asking: Any) -> None:
 @audit.command()
 @click.argument("index", type=click.IntRange(0))
 @_asking
-@click.option("--json", "as_json", is_flag=True, help="Entry, proof and report as JSON.")
+@click.option("--json", "as_json", is_flag=True, help=JSON)
 def entry(index: int, as_json: bool, **asking: Any) -> None:
-    """Show one entry with its proof, evidence and report.
+    """Verify the entry with this INDEX and print its leaf, proof and report.
 
-    Exit code 0: it holds; 1: a violation; 6: something could not be checked; else as for run.
+    Exit codes: 0 the entry holds; 1 a violation was found; 2 the log has no such entry; 3 the
+    address holds no AttestationLog; 5 the contract could not be read; 6 something could not be
+    checked.
     """
     from client_sdk.auditing.given import asked
     from client_sdk.auditing.single import audit_entry
@@ -101,13 +143,15 @@ def entry(index: int, as_json: bool, **asking: Any) -> None:
 
 @audit.command()
 @_asking
-@click.option("--boot", metavar="HEX", help="Of this boot the newest entry.")
-@click.option("--index", type=click.IntRange(0), help="This entry.")
-@click.option("--out", type=FILE, required=True, help="The file to write.")
+@click.option("--boot", metavar="HEX", help="Boot id (32 hex digits); its newest entry is used.")
+@click.option("--index", type=click.IntRange(0), help="Index of the entry.")
+@click.option("--out", type=FILE, required=True, help="File to write the proof to.")
 def prove(boot: str | None, index: int | None, out: Path, **asking: Any) -> None:
-    """Write everything about one enclave into one file, for check-proof.
+    """Verify one enclave's entry and write all that proves it to one file.
 
-    Exit code 0: written; 1: the entry does not hold; 6: something could not be checked.
+    `check-proof` verifies this file without a network. Give --boot or --index. Exit codes: 0 the
+    file was written; 1 the entry does not hold; 2 wrong options; 5 the contract could not be
+    read; 6 something could not be checked, and nothing was written.
     """
     from client_sdk.auditing.given import asked, boot_id
     from client_sdk.auditing.output import output
@@ -116,7 +160,8 @@ def prove(boot: str | None, index: int | None, out: Path, **asking: Any) -> None
     from client_sdk.auditing.single import audit_entry, find_boot
 
     if (boot is None) == (index is None):
-        raise UsageError("give --boot or --index")
+        got = "neither" if boot is None else "both"
+        raise UsageError(f"expected either --boot or --index, got {got}; give one of them")
     with output(out) as write:
         with Shown() as progress:
             given = asked(progress=progress, **asking)
@@ -130,16 +175,22 @@ def prove(boot: str | None, index: int | None, out: Path, **asking: Any) -> None
 
 @audit.command("check-proof")
 @click.argument("file", type=FILE)
-@click.option("--policy", type=FILE, required=True, help="What you accept.")
-@click.option("--chain", metavar="lite:…", help="Compare with it: lite:CONFIG.json?from=FILE.")
-@click.option("--json", "as_json", is_flag=True, help="The check as JSON.")
+@click.option("--policy", type=FILE, required=True, help="Policy file: what you accept.")
+@click.option(
+    "--chain",
+    metavar="lite:…",
+    help="Chain to compare the file with: lite:CONFIG.json?from=FILE needs no network. Default: "
+    "the file's own statements about the chain are not checked.",
+)
+@click.option("--json", "as_json", is_flag=True, help=JSON)
 def check_proof(file: Path, policy: Path, chain: str | None, as_json: bool) -> None:
-    """Verify a file of prove without a network, as of the enclave's own time.
+    """Verify a FILE from `prove` without a network, as of the enclave's own time.
 
-    What the chain said is the prover's word, unless --chain gives the answers that prove used
-    (prove --chain lite:CONFIG.json?save=FILE): then it is proven from the block your config pins.
-    Exit code 0: it holds, as far as what it rests on does; 1: it does not; 3: it is no such
-    file; 5: the chain has no answer; 6: something could not be checked.
+    Prints the report and, for every statement, what it rests on. Statements about the chain rest
+    on the prover's word, unless --chain gives the answers that `prove` saved (prove --chain
+    lite:CONFIG.json?save=FILE): then they are proven from the block that CONFIG.json pins. Exit
+    codes: 0 the proof holds, as far as the statements that it rests on; 1 it does not hold; 3 the
+    file is not a proof; 5 the chain has no answer; 6 something could not be checked.
     """
     from client_sdk import config
     from client_sdk.auditing.proof_file import EnclaveProof
@@ -161,13 +212,18 @@ def check_proof(file: Path, policy: Path, chain: str | None, as_json: bool) -> N
 @audit.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--policy", type=FILE, help="Whose log's signatures to check.")
-@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON.")
+@click.option(
+    "--policy",
+    type=FILE,
+    help="Policy file with the log's key. Default: signatures are not checked (exit code 6).",
+)
+@click.option("--json", "as_json", is_flag=True, help=JSON)
 def compare(a: str, b: str, policy: Path | None, as_json: bool) -> None:
-    """Compare two logs or mirrors, each a URL or a directory, entry by entry.
+    """Compare two copies of a log entry by entry; A and B are URLs or directories.
 
-    Exit code 0: one log, of which one may show more; 1: the log signed what contradicts; 6: a
-    side is damaged or lacks something, or no policy's key checked the signatures.
+    Prints both checkpoints, the first difference and a verdict. Exit codes: 0 both are the same
+    log, and one may be longer; 1 the log signed two contradicting trees; 6 a copy is damaged or
+    lacks something, or no --policy was given.
     """
     from client_sdk import config
     from client_sdk.auditing.comparing import compare as compared
@@ -190,10 +246,15 @@ def compare(a: str, b: str, policy: Path | None, as_json: bool) -> None:
 
 @audit.command()
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@click.option("--collateral", multiple=True, type=FILE, help="Serves the checks; repeat.")
-@click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")
-@click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+@click.option(
+    "--collateral",
+    multiple=True,
+    type=FILE,
+    help="Vendor collateral file for the checks (may be repeated).",
+)
+@click.option("--at", "moment", metavar="TIME", help=AT)
+@click.option("--policy", type=FILE, help=ROOTS)
+@click.option("--json", "as_json", is_flag=True, help=JSON)
 def inspect(
     files: tuple[Path, ...],
     collateral: tuple[Path, ...],
@@ -201,12 +262,12 @@ def inspect(
     policy: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what files are, field by field, and whether they hold.
+    """Print what FILES are, field by field, and whether their signatures and rules hold.
 
-    Quotes, reports, event logs, certificates, RIMs, collateral, the JSON of NVIDIA and of
-    providers, and Umay's own formats; raw, hex or base64. Files given together serve each
-    other. Exit code 0: all holds; 3: not authentic; 4: refused; 6: something could not be
-    checked.
+    Reads quotes, reports, event logs, certificates, RIMs, collateral, the JSON of NVIDIA and of
+    providers, and Umay's own formats, as raw bytes, hex or base64. Files given together are used
+    for each other's checks. Exit codes: 0 all checks hold; 2 a file cannot be read; 3 not
+    authentic; 4 refused; 6 something could not be checked.
     """
     from attestation.trust.roots import PRODUCTION
     from client_sdk import config
@@ -227,15 +288,18 @@ def inspect(
 
 @audit.command()
 @click.argument("files", nargs=-1, type=FILE, metavar="FILE...")
-@click.option("--archive", type=DIRECTORY, help="Everything that was ever kept there.")
-@click.option("--at", "moment", metavar="TIME", help="Judge at this time (ISO or Unix seconds).")
-@click.option("--json", "as_json", is_flag=True, help="Every part as JSON.")
+@click.option(
+    "--archive", type=DIRECTORY, help="Directory of an archive; all versions in it are read."
+)
+@click.option("--at", "moment", metavar="TIME", help=AT)
+@click.option("--json", "as_json", is_flag=True, help=JSON)
 def collateral(
     files: tuple[Path, ...], archive: Path | None, moment: str | None, as_json: bool
 ) -> None:
-    """Say what collateral expires when, by its own dates.
+    """Print when each part of vendor collateral in FILES expires, by its own dates.
 
-    Exit code 0: of every part one counts at that time; 4: some does not.
+    Exit codes: 0 every part has a version that is valid at that time; 2 no collateral was given;
+    4 a part has no valid version.
     """
     from attestation.trust.roots import PRODUCTION
     from attestation.vendors.archive import Archive
@@ -250,7 +314,7 @@ def collateral(
         kept = Archive(archive).versions()
         parts += [DatedPart(name, dates, given.now) for name, _, dates in kept]
     if not parts:
-        raise UsageError("give files, --archive, or both")
+        raise UsageError("expected collateral to read, got none; give files, --archive, or both")
     if as_json:
         click.echo(json.dumps({"at": given.now, "parts": [part.to_json() for part in parts]}))
     else:
@@ -261,14 +325,14 @@ def collateral(
 
 @audit.command()
 @click.argument("evidence", type=FILE)
-@click.option("--out", type=FILE, help="Where the collateral goes, as one file.")
-@click.option("--archive", type=DIRECTORY, help="Where it is kept, part by part.")
-@click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
-@click.option("--intel", metavar="URL", help="A PCCS in place of Intel's service.")
-@click.option("--amd", metavar="URL", help="In place of AMD's key service.")
-@click.option("--nvidia-rim", metavar="URL", help="In place of NVIDIA's RIM service.")
-@click.option("--nvidia-ocsp", metavar="URL", help="In place of NVIDIA's OCSP service.")
-@click.option("--intel-root-crl", metavar="URL", help="Where Intel's root CRL lies.")
+@click.option("--out", type=FILE, help="Write the collateral to this file.")
+@click.option("--archive", type=DIRECTORY, help="Add the collateral to this archive.")
+@click.option("--policy", type=FILE, help=ROOTS)
+@click.option("--intel", metavar="URL", help=PCCS)
+@click.option("--amd", metavar="URL", help=AMD)
+@click.option("--nvidia-rim", metavar="URL", help=NVIDIA_RIM)
+@click.option("--nvidia-ocsp", metavar="URL", help=NVIDIA_OCSP)
+@click.option("--intel-root-crl", metavar="URL", help=ROOT_CRL)
 def fetch(
     evidence: Path,
     out: Path | None,
@@ -276,10 +340,11 @@ def fetch(
     policy: Path | None,
     **services: str | None,
 ) -> None:
-    """Get from the vendors the collateral of a piece of evidence.
+    """Get the collateral that verifies an EVIDENCE file from the hardware vendors.
 
-    Exit code 0: all of it; 2: wrong options; 3: not authentic evidence; 5: a vendor did not
-    answer; 6: a vendor does not have a part, and the others are written.
+    Give --out, --archive, or both. Exit codes: 0 all parts were written; 2 wrong options; 3 the
+    evidence is not authentic; 5 a vendor did not answer; 6 a vendor does not have a part, and the
+    others were written.
     """
     from attestation.formats.evidence import Evidence
     from attestation.trust.roots import PRODUCTION
@@ -291,7 +356,7 @@ def fetch(
     from client_sdk.inspection.result import at, read_file
 
     if out is None and archive is None:
-        raise UsageError("say where it goes: --out, --archive, or both")
+        raise UsageError("expected a place to write to, got none; give --out, --archive, or both")
     given = {name: url for name, url in services.items() if url}
     roots = config.read_policy(policy).roots if policy else PRODUCTION
     parsed = Evidence.from_bytes(read_file(evidence))
@@ -307,23 +372,30 @@ def fetch(
         click.echo(f"{archive}: {len(found.parts)} parts, set {digest.hex()}")
     if got.missing:
         lacking = "; ".join(f"{name} ({answer})" for name, answer in got.missing.items())
-        raise Incomplete(f"{len(got.missing)} parts are missing: {lacking}")
+        raise Incomplete(f"the vendors do not have {len(got.missing)} part(s): {lacking}")
 
 
 @audit.command()
-@click.option("--registry", required=True, help="Address of the Registry.")
-@click.option("--measurement", required=True, help="Measurement or model digest, 64 hex digits.")
-@click.option("--at", "moment", metavar="TIME", help="At this time (ISO or Unix seconds).")
-@click.option("--chain", metavar="URL", help="toncenter v2, or lite:CONFIG.json.")
+@click.option(
+    "--registry", required=True, metavar="ADDRESS", help="Address of the Registry contract."
+)
+@click.option(
+    "--measurement",
+    required=True,
+    metavar="HEX",
+    help="Digest of a measurement or of a model, 64 hex digits.",
+)
+@click.option("--at", "moment", metavar="TIME", help=AT)
+@click.option("--chain", metavar="URL", help=CHAIN)
 @directory(SAVED)
-@click.option("--json", "as_json", is_flag=True, help="The entries as JSON.")
+@click.option("--json", "as_json", is_flag=True, help=JSON)
 def allowed(
     registry: str, measurement: str, moment: str | None, as_json: bool, **where: Any
 ) -> None:
-    """Say which releases allowed a measurement at a time, by the Registry's own record.
+    """Print which Registry entries list a measurement, and which allowed it at a time.
 
-    Exit code 0: at least one did; 4: none did; 3: no Registry stands there; 5: the chain did not
-    answer. The answer rests on the endpoint that you chose.
+    The answer rests on the chain endpoint that you chose. Exit codes: 0 at least one entry
+    allowed it; 3 the address holds no Registry; 4 no entry allowed it; 5 the chain did not answer.
     """
     from client_sdk import config
     from client_sdk.auditing.allowed import entries_of
@@ -343,26 +415,38 @@ def allowed(
         state_ = "allowed" if entry["allowed"] else "not allowed"
         click.echo(f"{state_}: manifest {entry['manifest']}, from {entry['from']}")
     if not entries and not as_json:
-        click.echo("no release or model of this registry ever had this digest")
+        click.echo("no release or model of this Registry has this digest")
     sys.exit(0 if any(entry["allowed"] for entry in entries) else 4)
 
 
 @audit.command()
 @_asking
-@click.option("--keep", type=DIRECTORY, required=True, help="Where state, alerts and feed lie.")
-@click.option("--every", type=click.IntRange(1), default=60, show_default=True, help="Seconds.")
-@click.option("--webhook", metavar="URL", help="New alerts are sent there as JSON.")
-@click.option("--once", is_flag=True, help="One round; ends as run does.")
-@click.option("--json", "as_json", is_flag=True, help="Each alert as a line of JSON.")
+@click.option(
+    "--keep",
+    type=DIRECTORY,
+    required=True,
+    help="Directory for the audit state, the alerts and the Atom feed.",
+)
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds between two audits.",
+)
+@click.option("--webhook", metavar="URL", help="URL to which new alerts are posted as JSON.")
+@click.option("--once", is_flag=True, help="Make one audit, and end with its exit code.")
+@click.option("--json", "as_json", is_flag=True, help="Print each alert as one line of JSON.")
 def watch(
     keep: Path, every: int, webhook: str | None, once: bool, as_json: bool, **asking: Any
 ) -> None:
-    """Audit again and again, and tell what is new: on standard output, in an Atom feed
-    (KEEP/feed.atom), to a webhook.
+    """Audit a log at intervals until stopped, and report every new problem as an alert.
 
-    Entries that verified are not verified again until the next UTC day. With --once the exit
-    code is that of the round: 0: no violation; 1: a violation; 5: it could not look; 6:
-    something was not checked. Otherwise it runs until it is ended.
+    Alerts go to standard output, to an Atom feed (feed.atom in the --keep directory) and to the
+    webhook. Verified entries are not verified again until the next UTC day. Exit codes with
+    --once: 0 no violation; 1 a violation was found; 5 the contract or the log could not be read;
+    6 something was not checked.
     """
     from client_sdk.auditing.watch_loop import Rounds
     from client_sdk.auditing.watching import Alert

@@ -1,8 +1,9 @@
-"""`umay client`, and the options that commands for users share."""
+"""The commands of `umay client`, and options that several groups of commands share."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,8 +22,17 @@ if TYPE_CHECKING:
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
-KEEP_ALIVE = "Seconds that an idle connection is kept; 75 unless said."
-SAVED = "What is not given is read here, from what `umay up` wrote."
+KEEP_ALIVE = "Seconds after which an idle connection is closed."
+SAVED = "Directory of a `umay up` network; options not given are read from its umay.toml."
+CHAIN = (
+    "Chain endpoint: URL of a toncenter v2 API, or lite:CONFIG.json for proven reads from lite "
+    "servers. Default: from umay.toml in --dir."
+)
+POLICY = "Policy file: the machines, releases and log that you accept. Default: from --dir."
+ROOTS = "Policy file whose vendor roots are accepted. Default: the vendors' production roots."
+AT = "Judge as of this time: ISO 8601 (UTC if it has no zone) or Unix seconds. Default: now."
+MAX_TOKENS = "Maximum number of tokens in the answer."
+JSON = "Print JSON instead of text."
 
 
 def directory(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -33,21 +43,20 @@ def directory(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
 @click.group()
 def client() -> None:
-    """Verify an enclave, talk to it, or serve a local OpenAI endpoint."""
+    """Verify enclaves, send sealed prompts, or serve an OpenAI endpoint."""
 
 
 def _where(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that say where; what is not given comes from umay.toml of `umay up`."""
+    """Adds the options that name the network; the default is umay.toml, written by `umay up`."""
     for option in (
         directory(SAVED),
+        click.option("--chain", metavar="URL", help=CHAIN),
+        click.option("--policy", type=FILE, help=POLICY),
         click.option(
-            "--chain",
+            "--url",
             metavar="URL",
-            help="toncenter v2, or lite:CONFIG.json.",
-        ),
-        click.option("--policy", type=FILE, help="What you accept."),
-        click.option(
-            "--url", metavar="URL", help="A relay, an agent, or one boot of it (…/umay/<boot id>)."
+            help="URL of a relay or an agent, or of one boot behind it (…/umay/<boot id>). "
+            "Default: from umay.toml in --dir.",
         ),
     ):
         command = option(command)
@@ -56,16 +65,17 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
 
 @client.group()
 def policy() -> None:
-    """Read and explain policy files."""
+    """Explain a policy file, or make one."""
 
 
 @policy.command()
 @click.argument("file", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="The rules as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rules and relaxations as JSON.")
 def check(file: Path, as_json: bool) -> None:
-    """Say what a policy accepts, and everything in which it is not strict.
+    """Explain what a policy FILE accepts, and list every rule that it relaxes.
 
-    Exit code 0: a valid policy, however loose; 2: no such file, or not a policy.
+    Needs no network. Exit codes: 0 the policy is valid, even if it is relaxed; 2 the file does
+    not exist or is not a policy.
     """
     from client_sdk import config
     from client_sdk.policy_view import explain, relaxations
@@ -77,19 +87,26 @@ def check(file: Path, as_json: bool) -> None:
         return
     for what, rule in rules:
         click.echo(f"{what:<18}{rule}")
-    click.echo("\nnot strict:" if loose else "\nnothing is relaxed")
+    click.echo("\nrelaxed rules:" if loose else "\nno rule is relaxed")
     for text in loose:
         click.echo(f"  {text}")
 
 
 @policy.command()
 @click.argument("network", type=FILE)
-@click.option("--rules", default="production", show_default=True, help="Or simulation.")
-@click.option("--out", type=FILE, help="Where the policy goes; the screen unless said.")
+@click.option(
+    "--rules",
+    default="production",
+    show_default=True,
+    help="Rules to use: production, or simulation for simulated machines.",
+)
+@click.option("--out", type=FILE, help="File to write the policy to. Default: standard output.")
 def make(network: Path, rules: str, out: Path | None) -> None:
-    """Put a network's part ([network], [[release]], [[model]]) beside rules that Umay ships.
+    """Make a policy from a NETWORK file and the rules that Umay ships.
 
-    Exit code 0: a policy; 2: both together are none; 4: simulated roots under production rules.
+    NETWORK is a TOML file with the tables [network], [[release]] and [[model]] of one network.
+    Exit codes: 0 the policy was made; 2 the two parts together are not a valid policy; 4 the
+    network has simulated roots and the rules are for production.
     """
     from attestation.files import replace, unusable
     from client_sdk import policies
@@ -108,12 +125,13 @@ def make(network: Path, rules: str, out: Path | None) -> None:
 
 @client.command()
 @_where
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one report per enclave as JSON.")
 def verify(as_json: bool, **where: Any) -> None:
-    """Verify what stands at a URL, step by step.
+    """Verify every enclave at a URL and print each step of the verification.
 
-    Exit code 0: good; 3: not authentic; 4: refused by the policy; 5: unavailable;
-    6: something could not be checked.
+    Sends no prompt. Exit codes: 0 every enclave is accepted; otherwise the code of the first
+    failure: 3 not authentic; 4 refused by the policy; 5 unavailable; 6 something could not be
+    checked.
     """
     from client_sdk.report_view import show_report
 
@@ -129,17 +147,27 @@ def verify(as_json: bool, **where: Any) -> None:
     if as_json:
         click.echo(json.dumps({"ok": not worst and bool(reports), "enclaves": reports}))
     if not reports:
-        raise Unavailable(f"{opened.url}: lists no enclave")
+        raise Unavailable(
+            f"{opened.url}: expected at least one enclave, but it lists none; wait until a "
+            "guest has started, or give another --url"
+        )
     sys.exit(worst)
 
 
 @client.command()
 @_where
-@click.option("--model", default="umay-demo", show_default=True, help="Its name in the policy.")
-@click.option("--max-tokens", default=256, show_default=True, help="Longest answer.")
+@click.option(
+    "--model", default="umay-demo", show_default=True, help="Name of the model, as in the policy."
+)
+@click.option("--max-tokens", default=256, show_default=True, help=MAX_TOKENS)
 @click.argument("prompt")
 def chat(model: str, max_tokens: int, prompt: str, **where: Any) -> None:
-    """Ask one question, sealed to the cheapest enclave that verifies."""
+    """Send one PROMPT, encrypted to the cheapest enclave that passes verification.
+
+    Prints the answer as it arrives, and the token counts of its receipt on standard error.
+    Exit codes: 0 the whole answer came; 3 not authentic; 4 no enclave is accepted by the policy;
+    5 unavailable; 6 something could not be checked.
+    """
     opened = _client(**where)
     if opened.policy.roots.simulated:
         click.echo("SIMULATED: these machines prove nothing.", err=True)
@@ -151,16 +179,36 @@ def chat(model: str, max_tokens: int, prompt: str, **where: Any) -> None:
     click.echo()
     if answer.receipt is not None:
         tokens = answer.receipt.receipt.tokens
-        click.echo(f"receipt checked: {tokens[0]} + {tokens[2]} tokens", err=True)
+        click.echo(
+            f"receipt verified: {tokens[0]} prompt tokens, {tokens[2]} answer tokens", err=True
+        )
 
 
 @client.command()
 @_where
-@click.option("--listen", default="127.0.0.1:8321", show_default=True, metavar="HOST:PORT")
-@click.option("--token-file", type=FILE, required=True, help="Holds the API key to ask for.")
-@click.option("--keep-alive", type=click.FloatRange(1), default=75, help=KEEP_ALIVE)
+@click.option(
+    "--listen",
+    default="127.0.0.1:8321",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Loopback address to serve on.",
+)
+@click.option(
+    "--token-file",
+    type=FILE,
+    required=True,
+    help="File with the API key that callers must send: at least 16 characters, mode 0600.",
+)
+@click.option(
+    "--keep-alive", type=click.FloatRange(1), default=75, show_default=True, help=KEEP_ALIVE
+)
 def proxy(listen: str, token_file: Path, keep_alive: float, **where: Any) -> None:
-    """Serve an OpenAI endpoint on loopback; every request is sealed to a verified enclave."""
+    """Serve an OpenAI-compatible endpoint on loopback until Ctrl-C.
+
+    Every request is encrypted to an enclave that passed verification. Prints its address as one
+    line of JSON when it is ready. Exit codes: 0 stopped; 2 wrong options or key file; 5 the
+    address cannot be used.
+    """
     from attestation.files import read_secret
     from attestation.net.serve import serve
     from attestation.net.server_connection import Limits
@@ -168,7 +216,10 @@ def proxy(listen: str, token_file: Path, keep_alive: float, **where: Any) -> Non
 
     token = (read_secret(token_file) or b"").decode(errors="replace").strip()
     if len(token) < 16:
-        raise UsageError(f"{token_file}: expected a token of at least 16 characters")
+        raise UsageError(
+            f"{token_file}: expected an API key of at least 16 characters in this file; make one "
+            f"with `(umask 077; openssl rand -hex 32 > {shlex.quote(str(token_file))})`"
+        )
     check_listen(listen)
     app = create_app(_client(**where), token=token)
     limits = Limits(idle_s=keep_alive)
@@ -180,7 +231,7 @@ def _listening(urls: Sequence[str]) -> None:
 
 
 def _verified(opened: Client, place: Place) -> tuple[Report, int]:
-    """The full report of one guest, and the exit code that its first failure means."""
+    """The full report of one enclave, and the exit code of its first failure."""
     try:
         return opened.verify(place).report, 0
     except VerificationError as error:

@@ -1,4 +1,4 @@
-"""`umay up` and `umay demo`: a whole network on this machine."""
+"""The commands `umay up` and `umay demo`: a whole simulated network on this machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from client_sdk.commands.cli import console, directory
 
 
 @click.command()
-@directory("Where it keeps chain, log, keys and addresses.")
+@directory("Directory for the chain's state, the log, the keys and umay.toml.")
 def up(directory: Path) -> None:
-    """Run a whole network on this machine, in the foreground."""
+    """Run a whole simulated network on this machine until Ctrl-C or SIGTERM.
+
+    Starts a chain, a log, simulated machines, a relay and an OpenAI-compatible endpoint, and
+    prints their addresses and example commands. The next start resumes from --dir. Exit codes:
+    0 stopped; 2 --dir cannot be used; 5 a part did not start, or ended.
+    """
     from client_sdk.localnet import up as foreground
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -24,11 +29,14 @@ def up(directory: Path) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a show.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of each step."
+)
 def demo(as_json: bool) -> None:
-    """Start a network, talk to it privately, audit it, attack it.
+    """Start a simulated network, send it a sealed prompt, audit it, and attack it.
 
-    Exit code 0: everything held; 1: something did not; 5: a part did not start or answer.
+    Uses a temporary directory and removes it. Exit codes: 0 every attack was detected; 1 a check
+    did not hold; 5 a part did not start or did not answer.
     """
     import tempfile
 

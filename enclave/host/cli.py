@@ -1,4 +1,4 @@
-"""`umay host`: what stands before guests."""
+"""The commands of `umay host`: the servers in front of guests."""
 
 from __future__ import annotations
 
@@ -19,34 +19,60 @@ GIVEN = click.Path(exists=True, dir_okay=False, path_type=Path)
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 LISTEN = "HOST:PORT"
 TOKEN = Path("~/.umay/feed.token")
-ONLY_HOST = "What only the host may ask of the feed needs this; the agent makes it."
-KEEP_ALIVE = "Seconds that an idle connection is kept; 75 unless said."
+FEED_FILE = "File with the secret that `retire` proves to the agent; the agent makes it if absent."
+KEEP_ALIVE = "Seconds after which an idle connection is closed."
+ROOTS = "Policy file whose vendor roots are accepted. Default: the vendors' production roots."
+CHAIN = "Chain endpoint: URL of a toncenter v2 API, or lite:CONFIG.json for proven reads."
 
 
 @click.group()
 def host() -> None:
-    """Run what stands before a guest: its agent, a relay."""
+    """Run the servers in front of a guest: the agent and the relay."""
 
 
 @host.command()
-@click.option("--listen", required=True, metavar=LISTEN, help="The guest's public address.")
-@click.option("--feed-listen", required=True, metavar=LISTEN, help="Where the guest reads.")
-@click.option("--token-file", type=FILE, default=TOKEN, show_default=True, help=ONLY_HOST)
-@click.option("--guest", required=True, metavar="URL", help="Where the guest serves.")
-@click.option("--log", required=True, metavar="URL", help="The transparency log.")
-@click.option("--chain", required=True, metavar="URL", help="toncenter v2, or lite:CONFIG.json.")
-@click.option("--contract", required=True, help="Address of the log's AttestationLog.")
-@click.option("--simulator", type=GIVEN, help="Simulator socket to take collateral from.")
-@click.option("--collateral", type=GIVEN, help="Collateral file, where there is no simulator.")
-@click.option("--archive", type=DIRECTORY, help="Ask the vendors, and keep what they say here.")
-@click.option("--policy", type=FILE, help="Whose roots to accept; the vendors' unless said.")
-@click.option("--intel", metavar="URL", help="A PCCS in place of Intel's service.")
-@click.option("--intel-root-crl", metavar="URL", help="Where Intel's root CRL lies.")
-@click.option("--amd", metavar="URL", help="In place of AMD's key service.")
-@click.option("--nvidia-rim", metavar="URL", help="In place of NVIDIA's RIM service.")
-@click.option("--nvidia-ocsp", metavar="URL", help="In place of NVIDIA's OCSP service.")
-@click.option("--release", type=click.IntRange(0), help="Leaf index of the guest's release.")
-@click.option("--keep-alive", type=click.FloatRange(1), default=75, help=KEEP_ALIVE)
+@click.option("--listen", required=True, metavar=LISTEN, help="Public address to serve on.")
+@click.option(
+    "--feed-listen",
+    required=True,
+    metavar=LISTEN,
+    help="Private address at which the guest reads its feed.",
+)
+@click.option("--token-file", type=FILE, default=TOKEN, show_default=True, help=FEED_FILE)
+@click.option("--guest", required=True, metavar="URL", help="URL of the guest.")
+@click.option("--log", required=True, metavar="URL", help="URL of the transparency log.")
+@click.option("--chain", required=True, metavar="URL", help=CHAIN)
+@click.option(
+    "--contract",
+    required=True,
+    metavar="ADDRESS",
+    help="Address of the log's AttestationLog contract.",
+)
+@click.option("--simulator", type=GIVEN, help="Socket of a simulator; it gives the collateral.")
+@click.option("--collateral", type=GIVEN, help="Collateral file, read again for every renewal.")
+@click.option(
+    "--archive",
+    type=DIRECTORY,
+    help="Archive directory; the agent gets collateral from the vendors and keeps it here.",
+)
+@click.option("--policy", type=FILE, help=ROOTS)
+@click.option("--intel", metavar="URL", help="Base URL of a PCCS to use instead of Intel's PCS.")
+@click.option(
+    "--intel-root-crl", metavar="URL", help="URL of Intel's root CA CRL. Default: Intel's own."
+)
+@click.option("--amd", metavar="URL", help="Base URL to use instead of AMD's KDS.")
+@click.option(
+    "--nvidia-rim", metavar="URL", help="Base URL to use instead of NVIDIA's RIM service."
+)
+@click.option("--nvidia-ocsp", metavar="URL", help="URL to use instead of NVIDIA's OCSP service.")
+@click.option(
+    "--release",
+    type=click.IntRange(0),
+    help="Index of the log entry of the guest's release. Default: none is named.",
+)
+@click.option(
+    "--keep-alive", type=click.FloatRange(1), default=75, show_default=True, help=KEEP_ALIVE
+)
 def agent(
     listen: str,
     feed_listen: str,
@@ -63,11 +89,11 @@ def agent(
     keep_alive: float,
     **services: str | None,
 ) -> None:
-    """Stand before one guest: forward ciphertext, log its evidence, feed it the beacon.
+    """Serve one guest until stopped: forward ciphertext, log its evidence, feed it the beacon.
 
-    Collateral comes from exactly one of --simulator, --collateral and --archive. With an
-    archive the agent asks the vendors itself, hourly, for what the guest's evidence needs.
-    Exit code 2: wrong options; 5: an address is taken.
+    Give exactly one of --simulator, --collateral and --archive as the source of vendor
+    collateral. With --archive the agent asks the vendors every hour. Prints its addresses when
+    it is ready. Exit codes: 0 stopped; 2 wrong options; 5 an address cannot be used.
     """
     from attestation.files import home
     from attestation.net.serve import serve
@@ -92,10 +118,10 @@ def agent(
     )
     stopped = threading.Event()
     threading.Thread(target=registrar.run, args=(stopped,), daemon=True).start()
-    standing = Agent(registrar, guest=guest, log=log, chain=endpoint)
+    host_agent = Agent(registrar, guest=guest, log=log, chain=endpoint)
     token_file = home(token_file).absolute()
-    feed = standing.feed(listen=feed_listen, token=make_token(token_file))
-    apps = [(standing.public(), listen), (feed, feed_listen)]
+    feed = host_agent.feed(listen=feed_listen, token=make_token(token_file))
+    apps = [(host_agent.public(), listen), (feed, feed_listen)]
     limits = Limits(idle_s=keep_alive)
     serve(apps, ready=lambda urls: click.echo(described(urls, token_file)), limits=limits)
     stopped.set()
@@ -119,7 +145,9 @@ def _collateral(
     given = [name for name, value in _named(simulator, file, archive) if value is not None]
     if len(given) != 1:
         got = " and ".join(given) or "none"
-        raise UsageError(f"expected one of --simulator, --collateral, --archive; got {got}")
+        raise UsageError(
+            f"expected one of --simulator, --collateral, --archive; got {got}; give one"
+        )
     if simulator is not None:
         return partial(from_simulator, simulator)
     if file is not None:
@@ -135,14 +163,14 @@ def _named(*places: Path | None) -> list[tuple[str, Path | None]]:
 
 
 @host.command()
-@click.option("--feed", required=True, metavar="URL", help="The agent's feed address.")
-@click.option("--token-file", type=FILE, default=TOKEN, show_default=True, help=ONLY_HOST)
+@click.option("--feed", required=True, metavar="URL", help="URL of the agent's feed.")
+@click.option("--token-file", type=FILE, default=TOKEN, show_default=True, help=FEED_FILE)
 def retire(feed: str, token_file: Path) -> None:
-    """End a boot: its guest forgets all keys for good, and the log gets its word for it.
+    """End a boot: its guest erases all keys, and the log records its signed statement.
 
-    The guest serves nobody afterwards; stop it, and start it anew for a new boot. Exit code 4:
-    the agent has another token; 5: the agent, the guest or the log did not do it, and can be
-    asked again.
+    Afterwards the guest answers no prompts; stop it, and start it again for a new boot. Exit
+    codes: 0 retired; 2 no usable token file; 4 the agent has another token; 5 the agent, the
+    guest or the log did not answer or did not do it; then run the command again.
     """
     from attestation.files import home
     from attestation.formats.json import decode
@@ -156,11 +184,27 @@ def retire(feed: str, token_file: Path) -> None:
 
 @host.command()
 @click.option("--listen", required=True, metavar=LISTEN, help="Address to serve on.")
-@click.option("--upstream", required=True, multiple=True, metavar="URL", help="An agent; repeat.")
-@click.option("--record", type=FILE, help="Write every byte handled to this file.")
-@click.option("--keep-alive", type=click.FloatRange(1), default=75, help=KEEP_ALIVE)
+@click.option(
+    "--upstream",
+    required=True,
+    multiple=True,
+    metavar="URL",
+    help="URL of an agent (may be repeated).",
+)
+@click.option(
+    "--record",
+    type=FILE,
+    help="Write every byte that passes to this file, to show that it is ciphertext.",
+)
+@click.option(
+    "--keep-alive", type=click.FloatRange(1), default=75, show_default=True, help=KEEP_ALIVE
+)
 def relay(listen: str, upstream: tuple[str, ...], record: Path | None, keep_alive: float) -> None:
-    """One address for many agents, routed by boot id. Sees ciphertext only."""
+    """Serve one address for many agents until stopped, and route requests by boot id.
+
+    The relay sees ciphertext only. Prints its address when it is ready. Exit codes: 0 stopped; 2
+    wrong options; 5 the address cannot be used.
+    """
     from attestation.net.serve import serve
     from attestation.net.server_connection import Limits
     from enclave.host.relay import Relay, recorded
