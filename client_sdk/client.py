@@ -75,7 +75,7 @@ def connect(
 
     if directory is not None:
         expect("directory", directory, str, os.PathLike, what="a directory's path")
-    saved = config.Saved(config.DEFAULT_DIR if directory is None else Path(directory))
+    saved = config.SavedConfig(config.DEFAULT_DIR if directory is None else Path(directory))
     return Client(
         saved.text("url") if url is None else url,
         policy=_policy(saved.text("policy") if policy is None else policy),

@@ -35,7 +35,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedConfig:
     """DIRECTORY/umay.toml, read only where `connect` was not told something."""
 
     directory: Path

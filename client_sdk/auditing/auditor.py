@@ -36,7 +36,7 @@ from client_sdk.auditing import tree
 from client_sdk.auditing.claims import check_claims
 from client_sdk.auditing.documents import check_document
 from client_sdk.auditing.machines import Machines
-from client_sdk.auditing.registered import check_registered
+from client_sdk.auditing.registry_check import check_registry
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.sources import DamagedMirror, HttpSource, Source, log_url, open_source
 from client_sdk.auditing.state import State
@@ -100,12 +100,12 @@ class Auditor:
             machines = self.machines(source, anchor, note, built.get_hash, scope)
             self._entries(audit, machines, leaves, scope)
         check_claims(audit, leaves)
-        self.check_registered(audit)
+        self.check_registry(audit)
         return audit
 
-    def check_registered(self, audit: Audit) -> None:
+    def check_registry(self, audit: Audit) -> None:
         if self._registry is not None:
-            check_registered(audit, self._chain, self._registry)
+            check_registry(audit, self._chain, self._registry)
 
     def begin(self, contract: str, scope: Scope) -> tuple[Audit, Anchor, Source]:
         """The contract, checked, and where its log is read."""

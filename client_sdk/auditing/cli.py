@@ -10,15 +10,14 @@ from typing import Any
 
 import click
 
-from attestation.errors import Incomplete, UsageError
+from attestation.errors import UsageError
+from client_sdk.auditing.files import cli as files
 from client_sdk.commands.cli import (
-    AT,
     CHAIN,
     DIRECTORY,
     FILE,
     JSON,
     POLICY,
-    ROOTS,
     SAVED,
     console,
     directory,
@@ -27,11 +26,6 @@ from client_sdk.commands.cli import (
 CONTRACT = "Address of the log's AttestationLog contract."
 CURRENT = "Current vendor collateral file (may be repeated)."
 ARCHIVE = "Directory of an archive of vendor collateral; the parts valid now are used."
-PCCS = "Base URL of a PCCS to use instead of Intel's PCS."
-AMD = "Base URL to use instead of AMD's KDS."
-NVIDIA_RIM = "Base URL to use instead of NVIDIA's RIM service."
-NVIDIA_OCSP = "URL to use instead of NVIDIA's OCSP service."
-ROOT_CRL = "URL of Intel's root CA CRL. Default: Intel's own."
 
 
 @click.group()
@@ -42,7 +36,11 @@ def audit() -> None:
     """
 
 
-def _asking(command: Callable[..., None]) -> Callable[..., None]:
+for _command in (files.inspect, files.collateral, files.fetch, files.allowed):
+    audit.add_command(_command)
+
+
+def _audit_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options that name the contract, the sources and the policy of an audit."""
     for option in (
         directory(SAVED),
@@ -75,7 +73,7 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @audit.command("run")
-@_asking
+@_audit_options
 @click.option(
     "--sample",
     type=click.IntRange(1),
@@ -90,7 +88,7 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--html", type=FILE, help="Write the audit to this file as one HTML page.")
 @click.option("--json", "as_json", is_flag=True, help=JSON)
-def run_audit(as_json: bool, html: Path | None, **asking: Any) -> None:
+def run_audit(as_json: bool, html: Path | None, **options: Any) -> None:
     """Verify every entry of a log again, starting from its contract.
 
     Every entry is judged as of its own time and as of now. Prints each entry, every problem and
@@ -98,16 +96,16 @@ def run_audit(as_json: bool, html: Path | None, **asking: Any) -> None:
     AttestationLog; 5 the contract could not be read; 6 something was not checked, as with
     --sample.
     """
-    from client_sdk.auditing.given import asked
     from client_sdk.auditing.output import output
     from client_sdk.auditing.page import page
-    from client_sdk.auditing.progress import Shown
+    from client_sdk.auditing.progress import ProgressDisplay
+    from client_sdk.auditing.request import audit_request
     from client_sdk.auditing.view import show_audit
 
     with output(html) as write:
-        with Shown() as progress:
-            given = asked(progress=progress, **asking)
-            done = given.auditor.run(given.contract, given.scope)
+        with ProgressDisplay() as progress:
+            request = audit_request(progress=progress, **options)
+            done = request.auditor.run(request.contract, request.scope)
         if html is not None:
             write(page(done).encode())
     if as_json:
@@ -119,21 +117,21 @@ def run_audit(as_json: bool, html: Path | None, **asking: Any) -> None:
 
 @audit.command()
 @click.argument("index", type=click.IntRange(0))
-@_asking
+@_audit_options
 @click.option("--json", "as_json", is_flag=True, help=JSON)
-def entry(index: int, as_json: bool, **asking: Any) -> None:
+def entry(index: int, as_json: bool, **options: Any) -> None:
     """Verify the entry with this INDEX and print its leaf, proof and report.
 
     Exit codes: 0 the entry holds; 1 a violation was found; 2 the log has no such entry; 3 the
     address holds no AttestationLog; 5 the contract could not be read; 6 something could not be
     checked.
     """
-    from client_sdk.auditing.given import asked
+    from client_sdk.auditing.request import audit_request
     from client_sdk.auditing.single import audit_entry
     from client_sdk.auditing.view import show_entry
 
-    given = asked(**asking)
-    single = audit_entry(given.auditor, given.contract, index, given.scope)
+    request = audit_request(**options)
+    single = audit_entry(request.auditor, request.contract, index, request.scope)
     if as_json:
         click.echo(json.dumps(single.to_json()))
     else:
@@ -142,32 +140,34 @@ def entry(index: int, as_json: bool, **asking: Any) -> None:
 
 
 @audit.command()
-@_asking
+@_audit_options
 @click.option("--boot", metavar="HEX", help="Boot id (32 hex digits); its newest entry is used.")
 @click.option("--index", type=click.IntRange(0), help="Index of the entry.")
 @click.option("--out", type=FILE, required=True, help="File to write the proof to.")
-def prove(boot: str | None, index: int | None, out: Path, **asking: Any) -> None:
+def prove(boot: str | None, index: int | None, out: Path, **options: Any) -> None:
     """Verify one enclave's entry and write all that proves it to one file.
 
     `check-proof` verifies this file without a network. Give --boot or --index. Exit codes: 0 the
     file was written; 1 the entry does not hold; 2 wrong options; 5 the contract could not be
     read; 6 something could not be checked, and nothing was written.
     """
-    from client_sdk.auditing.given import asked, boot_id
     from client_sdk.auditing.output import output
-    from client_sdk.auditing.progress import Shown
+    from client_sdk.auditing.progress import ProgressDisplay
     from client_sdk.auditing.proving import prove as proof_of
+    from client_sdk.auditing.request import audit_request, boot_id
     from client_sdk.auditing.single import audit_entry, find_boot
 
     if (boot is None) == (index is None):
         got = "neither" if boot is None else "both"
         raise UsageError(f"expected either --boot or --index, got {got}; give one of them")
     with output(out) as write:
-        with Shown() as progress:
-            given = asked(progress=progress, **asking)
+        with ProgressDisplay() as progress:
+            request = audit_request(progress=progress, **options)
             if index is None:
-                index = find_boot(given.auditor, given.contract, boot_id(boot or ""), given.scope)
-            single = audit_entry(given.auditor, given.contract, index, given.scope)
+                index = find_boot(
+                    request.auditor, request.contract, boot_id(boot or ""), request.scope
+                )
+            single = audit_entry(request.auditor, request.contract, index, request.scope)
         data = proof_of(single).to_bytes()
         write(data)
     click.echo(f"{out}: entry {index}, {len(data)} bytes")
@@ -223,18 +223,18 @@ def compare(a: str, b: str, policy: Path | None, as_json: bool) -> None:
 
     Prints both checkpoints, the first difference and a verdict. Exit codes: 0 both are the same
     log, and one may be longer; 1 the log signed two contradicting trees; 6 a copy is damaged or
-    lacks something, or no --policy was given.
+    lacks something, or no --policy was request.
     """
     from client_sdk import config
-    from client_sdk.auditing.comparing import compare as compared
-    from client_sdk.auditing.progress import Shown
+    from client_sdk.auditing.comparison import compare as compared
+    from client_sdk.auditing.progress import ProgressDisplay
     from client_sdk.auditing.sources import open_source
     from client_sdk.auditing.view import show_compared
     from client_sdk.transport import Transport
 
     accepted = config.read_policy(policy) if policy else None
     transport = Transport()
-    with Shown() as progress:
+    with ProgressDisplay() as progress:
         sides = open_source(a, transport), open_source(b, transport)
         done = compared(*sides, accepted, progress)
     if as_json:
@@ -245,182 +245,7 @@ def compare(a: str, b: str, policy: Path | None, as_json: bool) -> None:
 
 
 @audit.command()
-@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@click.option(
-    "--collateral",
-    multiple=True,
-    type=FILE,
-    help="Vendor collateral file for the checks (may be repeated).",
-)
-@click.option("--at", "moment", metavar="TIME", help=AT)
-@click.option("--policy", type=FILE, help=ROOTS)
-@click.option("--json", "as_json", is_flag=True, help=JSON)
-def inspect(
-    files: tuple[Path, ...],
-    collateral: tuple[Path, ...],
-    moment: str | None,
-    policy: Path | None,
-    as_json: bool,
-) -> None:
-    """Print what FILES are, field by field, and whether their signatures and rules hold.
-
-    Reads quotes, reports, event logs, certificates, RIMs, collateral, the JSON of NVIDIA and of
-    providers, and Umay's own formats, as raw bytes, hex or base64. Files given together are used
-    for each other's checks. Exit codes: 0 all checks hold; 2 a file cannot be read; 3 not
-    authentic; 4 refused; 6 something could not be checked.
-    """
-    from attestation.trust.roots import PRODUCTION
-    from client_sdk import config
-    from client_sdk.inspection.files import inspect_files, offered
-    from client_sdk.inspection.result import CheckInputs, at, exit_code
-    from client_sdk.inspection.view import show_inspection
-
-    roots = config.read_policy(policy).roots if policy else PRODUCTION
-    given = offered(collateral, CheckInputs(at(moment), roots))
-    found = inspect_files(files, given)
-    if as_json:
-        click.echo(json.dumps({"at": given.now, "found": [item.to_json() for item in found]}))
-    else:
-        for item in found:
-            show_inspection(console(), item)
-    sys.exit(exit_code(found))
-
-
-@audit.command()
-@click.argument("files", nargs=-1, type=FILE, metavar="FILE...")
-@click.option(
-    "--archive", type=DIRECTORY, help="Directory of an archive; all versions in it are read."
-)
-@click.option("--at", "moment", metavar="TIME", help=AT)
-@click.option("--json", "as_json", is_flag=True, help=JSON)
-def collateral(
-    files: tuple[Path, ...], archive: Path | None, moment: str | None, as_json: bool
-) -> None:
-    """Print when each part of vendor collateral in FILES expires, by its own dates.
-
-    Exit codes: 0 every part has a version that is valid at that time; 2 no collateral was given;
-    4 a part has no valid version.
-    """
-    from attestation.trust.roots import PRODUCTION
-    from attestation.vendors.archive import Archive
-    from client_sdk.inspection.dated import DatedPart, dated_parts
-    from client_sdk.inspection.files import offered
-    from client_sdk.inspection.result import CheckInputs, at
-    from client_sdk.inspection.view import show_dated
-
-    given = offered(files, CheckInputs(at(moment), PRODUCTION))
-    parts = dated_parts(given) if files else []
-    if archive is not None:
-        kept = Archive(archive).versions()
-        parts += [DatedPart(name, dates, given.now) for name, _, dates in kept]
-    if not parts:
-        raise UsageError("expected collateral to read, got none; give files, --archive, or both")
-    if as_json:
-        click.echo(json.dumps({"at": given.now, "parts": [part.to_json() for part in parts]}))
-    else:
-        show_dated(console(), parts)
-    counting = {part.name for part in parts if part.current}
-    sys.exit(0 if all(part.name in counting for part in parts) else 4)
-
-
-@audit.command()
-@click.argument("evidence", type=FILE)
-@click.option("--out", type=FILE, help="Write the collateral to this file.")
-@click.option("--archive", type=DIRECTORY, help="Add the collateral to this archive.")
-@click.option("--policy", type=FILE, help=ROOTS)
-@click.option("--intel", metavar="URL", help=PCCS)
-@click.option("--amd", metavar="URL", help=AMD)
-@click.option("--nvidia-rim", metavar="URL", help=NVIDIA_RIM)
-@click.option("--nvidia-ocsp", metavar="URL", help=NVIDIA_OCSP)
-@click.option("--intel-root-crl", metavar="URL", help=ROOT_CRL)
-def fetch(
-    evidence: Path,
-    out: Path | None,
-    archive: Path | None,
-    policy: Path | None,
-    **services: str | None,
-) -> None:
-    """Get the collateral that verifies an EVIDENCE file from the hardware vendors.
-
-    Give --out, --archive, or both. Exit codes: 0 all parts were written; 2 wrong options; 3 the
-    evidence is not authentic; 5 a vendor did not answer; 6 a vendor does not have a part, and the
-    others were written.
-    """
-    from attestation.formats.evidence import Evidence
-    from attestation.trust.roots import PRODUCTION
-    from attestation.vendors.archive import Archive
-    from attestation.vendors.collect import collect
-    from attestation.vendors.fetch import HttpFetcher, Services
-    from client_sdk import config
-    from client_sdk.auditing.output import output
-    from client_sdk.inspection.result import at, read_file
-
-    if out is None and archive is None:
-        raise UsageError("expected a place to write to, got none; give --out, --archive, or both")
-    given = {name: url for name, url in services.items() if url}
-    roots = config.read_policy(policy).roots if policy else PRODUCTION
-    parsed = Evidence.from_bytes(read_file(evidence))
-    kept = Archive(archive) if archive is not None else None
-    with output(out) as write:
-        got = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
-        found = got.collateral
-        write(found.to_bytes())
-    if out is not None:
-        click.echo(f"{out}: {len(found.parts)} parts")
-    if kept is not None:
-        digest = kept.add(found)
-        click.echo(f"{archive}: {len(found.parts)} parts, set {digest.hex()}")
-    if got.missing:
-        lacking = "; ".join(f"{name} ({answer})" for name, answer in got.missing.items())
-        raise Incomplete(f"the vendors do not have {len(got.missing)} part(s): {lacking}")
-
-
-@audit.command()
-@click.option(
-    "--registry", required=True, metavar="ADDRESS", help="Address of the Registry contract."
-)
-@click.option(
-    "--measurement",
-    required=True,
-    metavar="HEX",
-    help="Digest of a measurement or of a model, 64 hex digits.",
-)
-@click.option("--at", "moment", metavar="TIME", help=AT)
-@click.option("--chain", metavar="URL", help=CHAIN)
-@directory(SAVED)
-@click.option("--json", "as_json", is_flag=True, help=JSON)
-def allowed(
-    registry: str, measurement: str, moment: str | None, as_json: bool, **where: Any
-) -> None:
-    """Print which Registry entries list a measurement, and which allowed it at a time.
-
-    The answer rests on the chain endpoint that you chose. Exit codes: 0 at least one entry
-    allowed it; 3 the address holds no Registry; 4 no entry allowed it; 5 the chain did not answer.
-    """
-    from client_sdk import config
-    from client_sdk.auditing.allowed import entries_of
-    from client_sdk.inspection.result import at
-    from contracts.chain import raw_address
-    from contracts.endpoint import reading
-    from contracts.registry import read_registry
-
-    found = config.load(url="-", policy=Path("-"), **where)
-    state, read_at = read_registry(
-        reading(found.chain), address=raw_address(registry, "--registry")
-    )
-    entries = entries_of(state, measurement, at(moment))
-    if as_json:
-        click.echo(json.dumps({"at": at(moment), "read_at": read_at, "entries": entries}))
-    for entry in [] if as_json else entries:
-        state_ = "allowed" if entry["allowed"] else "not allowed"
-        click.echo(f"{state_}: manifest {entry['manifest']}, from {entry['from']}")
-    if not entries and not as_json:
-        click.echo("no release or model of this Registry has this digest")
-    sys.exit(0 if any(entry["allowed"] for entry in entries) else 4)
-
-
-@audit.command()
-@_asking
+@_audit_options
 @click.option(
     "--keep",
     type=DIRECTORY,
@@ -439,7 +264,7 @@ def allowed(
 @click.option("--once", is_flag=True, help="Make one audit, and end with its exit code.")
 @click.option("--json", "as_json", is_flag=True, help="Print each alert as one line of JSON.")
 def watch(
-    keep: Path, every: int, webhook: str | None, once: bool, as_json: bool, **asking: Any
+    keep: Path, every: int, webhook: str | None, once: bool, as_json: bool, **options: Any
 ) -> None:
     """Audit a log at intervals until stopped, and report every new problem as an alert.
 
@@ -448,7 +273,7 @@ def watch(
     --once: 0 no violation; 1 a violation was found; 5 the contract or the log could not be read;
     6 something was not checked.
     """
-    from client_sdk.auditing.watch_loop import Rounds
+    from client_sdk.auditing.watch_loop import WatchLoop
     from client_sdk.auditing.watching import Alert
 
     def tell(alert: Alert) -> None:
@@ -457,7 +282,7 @@ def watch(
     def warn(text: str) -> None:
         click.echo(text, err=True)
 
-    rounds = Rounds.open(keep, asking, webhook=webhook, tell=tell, warn=warn)
+    loop = WatchLoop.open(keep, options, webhook=webhook, tell=tell, warn=warn)
     if once:
-        sys.exit(rounds.one())
-    rounds.forever(every)
+        sys.exit(loop.one())
+    loop.forever(every)

@@ -28,7 +28,7 @@ from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.sources import Source
 from contracts.chain import ReadOnlyChain
 
-STANDING = (
+STEPS_JUDGED_NOW = (
     "cpu-signature",
     "cpu-attributes",
     "cpu-tcb",
@@ -72,7 +72,7 @@ class Machines:
         at = time_of(beacon, bundle)
         then = self.examine(presented, beacon, at)
         failed = tuple(name for name in then.failed if self.note or name != "log")
-        _told(audit, index, then, failed)
+        _report_failures(audit, index, then, failed)
         now = self._today(audit, index, presented, beacon) if not failed else None
         return _verdict(index, leaf, bundle, beacon, then, failed, now)
 
@@ -127,7 +127,7 @@ class Machines:
             raise Incomplete(f"today's collateral does not fit: {error}") from None
         today = dataclasses.replace(presented, collateral=collateral)
         report = self.examine(today, beacon, self.now)
-        failed = [s for s in report.steps if s.name in STANDING and s.status == "failed"]
+        failed = [s for s in report.steps if s.name in STEPS_JUDGED_NOW and s.status == "failed"]
         for step in failed:
             audit.finding(_code(step), f"entry {index}: {self._differs(step)}", index)
         return tuple(_code(step) for step in failed)
@@ -149,7 +149,7 @@ def time_of(beacon: BlockRef, bundle: KeyBundle) -> int:
     return max(beacon.utime, bundle.not_before)
 
 
-def _told(audit: Audit, index: int, then: Report, failed: tuple[str, ...]) -> None:
+def _report_failures(audit: Audit, index: int, then: Report, failed: tuple[str, ...]) -> None:
     if failed:
         text = f"evidence that the log admitted does not verify: {', '.join(failed)}"
         audit.violation("bad-evidence", f"entry {index}: {text}", index)

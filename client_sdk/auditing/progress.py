@@ -18,7 +18,7 @@ LINE_EVERY_S = 15.0
 REDRAW_S = 0.2
 
 
-class Shown:
+class ProgressDisplay:
     """Called with (what, done, total); a context that clears what it drew."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -29,7 +29,7 @@ class Shown:
         self._began, self._last = time.monotonic(), 0.0
         self._finished: set[tuple[str, int]] = set()
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(

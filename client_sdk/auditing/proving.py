@@ -23,7 +23,7 @@ from attestation.verify.verifier import Verifier
 from client_sdk.auditing.machines import bundle_of, time_of
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.results import MACHINES
-from client_sdk.auditing.single import Single
+from client_sdk.auditing.single import AuditedEntry
 from contracts.chain import ReadOnlyChain
 from contracts.reader import read_anchor
 
@@ -78,7 +78,7 @@ class CheckedProof:
         }
 
 
-def prove(single: Single) -> EnclaveProof:
+def prove(single: AuditedEntry) -> EnclaveProof:
     """Of an entry that was verified. Raises LogError where it does not hold, Incomplete where
     something could not be checked."""
     audit, entry = single.audit, single.entry

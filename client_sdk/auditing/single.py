@@ -25,7 +25,7 @@ from client_sdk.auditing.sources import Source
 
 
 @dataclass(frozen=True)
-class Single:
+class AuditedEntry:
     """`data` is the leaf's bytes and `proof` a tlog-proof of it; empty where there is none.
     `machines` judged it."""
 
@@ -52,7 +52,7 @@ class Single:
         }
 
 
-def audit_entry(auditor: Auditor, contract: str, index: int, scope: Scope) -> Single:
+def audit_entry(auditor: Auditor, contract: str, index: int, scope: Scope) -> AuditedEntry:
     """Raises Unavailable or ParseError where the contract cannot be read, UsageError where
     the anchored tree has no such entry."""
     audit, anchor, source = auditor.begin(contract, scope)
@@ -62,12 +62,12 @@ def audit_entry(auditor: Auditor, contract: str, index: int, scope: Scope) -> Si
     machines = auditor.machines(source, anchor, note, get_hash, scope)
     data = step(audit, "tree", lambda: machines.leaf_at(index))
     if data is None:
-        return Single(audit, index, b"", b"", machines)
+        return AuditedEntry(audit, index, b"", b"", machines)
     entry = judge(audit, machines, index, data)
     audit.entries.append(entry)
     step(audit, "claims", lambda: _claims(audit, machines, index, data, entry.boot))
-    auditor.check_registered(audit)
-    return Single(audit, index, data, machines.proof(index, data) or b"", machines)
+    auditor.check_registry(audit)
+    return AuditedEntry(audit, index, data, machines.proof(index, data) or b"", machines)
 
 
 def find_boot(auditor: Auditor, contract: str, boot: bytes, scope: Scope) -> int:

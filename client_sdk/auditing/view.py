@@ -9,10 +9,10 @@ from rich.text import Text
 from attestation.formats.dates import stamp
 from attestation.formats.platform import LEAF_PLATFORMS
 from attestation.log.leaf import Leaf
-from client_sdk.auditing.comparing import Compared
+from client_sdk.auditing.comparison import Comparison
 from client_sdk.auditing.proving import HERE, CheckedProof
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
-from client_sdk.auditing.single import Single
+from client_sdk.auditing.single import AuditedEntry
 from client_sdk.report_view import SIMULATED, show_report
 
 
@@ -43,7 +43,7 @@ def show_problems(console: Console, audit: Audit) -> None:
         console.print(Text(SIMULATED, style="bold yellow"))
 
 
-def show_entry(console: Console, single: Single) -> None:
+def show_entry(console: Console, single: AuditedEntry) -> None:
     """Leaf, proof, report, and what of it contradicts."""
     audit = single.audit
     console.print(f"contract   {audit.contract}", markup=False)
@@ -82,7 +82,7 @@ def show_proof(console: Console, checked: CheckedProof) -> None:
     console.print(f"verdict: {checked.verdict}", style=style, markup=False)
 
 
-def show_compared(console: Console, done: Compared) -> None:
+def show_compared(console: Console, done: Comparison) -> None:
     """Both heads, what differs, the verdict."""
     for name, head in zip((done.a, done.b), done.heads, strict=True):
         known = f"{head.origin}, {head.size} entries, root {head.root.hex()}" if head else "none"

@@ -18,9 +18,9 @@ from typing import Any, Self
 from attestation.errors import Unavailable
 from attestation.files import own_directory, replace
 from client_sdk.auditing.feed import atom
-from client_sdk.auditing.given import asked
+from client_sdk.auditing.request import audit_request
 from client_sdk.auditing.results import Audit
-from client_sdk.auditing.watching import Alert, Told, Watch
+from client_sdk.auditing.watching import Alert, AlertFile, Watch
 from client_sdk.transport import Transport, check_url
 
 MAX_WAITING = 10_000
@@ -28,16 +28,16 @@ MAX_WAITING = 10_000
 
 
 @dataclass
-class Rounds:
-    """`asking` is what `asked` takes; `tell` and `warn` speak to whoever watches; `last` is the
-    last audit, None where it could not look."""
+class WatchLoop:
+    """`options` are the arguments of `audit_request`. `tell` gets every new alert, `warn` every
+    failure of the loop itself. `last` is the last audit, None where the log could not be read."""
 
     keep: Path
-    asking: dict[str, Any]
+    options: dict[str, Any]
     webhook: str | None
     tell: Callable[[Alert], None]
     warn: Callable[[str], None]
-    told: Told
+    alerts: AlertFile
     last: Audit | None = None
     transport: Transport = field(default_factory=Transport)
     waiting: list[Alert] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Rounds:
     def open(
         cls,
         keep: Path,
-        asking: dict[str, Any],
+        options: dict[str, Any],
         *,
         webhook: str | None,
         tell: Callable[[Alert], None],
@@ -55,20 +55,20 @@ class Rounds:
         """Raises UsageError."""
         own_directory(keep)
         checked = check_url(webhook) if webhook else None
-        return cls(keep, asking, checked, tell, warn, Told(keep / "alerts.jsonl"))
+        return cls(keep, options, checked, tell, warn, AlertFile(keep / "alerts.jsonl"))
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.look, self.told, time.time)
+        self.watch = Watch(self.look, self.alerts, time.time)
         self.started = int(time.time())
 
     def look(self) -> Audit:
         self.last = None
-        given = asked(state=self.keep / "state", **self.asking)
+        request = audit_request(state=self.keep / "state", **self.options)
         try:
-            self.last = given.auditor.run(given.contract, given.scope)
+            self.last = request.auditor.run(request.contract, request.scope)
         finally:
-            if given.scope.state is not None:
-                given.scope.state.close()
+            if request.scope.state is not None:
+                request.scope.state.close()
         return self.last
 
     def one(self) -> int:
@@ -93,7 +93,7 @@ class Rounds:
 
     def _write_feed(self) -> None:
         """Whole or not at all, for readers meanwhile."""
-        feed = atom(self.asking["contract"], self.told.alerts, started=self.started)
+        feed = atom(self.options["contract"], self.alerts.alerts, started=self.started)
         replace(self.keep / "feed.atom", feed, mode=0o644)
 
     def _send(self, new: list[Alert]) -> None:
@@ -103,7 +103,7 @@ class Rounds:
         if not self.waiting:
             return
         alerts = [alert.to_json() for alert in self.waiting]
-        body = {"contract": self.asking["contract"], "alerts": alerts}
+        body = {"contract": self.options["contract"], "alerts": alerts}
         try:
             self.transport.notify(self.webhook, json.dumps(body).encode())
         except Unavailable as error:

@@ -52,18 +52,18 @@ class Alert:
         return f"{self.severity}: {self.code}: {self.text}"
 
 
-MAX_TOLD_BYTES = 256 << 20
-"""Of a watch's alerts, some hundred bytes each."""
+MAX_ALERT_BYTES = 256 << 20
+"""Size limit of the file; an alert has some hundred bytes."""
 
 
-class Told:
-    """The alerts so far, one JSON line each, in the watcher's own file."""
+class AlertFile:
+    """The file of all alerts so far, one JSON object per line."""
 
     def __init__(self, path: Path) -> None:
         """Raises UsageError for a file that cannot be used or is no such file."""
         self._path = path
         try:
-            data = read_trusted(path, limit=MAX_TOLD_BYTES) or b""
+            data = read_trusted(path, limit=MAX_ALERT_BYTES) or b""
             whole = data[: data.rfind(b"\n") + 1]
             self.alerts = [_alert(line) for line in whole.splitlines()]
             cut_off = data[len(whole) :]
@@ -92,8 +92,10 @@ class Told:
 class Watch:
     """`look` makes one audit; `clock` gives Unix seconds."""
 
-    def __init__(self, look: Callable[[], Audit], told: Told, clock: Callable[[], float]) -> None:
-        self._look, self._told, self._clock = look, told, clock
+    def __init__(
+        self, look: Callable[[], Audit], alerts: AlertFile, clock: Callable[[], float]
+    ) -> None:
+        self._look, self._alerts, self._clock = look, alerts, clock
         self._seen: int | None = None
         self._going_on: set[tuple[str, str, int | None]] = set()
 
@@ -126,11 +128,11 @@ class Watch:
                 yield self._alert("finding", "stale-beacon", text, entry.index)
 
     def _new(self, noticed: list[Alert]) -> list[Alert]:
-        known = {alert.subject for alert in self._told.alerts if alert.index is not None}
+        known = {alert.subject for alert in self._alerts.alerts if alert.index is not None}
         known |= self._going_on
         new = {alert.subject: alert for alert in reversed(noticed) if alert.subject not in known}
         alerts = list(new.values())[::-1]
-        self._told.add(alerts)  # first: what could not be kept is new again next time
+        self._alerts.add(alerts)  # first: what could not be kept is new again next time
         self._going_on = {alert.subject for alert in noticed if alert.index is None}
         return alerts
 

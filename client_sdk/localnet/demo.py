@@ -30,7 +30,7 @@ from client_sdk.client import Client
 from client_sdk.config import read_policy
 from client_sdk.localnet.devnet import MODEL_NAME, Network
 from client_sdk.localnet.drills import Attack, Drill, replay
-from client_sdk.localnet.spying import saw
+from client_sdk.localnet.leak_search import contains_secret
 from client_sdk.session import CheckedReceipt
 from client_sdk.transport import Transport
 from contracts.logservice.store import load_or_create_key
@@ -40,8 +40,9 @@ MAX_TOKENS = 96
 
 
 @dataclass(frozen=True)
-class RelaySaw:
-    """Bytes: the sealed request, each piece of the sealed answer, all that it handled."""
+class RelayObservation:
+    """What passed the relay, in bytes: the sealed request, each piece of the sealed answer, and all
+    traffic. `plaintext` says whether the question or the answer was found in it."""
 
     request: int
     pieces: tuple[int, ...]
@@ -57,7 +58,7 @@ class Stage:
     def report(self, chosen: Chosen, report: Report) -> None: ...
     def question(self, text: str) -> None: ...
     def token(self, text: str) -> None: ...
-    def relay(self, sizes: RelaySaw) -> None: ...
+    def relay(self, sizes: RelayObservation) -> None: ...
     def receipt(self, receipt: CheckedReceipt) -> None: ...
     def audit(self, audit: Audit) -> None: ...
     def attacks(self, attacks: list[Attack]) -> None: ...
@@ -181,10 +182,10 @@ class Demo:
         record = self.network.files.record.read_bytes()
         if len(record) < answer.sealed_request + sum(answer.sealed_pieces):
             raise ParseError("relay: expected a record of all that it handled, got less")
-        seen = saw(record, (QUESTION, self.outcome.answer))
+        seen = contains_secret(record, (QUESTION, self.outcome.answer))
         self.outcome.relay_saw_plaintext = seen
         pieces = tuple(answer.sealed_pieces)
-        self.stage.relay(RelaySaw(answer.sealed_request, pieces, len(record), seen))
+        self.stage.relay(RelayObservation(answer.sealed_request, pieces, len(record), seen))
 
     def _receipt(self, answer: Answer) -> None:
         if answer.receipt is None:

@@ -11,7 +11,7 @@ from attestation.verify.verdict import Report
 from client_sdk.auditing.results import Audit
 from client_sdk.auditing.view import show_audit
 from client_sdk.choosing import Chosen
-from client_sdk.localnet.demo import RelaySaw, Stage
+from client_sdk.localnet.demo import RelayObservation, Stage
 from client_sdk.localnet.drills import Attack
 from client_sdk.report_view import show_report
 from client_sdk.session import CheckedReceipt
@@ -43,16 +43,16 @@ class ConsoleStage(Stage):
     def token(self, text: str) -> None:
         self._write(text)
 
-    def relay(self, saw: RelaySaw) -> None:
+    def relay(self, seen: RelayObservation) -> None:
         self._write("\n")
         self._heading("4. What the relay saw of it")
-        sizes = " ".join(str(size) for size in saw.pieces[:12])
-        more = f" … {len(saw.pieces)} in all" if len(saw.pieces) > 12 else ""
-        self._line(f"question: {saw.request} bytes of ciphertext")
+        sizes = " ".join(str(size) for size in seen.pieces[:12])
+        more = f" … {len(seen.pieces)} in all" if len(seen.pieces) > 12 else ""
+        self._line(f"question: {seen.request} bytes of ciphertext")
         self._line(f"answer:   pieces of {sizes}{more}")
-        found = "FOUND" if saw.plaintext else "nowhere"
+        found = "FOUND" if seen.plaintext else "nowhere"
         self._line(
-            f"searched all {saw.handled} bytes that it handled for question and answer, "
+            f"searched all {seen.handled} bytes that it handled for question and answer, "
             f"plain, JSON, hex, base64: {found}"
         )
 

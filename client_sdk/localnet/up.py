@@ -10,7 +10,7 @@ from pathlib import Path
 from attestation.files import home
 from client_sdk.config import DEFAULT_DIR
 from client_sdk.localnet.devnet import Network
-from client_sdk.localnet.keeping import Keeper
+from client_sdk.localnet.restarting import GuestRestarter
 
 WATCH_SECONDS = 0.5
 
@@ -23,7 +23,7 @@ def run(directory: Path, *, say: Callable[[str], None]) -> None:
             base = network.start_proxy()
             for line in welcome(network, base):
                 say(line)
-            keeper = Keeper(network, say)
+            keeper = GuestRestarter(network, say)
             while True:
                 keeper.look()
                 time.sleep(WATCH_SECONDS)

@@ -25,7 +25,7 @@ from attestation.net.cors import shared
 from contracts.chain import ReadOnlyChain
 from enclave.host.feed import guarded, refused
 from enclave.host.forward import Forwarder, asked
-from enclave.host.registrar import Entry, Registrar
+from enclave.host.registrar import LogEntry, Registrar
 
 MAX_PROOFS_KEPT = 256
 MAX_PROOFS_ASKED = 8
@@ -45,17 +45,17 @@ class Agent:
 
     async def listing(self, _: Request) -> Response:
         """One boot while its guest answers, otherwise none."""
-        standing = self._registrar.standing
-        if standing.boot is None or not standing.answering:
+        status = self._registrar.status
+        if status.boot is None or not status.answering:
             return JSONResponse({"boots": []}, headers=NO_CACHE)
-        state = "ready" if standing.ready else "pending"
-        listed = {"boot": standing.boot, "state": state, "base": wire.base(standing.boot)}
+        state = "ready" if status.ready else "pending"
+        listed = {"boot": status.boot, "state": state, "base": wire.base(status.boot)}
         return JSONResponse({"boots": [listed]}, headers=NO_CACHE)
 
     async def below(self, request: Request) -> Response:
         """Everything under /umay/<boot>/."""
         wanted = asked(request)
-        if wanted is None or wanted.boot != self._registrar.standing.boot:
+        if wanted is None or wanted.boot != self._registrar.status.boot:
             return Response(b"", 404)
         if wanted.path == "collateral":
             return await self.collateral(request)
@@ -66,7 +66,7 @@ class Agent:
         return await self._forward(request, wanted)
 
     async def collateral(self, _: Request) -> Response:
-        collateral = self._registrar.standing.collateral
+        collateral = self._registrar.status.collateral
         return _cbor(collateral) if collateral else Response(b"", 503)
 
     async def _forward(self, request: Request, wanted: wire.Target) -> Response:
@@ -75,24 +75,24 @@ class Agent:
 
     async def _evidence(self, request: Request, wanted: wire.Target) -> Response:
         """The log's copy where the log holds other bytes of the same statement."""
-        standing, named = self._registrar.standing, wanted.path.partition("/")[2]
+        status, named = self._registrar.status, wanted.path.partition("/")[2]
         if named:
-            copy = standing.copy_of(bytes.fromhex(named))
+            copy = status.copy_of(bytes.fromhex(named))
         else:
-            copy = standing.entry.served if standing.entry else None
-            if standing.current is not None:
-                wanted = replace(wanted, path=f"evidence/{standing.current.hex()}")
+            copy = status.entry.served if status.entry else None
+            if status.current is not None:
+                wanted = replace(wanted, path=f"evidence/{status.current.hex()}")
         return _cbor(copy) if copy else await self._forward(request, wanted)
 
     async def _proof(self, size: int) -> Response:
         """Of the current evidence, to the size that the client read itself."""
-        entry = self._registrar.standing.entry
+        entry = self._registrar.status.entry
         if entry is None or size <= entry.index:
             return Response(b"", 404)
         proof = await self._proof_of(entry, size)
         return Response(proof, 200, NO_CACHE, wire.TEXT) if proof else Response(b"", 502)
 
-    async def _proof_of(self, entry: Entry, size: int) -> bytes | None:
+    async def _proof_of(self, entry: LogEntry, size: int) -> bytes | None:
         key = (entry.index, size)
         if key not in self._proofs:
             url = f"{self._log}/proof?index={entry.index}&size={size}"
@@ -115,18 +115,18 @@ class Agent:
         return _cbor(cbor.encode({0: head.seqno, 1: head.root_hash, 2: head.utime}))
 
     async def anchored(self, _: Request) -> Response:
-        entries = self._registrar.standing.entries
+        entries = self._registrar.status.entries
         return _cbor(cbor.encode(sorted(d for d, entry in entries.items() if entry.anchored)))
 
     async def status(self, _: Request) -> Response:
         """For the host: what became of each evidence. Nothing of clients."""
-        standing = self._registrar.standing
+        status = self._registrar.status
         logged = {
             digest.hex(): {"index": entry.index, "anchored": entry.anchored}
-            for digest, entry in standing.entries.items()
+            for digest, entry in status.entries.items()
         }
-        refused = {digest.hex(): reason for digest, reason in standing.refused.items()}
-        known = {"boot": standing.boot, "answering": standing.answering, "ready": standing.ready}
+        refused = {digest.hex(): reason for digest, reason in status.refused.items()}
+        known = {"boot": status.boot, "answering": status.answering, "ready": status.ready}
         return JSONResponse({**known, "logged": logged, "refused": refused})
 
     async def retire(self, _: Request) -> Response:

@@ -1,6 +1,6 @@
 """Takes a guest's evidence to the log and tells when the chain has it.
 
-One thread runs `step` again and again; servers read `standing`, which is replaced, never
+One thread runs `step` again and again; servers read `status`, which is replaced, never
 changed. What fails delays only itself. Evidence bytes are malleable while their statement
 is not: where the log holds other bytes of the same keys, the log's are served, since
 those are what its leaf names.
@@ -49,7 +49,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """One evidence of the guest: its leaf index, whether the contract's tree holds it, and
     the log's copy where that differs from the guest's."""
 
@@ -59,7 +59,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Standing:
+class GuestStatus:
     """What is known of the guest now; digests are of the guest's own evidence bytes.
 
     `refused` holds the log's reason as step/code.
@@ -68,12 +68,12 @@ class Standing:
     boot: str | None = None
     answering: bool = False
     current: bytes | None = None
-    entries: dict[bytes, Entry] = field(default_factory=dict)
+    entries: dict[bytes, LogEntry] = field(default_factory=dict)
     refused: dict[bytes, str] = field(default_factory=dict)
     collateral: bytes = b""
 
     @property
-    def entry(self) -> Entry | None:
+    def entry(self) -> LogEntry | None:
         """The current evidence's."""
         return self.entries.get(self.current) if self.current is not None else None
 
@@ -88,7 +88,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedEpoch:
     """One epoch as the guest lists it."""
 
     evidence: bytes
@@ -111,7 +111,7 @@ class Registrar:
         tell: Callable[[str], None] = lambda text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.standing = Standing()
+        self.status = GuestStatus()
         self._guest, self._log = guest.rstrip("/"), log.rstrip("/")
         self._chain, self._contract, self._release = chain, contract, release
         self._collateral, self._tell, self._clock = collateral, tell, clock
@@ -121,7 +121,7 @@ class Registrar:
 
     def run(self, stopped: threading.Event) -> None:
         """Steps until `stopped`, whatever goes wrong: the agent serves what it has."""
-        while not stopped.wait(QUIET_S if self.standing.ready else LOOK_S):
+        while not stopped.wait(QUIET_S if self.status.ready else LOOK_S):
             try:
                 self.step()
             except Exception as error:
@@ -157,7 +157,7 @@ class Registrar:
             self._tell(f"{key}: {text}")
 
     def _change(self, **fields: Any) -> None:
-        self.standing = replace(self.standing, **fields)
+        self.status = replace(self.status, **fields)
 
     def _refresh_collateral(self) -> None:
         if self._clock() - self._collateral_read > COLLATERAL_SECONDS:
@@ -168,21 +168,21 @@ class Registrar:
 
     def _look_at_guest(self) -> None:
         boot = self._boot()
-        if boot != self.standing.boot:
+        if boot != self.status.boot:
             self._start(boot)
         epochs = self._epochs(boot)
-        known = self.standing.current
+        known = self.status.current
         current = next((epoch.evidence for epoch in epochs if epoch.state == "current"), known)
         self._change(answering=True, current=current)
         for epoch in epochs:
-            if epoch.evidence not in self.standing.entries:
+            if epoch.evidence not in self.status.entries:
                 key = f"evidence {epoch.evidence.hex()[:16]}"
                 self._attempt(key, partial(self._register, boot, epoch), PAUSES)
 
     def _start(self, boot: str) -> None:
         """A guest that was not there before: everything anew, collateral for its GPUs too."""
         self._tell(f"guest: boot {boot}")
-        self.standing = Standing(boot=boot, collateral=self.standing.collateral)
+        self.status = GuestStatus(boot=boot, collateral=self.status.collateral)
         self._retries.forget("evidence ")
         self._told = {key: text for key, text in self._told.items() if key[:9] != "evidence "}
         self._collateral_read = float("-inf")
@@ -194,7 +194,7 @@ class Registrar:
             raise ParseError("guest: expected a list of one boot id")
         return wire.read_boot_id(boots[0], where="guest")
 
-    def _epochs(self, boot: str) -> list[Listed]:
+    def _epochs(self, boot: str) -> list[ListedEpoch]:
         epochs = self._peer.json(f"{self._guest}{wire.base(boot)}epochs").get("epochs")
         if not isinstance(epochs, list) or len(epochs) > MAX_EPOCHS:
             raise ParseError(f"guest: expected a list of at most {MAX_EPOCHS} epochs")
@@ -202,19 +202,19 @@ class Registrar:
 
     # The log
 
-    def _register(self, boot: str, epoch: Listed) -> None:
+    def _register(self, boot: str, epoch: ListedEpoch) -> None:
         try:
             entry = self._submit(boot, epoch)
         except Refused as error:
-            refused = {**self.standing.refused, epoch.evidence: f"{error.step}/{error.code}"}
+            refused = {**self.status.refused, epoch.evidence: f"{error.step}/{error.code}"}
             self._change(refused=dict(list(refused.items())[-MAX_ENTRIES:]))
             raise
         self._tell(f"evidence {epoch.evidence.hex()[:16]}: entry {entry.index} of the log")
-        refused = {d: why for d, why in self.standing.refused.items() if d != epoch.evidence}
+        refused = {d: why for d, why in self.status.refused.items() if d != epoch.evidence}
         self._change(refused=refused)
         self._set(epoch.evidence, entry)
 
-    def _submit(self, boot: str, epoch: Listed) -> Entry:
+    def _submit(self, boot: str, epoch: ListedEpoch) -> LogEntry:
         submission = self._submission(self._guest + wire.base(boot), epoch)
         logged = SubmissionAnswer.from_bytes(
             self._peer.submit(f"{self._log}/submit", submission.to_bytes())
@@ -223,7 +223,7 @@ class Registrar:
         if leaf.bundle_digest != bundle_digest(Evidence.from_bytes(submission.evidence).bundle):
             raise LogError("log: answered with the leaf of other keys")
         named = leaf.evidence_digest
-        return Entry(
+        return LogEntry(
             logged.index, served=None if named == epoch.evidence else self._logs_copy(named)
         )
 
@@ -233,20 +233,20 @@ class Registrar:
         Raises Unavailable where the guest has nothing on record or does not answer, Refused
         with the log's reason.
         """
-        standing = self.standing
-        if standing.boot is None or standing.entry is None:
+        status = self.status
+        if status.boot is None or status.entry is None:
             raise Unavailable("retire: the guest has no current entry in the log")
-        word = self._peer.submit(f"{self._guest}{wire.base(standing.boot)}retire", b"")
-        request = RetireRequest(standing.entry.index, word)
+        word = self._peer.submit(f"{self._guest}{wire.base(status.boot)}retire", b"")
+        request = RetireRequest(status.entry.index, word)
         answer = self._peer.submit(f"{self._log}/retire", request.to_bytes())
         return SubmissionAnswer.from_bytes(answer).index
 
-    def _submission(self, base: str, epoch: Listed) -> Submission:
+    def _submission(self, base: str, epoch: ListedEpoch) -> Submission:
         """A renewal whose predecessor this agent never logged goes in as a boot: where the
         log has it already, it answers with the leaf that is there."""
-        if not self.standing.collateral:
+        if not self.status.collateral:
             raise Unavailable("no collateral yet")
-        before = self.standing.entries.get(epoch.previous) if epoch.previous is not None else None
+        before = self.status.entries.get(epoch.previous) if epoch.previous is not None else None
         evidence = self._peer.get(
             f"{base}evidence/{epoch.evidence.hex()}", limit=MAX_EVIDENCE_BYTES
         )
@@ -258,7 +258,7 @@ class Registrar:
             engine_config=self._config(base, "engine"),
             price_table=self._config(base, "price"),
             host_config=self._config(base, "host"),
-            collateral=self.standing.collateral,
+            collateral=self.status.collateral,
             previous=before.index if before else None,
             release=self._release,
         )
@@ -276,7 +276,7 @@ class Registrar:
     # The chain
 
     def _look_at_chain(self) -> None:
-        waiting = {d: e for d, e in self.standing.entries.items() if not e.anchored}
+        waiting = {d: e for d, e in self.status.entries.items() if not e.anchored}
         if not waiting or self._clock() - self._chain_read < CHAIN_S:
             return
         self._chain_read = self._clock()
@@ -286,18 +286,18 @@ class Registrar:
                 self._tell(f"evidence {digest.hex()[:16]}: anchored")
                 self._set(digest, replace(entry, anchored=True))
 
-    def _set(self, digest: bytes, entry: Entry) -> None:
-        entries = {**self.standing.entries, digest: entry}
+    def _set(self, digest: bytes, entry: LogEntry) -> None:
+        entries = {**self.status.entries, digest: entry}
         self._change(entries=dict(list(entries.items())[-MAX_ENTRIES:]))
 
 
-def _listed(item: object) -> Listed:
+def _listed(item: object) -> ListedEpoch:
     if not isinstance(item, dict) or not _is(item.get("evidence"), _DIGEST):
         raise ParseError("guest: expected an epoch with its evidence's digest")
     previous = item.get("previous")
     if previous is not None and not _is(previous, _DIGEST):
         raise ParseError("guest: expected the digest of the previous evidence, or null")
-    return Listed(
+    return ListedEpoch(
         evidence=bytes.fromhex(item["evidence"]),
         state=str(item.get("state")),
         previous=bytes.fromhex(previous) if previous else None,

@@ -14,7 +14,7 @@ from attestation.log.checkpoint import Checkpoint
 from attestation.log.merkle import Tree
 from attestation.log.tiles import TilePath, encode_bundle
 from attestation.trust.policy import Policy
-from client_sdk.auditing.comparing import Compared, compare
+from client_sdk.auditing.comparison import Comparison, compare
 from client_sdk.auditing.sources import DirectorySource
 from tests.attestation.test_policy import GOOD
 from tests.client_sdk.test_client_audit import ORIGIN
@@ -47,7 +47,7 @@ def view(
     return directory
 
 
-def compared(a: Path, b: Path, under: Policy | None) -> Compared:
+def compared(a: Path, b: Path, under: Policy | None) -> Comparison:
     done = compare(DirectorySource(a), DirectorySource(b), under)
     swapped = compare(DirectorySource(b), DirectorySource(a), under)
     assert (done.exit_code, done.differs) == (swapped.exit_code, swapped.differs)

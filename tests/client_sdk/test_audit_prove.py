@@ -20,7 +20,7 @@ from attestation.trust.anchor import BlockRef
 from client_sdk.auditing.auditor import Auditor, Scope
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import ENDPOINT, HERE, WORD, check, prove
-from client_sdk.auditing.single import Single, audit_entry, find_boot
+from client_sdk.auditing.single import AuditedEntry, audit_entry, find_boot
 from contracts.chain import AccountState
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, codes, start
 from tests.client_sdk.test_client_audit import CONTRACT, ORIGIN
@@ -43,7 +43,7 @@ def good(world: World) -> EnclaveProof:
     return prove(single(Net(world, [RELEASE, boot(world, release=0)], world.presented(), []), 1))
 
 
-def single(net: Net, index: int, mirror: str | None = None) -> Single:
+def single(net: Net, index: int, mirror: str | None = None) -> AuditedEntry:
     return audit_entry(auditor(net, mirror), CONTRACT, index, Scope())
 
 

@@ -22,7 +22,7 @@ from attestation.log.tiles import encode_bundle
 from attestation.verify.verifier import Presented
 from client_sdk.auditing import registered
 from client_sdk.auditing.auditor import Auditor, Scope
-from client_sdk.auditing.progress import Shown
+from client_sdk.auditing.progress import ProgressDisplay
 from client_sdk.auditing.results import Audit
 from client_sdk.auditing.sources import open_source
 from client_sdk.auditing.state import State, question
@@ -381,11 +381,11 @@ def test_progress_is_told_but_not_of_short_work(
     seen: list[tuple[str, int, int]] = []
     run(net, Scope(progress=lambda *told: seen.append(told)))
     assert ("entries verified", 2, 2) in seen and ("tiles compared", 1, 1) in seen
-    with Shown() as shown:
+    with ProgressDisplay() as shown:
         shown("entries", 1, 2)
     monkeypatch.setattr("client_sdk.auditing.progress.QUIET_S", -1.0)
     assert capsys.readouterr().err == ""
-    with Shown() as shown:
+    with ProgressDisplay() as shown:
         shown("entries", 1, 2)
         shown("entries", 2, 2)
         shown("entries", 2, 2)
@@ -396,7 +396,7 @@ def test_progress_is_told_but_not_of_short_work(
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client_sdk.auditing.progress.QUIET_S", -1.0)
     screen = io.StringIO()
-    with Shown(Console(file=screen, force_terminal=True, width=80)) as shown:
+    with ProgressDisplay(Console(file=screen, force_terminal=True, width=80)) as shown:
         shown("entries", 1, 2)
         shown("entries", 2, 2)
     assert "entries" in screen.getvalue() and "2/2" in screen.getvalue()

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from attestation.log.leaf import Leaf
 from client_sdk.auditing.auditor import Auditor, Scope
-from client_sdk.auditing.comparing import compare
+from client_sdk.auditing.comparison import compare
 from client_sdk.auditing.proving import check, prove
-from client_sdk.auditing.single import Single, audit_entry
+from client_sdk.auditing.single import AuditedEntry, audit_entry
 from client_sdk.auditing.sources import DirectorySource
 from client_sdk.auditing.view import leaf_rows, show_audit, show_compared, show_entry, show_proof
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, start
@@ -31,7 +31,7 @@ def net(world: World) -> Net:
     return Net(world, [RELEASE, boot(world, release=0)], world.presented(), [])
 
 
-def single(net: Net, index: int) -> Single:
+def single(net: Net, index: int) -> AuditedEntry:
     auditor = Auditor(policy=net.world.policy, chain=net, transport=net)  # type: ignore[arg-type]
     return audit_entry(auditor, CONTRACT, index, Scope())
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from attestation.errors import ParseError, Unavailable, UsageError
 from client_sdk.auditing.feed import ATOM, NEWEST, atom
 from client_sdk.auditing.results import Audit, EntryVerdict
-from client_sdk.auditing.watching import BLIND, SEES, Alert, Told, Watch
+from client_sdk.auditing.watching import BLIND, SEES, Alert, AlertFile, Watch
 
 T = 1_795_000_000
 
@@ -32,7 +32,7 @@ class Log:
         self.start()
 
     def start(self) -> None:
-        self.told = Told(self.path)
+        self.told = AlertFile(self.path)
         self.watch = Watch(self.look, self.told, lambda: self.now)
 
     def look(self) -> Audit:
@@ -130,7 +130,7 @@ def test_another_file_is_not_touched(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "alerts.jsonl"
     path.write_bytes(content)
     with pytest.raises(UsageError):
-        Told(path)
+        AlertFile(path)
     assert path.read_bytes() == content
 
 
@@ -141,7 +141,7 @@ def test_a_line_that_was_cut_off_is_dropped(log: Log) -> None:
     for cut in range(1, len(whole)):
         log.path.write_bytes(whole + whole[: cut - 1])
         if cut < len(whole):
-            assert len(Told(log.path).alerts) == 1
+            assert len(AlertFile(log.path).alerts) == 1
             assert log.path.read_bytes() == whole
 
 

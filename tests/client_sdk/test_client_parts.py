@@ -1,4 +1,4 @@
-"""The client's small parts: events, spying, listings, configs, ports, child processes."""
+"""The client's small parts: events, leak_search, listings, configs, ports, child processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from attestation.errors import ParseError, UmayError, Unavailable, UsageError
 from attestation.trust.policy import Policy
 from client_sdk import config, pricing, sse
 from client_sdk.auditing.sources import log_url
-from client_sdk.localnet import netfiles, spying
+from client_sdk.localnet import leak_search, netfiles
 from client_sdk.localnet.netfiles import Files, GuestSpec, PolicyFacts
 from client_sdk.localnet.supervisor import Supervisor
 from client_sdk.presented import fetch_places
@@ -87,16 +87,18 @@ def test_arbitrary_events_raise_nothing_else(data: bytes) -> None:
 )
 def test_plaintext_is_found_in_every_form(form) -> None:
     record = os.urandom(5000) + form(SECRET) + os.urandom(5000)
-    assert spying.saw(record, (SECRET,))
+    assert leak_search.contains_secret(record, (SECRET,))
 
 
 def test_ciphertext_is_no_plaintext() -> None:
-    assert not spying.saw(os.urandom(200_000), (SECRET, "Another secret that is long enough."))
+    assert not leak_search.contains_secret(
+        os.urandom(200_000), (SECRET, "Another secret that is long enough.")
+    )
 
 
 def test_json_escapes_are_searched() -> None:
     text = "Çok güzel bir gün, değil mi?"
-    assert spying.saw(json.dumps(text).encode(), (text,))
+    assert leak_search.contains_secret(json.dumps(text).encode(), (text,))
 
 
 def test_offers_without_prices_come_last() -> None:

@@ -11,7 +11,7 @@ import pytest
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from client_sdk.auditing.auditor import Auditor, Scope
-from client_sdk.auditing.comparing import compare
+from client_sdk.auditing.comparison import compare
 from client_sdk.auditing.results import Audit
 from client_sdk.auditing.single import audit_entry
 from client_sdk.auditing.sources import DirectorySource

@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import Unavailable, UsageError
 from attestation.vendors.archive import Archive
-from client_sdk.auditing.watch_loop import Rounds
+from client_sdk.auditing.watch_loop import WatchLoop
 from client_sdk.config import Config, load
 from client_sdk.localnet import up
 from client_sdk.localnet.devnet import Network
-from client_sdk.localnet.keeping import PAUSES_S, STEADY_S, Keeper
+from client_sdk.localnet.restarting import PAUSES_S, STEADY_S, GuestRestarter
 from client_sdk.localnet.supervisor import Child, Supervisor
 from contracts.logservice.database import Sqlite
 from contracts.logservice.witness import Witness
@@ -33,7 +33,7 @@ class Room:
         self.body, self.now, self.said = SLEEPS, 0.0, list[str]()
         for name in ("relay", "guest-ada", "guest-bela"):
             self.start(name)
-        self.keeper = Keeper(self, self.said.append, lambda: self.now)
+        self.keeper = GuestRestarter(self, self.said.append, lambda: self.now)
 
     def start(self, name: str, *, again: bool = False) -> Child:
         child = self.supervisor.start(name, ["-c", self.body], again=again)
@@ -208,7 +208,9 @@ OPENERS: dict[str, Callable[[Path], object]] = {
     "a witness's memory": lambda place: Witness(
         place / "seen", name="w.example/w", key=Ed25519PrivateKey.generate(), logs={}
     ),
-    "a watch's alerts": lambda place: Rounds.open(place, {}, webhook=None, tell=print, warn=print),
+    "a watch's alerts": lambda place: WatchLoop.open(
+        place, {}, webhook=None, tell=print, warn=print
+    ),
 }
 
 

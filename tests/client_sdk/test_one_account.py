@@ -11,9 +11,9 @@ import pytest
 
 from attestation.errors import ParseError, Unavailable, UsageError
 from client_sdk.auditing.auditor import Auditor, Scope
-from client_sdk.auditing.given import asked
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import check, prove
+from client_sdk.auditing.request import audit_request
 from client_sdk.auditing.single import audit_entry
 from contracts.chain import ToncenterV2
 from contracts.light.chain import ProvenChain
@@ -94,7 +94,7 @@ def test_what_an_audit_verified_counts_under_any_spelling(
     state = tmp_path / "state"
     questions = []
     for contract in (CONTRACT, text):
-        given = asked(contract, state=state, registry=text, **where)
+        given = audit_request(contract, state=state, registry=text, **where)
         assert given.contract == CONTRACT
         given.scope.state.close()  # type: ignore[union-attr]
         questions.append(state.read_bytes())

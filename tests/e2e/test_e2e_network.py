@@ -25,8 +25,8 @@ from client_sdk.auditing.sources import log_url
 from client_sdk.client import Client
 from client_sdk.config import read_policy
 from client_sdk.localnet.devnet import MODEL_NAME, Network
+from client_sdk.localnet.leak_search import contains_secret
 from client_sdk.localnet.netfiles import GuestSpec, demo_model
-from client_sdk.localnet.spying import saw
 from client_sdk.presented import fetch_places
 from client_sdk.transport import Transport
 from enclave.simulator.rough import of_boot
@@ -125,7 +125,7 @@ def test_the_openai_package_streams_and_the_relay_sees_nothing(
     assert text.strip()
     record = network.files.record.read_bytes()
     assert len(record) > 5000
-    assert not saw(record, (PROMPT, text))
+    assert not contains_secret(record, (PROMPT, text))
 
 
 def test_the_openai_package_gets_a_whole_answer(api: openai.OpenAI) -> None:

@@ -35,7 +35,7 @@ from enclave.guest.feed import Beacon
 from enclave.guest.guest import Guest
 from enclave.guest.model import ModelFiles
 from enclave.guest.platforms.simulated import SimulatedMachine
-from enclave.guest.platforms.tsm import Quoted
+from enclave.guest.platforms.tsm import QuoteWithLogs
 from enclave.simulator.server import Server
 from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
@@ -310,7 +310,7 @@ class Watched(SimulatedMachine):
 class Forgetful(SimulatedMachine):
     """Does not tell of the first extension: as if another program had made it."""
 
-    def quote(self, report_data: bytes) -> Quoted:
+    def quote(self, report_data: bytes) -> QuoteWithLogs:
         quoted = super().quote(report_data)
         return dataclasses.replace(quoted, rtmr3_events=quoted.rtmr3_events[1:])
 

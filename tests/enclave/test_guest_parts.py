@@ -39,7 +39,7 @@ from enclave.guest.feed import Beacon, Feed
 from enclave.guest.gpu import NvmlGpus, attest
 from enclave.guest.keys import BootKeys, Configs, Prover
 from enclave.guest.platforms import tsm as platforms
-from enclave.guest.platforms.tsm import Quoted, TsmPlatform
+from enclave.guest.platforms.tsm import QuoteWithLogs, TsmPlatform
 from enclave.simulator.service import Simulator
 from tests.helpers.tdx_machine import machine
 from tests.helpers.world import NOW, ask, quoted_of
@@ -195,7 +195,7 @@ class Platform:
     def extend(self, digest: bytes) -> None:
         ask(self.simulator, "tdx.extend", "vm", digest)
 
-    def quote(self, report_data: bytes) -> Quoted:
+    def quote(self, report_data: bytes) -> QuoteWithLogs:
         if self.fails:
             raise Unavailable("quote: no answer")
         return quoted_of(ask(self.simulator, "tdx.quote", "vm", report_data))
@@ -815,7 +815,7 @@ def test_a_quote_comes_with_the_logs_that_explain_it(td: Td) -> None:
     for event in events:
         td.platform.extend(event)
     data = bytes(range(64))
-    assert td.platform.quote(data) == Quoted(quote_over(data), LOG, events)
+    assert td.platform.quote(data) == QuoteWithLogs(quote_over(data), LOG, events)
     assert td.kernel.entries == []
     assert td.platform.roots is PRODUCTION
 

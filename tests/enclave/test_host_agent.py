@@ -112,8 +112,8 @@ def test_an_agent_that_starts_later_finds_its_guest_in_the_log(net: Net) -> None
     net.start_agent()
     net.look()
     net.look()
-    assert net.registrar.standing.entry is not None
-    assert (net.registrar.standing.entry.index, net.store.size) == (3, size)
+    assert net.registrar.status.entry is not None
+    assert (net.registrar.status.entry.index, net.store.size) == (3, size)
     assert listing(net)[0]["state"] == "ready"
 
 
@@ -208,7 +208,7 @@ def test_one_refused_evidence_does_not_hold_up_the_next(net: Net) -> None:
     net.admit = refuse
     good = net.guest.add_epoch()
     net.look()
-    assert set(net.registrar.standing.entries) == {good.digest}
+    assert set(net.registrar.status.entries) == {good.digest}
 
 
 def test_a_busy_log_is_asked_again(net: Net) -> None:
@@ -228,7 +228,7 @@ def test_a_log_that_answers_with_other_keys_is_not_followed(net: Net) -> None:
     other = replace(leaf_of(epoch.submission), bundle_digest=b"\1" * 32)
     net.admit = lambda _: other
     net.look()
-    assert not net.registrar.standing.entries
+    assert not net.registrar.status.entries
     assert any("other keys" in line for line in net.told)
 
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from attestation import wire
 from attestation.errors import UsageError
-from client_sdk.localnet.spying import saw
+from client_sdk.localnet.leak_search import contains_secret
 from enclave.host.relay import Relay, recorded
 from tests.enclave.test_host_agent import BAD_PATHS
 from tests.helpers.host_parts import PIECE, Net, Service, ask
@@ -193,14 +193,14 @@ def test_an_unsealed_prompt_is_found_in_the_record(
 ) -> None:
     """So that the demo's "the relay saw nothing" means something."""
     path = f"/umay/{nets[0].guest.boot_id}/ohttp"
-    assert not saw((tmp_path / "record").read_bytes(), (SECRET,))
+    assert not contains_secret((tmp_path / "record").read_bytes(), (SECRET,))
     if where == "body":
         ask(relay.url, path, method="POST", body=SECRET.encode())
     elif where == "path":
         ask(relay.url, "/" + SECRET.encode().hex())
     else:
         ask(relay.url, "/umay/", x_prompt=SECRET)
-    assert saw((tmp_path / "record").read_bytes(), (SECRET,))
+    assert contains_secret((tmp_path / "record").read_bytes(), (SECRET,))
 
 
 def test_a_record_of_others_becomes_the_owner_s_alone(tmp_path: Path) -> None:

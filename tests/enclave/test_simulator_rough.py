@@ -13,7 +13,7 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import GPU, Device
 from attestation.nvidia import check_device, check_measurements, cut_padding, parse_report
 from attestation.platforms import tdx
-from enclave.guest.platforms.tsm import Quoted
+from enclave.guest.platforms.tsm import QuoteWithLogs
 from enclave.simulator import rough as roughness
 from enclave.simulator.ccel import SOURCE_ROOT, launch
 from enclave.simulator.hopper import OPAQUE, newer_opaque
@@ -69,7 +69,7 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
     return Simulator(tmp_path_factory.mktemp("state"), clock=lambda: NOW)
 
 
-def evidence(rough: Roughness) -> Quoted:
+def evidence(rough: Roughness) -> QuoteWithLogs:
     """What a guest on a machine as rough as that makes its evidence of."""
     started, event = launch(SOURCE_ROOT), hashlib.sha384(b"host config").digest()
     registers = {f"rt_mr{number}": value for number, value in enumerate(started.rtmrs)}
@@ -77,7 +77,7 @@ def evidence(rough: Roughness) -> Quoted:
     quote = machine().quote(
         rough, **registers, mr_td=started.mr_td, rt_mr3=rtmr3, report_data=REPORT_DATA
     )
-    return Quoted.from_buffers(quote, started.area(rough), (event,))
+    return QuoteWithLogs.from_buffers(quote, started.area(rough), (event,))
 
 
 @pytest.mark.parametrize("name", EACH)

@@ -45,7 +45,7 @@ from enclave.guest.epochs import Epochs
 from enclave.guest.feed import Beacon
 from enclave.guest.guest import Guest
 from enclave.guest.keys import BootKeys, Configs, Prover
-from enclave.guest.platforms.tsm import Quoted
+from enclave.guest.platforms.tsm import QuoteWithLogs
 from tests.helpers.tdx_machine import machine
 from tests.helpers.waiting import wait_for
 
@@ -152,10 +152,10 @@ class Quotes:
     def extend(self, digest: bytes) -> None:
         pass
 
-    def quote(self, report_data: bytes) -> Quoted:
+    def quote(self, report_data: bytes) -> QuoteWithLogs:
         if self.down is not None:
             raise self.down
-        return Quoted(machine().quote(report_data=report_data, mr_td=b"\x01" * 48), b"", ())
+        return QuoteWithLogs(machine().quote(report_data=report_data, mr_td=b"\x01" * 48), b"", ())
 
 
 class BareProver(Prover):

@@ -38,7 +38,7 @@ from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
 from attestation.trust.roots import Roots
 from attestation.verify.verifier import Challenge, Presented, Verifier
-from enclave.guest.platforms.tsm import Quoted
+from enclave.guest.platforms.tsm import QuoteWithLogs
 from enclave.simulator.service import Simulator
 from tests.attestation.test_policy import GOOD
 
@@ -187,9 +187,9 @@ def answer(simulator: Simulator, request: dict[int, Any]) -> dict[int, Any]:
     return reply
 
 
-def quoted_of(reply: dict[int, Any]) -> Quoted:
+def quoted_of(reply: dict[int, Any]) -> QuoteWithLogs:
     """What a guest takes out of the buffers that "tdx.quote" answers."""
-    return Quoted.from_buffers(reply[1], reply[2], tuple(reply[3]))
+    return QuoteWithLogs.from_buffers(reply[1], reply[2], tuple(reply[3]))
 
 
 def device_of(reply: dict[int, Any]) -> Device:

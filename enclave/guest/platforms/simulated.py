@@ -15,7 +15,7 @@ from attestation.formats import cbor
 from attestation.formats.evidence import GPU, Device
 from attestation.nvidia.report import cut_padding
 from attestation.trust.roots import Roots
-from enclave.guest.platforms.tsm import Quoted
+from enclave.guest.platforms.tsm import QuoteWithLogs
 
 TIMEOUT_S = 30.0
 MAX_ANSWER = 8 << 20
@@ -39,9 +39,9 @@ class SimulatedMachine:
     def extend(self, digest: bytes) -> None:
         self._ask("tdx.extend", self._vm, digest)
 
-    def quote(self, report_data: bytes) -> Quoted:
+    def quote(self, report_data: bytes) -> QuoteWithLogs:
         answer = self._ask("tdx.quote", self._vm, report_data)
-        return Quoted.from_buffers(answer[1], answer[2], tuple(answer[3]))
+        return QuoteWithLogs.from_buffers(answer[1], answer[2], tuple(answer[3]))
 
     def reports(self, nonce: bytes) -> tuple[Device, ...]:
         answers = [self._ask("gpu.report", self._vm, index, nonce) for index in range(self._gpus)]

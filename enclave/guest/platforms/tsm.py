@@ -14,7 +14,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from attestation.errors import ParseError, Unavailable
 from attestation.platforms.tdx.eventlog import MAX_AREA_BYTES, cut_fill
@@ -33,7 +33,7 @@ _AGAIN = frozenset({errno.EBUSY, errno.EINTR, errno.EWOULDBLOCK})
 
 
 @dataclass(frozen=True)
-class Quoted:
+class QuoteWithLogs:
     """A quote and the logs that explain its registers; RTMR3 digests in order, 48 bytes each.
 
     Quote and CCEL are exact: hosts hand both over in longer buffers, and no verifier reads
@@ -45,7 +45,7 @@ class Quoted:
     rtmr3_events: tuple[bytes, ...]
 
     @classmethod
-    def from_buffers(cls, quote: bytes, ccel: bytes, rtmr3_events: tuple[bytes, ...]) -> Quoted:
+    def from_buffers(cls, quote: bytes, ccel: bytes, rtmr3_events: tuple[bytes, ...]) -> Self:
         """Cut out of the buffers that a host handed over.
 
         Raises Unavailable where what stands behind quote or log is not padding.
@@ -65,7 +65,7 @@ class Platform(Protocol):
     def extend(self, digest: bytes) -> None:
         """Extend RTMR3 by 48 bytes. Raises Unavailable."""
 
-    def quote(self, report_data: bytes) -> Quoted:
+    def quote(self, report_data: bytes) -> QuoteWithLogs:
         """A quote over 64 bytes. Raises Unavailable."""
 
 
@@ -87,7 +87,7 @@ class TsmPlatform:
             raise Unavailable(f"RTMR3: {error.strerror}") from None
         self._events.append(digest)
 
-    def quote(self, report_data: bytes) -> Quoted:
+    def quote(self, report_data: bytes) -> QuoteWithLogs:
         try:
             quote = self._ask(report_data)
             with self._ccel.open("rb") as area:
@@ -96,7 +96,7 @@ class TsmPlatform:
             raise Unavailable(f"quote: {error.strerror}") from None
         except ValueError:
             raise Unavailable("quote: expected a number in generation") from None
-        return Quoted.from_buffers(quote, ccel, tuple(self._events))
+        return QuoteWithLogs.from_buffers(quote, ccel, tuple(self._events))
 
     def _ask(self, report_data: bytes) -> bytes:
         for _ in range(TRIES - 1):

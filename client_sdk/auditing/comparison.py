@@ -26,7 +26,7 @@ from client_sdk.auditing.tree import Progress, silent
 
 
 @dataclass
-class Compared:
+class Comparison:
     """`differs` is the first entry that differs. exit_code: 0 consistent, 1 contradiction, 6
     incomplete: a side lacks something, or is damaged."""
 
@@ -72,7 +72,7 @@ class Compared:
     def incomplete(self, code: str, text: str, index: int | None = None) -> None:
         self.problems.append(Problem("incomplete", code, text, index))
 
-    def told(self, error: UmayError, code: str, where: str) -> None:
+    def failed(self, error: UmayError, code: str, where: str) -> None:
         """What lacks, or does not fit the side's own checkpoint."""
         damaged = "" if isinstance(error, Unavailable) else " is damaged"
         self.incomplete(code, f"{where}{damaged}: {error}")
@@ -80,9 +80,9 @@ class Compared:
 
 def compare(
     a: Source, b: Source, policy: Policy | None = None, progress: Progress = silent
-) -> Compared:
+) -> Comparison:
     """Never raises for what a side serves."""
-    done = Compared(a.name, b.name)
+    done = Comparison(a.name, b.name)
     heads = [_head(done, source, policy) for source in (a, b)]
     done.heads = list(heads)
     if policy is None:
@@ -103,19 +103,19 @@ def compare(
     return done
 
 
-def _head(done: Compared, source: Source, policy: Policy | None) -> Checkpoint | None:
+def _head(done: Comparison, source: Source, policy: Policy | None) -> Checkpoint | None:
     try:
         note = source.get("checkpoint")
         if policy is None:
             return checkpoints.parse(note)[0]
         return checkpoints.verify(note, origin=policy.log_origin, log_key=policy.log_key)
     except UmayError as error:
-        done.told(error, "checkpoint", source.name)
+        done.failed(error, "checkpoint", source.name)
         return None
 
 
 def _entries(
-    done: Compared, sides: tuple[tuple[Source, Checkpoint], ...], progress: Progress
+    done: Comparison, sides: tuple[tuple[Source, Checkpoint], ...], progress: Progress
 ) -> bool:
     """Each side's entries into its own tree, and both against each other while both go on.
     Whether both sides' entries make the root of their checkpoint."""
@@ -131,7 +131,7 @@ def _entries(
     return all(whole)
 
 
-def _whole(done: Compared, source: Source, head: Checkpoint, tree: Tree | None) -> bool:
+def _whole(done: Comparison, source: Source, head: Checkpoint, tree: Tree | None) -> bool:
     if tree is None or len(tree) != head.size:
         return False
     if tree.root() == head.root:
@@ -142,7 +142,7 @@ def _whole(done: Compared, source: Source, head: Checkpoint, tree: Tree | None) 
 
 
 def _bundle(
-    done: Compared,
+    done: Comparison,
     trees: list[Tree | None],
     at: int,
     source: Source,
@@ -156,7 +156,7 @@ def _bundle(
     try:
         leaves = sources.bundle(source, TilePath(None, start // WIDTH, width))
     except UmayError as error:
-        done.told(error, "entries", source.name)
+        done.failed(error, "entries", source.name)
         trees[at] = None
         return ()
     for leaf in leaves:
@@ -165,7 +165,7 @@ def _bundle(
 
 
 def _differ(
-    done: Compared, start: int, first: tuple[bytes, ...], second: tuple[bytes, ...]
+    done: Comparison, start: int, first: tuple[bytes, ...], second: tuple[bytes, ...]
 ) -> None:
     if done.differs is not None:
         return

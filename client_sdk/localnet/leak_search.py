@@ -14,7 +14,7 @@ WINDOW = 18
 """Bytes; long enough that ciphertext matches by chance in one of 2^100 records."""
 
 
-def saw(record: bytes, secrets: tuple[str, ...]) -> bool:
+def contains_secret(record: bytes, secrets: tuple[str, ...]) -> bool:
     """Whether the record holds any window of any secret, in any of the forms."""
     lowered = record.lower()
     return any(

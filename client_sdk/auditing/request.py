@@ -15,7 +15,7 @@ from attestation.vendors.archive import Archive
 from attestation.wire import read_boot_id
 from client_sdk import config
 from client_sdk.auditing.auditor import Auditor, Scope
-from client_sdk.auditing.progress import Shown
+from client_sdk.auditing.progress import ProgressDisplay
 from client_sdk.auditing.state import State, question
 from client_sdk.auditing.tree import silent
 from client_sdk.inspection.files import offered
@@ -27,7 +27,7 @@ DAY_S = 86_400
 
 
 @dataclass(frozen=True)
-class Asked:
+class AuditRequest:
     """An auditor and its question."""
 
     auditor: Auditor
@@ -36,7 +36,7 @@ class Asked:
     contract: str
 
 
-def asked(
+def audit_request(
     contract: str,
     *,
     mirror: str | None = None,
@@ -46,9 +46,9 @@ def asked(
     archive: Path | None = None,
     registry: str | None = None,
     renewals_kept: int | None = None,
-    progress: Shown | None = None,
+    progress: ProgressDisplay | None = None,
     **where: Any,
-) -> Asked:
+) -> AuditRequest:
     """`where` is what `config.load` takes. Raises UsageError for what cannot be asked."""
     contract = raw_address(contract, "--contract")
     if registry is not None:
@@ -73,7 +73,7 @@ def asked(
         scope = dataclasses.replace(scope, state=State(state, under))
     chain = reading(found.chain)
     auditor = Auditor(policy=policy, chain=chain, mirror=mirror, registry=registry)
-    return Asked(auditor, policy, scope, contract)
+    return AuditRequest(auditor, policy, scope, contract)
 
 
 def _current(

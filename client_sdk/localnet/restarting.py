@@ -23,7 +23,7 @@ STEADY_S = 300.0
 PREFIX = "guest-"
 
 
-class Startable(Protocol):
+class RestartsGuests(Protocol):
     """The network, as far as its guests go."""
 
     supervisor: Supervisor
@@ -32,10 +32,10 @@ class Startable(Protocol):
 
 
 @dataclass
-class Keeper:
+class GuestRestarter:
     """`say` tells people; `clock` counts seconds."""
 
-    network: Startable
+    network: RestartsGuests
     say: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     last: str = ""

@@ -13,7 +13,7 @@ from contracts.chain import ReadOnlyChain
 from contracts.registry import GUEST, MODEL, Entry, RegistryState, read_registry
 
 
-def check_registered(audit: Audit, chain: ReadOnlyChain, address: str) -> None:
+def check_registry(audit: Audit, chain: ReadOnlyChain, address: str) -> None:
     """Every verified machine of `audit`, against the Registry at `address`."""
     try:
         state, _ = read_registry(chain, address=address)
