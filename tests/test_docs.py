@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import sys
@@ -11,7 +12,7 @@ from types import ModuleType
 import click
 import pytest
 
-from scripts import api_docs, check_cli
+from scripts import api_docs, check_cli, rooms
 from scripts.rooms import TOPS
 from tests.helpers.places import ROOT
 
@@ -176,3 +177,50 @@ def test_a_public_name_without_a_docstring_is_found(monkeypatch: pytest.MonkeyPa
     assert list(api_docs.undocumented([module])) == []
     module.__doc__ = None
     assert list(api_docs.undocumented([module])) == ["face"]
+
+
+# Troubleshooting quotes messages
+
+FOREIGN = ("No such command", "Connection refused")
+"""Messages of libraries and of the operating system."""
+QUOTED = re.compile(r"^\| (``.+?``|`[^`]+`)[^|]*\|", re.M)
+
+
+LONG = 14
+"""Characters of a piece of text that is of one message only."""
+
+
+def literals() -> set[str]:
+    """Every piece of text in the source."""
+    trees = (ast.parse(path.read_text()) for path in rooms.modules().values())
+    constants = (node.value for tree in trees for node in ast.walk(tree) if _is_text(node))
+    return {text.strip() for text in constants}
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def stale(page: str, known: set[str]) -> list[str]:
+    """Messages of the page's tables of which no piece stands in the source."""
+    quoted = [re.sub(r" \[[a-z-]+\]$", "", span.strip("`")) for span in QUOTED.findall(page)]
+    own = [text for text in quoted if not any(part in text for part in FOREIGN)]
+    return [
+        text
+        for text in own
+        if not any(part in text for part in known if len(part) >= min(LONG, len(text) // 2))
+    ]
+
+
+def test_the_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    """A message that is written anew must be quoted anew."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    assert len(QUOTED.findall(page)) > 25
+    assert stale(page, literals()) == []
+
+
+def test_a_message_that_the_code_no_longer_has_is_found() -> None:
+    page = "| `model: cf9c70ef… is no accepted model [unknown-model]` | x |\n| `truncated` | x |\n"
+    assert stale(page, {"unknown-model", "model", "truncated"}) == [
+        "model: cf9c70ef… is no accepted model"
+    ]
