@@ -1,11 +1,11 @@
-"""How the tests run: the hypothesis profile, which tests share a worker, what starts first."""
+"""How the tests run: the hypothesis profile, and what starts first."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.helpers.progress import Progress, file_of
+from tests.helpers.progress import Progress
 
 SLOW = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
 settings.register_profile("short", max_examples=150, deadline=None, suppress_health_check=SLOW)
@@ -30,12 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="leave out services and what takes long")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A file's tests share a worker, and so do files of one `xdist_group`: they share fixtures."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(file_of(item.nodeid)))
+    """The longest files first; with --fast, only what needs no services and takes no minutes."""
     if config.option.fast:
         slow = {item for item in items if _is_slow(item)}
         config.hook.pytest_deselected(items=[*slow])
