@@ -57,22 +57,22 @@ class Decoder:
     def push(self, data: bytes) -> list[Event]:
         """Raises ParseError for what is no such message, or longer than the limit."""
         if self._ended:
-            raise UsageError("decoder: push after finish or after an error")
+            raise UsageError("decoder: expected no push after finish or after an error")
         self._room -= len(data)
         if self._room < 0:
             self._ended = True
-            raise ParseError("binary HTTP: message is longer than the limit")
+            raise ParseError("binary HTTP: expected a message within the limit, got a longer one")
         self._buffer += data
         return self._advance()
 
     def finish(self) -> list[Event]:
         """Raises Truncated when the message is not complete."""
         if self._ended:
-            raise UsageError("decoder: finish after finish or after an error")
+            raise UsageError("decoder: expected no finish after finish or after an error")
         self._ended = True
         events = self._advance()
         if not self._done:
-            raise Truncated("binary HTTP: message ends too early")
+            raise Truncated("binary HTTP: expected a whole message, it ends too early")
         return events
 
     def _advance(self) -> list[Event]:
@@ -160,7 +160,7 @@ class Decoder:
 
     def _content(self, length: int) -> Steps:
         if length > self._room + len(self._buffer):
-            raise ParseError("content: longer than the limit")
+            raise ParseError("content: expected at most the limit, got more bytes")
         while length:
             yield from self._need(1)
             piece = bytes(self._buffer[:length])
@@ -171,7 +171,7 @@ class Decoder:
     def _padding(self) -> Steps:
         while True:
             if self._buffer.count(0) != len(self._buffer):
-                raise ParseError("padding: expected zero bytes only")
+                raise ParseError("padding: expected zero bytes only, got other values")
             self._buffer.clear()
             if self._ended:
                 return
@@ -180,7 +180,7 @@ class Decoder:
     def _need(self, count: int) -> Steps:
         while len(self._buffer) < count:
             if self._ended:
-                raise Truncated("binary HTTP: message ends too early")
+                raise Truncated("binary HTTP: expected a whole message, it ends too early")
             yield
 
     def _at_end(self) -> Generator[None, None, bool]:
@@ -220,14 +220,14 @@ def _fields(section: bytes) -> Fields:
 
 def _string(section: bytes, offset: int) -> tuple[bytes, int]:
     if offset >= len(section):
-        raise ParseError("field section: ends within a field line")
+        raise ParseError("field section: expected whole field lines, it ends within one")
     start = offset + varint.size(section[offset])
     end = start + varint.decode(section[offset:start])
     if end > len(section):
-        raise ParseError("field section: field line is longer than the section")
+        raise ParseError("field section: expected field lines within the section, got a longer one")
     return section[start:end], end
 
 
 def _check_count(fields: list[tuple[bytes, bytes]]) -> None:
     if len(fields) > MAX_FIELDS:
-        raise ParseError(f"field section: more than {MAX_FIELDS} fields")
+        raise ParseError(f"field section: expected at most {MAX_FIELDS} fields, got more")

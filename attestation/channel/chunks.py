@@ -36,7 +36,7 @@ class Writer(ABC):
 
     def _check_open(self) -> None:
         if self._finished:
-            raise UsageError("writer: write or finish after finish")
+            raise UsageError("writer: expected no write or finish after finish")
 
 
 class ChunkedWriter(Writer):
@@ -98,7 +98,7 @@ class Reader(ABC):
         self._wire_room -= len(data)
         if self._wire_room < 0:
             self._closed = True
-            raise ChannelError("sealed message: longer than the limit")
+            raise ChannelError("sealed message: expected at most the limit, got more bytes")
         self._buffer += data
         try:
             return self._take()
@@ -120,16 +120,16 @@ class Reader(ABC):
 
     def _open(self, sealed: bytes, aad: bytes = b"") -> bytes:
         if len(sealed) < TAG_BYTES:
-            raise Truncated(f"sealed message: expected 16 more bytes, got {len(sealed)}")
+            raise Truncated("sealed message: expected at least 16 more bytes, it ends too early")
         plaintext = self._opener.open(sealed, aad)
         self._room -= len(plaintext)
         if self._room < 0:
-            raise ChannelError("sealed message: longer than the limit")
+            raise ChannelError("sealed message: expected at most the limit, got more bytes")
         return plaintext
 
     def _check_open(self) -> None:
         if self._closed:
-            raise UsageError("reader: push or finish after finish or after an error")
+            raise UsageError("reader: expected no push or finish after finish or after an error")
 
 
 class ChunkedReader(Reader):
@@ -165,14 +165,14 @@ class ChunkedReader(Reader):
 
     def _last(self) -> bytes:
         if not self._final:
-            raise Truncated("sealed message: ends without its final chunk")
+            raise Truncated("sealed message: expected a final chunk, it ends without one")
         return self._open(bytes(self._buffer), FINAL_AAD)
 
 
 class PlainReader(Reader):
     def _take(self) -> list[bytes]:
         if len(self._buffer) > self._room + TAG_BYTES:
-            raise ChannelError("sealed message: longer than the limit")
+            raise ChannelError("sealed message: expected at most the limit, got more bytes")
         return []
 
     def _last(self) -> bytes:
@@ -193,5 +193,5 @@ def _length(prefix: bytearray) -> int:
     except ParseError as error:
         raise ChannelError(f"chunk length: {error}") from None
     if length and not TAG_BYTES <= length <= MAX_SEALED_BYTES:
-        raise ChannelError(f"chunk: expected 16 to {MAX_SEALED_BYTES} bytes, got {length}")
+        raise ChannelError(f"chunk: expected 16 to {MAX_SEALED_BYTES} bytes, got another length")
     return length

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from attestation.channel import chunks, exchange, hpke
 from attestation.channel.key_config import KeyConfig, choose
 from attestation.errors import Refused, Truncated, UsageError
+from attestation.formats.dates import dated
 from attestation.verify.verdict import VerifiedEnclave
 from attestation.wire import (
     CHUNKED_REQUEST,
@@ -60,7 +61,12 @@ class ClientRequest:
         Raises Refused when it no longer does, or no suite reaches the floor.
         """
         if not enclave.bundle.not_before <= now <= enclave.valid_until:
-            raise Refused("freshness", "expired", "expected a verification that still holds")
+            raise Refused(
+                "freshness",
+                "expired",
+                f"expected a verification that still holds, until {dated(enclave.valid_until)}, "
+                f"now is {dated(now)}; verify the enclave again",
+            )
         return cls(enclave.bundle.key_configs, pq=pq, chunked=chunked)
 
     @property
@@ -79,7 +85,7 @@ class ClientRequest:
     def writer(self) -> chunks.Writer:
         """For a request that is sent as it is made; `seal` for one that is whole."""
         if self._sealed:
-            raise UsageError("request: sealed already, a retry needs a new one")
+            raise UsageError("request: expected to be sealed once; seal a new request for a retry")
         self._sealed = True
         head = self._header + self._exchange.enc
         messages = self._exchange.context.messages
@@ -88,7 +94,7 @@ class ClientRequest:
     def response(self, *, limit: int = MAX_RESPONSE_BYTES) -> ClientResponse:
         """The opener of the one response."""
         if not self._sealed or self._opened:
-            raise UsageError("response: expected one, after the request is sealed")
+            raise UsageError("response: expected to be opened once, after the request is sealed")
         self._opened = True
         return ClientResponse(self._exchange, limit=limit)
 
@@ -120,7 +126,7 @@ class ClientResponse:
     def finish(self) -> bytes:
         """The last plaintext. Raises Truncated when the response was cut, ChannelError."""
         if self._reader is None:
-            raise Truncated("response: ends within its nonce")
+            raise Truncated("response: expected a whole nonce, it ends within it")
         return self._reader.finish()
 
     def open(self, data: bytes) -> bytes:

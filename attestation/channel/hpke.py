@@ -27,7 +27,7 @@ MAX_MESSAGES = 2**32
 def cipher(aead_id: int, key: bytes) -> AESGCM | ChaCha20Poly1305:
     """The AEAD over `key`. Raises ChannelError for an unknown one."""
     if aead_id not in KEY_BYTES:
-        raise ChannelError(f"AEAD 0x{aead_id:04x} is not supported")
+        raise ChannelError(f"AEAD: expected one of our suites, got {aead_id:#06x}")
     return ChaCha20Poly1305(key) if aead_id == CHACHA20_POLY1305_ID else AESGCM(key)
 
 
@@ -44,7 +44,9 @@ class Sequence:
 
     def _nonce(self) -> bytes:
         if self.number >= MAX_MESSAGES:
-            raise ChannelError("this exchange has sealed as many messages as it may")
+            raise ChannelError(
+                f"HPKE: expected at most {MAX_MESSAGES} messages in one exchange, got more"
+            )
         return (self._base ^ self.number).to_bytes(NONCE_BYTES, "big")
 
     def seal(self, plaintext: bytes, aad: bytes = b"") -> bytes:
@@ -58,7 +60,8 @@ class Sequence:
             opened = self.aead.decrypt(self._nonce(), ciphertext, aad)
         except InvalidTag:
             raise ChannelError(
-                "not authentic: changed, out of turn, or under another key"
+                "sealed message: expected one by this exchange in its order, got one that "
+                "is not authentic"
             ) from None
         self.number += 1
         return opened
@@ -98,7 +101,7 @@ def setup_receiver(key: kem.PrivateKey, *, aead_id: int, enc: bytes, info: bytes
 
 def _schedule(kem_id: int, aead_id: int, secret: bytes, info: bytes) -> Context:
     if aead_id not in KEY_BYTES:
-        raise ChannelError(f"AEAD 0x{aead_id:04x} is not supported")
+        raise ChannelError(f"AEAD: expected one of our suites, got {aead_id:#06x}")
     ids = (kem_id, HKDF_SHA256_ID, aead_id)
     suite = b"HPKE" + b"".join(number.to_bytes(2, "big") for number in ids)
     psk_id = kdf.labeled_extract(suite, b"", b"psk_id_hash", b"")

@@ -40,7 +40,9 @@ class X25519Key:
     def __init__(self, secret: bytes) -> None:
         """`secret` is 32 bytes. Raises ChannelError for another length."""
         if len(secret) != X25519_BYTES:
-            raise ChannelError(f"X25519: expected a key of {X25519_BYTES} bytes")
+            raise ChannelError(
+                f"X25519: expected a key of {X25519_BYTES} bytes, got another length"
+            )
         self._key = X25519PrivateKey.from_private_bytes(secret)
         self.public = self._key.public_key().public_bytes_raw()
 
@@ -95,14 +97,14 @@ def encapsulate(
         return kdf.dhkem_secret(X25519_ID, _exchange(key, public), enc + public), enc
     if kem_id == X_WING_ID:
         return _encapsulate_x_wing(public, _ephemeral(ephemeral))
-    raise ChannelError(f"KEM 0x{kem_id:04x} is not supported")
+    raise ChannelError(f"KEM: expected 0x0020 or 0x647a, got {kem_id:#06x}")
 
 
 def public_bytes(kem_id: int) -> int:
     """Size of a KEM's public key. Raises ChannelError for an unknown KEM."""
     sizes = {X25519_ID: X25519_BYTES, X_WING_ID: MLKEM_PUBLIC_BYTES + X25519_BYTES}
     if kem_id not in sizes:
-        raise ChannelError(f"KEM 0x{kem_id:04x} is not supported")
+        raise ChannelError(f"KEM: expected 0x0020 or 0x647a, got {kem_id:#06x}")
     return sizes[kem_id]
 
 
@@ -110,7 +112,7 @@ def enc_bytes(kem_id: int) -> int:
     """Size of a KEM's encapsulated key. Raises ChannelError for an unknown KEM."""
     sizes = {X25519_ID: X25519_BYTES, X_WING_ID: MLKEM_CIPHERTEXT_BYTES + X25519_BYTES}
     if kem_id not in sizes:
-        raise ChannelError(f"KEM 0x{kem_id:04x} is not supported")
+        raise ChannelError(f"KEM: expected 0x0020 or 0x647a, got {kem_id:#06x}")
     return sizes[kem_id]
 
 
@@ -120,7 +122,7 @@ def _encapsulate_x_wing(public: bytes, key: X25519PrivateKey) -> tuple[bytes, by
     try:
         mlkem = MLKEM768PublicKey.from_public_bytes(public[:MLKEM_PUBLIC_BYTES])
     except ValueError:
-        raise ChannelError("X-Wing: not an ML-KEM-768 public key") from None
+        raise ChannelError("X-Wing: expected an ML-KEM-768 public key, got other bytes") from None
     mlkem_secret, ciphertext = mlkem.encapsulate()
     x_public, x_enc = public[MLKEM_PUBLIC_BYTES:], key.public_key().public_bytes_raw()
     secret = _combine(mlkem_secret, _exchange(key, x_public), x_enc, x_public)
@@ -144,4 +146,4 @@ def _exchange(key: X25519PrivateKey, public: bytes) -> bytes:
     try:
         return key.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:  # another length, or a point of low order (all-zero secret)
-        raise ChannelError("X25519: not a usable public key") from None
+        raise ChannelError("X25519: expected a usable public key, got another point") from None

@@ -68,7 +68,9 @@ class KeyConfig:
         end = 3 + kem.public_bytes(kem_id)
         pairs = data[end + 2 :]
         if len(data) < end + 2 or int.from_bytes(data[end : end + 2], "big") != len(pairs):
-            raise ParseError("key configuration: expected its algorithms to fill the rest")
+            raise ParseError(
+                "key configuration: expected algorithms up to its end, got another length"
+            )
         if len(pairs) % 4:
             raise ParseError(f"algorithms: expected a multiple of 4 bytes, got {len(pairs)}")
         numbers = [int.from_bytes(pairs[i : i + 2], "big") for i in range(0, len(pairs), 2)]
@@ -118,7 +120,12 @@ def choose(configs: Sequence[KeyConfig], *, pq: str) -> tuple[KeyConfig, Suite]:
             if config.kem_id == kem_id and (suite.kdf_id, aead_id) in config.algorithms:
                 return config, suite
     code = "pq-required" if pq == "required" else "no-common-suite"
-    raise Refused("channel", code, f"expected a key for one of our suites (pq {pq}), got none")
+    raise Refused(
+        "channel",
+        code,
+        "KeyBundle B[2]: expected a key for one of our suites (policy [channel] pq is "
+        f"{pq}), got none",
+    )
 
 
 def _split(data: bytes) -> list[bytes]:
@@ -127,10 +134,12 @@ def _split(data: bytes) -> list[bytes]:
     while offset < len(data):
         end = offset + 2 + int.from_bytes(data[offset : offset + 2], "big")
         if offset + 2 > len(data) or end > len(data):
-            raise ParseError("key list: ends within a configuration")
+            raise ParseError("key list: expected whole configurations, it ends within one")
         parts.append(data[offset + 2 : end])
         if len(parts) > MAX_KEY_CONFIGS:
-            raise ParseError(f"key list: more than {MAX_KEY_CONFIGS} configurations")
+            raise ParseError(
+                f"key list: expected at most {MAX_KEY_CONFIGS} configurations, got more"
+            )
         offset = end
     return parts
 

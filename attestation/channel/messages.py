@@ -108,9 +108,11 @@ def first(fields: Fields, name: bytes) -> bytes | None:
 def check_field(name: bytes, value: bytes) -> None:
     """Raises ParseError unless the field may stand in a message."""
     if not _NAME.match(name):
-        raise ParseError("field name: expected a lower-case token")
+        raise ParseError("field name: expected a lower-case token, got other characters")
     if not _VALUE.match(value):
-        raise ParseError("field value: expected no control character, no space at the ends")
+        raise ParseError(
+            "field value: expected no control character and no space at the ends, got one"
+        )
 
 
 def check_fields(fields: Fields) -> None:
@@ -129,13 +131,15 @@ def check_control(method: bytes, scheme: bytes, authority: bytes, path: bytes) -
     if longest > MAX_CONTROL_BYTES:
         raise ParseError(f"control data: expected at most {MAX_CONTROL_BYTES} bytes, got {longest}")
     if not _TOKEN.match(method):
-        raise ParseError("method: expected a token")
+        raise ParseError("method: expected a token, got other characters")
     if not _SCHEME.match(scheme):
-        raise ParseError("scheme: expected a lower-case scheme")
+        raise ParseError("scheme: expected a lower-case scheme, got other characters")
     if not _AUTHORITY.match(authority):
-        raise ParseError("authority: expected visible ASCII")
+        raise ParseError("authority: expected visible ASCII, got other characters")
     if not _PATH.match(path):
-        raise ParseError("path: expected visible ASCII from a slash on")
+        raise ParseError(
+            "path: expected visible ASCII that begins with a slash, got other characters"
+        )
 
 
 def check_informational(status: int) -> None:

@@ -28,7 +28,7 @@ def pad_request(message: bytes, *, limit: int) -> bytes:
     Raises ParseError when the message alone is longer than `limit` bytes.
     """
     if len(message) > limit:
-        raise ParseError(f"request: expected at most {limit} bytes, got {len(message)}")
+        raise ParseError(f"request: expected at most {limit} bytes, got more")
     return message.ljust(min(request_bucket(len(message)), limit), b"\0")
 
 

@@ -33,9 +33,11 @@ class ReplayGuard:
         entry = hashlib.sha256(enc).digest()[:ENTRY_BYTES]
         with self._lock:
             if entry in self._seen:
-                raise Replayed("request: seen before in this epoch")
+                raise Replayed("request: expected a new one, this was seen before in this epoch")
             if len(self._seen) >= self._capacity:
-                raise ChannelError("replay table: full, a new epoch must begin")
+                raise ChannelError(
+                    "replay table: expected room for a request, it is full: a new epoch must begin"
+                )
             self._seen.add(entry)
 
     @property

@@ -74,7 +74,9 @@ class KeyRing:
         """Raises NotForUs for an id that no living epoch has."""
         held = self._held.get(key_id)
         if held is None:
-            raise NotForUs(f"key id {key_id}: expected one of this enclave's living keys")
+            raise NotForUs(
+                f"request: expected the id of a key that this enclave holds now, got {key_id}"
+            )
         return held
 
     def _install(
@@ -99,7 +101,7 @@ class KeyRing:
             self._next_id = (self._next_id + 1) % 256
             if self._next_id not in self._held:
                 return self._next_id
-        raise UsageError("key ring: every key id is in use")
+        raise UsageError("key ring: expected a free key id from 0 to 255, every one is in use")
 
     def __repr__(self) -> str:
         return f"<KeyRing of {len(self._held)} keys, secret>"
@@ -127,7 +129,7 @@ class ServerRequest:
         Raises NotForUs for an unknown key, Replayed, ChannelError; after that, give up.
         """
         if self._broken or self._finished:
-            raise UsageError("request: push after finish or after an error")
+            raise UsageError("request: expected no push after finish or after an error")
         try:
             return self._push(data)
         except UmayError:
@@ -140,10 +142,10 @@ class ServerRequest:
         Raises Truncated when it was cut, Replayed, ChannelError.
         """
         if self._broken or self._finished:
-            raise UsageError("request: finish after finish or after an error")
+            raise UsageError("request: expected no finish after finish or after an error")
         self._broken = True
         if self._reader is None:
-            raise Truncated("request: ends within its header")
+            raise Truncated("request: expected a whole header, it ends within it")
         plaintext = self._reader.finish()
         self._reserve()
         self._broken = False
@@ -214,7 +216,7 @@ class ServerRequest:
         kem_id, kdf_id, aead_id = (int.from_bytes(head[i : i + 2], "big") for i in (1, 3, 5))
         if kem_id != held.config.kem_id or (kdf_id, aead_id) not in held.config.algorithms:
             raise ChannelError(
-                f"request: algorithms not offered with key id {head[0]}: "
+                f"request: expected algorithms that key id {head[0]} offers, got "
                 f"KEM {kem_id:#06x}, KDF {kdf_id:#06x}, AEAD {aead_id:#06x}"
             )
         return held, Suite(kem_id, aead_id, kdf_id)
@@ -233,7 +235,7 @@ class ServerRequest:
 
     def _established(self) -> exchange.Exchange:
         if not self._finished or self._exchange is None:
-            raise UsageError("request: expected to be finished first")
+            raise UsageError("response: expected the request to be finished first")
         return self._exchange
 
 

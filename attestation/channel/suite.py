@@ -24,7 +24,7 @@ class Suite:
         known = self.kem_id in KEMS and self.aead_id in KEY_BYTES
         if not known or self.kdf_id != KDF_HKDF_SHA256:
             raise UsageError(
-                f"HPKE suite: not one of ours: KEM {self.kem_id:#06x}, "
+                f"HPKE suite: expected one of ours, got KEM {self.kem_id:#06x}, "
                 f"KDF {self.kdf_id:#06x}, AEAD {self.aead_id:#06x}"
             )
 

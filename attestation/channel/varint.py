@@ -30,7 +30,7 @@ def size(first_byte: int) -> int:
 def decode(data: bytes | bytearray | memoryview) -> int:
     """The integer that `data` holds exactly. Raises ParseError for a longer form."""
     if not data or len(data) != size(data[0]):
-        raise ParseError(f"variable-length integer: {len(data)} bytes do not hold one")
+        raise ParseError(f"variable-length integer: expected a whole one, got {len(data)} byte(s)")
     value = int.from_bytes(data, "big") & ((1 << (8 * len(data) - 2)) - 1)
     if len(data) > 1 and value < _LIMITS[(data[0] >> 6) - 1][0]:
         raise ParseError(f"variable-length integer: expected shortest form, got {len(data)} bytes")

@@ -83,7 +83,7 @@ def _friendly_bytes(text: str) -> bytes:
 
 
 def _wrong(text: str, fault: str) -> ParseError:
-    return ParseError(f"{EXPECTED}; {_short(text)} is none: {fault}")
+    return ParseError(f"{EXPECTED}; got {_short(text)}: {fault}")
 
 
 def _short(text: str) -> str:

@@ -44,7 +44,9 @@ def decode(data: bytes, *, limit: int = MAX_BYTES) -> Any:
     try:
         value = cbor2.loads(data)
     except Exception as error:  # cbor2 lets ValueError, TypeError and others through
-        raise ParseError(f"CBOR: malformed ({type(error).__name__})") from None
+        raise ParseError(
+            f"CBOR: expected well-formed CBOR, got other bytes ({type(error).__name__})"
+        ) from None
     _check_keys(value)
     if encode(value) != data:
         raise ParseError("CBOR: expected the deterministic encoding, got another one")
@@ -58,13 +60,15 @@ def decode_map(data: bytes, *, required: frozenset[int], limit: int = MAX_BYTES)
     """
     value = decode(data, limit=limit)
     if not isinstance(value, dict) or not all(type(key) is int for key in value):
-        raise ParseError("CBOR: expected a map with integer keys")
+        raise ParseError("CBOR: expected a map with integer keys, got another value")
     critical = [key for key in value if key < 0]
     if critical:
-        raise ParseError(f"CBOR: unknown critical key {critical[0]}")
+        raise ParseError(
+            f"CBOR: expected no unknown negative key, which is critical, got {critical[0]}"
+        )
     missing = required - value.keys()
     if missing:
-        raise ParseError(f"CBOR: key {min(missing)} is missing")
+        raise ParseError(f"CBOR: expected key {min(missing)}, got none")
     return value
 
 
@@ -72,7 +76,7 @@ def _check_keys(value: object) -> None:
     """Keys are numbers or strings: a list as key would be read as something else."""
     if isinstance(value, dict):
         if not all(type(key) in (int, str, bytes) for key in value):
-            raise ParseError("CBOR: expected numbers or strings as keys")
+            raise ParseError("CBOR: expected numbers or strings as keys, got another type")
         for item in value.values():
             _check_keys(item)
     elif isinstance(value, list):
@@ -98,9 +102,11 @@ def _scan(data: bytes) -> None:
         elif major in _CONTAINERS:
             open_items.append(value * _CONTAINERS[major])
         elif major == 6 or (major == 7 and value not in _SIMPLE):
-            raise ParseError("CBOR: expected no tag, float or simple value")
+            raise ParseError("CBOR: expected no tag, float or simple value, got one")
         if items > MAX_ITEMS or len(open_items) > MAX_DEPTH + 1:
-            raise ParseError(f"CBOR: expected at most {MAX_ITEMS} values, {MAX_DEPTH} deep")
+            raise ParseError(
+                f"CBOR: expected at most {MAX_ITEMS} values, {MAX_DEPTH} deep, got more"
+            )
     if at != len(data):
         raise ParseError(f"CBOR: expected {at} bytes, got {len(data)}")
 
@@ -108,11 +114,11 @@ def _scan(data: bytes) -> None:
 def _head(data: bytes, at: int) -> tuple[int, int, int]:
     """(major type, its argument, where the next byte stands) of RFC 8949 §3."""
     if at >= len(data):
-        raise ParseError("CBOR: ends within a value")
+        raise ParseError("CBOR: expected a whole value, it ends within one")
     major, info = data[at] >> 5, data[at] & 31
     if info < 24:
         return major, info, at + 1
     size = 1 << (info - 24)
     if info > 27 or (major == 7 and size > 1) or at + 1 + size > len(data):
-        raise ParseError("CBOR: malformed head")
+        raise ParseError("CBOR: expected the head of a value, got a malformed one")
     return major, int.from_bytes(data[at + 1 : at + 1 + size], "big"), at + 1 + size

@@ -51,13 +51,21 @@ class Collateral:
 
     def __post_init__(self) -> None:
         if len(self.parts) > MAX_PARTS:
-            raise ParseError(f"collateral: expected at most {MAX_PARTS} parts")
+            raise ParseError(
+                f"collateral: expected at most {MAX_PARTS} parts, got {len(self.parts)}"
+            )
         object.__setattr__(self, "parts", MappingProxyType(dict(self.parts)))
         for name, part in self.parts.items():
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise ParseError("collateral: a part has a name of the wrong form")
+                raise ParseError(
+                    "collateral: expected part names such as intel/tcb_info, got one of "
+                    "another form"
+                )
             if not isinstance(part, bytes) or len(part) > MAX_PART_BYTES:
-                raise ParseError(f"collateral: {name} is not bytes of at most {MAX_PART_BYTES}")
+                raise ParseError(
+                    f"collateral: {name}: expected at most {MAX_PART_BYTES} bytes, got more "
+                    "or another type"
+                )
 
     def manifest(self) -> dict[str, bytes]:
         """SHA-256 (32 bytes) of every part, by name."""
@@ -83,5 +91,5 @@ class Collateral:
         """Raises ParseError for anything that is not exactly one collateral set."""
         fields = cbor.decode_map(data, required=frozenset({0, 1}))
         if type(fields[0]) is not int or fields[0] != 1 or not isinstance(fields[1], dict):
-            raise ParseError("collateral: expected version 1 with a map of parts")
+            raise ParseError("collateral: expected version 1 with a map of parts, got another form")
         return cls(fields[1])

@@ -67,12 +67,16 @@ class Evidence:
         """Raises ParseError for anything that is not exactly one Evidence."""
         fields = cbor.decode_map(data, required=frozenset(range(7)), limit=MAX_EVIDENCE_BYTES)
         if type(fields[0]) is not int or fields[0] != 1:
-            raise ParseError("Evidence: expected version 1")
+            raise ParseError("Evidence key 0: expected version 1, got another")
         if not isinstance(fields[1], str) or fields[1] not in PLATFORMS:
-            raise ParseError(f"Evidence: expected a platform of {', '.join(PLATFORMS)}")
+            raise ParseError(
+                f"Evidence key 1: expected one of the platforms {', '.join(PLATFORMS)}, got another"
+            )
         logs = fields[5]
         if not isinstance(logs, dict) or set(logs) != {0, 1}:
-            raise ParseError("Evidence: expected event logs as {0: CCEL, 1: [RTMR3 events]}")
+            raise ParseError(
+                "Evidence key 5: expected {0: CCEL, 1: [RTMR3 events]}, got another value"
+            )
         return cls(
             platform=fields[1],
             bundle=_bytes(fields[2], "KeyBundle"),
@@ -128,32 +132,36 @@ def fresh_challenged(nonce: bytes) -> bytes:
 
 def _bytes(value: object, what: str) -> bytes:
     if type(value) is not bytes:
-        raise ParseError(f"Evidence: expected {what} as bytes")
+        raise ParseError(f"Evidence: expected {what} as bytes, got {type(value).__name__}")
     return value
 
 
 def _bytes_list(value: object, what: str) -> tuple[bytes, ...]:
     if not isinstance(value, list) or len(value) > MAX_DEVICES:
-        raise ParseError(f"Evidence: expected {what} as at most {MAX_DEVICES} items")
+        raise ParseError(
+            f"Evidence: expected {what} as a list of at most {MAX_DEVICES}, got another value"
+        )
     return tuple(_bytes(item, what) for item in value)
 
 
 def _events(value: object) -> tuple[bytes, ...]:
     events = _bytes_list(value, "RTMR3 events")
     if any(len(event) != RTMR_BYTES for event in events):
-        raise ParseError(f"Evidence: every RTMR3 event is {RTMR_BYTES} bytes")
+        raise ParseError(f"Evidence: expected RTMR3 events of {RTMR_BYTES} bytes, got another size")
     return events
 
 
 def _devices(value: Any) -> tuple[Device, ...]:
     if not isinstance(value, list) or len(value) > MAX_DEVICES:
-        raise ParseError(f"Evidence: expected at most {MAX_DEVICES} devices")
+        raise ParseError(
+            f"Evidence: expected a list of at most {MAX_DEVICES} devices, got another value"
+        )
     return tuple(_device(item) for item in value)
 
 
 def _device(item: Any) -> Device:
     if not isinstance(item, list) or len(item) != 3:
-        raise ParseError("Evidence: expected a device as [kind, report, chain]")
+        raise ParseError("Evidence: expected a device as [kind, report, chain], got another value")
     if type(item[0]) is not int or item[0] not in (GPU, SWITCH):
-        raise ParseError("Evidence: expected device kind 0 (GPU) or 1 (NVSwitch)")
+        raise ParseError(f"Evidence: expected device kind 0 (GPU) or 1 (NVSwitch), got {item[0]!r}")
     return Device(item[0], _bytes(item[1], "report"), _bytes_list(item[2], "device chain"))

@@ -21,7 +21,9 @@ def decode(data: bytes | str, *, what: str) -> Any:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ParseError(f"{what}: expected JSON ({type(error).__name__})") from None
+        raise ParseError(
+            f"{what}: expected JSON, got other bytes ({type(error).__name__})"
+        ) from None
     _check_depth(value, what)
     return value
 
@@ -32,7 +34,7 @@ def _check_depth(value: Any, what: str) -> None:
         layer = [item for parent in layer for item in _inside(parent)]
         if not layer:
             return
-    raise ParseError(f"{what}: expected JSON of at most {MAX_DEPTH} levels")
+    raise ParseError(f"{what}: expected JSON of at most {MAX_DEPTH} levels, got more")
 
 
 def _inside(value: Any) -> list[Any]:

@@ -113,14 +113,14 @@ def bundle_digest(data: bytes) -> bytes:
 
 def _check(good: bool, expected: str) -> None:
     if not good:
-        raise ParseError(f"KeyBundle: expected {expected}")
+        raise ParseError(f"KeyBundle: expected {expected}, got another value")
 
 
 def _address(payee: str) -> None:
     try:
         canonical(payee)
     except ParseError as error:
-        raise ParseError(f"KeyBundle: payee: {error}") from None
+        raise ParseError(f"KeyBundle key 11, payee: {error}") from None
 
 
 def _typed(fields: dict[int, Any], key: int, kind: type) -> Any:
@@ -137,4 +137,4 @@ def _items(fields: dict[int, Any], key: int, kind: type) -> list[Any]:
 def _beacon(value: object) -> tuple[int, bytes]:
     if isinstance(value, list) and [type(item) for item in value] == [int, bytes]:
         return value[0], value[1]
-    raise ParseError("KeyBundle: expected key 10 as [seqno, root hash]")
+    raise ParseError("KeyBundle: expected key 10 as [seqno, root hash], got another value")

@@ -17,7 +17,7 @@ def launch_id(platform: str, fields: tuple[bytes, ...]) -> bytes | None:
     """
     expected = tuple(size for _, size in _row(platform).launch_fields)
     if tuple(len(field) for field in fields) != expected:
-        raise ParseError(f"{platform}: expected launch fields of {expected} bytes")
+        raise ParseError(f"{platform}: expected launch fields of {expected} bytes, got others")
     if not any(map(any, fields)):
         return None
     return domain_digest("umay/launch/v1", cbor.encode([platform, *fields]))
@@ -33,7 +33,9 @@ def measurement_digest(platform: str, registers: tuple[bytes, ...]) -> bytes:
         text = f"{platform}: expected the registers {', '.join(expected)}, got {len(registers)}"
         raise ParseError(text)
     if any(len(register) != REGISTER_BYTES for register in registers):
-        raise ParseError(f"{platform}: every register is {REGISTER_BYTES} bytes")
+        raise ParseError(
+            f"{platform}: expected registers of {REGISTER_BYTES} bytes, got another size"
+        )
     return domain_digest("umay/measurement/v1", cbor.encode([platform, *registers]))
 
 

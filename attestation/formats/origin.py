@@ -14,9 +14,13 @@ MAX_ORIGIN_BYTES = 60
 def check_origin(origin: str) -> None:
     """Printable ASCII, at most 60 bytes, no space, no plus. Raises ParseError."""
     if not 0 < len(origin) <= MAX_ORIGIN_BYTES:
-        raise ParseError(f"checkpoint: expected an origin of 1 to {MAX_ORIGIN_BYTES} bytes")
+        raise ParseError(
+            f"checkpoint: expected an origin of 1 to {MAX_ORIGIN_BYTES} bytes, got {len(origin)}"
+        )
     if not all("!" <= character <= "~" and character != "+" for character in origin):
-        raise ParseError("checkpoint: expected an origin of printable ASCII without plus")
+        raise ParseError(
+            "checkpoint: expected an origin of printable ASCII without plus, got other characters"
+        )
 
 
 def check_log_name(origin: str) -> None:

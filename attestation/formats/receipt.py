@@ -125,7 +125,9 @@ class SignedReceipt:
             )
         except (InvalidSignature, ValueError):
             raise NotAuthentic(
-                "receipt", "bad-signature", "not signed by this enclave's receipt key"
+                "receipt",
+                "bad-signature",
+                "receipt: expected a signature by the receipt key B[3], got one that does not hold",
             ) from None
         return Receipt.from_bytes(self.body)
 
@@ -156,7 +158,9 @@ def _message(body: bytes) -> bytes:
 def _price(price_table: Mapping[str, Any], name: str) -> int:
     price = price_table.get(name)
     if type(price) is not int or not 0 <= price < 2**63:
-        raise ParseError(f"price table: expected {name} in whole nano per token")
+        raise ParseError(
+            f"price table: expected {name} as a whole number of nano per token, got another value"
+        )
     return price
 
 
@@ -170,4 +174,4 @@ def _counts(values: object, length: int) -> bool:
 
 def _check(good: bool, expected: str) -> None:
     if not good:
-        raise ParseError(f"receipt: expected {expected}")
+        raise ParseError(f"receipt: expected {expected}, got another value")

@@ -45,7 +45,10 @@ class Retirement:
         """Raises ParseError for anything that is not exactly one retirement."""
         fields = cbor.decode_map(data, required=_KEYS, limit=MAX_RETIREMENT_BYTES)
         if [type(fields[key]) for key in range(4)] != [int, bytes, bytes, bytes] or fields[0] != 1:
-            raise ParseError("retirement: expected version 1, boot id, bundle digest, signature")
+            raise ParseError(
+                "retirement: expected version 1, boot id, bundle digest, signature, got "
+                "another form"
+            )
         return cls(fields[1], fields[2], fields[3])
 
     def check(self, receipt_key: bytes) -> None:
@@ -54,7 +57,10 @@ class Retirement:
         try:
             Ed25519PublicKey.from_public_bytes(receipt_key).verify(self.signature, message)
         except (InvalidSignature, ValueError):
-            text = "a retirement is not signed by its enclave's receipt key"
+            text = (
+                "retirement: expected a signature by the receipt key B[3], got one that "
+                "does not hold"
+            )
             raise NotAuthentic("log", "bad-retirement", text) from None
 
 

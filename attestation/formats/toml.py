@@ -22,14 +22,14 @@ def read(data: bytes, *, what: str, limit: int) -> dict[str, Any]:
     """Raises ParseError, which begins with `what`."""
     expect(what, data, bytes, what="bytes of TOML")
     if len(data) > limit:
-        raise ParseError(f"{what}: expected at most {limit} bytes")
+        raise ParseError(f"{what}: expected at most {limit} bytes, got {len(data)}")
     if any(line.count(b".") > MAX_DOTS for line in data.splitlines()):
-        raise ParseError(f"{what}: expected at most {MAX_DOTS} dots in a line")
+        raise ParseError(f"{what}: expected at most {MAX_DOTS} dots in a line, got more")
     try:
         return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         # ValueError: not UTF-8, not TOML, or a number longer than Python converts.
-        raise ParseError(f"{what}: not TOML ({error})") from None
+        raise ParseError(f"{what}: expected TOML, got other text ({error})") from None
 
 
 def check_keys(found: Iterable[str], known: Iterable[str], *, where: str) -> None:

@@ -29,11 +29,13 @@ class Checkpoint:
     def __post_init__(self) -> None:
         check_origin(self.origin)
         if not 0 <= self.size < 2**63:
-            raise ParseError("checkpoint: expected a size below 2^63")
+            raise ParseError(f"checkpoint: expected a size below 2^63, got {self.size}")
         if len(self.root) != HASH_BYTES:
             raise ParseError(f"checkpoint: expected a root of 32 bytes, got {len(self.root)}")
         if self.size == 0 and self.root != EMPTY_ROOT:
-            raise ParseError("checkpoint: expected the empty tree's root at size 0")
+            raise ParseError(
+                "checkpoint: expected the empty tree's root at size 0, got another root"
+            )
 
     def body(self) -> str:
         """The signed text."""
@@ -44,7 +46,7 @@ class Checkpoint:
         """Raises ParseError for anything but exactly three lines."""
         lines = text.split("\n")
         if len(lines) != 4 or lines[3]:
-            raise ParseError("checkpoint: expected exactly three lines")
+            raise ParseError(f"checkpoint: expected three lines, got {len(lines) - 1}")
         size = note.from_decimal(lines[1], "checkpoint size")
         return cls(lines[0], size, note.from_base64(lines[2], "checkpoint root"))
 
@@ -67,6 +69,8 @@ def verify(data: bytes, *, origin: str, log_key: bytes) -> Checkpoint:
     """
     checkpoint, signed = parse(data)
     if checkpoint.origin != origin:
-        raise NotAuthentic("log", "other-origin", f"expected the log {origin}, got another")
+        raise NotAuthentic(
+            "log", "other-origin", f"checkpoint: expected the log {origin}, got {checkpoint.origin}"
+        )
     signed.verify(note.VerifierKey(origin, log_key))
     return checkpoint

@@ -48,7 +48,11 @@ def _time_of(text: str, value: bytes, witness: VerifierKey) -> int:
 
 
 def _refused(witness: VerifierKey) -> NotAuthentic:
-    return NotAuthentic("log", "bad-cosignature", f"that of {witness.name} does not hold")
+    return NotAuthentic(
+        "log",
+        "bad-cosignature",
+        f"cosignature: expected one by {witness.name}, got one that does not hold",
+    )
 
 
 def _message(text: str, moment: int) -> bytes:

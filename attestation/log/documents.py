@@ -33,7 +33,10 @@ class RetireRequest:
         fields = cbor.decode_map(data, required=frozenset(range(3)), limit=limit)
         good = [type(fields[key]) for key in range(3)] == [int, int, bytes]
         if not good or fields[0] != 1 or not 0 <= fields[1] < 2**63:
-            raise ParseError("retire: expected version 1, a leaf index, a retirement")
+            raise ParseError(
+                "retirement request: expected version 1, a leaf index, a retirement, got "
+                "another form"
+            )
         return cls(fields[1], fields[2])
 
 
@@ -45,7 +48,9 @@ def collateral_leaf(manifest: bytes) -> Leaf:
         for name, digest in fields.items()
     )
     if not good:
-        raise ParseError("collateral manifest: expected a map of names to SHA-256")
+        raise ParseError(
+            "collateral manifest: expected a map of names to SHA-256, got another form"
+        )
     return document_leaf(COLLATERAL, manifest, collateral_digest=manifest_digest(manifest))
 
 
@@ -61,7 +66,12 @@ def retire_leaf(retirement: Retirement, previous: int, last: Leaf, evidence: byt
     """
     bundle = KeyBundle.from_bytes(Evidence.from_bytes(evidence).bundle)
     if (bundle.boot_id, last.bundle_digest) != (retirement.boot_id, retirement.bundle_digest):
-        raise Refused("log", "other-boot", "the retirement is of another boot or key bundle")
+        raise Refused(
+            "log",
+            "other-boot",
+            "retirement: expected the boot id and KeyBundle of the last leaf, got another "
+            "boot or bundle",
+        )
     retirement.check(bundle.receipt_key)
     return document_leaf(
         RETIRE,

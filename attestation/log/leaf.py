@@ -119,7 +119,7 @@ def document_leaf(kind: int, document: bytes, **fields: Any) -> Leaf:
 
 def _check(good: bool, expected: str) -> None:
     if not good:
-        raise ParseError(f"leaf: expected {expected}")
+        raise ParseError(f"log leaf: expected {expected}, got another value")
 
 
 def _typed(fields: dict[int, Any], key: int, kind: type) -> Any:
@@ -130,4 +130,4 @@ def _typed(fields: dict[int, Any], key: int, kind: type) -> Any:
 def _beacon(value: object) -> tuple[int, bytes]:
     if isinstance(value, list) and [type(item) for item in value] == [int, bytes]:
         return value[0], value[1]
-    raise ParseError("leaf: expected key 8 as [seqno, root hash]")
+    raise ParseError("log leaf: expected key 8 as [seqno, root hash], got another value")

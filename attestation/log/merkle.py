@@ -47,7 +47,10 @@ def verify_inclusion(
     if not hmac.compare_digest(
         root_from_inclusion(leaf, index=index, size=size, proof=proof), root
     ):
-        raise LogError(f"inclusion: the proof of entry {index} does not lead to the root")
+        raise LogError(
+            f"inclusion: expected a proof from entry {index} to the root {root.hex()}, got "
+            "another root"
+        )
 
 
 def verify_consistency(
@@ -201,9 +204,11 @@ def _lengths(proof: Sequence[bytes], expected: int, what: str) -> None:
     if len(proof) != expected:
         raise LogError(f"{what}: expected a proof of {expected} hashes, got {len(proof)}")
     if any(len(item) != HASH_BYTES for item in proof):
-        raise LogError(f"{what}: expected hashes of {HASH_BYTES} bytes")
+        raise LogError(f"{what}: expected hashes of {HASH_BYTES} bytes, got others")
 
 
 def _same(got: bytes, expected: bytes, what: str) -> None:
     if not hmac.compare_digest(got, expected):
-        raise LogError(f"consistency: the proof does not lead to {what}")
+        raise LogError(
+            f"consistency: expected a proof to {what}, {expected.hex()}, got {got.hex()}"
+        )

@@ -62,7 +62,7 @@ class VerifierKey:
         name, shown_id, public_key = _key_parts(text, kind)
         key = cls(name, public_key, kind)
         if shown_id != key.key_id.hex():
-            raise ParseError(f"note key: expected key id {key.key_id.hex()}, got another")
+            raise ParseError(f"note key: expected the key id {key.key_id.hex()}, got another")
         return key
 
 
@@ -82,11 +82,13 @@ class Signature:
         """Parses a line without its newline. Raises ParseError."""
         name, separator, encoded = line.removeprefix(_DASH).partition(" ")
         if not line.startswith(_DASH) or not separator:
-            raise ParseError("note: expected a signature line of dash, name and base64")
+            raise ParseError(
+                "note: expected a signature line of dash, name and base64, got another line"
+            )
         check_name(name)
         blob = from_base64(encoded, "note signature")
         if len(blob) <= KEY_ID_BYTES:
-            raise ParseError("note: expected a signature after the key id")
+            raise ParseError("note: expected a signature after the key id, got none")
         return cls(name, blob[:KEY_ID_BYTES], blob[KEY_ID_BYTES:])
 
 
@@ -106,23 +108,31 @@ class Note:
         content = decode_text(data)
         text, separator, lines = content.rpartition("\n\n")
         if not separator or not text or not lines.endswith("\n"):
-            raise ParseError("note: expected text, an empty line, and signature lines")
+            raise ParseError(
+                "note: expected text, an empty line, and signature lines, got another form"
+            )
         parts = lines[:-1].split("\n")
         if len(parts) > MAX_SIGNATURES:
-            raise ParseError(f"note: expected at most {MAX_SIGNATURES} signatures")
+            raise ParseError(
+                f"note: expected at most {MAX_SIGNATURES} signatures, got {len(parts)}"
+            )
         return cls(text + "\n", tuple(Signature.from_line(line) for line in parts))
 
     def verify(self, key: VerifierKey) -> None:
         """Raises NotAuthentic unless `key` signed, and every line of its name and id holds."""
         mine = [s for s in self.signatures if (s.name, s.key_id) == (key.name, key.key_id)]
         if not mine:
-            raise NotAuthentic("log", "unsigned", f"expected a signature of {key.name}")
+            raise NotAuthentic(
+                "log",
+                "unsigned",
+                f"note: expected a signature by {key.name}, key id {key.key_id.hex()}, got none",
+            )
         public_key = Ed25519PublicKey.from_public_bytes(key.public_key)
         for signature in mine:
             try:
                 public_key.verify(signature.value, self.text.encode())
             except InvalidSignature:
-                message = f"the signature of {key.name} does not hold"
+                message = f"note: expected a signature by {key.name}, got one that does not hold"
                 raise NotAuthentic("log", "bad-signature", message) from None
 
 
@@ -130,7 +140,7 @@ def sign(text: str, *, name: str, key: Ed25519PrivateKey) -> Note:
     """The note of `text` with one signature under `name`. Raises ParseError."""
     check_name(name)
     if not text.endswith("\n"):
-        raise ParseError("note: expected text that ends in a newline")
+        raise ParseError("note: expected text that ends in a newline, got none at its end")
     decode_text(text.encode())
     public_key = key.public_key().public_bytes_raw()
     return Note(text, (Signature(name, key_id(name, public_key), key.sign(text.encode())),))
@@ -151,18 +161,20 @@ def signer_text(name: str, key: Ed25519PrivateKey) -> str:
 def parse_signer(text: str) -> tuple[str, Ed25519PrivateKey]:
     """Name and secret key from `signer_text`. Raises ParseError, never quoting the text."""
     if not text.startswith(_PRIVATE):
-        raise ParseError("note key: expected a private key")
+        raise ParseError("note key: expected a private key, got another form")
     name, shown_id, seed = _key_parts(text.removeprefix(_PRIVATE))
     key = Ed25519PrivateKey.from_private_bytes(seed)
     if shown_id != key_id(name, key.public_key().public_bytes_raw()).hex():
-        raise ParseError("note key: the key id is not of this key")
+        raise ParseError("note key: expected the key id of this key, got another")
     return name, key
 
 
 def check_name(name: str) -> None:
     """A key name: not empty, no Unicode space, no plus. Raises ParseError."""
     if not name or "+" in name or any(c.isspace() or c < " " for c in name):
-        raise ParseError("note: expected a key name without spaces and plus signs")
+        raise ParseError(
+            "note: expected a key name without spaces and plus signs, got another form"
+        )
 
 
 def decode_text(data: bytes) -> str:
@@ -172,9 +184,9 @@ def decode_text(data: bytes) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise ParseError("note: expected UTF-8") from None
+        raise ParseError("note: expected UTF-8, got other bytes") from None
     if any(character < " " and character != "\n" for character in text):
-        raise ParseError("note: expected no control characters but newline")
+        raise ParseError("note: expected no control characters but newline, got one")
     return text
 
 
@@ -183,28 +195,30 @@ def from_base64(text: str, what: str) -> bytes:
     try:
         data = base64.b64decode(text.encode("ascii"), validate=True)
     except (ValueError, binascii.Error):
-        raise ParseError(f"{what}: expected base64") from None
+        raise ParseError(f"{what}: expected base64, got other text") from None
     if base64.b64encode(data).decode() != text:
-        raise ParseError(f"{what}: expected canonical base64")
+        raise ParseError(f"{what}: expected canonical base64, got another spelling")
     return data
 
 
 def from_decimal(text: str, what: str) -> int:
     """A decimal below 2^63 without sign or leading zeros. Raises ParseError."""
     if not (0 < len(text) <= 19 and text.isascii() and text.isdecimal()):
-        raise ParseError(f"{what}: expected a decimal number")
+        raise ParseError(f"{what}: expected a decimal number, got other text")
     number = int(text)
     if str(number) != text or number >= 2**63:
-        raise ParseError(f"{what}: expected a decimal below 2^63 without leading zeros")
+        raise ParseError(
+            f"{what}: expected a decimal below 2^63 without leading zeros, got another number"
+        )
     return number
 
 
 def _key_parts(text: str, kind: bytes = ED25519) -> tuple[str, str, bytes]:
     parts = text.split("+", 2)
     if len(parts) != 3:
-        raise ParseError("note key: expected name+id+base64")
+        raise ParseError("note key: expected name+id+base64, got another form")
     blob = from_base64(parts[2], "note key")
     if blob[:1] != kind or len(blob) != 1 + KEY_BYTES:
-        raise ParseError(f"note key: expected Ed25519 (type {kind.hex()}) and 32 bytes")
+        raise ParseError(f"note key: expected type {kind.hex()} (Ed25519) and 32 bytes, got others")
     check_name(parts[0])
     return parts[0], parts[1], blob[1:]

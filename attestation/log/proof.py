@@ -45,12 +45,14 @@ class Proof:
         head, separator, checkpoint = text.partition("\n\n")
         lines = head.split("\n")
         if not separator or lines[0] != HEADER:
-            raise ParseError(f"proof: expected {HEADER}, proof lines, and a checkpoint")
+            raise ParseError(
+                f"log proof: expected {HEADER}, proof lines, and a checkpoint, got another form"
+            )
         checkpoints.parse(checkpoint.encode())
         extra = _extra(lines[1]) if lines[1:] and lines[1].startswith("extra ") else None
         rest = lines[1:] if extra is None else lines[2:]
         if not rest or not rest[0].startswith("index "):
-            raise ParseError("proof: expected an index line")
+            raise ParseError("log proof: expected an index line, got another line")
         index = note.from_decimal(rest[0].removeprefix("index "), "proof index")
         return cls(index, _hashes(rest[1:]), checkpoint.encode(), extra)
 
@@ -63,7 +65,7 @@ def verify_proof(proof: bytes, *, origin: str, log_key: bytes) -> tuple[bytes, C
     """
     parsed = Proof.from_bytes(proof)
     if parsed.extra is None:
-        raise ParseError("proof: expected the leaf in an extra line")
+        raise ParseError("log proof: expected the leaf in an extra line, got none")
     checkpoint = checkpoints.verify(parsed.checkpoint, origin=origin, log_key=log_key)
     try:
         verify_inclusion(
@@ -81,14 +83,16 @@ def verify_proof(proof: bytes, *, origin: str, log_key: bytes) -> tuple[bytes, C
 def _extra(line: str) -> bytes:
     extra = note.from_base64(line.removeprefix("extra "), "proof extra")
     if not 0 < len(extra) <= MAX_LEAF_BYTES:
-        raise ParseError(f"proof: expected extra data of 1 to {MAX_LEAF_BYTES} bytes")
+        raise ParseError(
+            f"log proof: expected extra data of 1 to {MAX_LEAF_BYTES} bytes, got {len(extra)}"
+        )
     return extra
 
 
 def _hashes(lines: list[str]) -> tuple[bytes, ...]:
     if len(lines) > MAX_HASHES:
-        raise ParseError(f"proof: expected at most {MAX_HASHES} hashes, got {len(lines)}")
+        raise ParseError(f"log proof: expected at most {MAX_HASHES} hashes, got {len(lines)}")
     hashes = tuple(note.from_base64(line, "proof hash") for line in lines)
     if any(len(item) != HASH_BYTES for item in hashes):
-        raise ParseError(f"proof: expected hashes of {HASH_BYTES} bytes")
+        raise ParseError(f"log proof: expected hashes of {HASH_BYTES} bytes, got others")
     return hashes

@@ -118,7 +118,11 @@ class ArchiveRecord:
     def check_of(self, index: int, leaf: Leaf) -> None:
         """Whether it is of the entry with this leaf. Raises NotAuthentic."""
         if self.index != index or self.evidence != leaf.evidence_digest:
-            raise NotAuthentic("log", "other-record", "the record is of another entry")
+            raise NotAuthentic(
+                "log",
+                "other-record",
+                f"record: expected that of entry {index} with its Evidence, got another's",
+            )
 
     def to_bytes(self) -> bytes:
         return cbor.encode(dict(enumerate((self.index, *self.digests))))
@@ -144,7 +148,11 @@ def check_archived(
     """What a record names beside the evidence is what leaf and KeyBundle name: no hash covers
     the record itself. Evidence that is none names nothing. Raises NotAuthentic, ParseError."""
     if Collateral.from_bytes(collateral).manifest_digest() != leaf.collateral_digest:
-        raise NotAuthentic("log", "other-record", "the collateral is not the one logged")
+        raise NotAuthentic(
+            "log",
+            "other-record",
+            "record: expected the collateral whose digest is in the leaf, got another set",
+        )
     try:
         bundle = KeyBundle.from_bytes(Evidence.from_bytes(evidence).bundle)
     except ParseError:
@@ -156,7 +164,10 @@ def check_archived(
     )
     for what, got, expected in given:
         if got != expected:
-            text = f"the {what} is not the one that the evidence names"
+            text = (
+                f"record, {what}: expected digest {expected.hex()} as in the KeyBundle, "
+                f"got {got.hex()}"
+            )
             raise NotAuthentic("log", "other-record", text)
 
 
@@ -177,7 +188,7 @@ def release_key(manifest: bytes) -> bytes:
 
 def _check(good: bool, expected: str) -> None:
     if not good:
-        raise ParseError(f"submission: expected {expected}")
+        raise ParseError(f"submission: expected {expected}, got another value")
 
 
 def _index(value: Any) -> int | None:

@@ -43,14 +43,14 @@ class TilePath:
         """From "tile/…". Raises ParseError for anything but the one form."""
         match = path.split("/", 2)
         if len(match) != 3 or match[0] != "tile":
-            raise ParseError("tile: expected tile/<level>/<index>")
+            raise ParseError("tile path: expected tile/<level>/<index>, got another form")
         level = None if match[1] == "entries" else from_decimal(match[1], "tile level")
         if level is not None and level > MAX_LEVEL:
-            raise ParseError(f"tile: expected a level of at most {MAX_LEVEL}")
+            raise ParseError(f"tile path: expected a level of at most {MAX_LEVEL}, got {level}")
         index, partial, width = match[2].partition(".p/")
         count = from_decimal(width, "tile width") if partial else WIDTH
         if partial and not 0 < count < WIDTH:
-            raise ParseError("tile: expected a partial width of 1 to 255")
+            raise ParseError(f"tile path: expected a partial width of 1 to 255, got {count}")
         return cls(level, _index(index), count)
 
 
@@ -76,7 +76,9 @@ def tiles_of(size: int) -> list[TilePath]:
 def encode_bundle(leaves: Sequence[bytes]) -> bytes:
     """Entries, each behind its big-endian 16-bit length."""
     if len(leaves) > WIDTH or any(len(leaf) > MAX_LEAF_BYTES for leaf in leaves):
-        raise ParseError("entry bundle: expected at most 256 entries of at most 65535 bytes")
+        raise ParseError(
+            "entry bundle: expected at most 256 entries of at most 65535 bytes, got more"
+        )
     return b"".join(struct.pack(">H", len(leaf)) + leaf for leaf in leaves)
 
 
@@ -88,18 +90,18 @@ def decode_bundle(data: bytes) -> tuple[bytes, ...]:
         start = at + 2
         end = start + int.from_bytes(data[at:start])
         if start > len(data) or end > len(data):
-            raise ParseError("entry bundle: ends inside an entry")
+            raise ParseError("entry bundle: expected whole entries, it ends inside one")
         leaves.append(data[start:end])
         at = end
     if at != len(data):
-        raise ParseError("entry bundle: expected at most 256 entries")
+        raise ParseError("entry bundle: expected at most 256 entries, got more bytes after them")
     return tuple(leaves)
 
 
 def split_hashes(tile: bytes) -> list[bytes]:
     """The hashes of a tile. Raises ParseError."""
     if len(tile) % HASH_BYTES or not 0 < len(tile) <= WIDTH * HASH_BYTES:
-        raise ParseError("tile: expected 1 to 256 hashes of 32 bytes")
+        raise ParseError(f"tile: expected 1 to 256 hashes of 32 bytes, got {len(tile)} bytes")
     return [tile[at : at + HASH_BYTES] for at in range(0, len(tile), HASH_BYTES)]
 
 
@@ -130,8 +132,10 @@ def fold(row: Sequence[bytes]) -> list[bytes]:
 def _index(text: str) -> int:
     match = _INDEX.fullmatch(text)
     if not match or not text.isascii():
-        raise ParseError("tile: expected an index such as x001/x234/067")
+        raise ParseError("tile path: expected an index such as x001/x234/067, got another form")
     index = int(text.replace("/", "").replace("x", ""))
     if index_path(index) != text:
-        raise ParseError("tile: expected an index without leading groups of zeros")
+        raise ParseError(
+            "tile path: expected an index without leading groups of zeros, got one with them"
+        )
     return index

@@ -123,7 +123,9 @@ class Policy:
 def accept(step: str, what: str, got: str, accepted: frozenset[str] | None) -> None:
     """Raises Refused(step, "<what>-not-accepted") unless listed; None stands for "any"."""
     if accepted is not None and got not in accepted:
-        raise Refused(step, f"{what}-not-accepted", f"{what} {got} is not in the policy")
+        expected = ", ".join(sorted(accepted)) if len(accepted) < 9 else f"{len(accepted)} values"
+        text = f"{what}: expected one that the policy lists ({expected}), got {got}"
+        raise Refused(step, f"{what}-not-accepted", text)
 
 
 KEYS = {
@@ -150,27 +152,31 @@ class _Section:
 
     def __init__(self, name: str, value: object) -> None:
         if not isinstance(value, dict):
-            raise ParseError(f"policy: [{name}] is not a table")
+            raise ParseError(f"policy: [{name}]: expected a table, got another value")
         self.name, self.values = name, dict(value)
         if name in KEYS:
             toml.check_keys(value, KEYS[name].split(), where=self._place())
 
     def take(self, key: str) -> Any:
         if key not in self.values:
-            raise ParseError(f"{self._place()} {key} is absent; write it, if need be as any")
+            raise ParseError(
+                f'{self._place()} {key}: expected a value, the key is absent; write it, "any" where all is accepted'
+            )
         return self.values.pop(key)
 
     def text(self, key: str, *allowed: str) -> str:
         value = self.take(key)
         if not isinstance(value, str) or (allowed and value not in allowed):
             what = " or ".join(allowed) or "a string"
-            raise ParseError(f"policy: [{self.name}] {key}: expected {what}")
+            raise ParseError(f"policy: [{self.name}] {key}: expected {what}, got {_short(value)}")
         return value
 
     def number(self, key: str) -> int:
         value = self.take(key)
         if type(value) is not int or not 0 <= value < 2**53:
-            raise ParseError(f"policy: [{self.name}] {key}: expected a whole number from 0")
+            raise ParseError(
+                f"policy: [{self.name}] {key}: expected a whole number from 0, got {_short(value)}"
+            )
         return value
 
     def digest(self, key: str) -> bytes:
@@ -179,11 +185,13 @@ class _Section:
     def words(self, key: str, allowed: frozenset[str] | None = None) -> frozenset[str]:
         value = self.take(key)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ParseError(f"policy: [{self.name}] {key}: expected a list of strings")
+            raise ParseError(
+                f"policy: [{self.name}] {key}: expected a list of strings, got another value"
+            )
         unknown = set(value) - allowed if allowed is not None else set()
         if unknown:
             word = min(unknown)
-            text = f"unknown {word}; {toml.meant(word, allowed or ())}"
+            text = f"{word} is unknown; {toml.meant(word, allowed or ())}"
             raise ParseError(f"policy: [{self.name}] {key}: {text}")
         return frozenset(value)
 
@@ -235,7 +243,9 @@ class _Section:
         floor = {part: section.number(part) for part in SNP_TCB_PARTS}
         section.finish()
         if max(floor.values()) > 255:
-            raise ParseError(f"policy: [{section.name}]: expected SVNs from 0 to 255")
+            raise ParseError(
+                f"policy: [{section.name}]: expected SVNs from 0 to 255, got {max(floor.values())}"
+            )
         return MappingProxyType(floor)
 
     def finish(self) -> None:
@@ -247,7 +257,7 @@ class _Section:
 
 def _read(top: _Section) -> Policy:
     if top.number("version") != 1:
-        raise ParseError("policy: expected version 1")
+        raise ParseError("policy: expected version 1, got another")
     names = ("network", "freshness", "cpu", "gpu", "channel")
     network, fresh, cpu, gpu, channel = parts = [_Section(name, top.take(name)) for name in names]
     snp = _Section("cpu.snp", cpu.take("snp"))
@@ -288,7 +298,7 @@ def _read(top: _Section) -> Policy:
 def _tables(top: _Section, key: str) -> list[Any]:
     value = top.take(key)
     if not isinstance(value, list) or not value:
-        raise ParseError(f"policy: [[{key}]]: expected at least one")
+        raise ParseError(f"policy: [[{key}]]: expected at least one, got none")
     return value
 
 
@@ -309,7 +319,9 @@ def _shapes(release: _Section) -> Mapping[str, frozenset[bytes]]:
     section = _Section("release.shapes", release.take("shapes"))
     shapes = {name: section.digests(name) for name in sorted(section.values)}
     if not shapes or not all(shapes.values()):
-        raise ParseError("policy: [release.shapes] is absent: expected measurements per VM shape")
+        raise ParseError(
+            "policy: [release.shapes]: expected measurements for each VM shape, got none"
+        )
     return MappingProxyType(shapes)
 
 
@@ -337,7 +349,12 @@ def _unsafe(top: _Section) -> Roots | None:
     return roots
 
 
+def _short(value: object) -> str:
+    """A value of the file in an error, which may be as long as the file."""
+    return repr(value)[:80]
+
+
 def _hex32(where: str, value: object) -> bytes:
     if not isinstance(value, str) or not _HEX32.fullmatch(value):
-        raise ParseError(f"policy: {where}: expected 64 lower-case hex digits")
+        raise ParseError(f"policy: {where}: expected 64 lower-case hex digits, got another value")
     return bytes.fromhex(value)

@@ -51,10 +51,15 @@ class Archive:
         manifest = cbor.decode(_read(self._sets / manifest_digest.hex()))
         digests = manifest.values() if isinstance(manifest, dict) else (None,)
         if not all(isinstance(digest, bytes) for digest in digests):
-            raise ParseError(f"{self._sets}: {manifest_digest.hex()} is no manifest")
+            raise ParseError(
+                f"{self._sets / manifest_digest.hex()}: expected a manifest, got another value"
+            )
         found = Collateral({name: self._part(digest) for name, digest in manifest.items()})
         if found.manifest_digest() != manifest_digest:
-            raise ParseError(f"{self._sets}: {manifest_digest.hex()} holds another manifest")
+            raise ParseError(
+                f"{self._sets / manifest_digest.hex()}: expected the manifest of this "
+                "digest, got another"
+            )
         return found
 
     def versions(self) -> Iterator[tuple[str, bytes, Window | None]]:
@@ -77,7 +82,9 @@ class Archive:
     def _part(self, digest: bytes) -> bytes:
         data = _read(self._parts / digest.hex())
         if sha256(data) != digest:
-            raise ParseError(f"{self._parts}: {digest.hex()} holds other bytes")
+            raise ParseError(
+                f"{self._parts / digest.hex()}: expected bytes of this SHA-256, got others"
+            )
         return data
 
 
@@ -93,11 +100,11 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_PART_BYTES + 1)
     except FileNotFoundError:
-        raise Unavailable(f"{path.parent}: {path.name} was never kept") from None
+        raise Unavailable(f"{path}: expected a file of the archive, it was never kept") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     if len(data) > MAX_PART_BYTES:
-        raise ParseError(f"{path}: expected at most {MAX_PART_BYTES} bytes")
+        raise ParseError(f"{path}: expected at most {MAX_PART_BYTES} bytes, got more")
     return data
 
 

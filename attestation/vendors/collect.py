@@ -55,7 +55,9 @@ def _tdx(evidence: Evidence, vendors: Vendors, roots: Roots, now: int) -> dict[s
     for ca in ("platform", "processor"):
         if f"pck {ca} ca" in issuer.lower():
             return vendors.intel(signer.fmspc, ca)
-    raise ParseError("TDX quote: expected a PCK of Intel's platform or processor CA")
+    raise ParseError(
+        "TDX quote: expected a PCK of Intel's platform or processor CA, got another issuer"
+    )
 
 
 def _snp(evidence: Evidence, vendors: Vendors, roots: Roots, now: int) -> dict[str, bytes]:

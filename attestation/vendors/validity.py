@@ -30,7 +30,9 @@ def window(name: str, data: bytes) -> Window:
         _ = stamp(found[0]), stamp(found[1])  # years that people can read
         return found
     except Exception:  # the libraries let several kinds through
-        raise ParseError(f"collateral: {name} has no dates of its own") from None
+        raise ParseError(
+            f"collateral: {name}: expected a known part with dates of its own, got another"
+        ) from None
 
 
 def _window(name: str, data: bytes) -> Window:
