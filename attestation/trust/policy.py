@@ -160,7 +160,8 @@ class _Section:
     def take(self, key: str) -> Any:
         if key not in self.values:
             raise ParseError(
-                f'{self._place()} {key}: expected a value, the key is absent; write it, "any" where all is accepted'
+                f"{self._place()} {key}: expected a value, the key is absent; "
+                'write it, or "any" where everything is accepted'
             )
         return self.values.pop(key)
 
