@@ -160,7 +160,7 @@ class Decoder:
 
     def _content(self, length: int) -> Steps:
         if length > self._room + len(self._buffer):
-            raise ParseError("content: expected at most the limit, got more bytes")
+            raise ParseError("content: expected no more bytes than the limit, got more")
         while length:
             yield from self._need(1)
             piece = bytes(self._buffer[:length])

@@ -98,7 +98,7 @@ class Reader(ABC):
         self._wire_room -= len(data)
         if self._wire_room < 0:
             self._closed = True
-            raise ChannelError("sealed message: expected at most the limit, got more bytes")
+            raise ChannelError("sealed message: expected one within the limit, got a longer one")
         self._buffer += data
         try:
             return self._take()
@@ -124,7 +124,7 @@ class Reader(ABC):
         plaintext = self._opener.open(sealed, aad)
         self._room -= len(plaintext)
         if self._room < 0:
-            raise ChannelError("sealed message: expected at most the limit, got more bytes")
+            raise ChannelError("sealed message: expected one within the limit, got a longer one")
         return plaintext
 
     def _check_open(self) -> None:
@@ -172,7 +172,7 @@ class ChunkedReader(Reader):
 class PlainReader(Reader):
     def _take(self) -> list[bytes]:
         if len(self._buffer) > self._room + TAG_BYTES:
-            raise ChannelError("sealed message: expected at most the limit, got more bytes")
+            raise ChannelError("sealed message: expected one within the limit, got a longer one")
         return []
 
     def _last(self) -> bytes:

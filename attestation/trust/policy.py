@@ -321,7 +321,7 @@ def _shapes(release: _Section) -> Mapping[str, frozenset[bytes]]:
     shapes = {name: section.digests(name) for name in sorted(section.values)}
     if not shapes or not all(shapes.values()):
         raise ParseError(
-            "policy: [release.shapes]: expected measurements for each VM shape, got none"
+            "policy: [release.shapes]: expected measurements for each VM shape, they are absent"
         )
     return MappingProxyType(shapes)
 

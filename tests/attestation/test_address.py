@@ -148,7 +148,7 @@ def test_a_bundles_bytes_stay_and_its_payee_is_an_account(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["EQpayee", "0:" + "ab" * 33, "7:" + "ab" * 32])
 def test_a_bundle_pays_nobody_who_is_no_account(text: str) -> None:
-    with pytest.raises(ParseError, match="KeyBundle: payee: expected a TON address"):
+    with pytest.raises(ParseError, match="KeyBundle key 11, payee: expected a TON address"):
         dataclasses.replace(KeyBundle.from_bytes(raw("key_bundle")), payee=text)
 
 
