@@ -101,7 +101,7 @@ class Answer:
                 yield event.data
         if not self._whole:
             # The events ended at an earlier error; a second reading must not look whole.
-            raise Truncated("answer truncated: it was left before its end")
+            raise Truncated("answer truncated: it was not read to its end")
 
     def read(self) -> bytes:
         """All of the content."""
@@ -138,7 +138,7 @@ class Answer:
         if self.status == 200:
             return
         said = self.read().decode(errors="replace").strip()[:MAX_SHOWN]
-        text = f"the enclave answers {self.status}: {said}"
+        text = f"the enclave answered HTTP {self.status}: {said}"
         raise Unavailable(text) if self.status in BUSY else UsageError(text)
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ class Answer:
         for event in self._events:
             if isinstance(event, bhttp.ResponseHead):
                 return event.status, event.headers
-        raise Truncated("answer truncated: it ended before its head")
+        raise Truncated("answer truncated: it ended before its status and headers")
 
     def _read(self) -> Iterator[bhttp.Event]:
         try:
@@ -183,7 +183,9 @@ def _unsealed(stream: Stream, url: str) -> UmayError:
         if problem == wire.REPLAYED:
             return Replayed(f"{url}: the enclave has seen this request before")
     got = f"HTTP {stream.status}, {stream.media_type or 'no media type'}"
-    return Unavailable(f"{url}: expected a sealed answer, got {got}; it is not the enclave's")
+    return Unavailable(
+        f"{url}: expected a sealed answer, got {got}; it does not come from an enclave"
+    )
 
 
 def _first(stream: Stream) -> bytes:

@@ -147,7 +147,9 @@ class Chooser:
                 continue
             self._on_verified(chosen)
             return chosen
-        raise refusal or Unavailable(f"{self._url}: no enclave answers")
+        raise refusal or Unavailable(
+            f"{self._url}: expected an enclave that answers, got none; try again later"
+        )
 
     def _offers(self, anchor: Anchor) -> list[Offer]:
         offers: list[Offer] = []

@@ -207,7 +207,7 @@ class Client:
             expect(name, value, str)
         expect("content", content, bytes)
         if self._closed:
-            raise UsageError("client: it is closed; make another one")
+            raise UsageError("client: this client is closed; make another one")
         return self._first_that_answers(
             bhttp.Request(method, path, self._headers(content), content)
         )
@@ -223,7 +223,7 @@ class Client:
                     raise
                 failure = error
                 self._chooser.leave(chosen)
-        raise failure or Unavailable(f"{self.url}: no enclave answers")
+        raise failure or Unavailable(f"{self.url}: expected an enclave that answers, got none")
 
     def _send(self, chosen: Chosen, request: bhttp.Request) -> Answer:
         try:

@@ -36,7 +36,7 @@ class Config:
 
 @dataclass(frozen=True)
 class SavedConfig:
-    """DIRECTORY/umay.toml, read only where `connect` was not told something."""
+    """DIRECTORY/umay.toml, read only for what `connect` was not given."""
 
     directory: Path
 
@@ -45,7 +45,7 @@ class SavedConfig:
         path = home(self.directory) / NAME
         found = _saved(path).get(name)
         if not found:
-            state = f"does not say {name}" if path.exists() else "does not exist"
+            state = f"does not name a {name}" if path.exists() else "does not exist"
             raise UsageError(
                 f"{name}: {path} {state}; start a network of your own with `umay up`, name the "
                 "directory of another one, or give url=, policy= and chain= to connect()"
@@ -56,16 +56,18 @@ class SavedConfig:
 def load(
     *, url: str | None, chain: str | None, policy: Path | None, directory: Path = DEFAULT_DIR
 ) -> Config:
-    """What was given, the rest from DIRECTORY/umay.toml. Raises UsageError for what lacks."""
+    """The values given, and the others from DIRECTORY/umay.toml. Raises UsageError where a value is
+    in neither."""
     given = {"url": url, "chain": chain, "policy": policy}
     path = home(directory) / NAME
     saved = _saved(path)
     found = {key: value or saved.get(key) for key, value in given.items()}
     for key, value in found.items():
         if not value:
+            state = f"does not name a {key}" if path.exists() else "does not exist"
             raise UsageError(
-                f"no {key}: give --{key}, or --dir of a network of `umay up` "
-                f"({path} does not say it)"
+                f"expected --{key}, and {path} {state}; give --{key}, start a network with "
+                "`umay up`, or name the directory of a network with --dir"
             )
     return Config(str(found["url"]), str(found["chain"]), Path(str(found["policy"])))
 

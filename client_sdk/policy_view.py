@@ -1,4 +1,4 @@
-"""What a policy says, in words: every rule, and every relaxation by name."""
+"""Explains a policy in words: every rule, and every relaxation."""
 
 from __future__ import annotations
 
@@ -34,22 +34,31 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
 
 
 def relaxations(policy: Policy) -> list[str]:
-    """What a stricter reader would object to, worst first."""
+    """Every rule that the policy relaxes, worst first."""
     weak = sorted(policy.tcb_status - {"UpToDate"})
     found = (
         (policy.roots.simulated, "simulated roots: these machines prove nothing"),
-        (policy.gpu_revocation != "required", "GPU revocation is not asked for"),
-        (bool(weak), f"TCB status beyond UpToDate: {', '.join(weak)}"),
-        ("VLEK" in policy.snp_signers, "VLEK: the report need not name its chip"),
-        ("snp" in policy.platforms and policy.snp_min_tcb is None, "no floor for the SNP TCB"),
-        ("snp" in policy.platforms and not policy.snp_alias_check, "no alias check on SNP"),
-        (policy.min_tcb_evaluation_number == 0, "no least TCB evaluation number"),
-        (policy.anchor != "proven", "chain reads are believed, not proven"),
-        (policy.challenge != "required", "no challenge of the client's own"),
+        (policy.gpu_revocation != "required", "GPU revocation is not checked with NVIDIA"),
+        (bool(weak), f"TCB statuses worse than UpToDate are accepted: {', '.join(weak)}"),
+        ("VLEK" in policy.snp_signers, "VLEK keys are accepted: the report need not name its chip"),
+        ("snp" in policy.platforms and policy.snp_min_tcb is None, "no minimum SNP TCB"),
+        (
+            "snp" in policy.platforms and not policy.snp_alias_check,
+            "no alias check is required on SNP",
+        ),
+        (policy.min_tcb_evaluation_number == 0, "no minimum TCB evaluation number"),
+        (policy.anchor != "proven", "chain reads rest on the endpoint's word; they are not proven"),
+        (policy.challenge != "required", "no challenge is required; freshness rests on the beacon"),
         (policy.pq != "required", "a channel without post-quantum keys is accepted"),
-        (policy.instances is None, "any machine of the vendors, wherever it stands"),
-        (any(item.engine_configs is None for item in policy.releases), "any engine config"),
-        (any(item.host_configs is None for item in policy.releases), "any host config"),
+        (policy.instances is None, "any genuine machine is accepted, whoever operates it"),
+        (
+            any(item.engine_configs is None for item in policy.releases),
+            "any engine configuration is accepted",
+        ),
+        (
+            any(item.host_configs is None for item in policy.releases),
+            "any host configuration is accepted",
+        ),
     )
     return [text for holds, text in found if holds]
 

@@ -1,4 +1,4 @@
-"""What hosts hand over, fetched and not yet believed: listings, evidence, configs, proofs."""
+"""Fetches what hosts present: listings, evidence, configs, proofs. All of it is unverified."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.formats import cbor
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES
+from attestation.net.error_text import redacted_url
 from attestation.verify.verifier import Challenge, Presented
 from client_sdk.transport import Transport, check_url
 
@@ -38,11 +39,15 @@ def fetch_places(transport: Transport, url: str) -> tuple[Place, ...]:
     try:
         boots = json.loads(listing)["boots"]
         if isinstance(boots, list) and any(isinstance(item, str) for item in boots):
-            raise ParseError(f"{root}: this is a guest's own port; give its agent's or relay's URL")
+            raise ParseError(
+                f"{redacted_url(root)}: expected the URL of an agent or relay, got a guest's own"
+            )
         # The base is made here: a listing must not send the client anywhere else.
         return tuple(_place(root, item) for item in boots[: wire.MAX_LISTED])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ParseError('listing: expected JSON {"boots": [{"boot", "state", …}]}') from None
+        where = f"{redacted_url(root)}{wire.LISTING}"
+        text = 'expected JSON {"boots": [{"boot", "state", …}]}'
+        raise ParseError(f"{where}: {text}") from None
 
 
 def _named(root: str, boot: str) -> Place:
@@ -89,7 +94,7 @@ def _challenge(transport: Transport, base: str, nonce: bytes) -> Challenge:
     body = transport.post(f"{base}challenge", nonce, limit=wire.MAX_CHALLENGE_BYTES)
     answer = cbor.decode_map(body, required=frozenset({0}), limit=wire.MAX_CHALLENGE_BYTES)
     if type(answer[0]) is not bytes:
-        raise ParseError("challenge: expected a quote as bytes")
+        raise ParseError(f"{redacted_url(base)}challenge: expected a quote as CBOR bytes")
     return Challenge(answer[0], nonce)
 
 

@@ -36,7 +36,7 @@ PATHS = (wire.CHAT, wire.COMPLETIONS, wire.MODELS)
 MAX_STREAMS = 256
 """Each stream that waits for its next piece holds a thread."""
 
-_INTERNAL = error_body("internal", "the proxy failed")
+_INTERNAL = error_body("internal", "the proxy had an internal error")
 
 
 class _Refusal(UmayError):
@@ -112,7 +112,10 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
 def check_listen(listen: str) -> None:
     """Raises UsageError beyond loopback."""
     if not is_loopback(read_address(listen)[0]):
-        raise UsageError(f"listen: expected a loopback HOST:PORT, got {listen}")
+        raise UsageError(
+            f"listen: expected a loopback address such as 127.0.0.1:8321, got {listen}; the proxy "
+            "serves programs of this machine only"
+        )
 
 
 def failure(error: UmayError) -> JSONResponse:

@@ -135,7 +135,9 @@ def check_receipt(receipt: Receipt, enclave: VerifiedEnclave) -> None:
 
 def _hash(expected: bytes, salt: bytes, content: bytes, what: str) -> None:
     if not matches(expected, salt, content):
-        raise NotAuthentic("receipt", f"other-{what}", f"the receipt is of another {what}")
+        raise NotAuthentic(
+            "receipt", f"other-{what}", f"expected the hash of this {what}, the receipt has another"
+        )
 
 
 def _decode(encoded: bytes) -> bytes:

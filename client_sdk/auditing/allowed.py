@@ -1,4 +1,4 @@
-"""Was this allowed at that time? By a Registry's record, for people."""
+"""Which entries of a Registry list a digest, and whether they allowed it at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 def entries_of(state: RegistryState, digest: str, moment: int) -> list[dict[str, Any]]:
     """Every entry with this digest, allowed at `moment` or not. Raises UsageError."""
     if not _DIGEST.fullmatch(digest):
-        raise UsageError("--measurement: expected 64 lower-case hex digits")
+        raise UsageError(f"--measurement: expected 64 lower-case hex digits, got {digest[:80]!r}")
     wanted = bytes.fromhex(digest)
     return [
         {

@@ -27,6 +27,7 @@ from typing import TypeVar
 from attestation.errors import Incomplete, NotThere, ParseError, UmayError, Unavailable
 from attestation.formats.address import same_account
 from attestation.formats.collateral import Collateral
+from attestation.formats.dates import dated
 from attestation.log.leaf import BOOT, RENEW, Leaf
 from attestation.log.merkle import Tree
 from attestation.trust.anchor import Anchor
@@ -45,17 +46,20 @@ from contracts.chain import ReadOnlyChain, raw_address
 from contracts.reader import read_anchor
 
 LATE_ANCHOR_S = 3600
-"""Entries that wait longer for an anchor are no passing state: the loop anchors every ten
-minutes at the latest."""
+"""Entries that wait longer than this for an anchor are reported as incomplete: anchoring normally
+happens at least every ten minutes."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Scope:
-    """How much, how and as of when. `sample` entries at random, or all; `now` in Unix
-    seconds, or the time of the chain's state; `current` collateral of today; evidence of
-    renewals older than `renewals_kept_s` may be gone, which leaves the audit incomplete."""
+    """What an audit covers, and as of when.
+
+    `sample` is how many entries are verified, chosen at random; None means all. `now` is in Unix
+    seconds; None means the time of the chain's state. `current` is today's collateral. Evidence
+    of renewals older than `renewals_kept_s` may be gone, which leaves the audit incomplete.
+    """
 
     sample: int | None = None
     state: State | None = None
@@ -148,18 +152,22 @@ class Auditor:
     def _contract(self, audit: Audit, anchor: Anchor) -> None:
         if anchor.forked:
             audit.violation("forked", "the contract holds proof that this log forked")
+        policy = self._policy
+        if not same_account(anchor.address, policy.log_contract):
+            _not_pinned(audit, "contract", policy.log_contract, anchor.address)
         pinned = (
-            ("contract", same_account(anchor.address, self._policy.log_contract)),
-            ("code-hash", anchor.code_hash == self._policy.log_code_hash),
-            ("origin", anchor.origin == self._policy.log_origin),
-            ("log-key", anchor.log_key == self._policy.log_key),
+            ("code-hash", policy.log_code_hash.hex(), anchor.code_hash.hex()),
+            ("origin", policy.log_origin, anchor.origin),
+            ("log-key", policy.log_key.hex(), anchor.log_key.hex()),
         )
-        for what, good in pinned:
-            if not good:
-                audit.violation(f"other-{what}", f"the contract's {what} is not the pinned one")
-        if audit.at - anchor.read_at > self._policy.max_anchor_age_s:
+        for what, expected, got in pinned:
+            if got != expected:
+                _not_pinned(audit, what, expected, got)
+        if audit.at - anchor.read_at > policy.max_anchor_age_s:
             age = audit.at - anchor.read_at
-            audit.incomplete("old-read", f"the chain's endpoint shows a state {age} s old")
+            text = f"the chain endpoint shows the state of {dated(anchor.read_at)}, {age} s ago"
+            text += f"; the policy accepts at most {policy.max_anchor_age_s} s: try another --chain"
+            audit.incomplete("old-read", text)
 
     def _entries(
         self, audit: Audit, machines: Machines, leaves: list[bytes | None], scope: Scope
@@ -173,6 +181,11 @@ class Auditor:
             else:
                 audit.entries.append(_known(audit, machines, index, data, scope.state))
             scope.progress("entries verified", index + 1, len(leaves))
+
+
+def _not_pinned(audit: Audit, what: str, expected: str, got: str) -> None:
+    text = f"the policy expects the {what} {expected}, the contract has {got}"
+    audit.violation(f"other-{what}", text)
 
 
 def judge(audit: Audit, machines: Machines, index: int, data: bytes) -> EntryVerdict:
@@ -201,11 +214,16 @@ def judge(audit: Audit, machines: Machines, index: int, data: bytes) -> EntryVer
 def _missing(
     audit: Audit, machines: Machines, index: int, kind: str, data: bytes, error: NotThere
 ) -> EntryVerdict:
-    """The log must have it. A mirror may lack it, and a renewal's may have passed."""
+    """The log itself must have all evidence. A mirror may lack it, and so may the log for old
+    renewals where the auditor accepts that."""
     if machines.source.mirror:
         audit.incomplete("unavailable", f"entry {index}: {error}", index)
     elif machines.may_be_gone(Leaf.from_bytes(data)):
-        audit.incomplete("passed", f"entry {index}: its evidence is not kept any more", index)
+        audit.incomplete(
+            "passed",
+            f"entry {index}: its evidence is no longer there, as --renewals-kept accepts",
+            index,
+        )
     else:
         audit.violation("missing-evidence", f"entry {index}: {error}", index)
         return EntryVerdict(index, kind, "", "", "refused", str(error))
@@ -213,7 +231,7 @@ def _missing(
 
 
 def _other_bytes(audit: Audit, index: int, source: Source) -> EntryVerdict:
-    text = f"{source.name} serves other bytes than the anchored ones"
+    text = f"{source.name} serves other bytes for this entry than the anchored ones"
     if source.mirror:
         audit.incomplete(DamagedMirror.code, f"entry {index}: the mirror {text}", index)
         return EntryVerdict(index, "unknown", "", "", "not checked", text)
@@ -228,7 +246,11 @@ def _known(
     kept = state.recall(index, data) if state else None
     if kept is not None:
         for code in kept.now or ():
-            audit.finding(code, f"entry {index}: valid then, not now; found earlier", index)
+            audit.finding(
+                code,
+                f"entry {index}: valid at its own time, but not now; an earlier run found this",
+                index,
+            )
         return kept
     entry = judge(audit, machines, index, data)
     if state is not None:
@@ -241,7 +263,9 @@ def _chosen(audit: Audit, size: int, sample: int | None) -> set[int] | None:
     if sample is None:
         return None
     chosen = set(random.SystemRandom().sample(range(size), min(sample, size)))
-    audit.incomplete("sampled", f"{len(chosen)} of {size} entries were chosen at random")
+    audit.incomplete(
+        "sampled", f"only {len(chosen)} of {size} entries were verified, chosen at random"
+    )
     return chosen
 
 
@@ -262,9 +286,9 @@ def _history(audit: Audit, source: Source, anchor: Anchor, built: Tree | None) -
     if not audit.tail:
         return
     waiting = anchor.read_at - anchor.time
-    text = f"{audit.tail} entries beyond the anchored {anchor.size} were not audited"
+    text = f"{audit.tail} entries beyond the {anchor.size} anchored entries were not audited"
     if waiting > LATE_ANCHOR_S:
-        text += f": nothing was anchored for {waiting} s"
+        text += f"; the last anchor is of {dated(anchor.time)}, {waiting} s earlier"
         audit.incomplete("unanchored-tail", text)
     else:
         audit.finding("unanchored-tail", text)

@@ -1,5 +1,5 @@
-"""What the log alone answers for: entries name earlier ones that fit, no statement of a
-machine has two entries, no key lives in two boots."""
+"""Checks of the entries against each other: every entry names earlier entries that fit, no signed
+statement of a machine has two entries, and no key is in two boots."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ UNSEEN = 0
 
 
 def check_claims(audit: Audit, leaves: Sequence[bytes | None]) -> None:
-    """Of every entry of `audit`, in order. Those that do not parse, or have other bytes (None),
-    are violations already."""
+    """Checks every entry of `audit` in order. Entries that do not parse, or whose bytes were not
+    served (None), have been reported already."""
     kinds: list[int | None] = []
     boots: list[str | None] = []
     statements: dict[bytes, int] = {}
@@ -27,7 +27,7 @@ def check_claims(audit: Audit, leaves: Sequence[bytes | None]) -> None:
             _claimed(audit, index, leaf, entry.boot, boots, kinds)
             _once(audit, index, leaf, statements)
             if entry.boot in retired:
-                text = f"entry {index}: its boot retired with entry {retired[entry.boot]}"
+                text = f"entry {index}: came after its boot retired in entry {retired[entry.boot]}"
                 audit.finding("after-retirement", text, index)
         elif leaf is not None and leaf.kind == RETIRE and entry.boot:
             retired.setdefault(entry.boot, index)
@@ -54,18 +54,31 @@ def _claimed(
     """`boots` and `kinds` are those of the earlier entries; a boot of "" was not fetched."""
     renews = leaf.previous is not None and _fits(boots, leaf.previous, boot)
     if renews != (leaf.kind == RENEW) or (leaf.kind == BOOT and leaf.previous is not None):
-        audit.violation("bad-previous", f"entry {index}: names no entry of its boot", index)
+        audit.violation("bad-previous", f"entry {index}: {wrong_previous(leaf)}", index)
     release = leaf.release
     if release is None:
-        audit.finding("no-release", f"entry {index}: names no release", index)
+        audit.finding("no-release", f"entry {index}: names no release entry", index)
     elif not (release < len(kinds) and kinds[release] in (RELEASE, UNSEEN)):
-        audit.violation("bad-release", f"entry {index}: names no release", index)
+        audit.violation("bad-release", f"entry {index}: {wrong_release(release)}", index)
+
+
+def wrong_previous(leaf: Leaf) -> str:
+    """Why the field `previous` of this machine's leaf is refused."""
+    got = "none" if leaf.previous is None else f"entry {leaf.previous}"
+    if leaf.kind == BOOT:
+        return f"a boot must not name a previous entry, got {got}"
+    return f"a renewal must name an earlier entry of its boot as previous, got {got}"
+
+
+def wrong_release(release: int) -> str:
+    return f"expected an earlier release entry as its release, got entry {release}"
 
 
 def _once(audit: Audit, index: int, leaf: Leaf, statements: dict[bytes, int]) -> None:
     first = statements.setdefault(leaf.statement, index)
     if first != index:
-        audit.violation("twice", f"entry {index}: its statement is entry {first} too", index)
+        text = f"entry {index}: has the same signed statement as entry {first}"
+        audit.violation("twice", text, index)
 
 
 def _keys(audit: Audit) -> None:
@@ -75,7 +88,7 @@ def _keys(audit: Audit) -> None:
         shared = [owners.setdefault(key, (entry.boot, entry.index)) for key in entry.keys]
         others = {index for boot, index in shared if boot != entry.boot}
         if others:
-            text = f"entry {entry.index}: has a key of another boot, entry {min(others)}"
+            text = f"entry {entry.index}: has a key of another boot (entry {min(others)})"
             audit.violation("reused-key", text, entry.index)
 
 

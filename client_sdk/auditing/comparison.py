@@ -73,9 +73,13 @@ class Comparison:
         self.problems.append(Problem("incomplete", code, text, index))
 
     def failed(self, error: UmayError, code: str, where: str) -> None:
-        """What lacks, or does not fit the side's own checkpoint."""
-        damaged = "" if isinstance(error, Unavailable) else " is damaged"
-        self.incomplete(code, f"{where}{damaged}: {error}")
+        """A side could not be read, or its bytes do not fit its own checkpoint."""
+        if not isinstance(error, Unavailable):
+            self.incomplete(code, f"{where} is damaged: {error}")
+        elif str(error).startswith(where):
+            self.incomplete(code, str(error))
+        else:
+            self.incomplete(code, f"{where}: {error}")
 
 
 def compare(
@@ -86,19 +90,21 @@ def compare(
     heads = [_head(done, source, policy) for source in (a, b)]
     done.heads = list(heads)
     if policy is None:
-        done.incomplete("unsigned", "no policy was given: nobody's signature was checked")
+        done.incomplete("unsigned", "no --policy was given, so no signature was checked")
     first, second = heads
     if first is None or second is None:
         return done
     if first.origin != second.origin:
-        text = f"{a.name} is of {first.origin}, {b.name} of {second.origin}: nothing to compare"
+        text = f"{a.name} is a copy of {first.origin}, but {b.name} of {second.origin}"
         done.incomplete("other-origin", text)
         return done
     whole = _entries(done, ((a, first), (b, second)), progress)
     if first.size == second.size and first.root != second.root and (whole or policy is not None):
-        done.violation("split-view", f"two trees of {first.size} entries are signed: a split view")
+        done.violation(
+            "split-view", f"the log signed two trees of {first.size} entries: a split view"
+        )
     if done.differs is not None:
-        text = f"entry {done.differs} differs: the first to do so"
+        text = f"entry {done.differs} is the first that differs"
         (done.violation if whole else done.incomplete)("differs", text, done.differs)
     return done
 
@@ -136,7 +142,7 @@ def _whole(done: Comparison, source: Source, head: Checkpoint, tree: Tree | None
         return False
     if tree.root() == head.root:
         return True
-    text = f"{source.name} is damaged: its entries do not make the root of its checkpoint"
+    text = f"{source.name} is damaged: its entries do not hash to the root of its checkpoint"
     done.incomplete("tree", text)
     return False
 

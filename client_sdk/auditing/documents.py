@@ -28,14 +28,20 @@ def check_document(machines: Machines, index: int, leaf: Leaf) -> EntryVerdict:
         retirement = Retirement.from_bytes(document)
         expected, boot = _retire_leaf(machines, index, leaf, retirement), retirement.boot_id.hex()
     if leaf != expected:
-        raise NotAuthentic("log", "other-leaf", f"a {KINDS[leaf.kind]} claims more than it is")
+        raise NotAuthentic(
+            "log",
+            "other-leaf",
+            f"the leaf of this {KINDS[leaf.kind]} is not the leaf of its document",
+        )
     return EntryVerdict(index, KINDS[leaf.kind], boot, leaf.evidence_digest.hex()[:16], "on record")
 
 
 def _retire_leaf(machines: Machines, index: int, leaf: Leaf, retirement: Retirement) -> Leaf:
     previous = leaf.previous
     if previous is None or previous >= index:
-        raise NotAuthentic("log", "bad-previous", "a retirement names no earlier entry")
+        raise NotAuthentic(
+            "log", "bad-previous", f"a retirement must name an earlier entry, got {previous}"
+        )
     last = Leaf.from_bytes(machines.leaf_at(previous))
     evidence = sources.blob(machines.source, last.evidence_digest)
     return retire_leaf(retirement, previous, last, evidence)

@@ -42,9 +42,12 @@ STEPS_JUDGED_NOW = (
 
 @dataclass(frozen=True)
 class Machines:
-    """What entries are judged by. `note` is the anchored checkpoint, None where it could not
-    be had; `current` collateral of today, laid over what the log archived; a renewal's
-    evidence may be gone after `renewals_kept_s`."""
+    """Judges the entries of machines against one log and chain.
+
+    `note` is the anchored checkpoint, or None where it could not be read. `current` is today's
+    collateral; its parts replace those that the log archived. A renewal's evidence may be gone
+    after `renewals_kept_s`.
+    """
 
     verifier: Verifier
     chain: ReadOnlyChain
@@ -57,7 +60,7 @@ class Machines:
     renewals_kept_s: int | None = None
 
     def may_be_gone(self, leaf: Leaf) -> bool:
-        """Whether the auditor grants that this evidence is not kept. Raises Unavailable."""
+        """Whether the auditor accepts that this evidence is gone. Raises Unavailable."""
         if self.renewals_kept_s is None or leaf.kind != RENEW:
             return False
         return self.chain.block(leaf.beacon[0]).utime < self.now - self.renewals_kept_s
@@ -123,8 +126,10 @@ class Machines:
         current = self.current.parts if self.current else {}
         try:
             collateral = Collateral({**presented.collateral.parts, **current})
-        except ParseError as error:  # too many of them: nobody's fault but the auditor's
-            raise Incomplete(f"today's collateral does not fit: {error}") from None
+        except ParseError as error:  # the auditor gave too many: the log is not to blame
+            raise Incomplete(
+                f"the log's and today's collateral together have too many parts: {error}"
+            ) from None
         today = dataclasses.replace(presented, collateral=collateral)
         report = self.examine(today, beacon, self.now)
         failed = [s for s in report.steps if s.name in STEPS_JUDGED_NOW and s.status == "failed"]
@@ -133,8 +138,10 @@ class Machines:
         return tuple(_code(step) for step in failed)
 
     def _differs(self, step: StepResult) -> str:
-        hint = "" if self.current else "; judged by the log's own collateral, give today's"
-        return f"valid then, not now: {step.name}: {step.detail}{hint}"
+        hint = (
+            "" if self.current else "; judged by the log's collateral: give today's by --collateral"
+        )
+        return f"valid at its own time, but not now: {step.name}: {step.detail}{hint}"
 
     def _blob(self, digest: bytes) -> bytes:
         return sources.blob(self.source, digest)
@@ -151,10 +158,12 @@ def time_of(beacon: BlockRef, bundle: KeyBundle) -> int:
 
 def _report_failures(audit: Audit, index: int, then: Report, failed: tuple[str, ...]) -> None:
     if failed:
-        text = f"evidence that the log admitted does not verify: {', '.join(failed)}"
+        text = f"the log admitted evidence that fails these steps: {', '.join(failed)}"
         audit.violation("bad-evidence", f"entry {index}: {text}", index)
     elif not then.ok:
-        audit.incomplete("not-checked", f"entry {index}: not everything could be checked", index)
+        names = ", ".join(step.name for step in then.steps if step.status != "passed")
+        text = f"entry {index}: these steps could not be checked: {names}"
+        audit.incomplete("not-checked", text, index)
 
 
 def _verdict(

@@ -1,7 +1,5 @@
-"""Progress of long work on standard error: a bar on a terminal, elsewhere a line now and then
-and one at the end, which says N of N.
-
-Short work shows nothing.
+"""Shows progress of long work on standard error: a bar on a terminal, elsewhere a line every few
+seconds and one at the end. Short work shows nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ REDRAW_S = 0.2
 
 
 class ProgressDisplay:
-    """Called with (what, done, total); a context that clears what it drew."""
+    """Called with (what, done, total). As a context manager it clears the bar at the end."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)

@@ -1,7 +1,7 @@
 """EnclaveProof: everything about one enclave in one file (docs/spec/formats.md).
 
-Who has the file, a policy and no network can verify it years later. What the chain said is in
-it as somebody read it: that is the prover's word, and a check says so.
+With this file and a policy anybody can verify the enclave years later, without a network. What
+the file says about the chain is the prover's word, and a check says so.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _anchor(value: object) -> Anchor:
     if not good or not isinstance(value, dict):
         raise ParseError("enclave proof: expected an anchor of keys 0 to 11")
     types = tuple(type(value[key]) for key in range(len(_ANCHOR)))
-    _check(types == _ANCHOR, "the anchor's fields of their types")
+    _check(types == _ANCHOR, "every field of the anchor to have its type")
     anchor = Anchor(*(value[key] for key in range(len(_ANCHOR))))
     check_origin(anchor.origin)
     for digest in (anchor.code_hash, anchor.log_key, anchor.root):
@@ -125,7 +125,7 @@ def _anchor(value: object) -> Anchor:
         _check(0 <= moment <= MAX_TIME, "the anchor's times before the year 10000")
     _check(0 < len(anchor.network) <= MAX_NAME, f"a network of 1 to {MAX_NAME} characters")
     _account(anchor.address)
-    _check(anchor.level in LEVELS, "an anchor reported or proven")
+    _check(anchor.level in LEVELS, "the anchor's level to be reported or proven")
     return anchor
 
 
@@ -144,7 +144,7 @@ def _beacon(value: object) -> BlockRef:
     seqno, root_hash, utime, level = value
     _check(0 <= seqno < 2**32 and 0 <= utime <= MAX_TIME, "a block's number and time")
     _check(len(root_hash) == DIGEST_BYTES, "a root hash of 32 bytes")
-    _check(level in LEVELS, "a beacon reported or proven")
+    _check(level in LEVELS, "the beacon's level to be reported or proven")
     return BlockRef(seqno, root_hash, utime, level)
 
 

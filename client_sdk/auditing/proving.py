@@ -59,7 +59,7 @@ class CheckedProof:
     @property
     def verdict(self) -> str:
         return {
-            0: "holds, as of its own time, as far as what it rests on does",
+            0: "holds as of its own time, as far as the statements it rests on are true",
             1: "does not hold",
             6: "incomplete: something could not be checked",
         }[self.exit_code]
@@ -115,9 +115,9 @@ def check(file: EnclaveProof, policy: Policy, chain: ReadOnlyChain | None = None
     report = Verifier(policy).examine(presented, anchor=anchor, beacon=beacon, now=at)
     leaf = Leaf.from_bytes(parsed.extra or b"")
     if presented.collateral.manifest_digest() != leaf.collateral_digest:
-        problems.append("the collateral is not the one logged")
+        problems.append("the file's collateral is not the one that the log entry names")
     if not file.beacon.utime <= file.anchor.read_at >= file.anchor.time:
-        problems.append("the contract was read before its anchor or before the beacon")
+        problems.append("the contract was read before its anchor or before the beacon block")
     return CheckedProof(
         report=report,
         at=at,
@@ -140,9 +140,13 @@ def _compared(file: EnclaveProof, chain: ReadOnlyChain | None) -> tuple[Level, l
     if told != dataclasses.replace(
         file.anchor, address=told.address, read_at=told.read_at, level=told.level
     ):  # `told` was read at the file's address
-        problems.append(f"the contract holds other things: anchor {told.sequence}, {told.size}")
+        problems.append(
+            f"the contract's state is another: anchor {told.sequence} of {told.size} entries"
+        )
     if block != dataclasses.replace(file.beacon, level=block.level):
-        problems.append(f"block {block.seqno} is another: {block.root_hash.hex()}")
+        problems.append(
+            f"the file's block {block.seqno} is not the chain's, {block.root_hash.hex()}"
+        )
     return told.level, problems
 
 
@@ -160,17 +164,22 @@ def _statements(
     anchor, beacon = file.anchor, file.beacon
     read = f"read at {stamp(anchor.read_at)} ({anchor.level})"
     return (
-        Statement("CPU and GPUs are what their vendors' roots vouch for, under the policy", here),
-        Statement(f"collateral and certificates counted at {stamp(at)}", here),
-        Statement(f"the log signed a tree of {anchor.size} with this as entry {index}", here),
         Statement(
-            f"contract {anchor.address} on {anchor.network}, not forked, held this tree's root as "
-            f"anchor {anchor.sequence} of {stamp(anchor.time)}; {read}",
+            "the CPU and the GPUs are genuine by their vendors' roots, and the policy accepts them",
+            here,
+        ),
+        Statement(f"collateral and certificates were valid at {stamp(at)}", here),
+        Statement(
+            f"the log signed a tree of {anchor.size} entries, and this is entry {index}", here
+        ),
+        Statement(
+            f"contract {anchor.address} on {anchor.network} was not forked and held this tree's "
+            f"root as anchor {anchor.sequence} of {stamp(anchor.time)}; {read}",
             word,
         ),
         Statement(
-            f"block {beacon.seqno} with the hash that the hardware signed is the chain's, of "
-            f"{stamp(beacon.utime)} ({beacon.level})",
+            f"block {beacon.seqno} of {stamp(beacon.utime)} is on the chain and has the hash that "
+            f"the hardware signed ({beacon.level})",
             word,
         ),
     )

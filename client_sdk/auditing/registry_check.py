@@ -1,13 +1,13 @@
-"""What a Registry allowed when: every machine's release and model, as of its own time and now.
+"""Checks every machine's release and model against a Registry, as of its own time and now.
 
-Unlisted or revoked then is a violation: the machine ran what nobody had allowed. Revoked since
-is a finding.
+A release that was not listed, or was revoked, at the machine's own time is a violation. One that
+was revoked later is a finding.
 """
 
 from __future__ import annotations
 
 from attestation.errors import UmayError, Unavailable
-from attestation.formats.dates import stamp
+from attestation.formats.dates import dated
 from client_sdk.auditing.results import MACHINES, Audit
 from contracts.chain import ReadOnlyChain
 from contracts.registry import GUEST, MODEL, Entry, RegistryState, read_registry
@@ -43,7 +43,11 @@ def _then(audit: Audit, index: int, what: str, listed: list[Entry], since: int) 
         audit.violation(f"{code}-{what}", f"entry {index}: its {what} {text}", index)
     elif not any(entry.allowed_at(audit.at) for entry in listed):
         _, text = _why(listed, audit.at)
-        audit.finding(f"revoked-{what}", f"entry {index}: its {what} {text}, later", index)
+        audit.finding(
+            f"revoked-{what}",
+            f"entry {index}: its {what} was allowed then, but {text} later",
+            index,
+        )
 
 
 def _why(listed: list[Entry], moment: int) -> tuple[str, str]:
@@ -53,6 +57,6 @@ def _why(listed: list[Entry], moment: int) -> tuple[str, str]:
     revoked = [entry for entry in listed if 0 < entry.revoked_at <= moment]
     if revoked:
         last = max(revoked, key=lambda entry: entry.revoked_at)
-        return "revoked", f"was revoked at {stamp(last.revoked_at)}, reason {last.reason}"
+        return "revoked", f"was revoked at {dated(last.revoked_at)}, reason {last.reason}"
     first = min(entry.active_from for entry in listed)
-    return "early", f"was not in force before {stamp(first)}"
+    return "early", f"is allowed only from {dated(first)}"

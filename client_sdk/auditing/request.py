@@ -1,4 +1,4 @@
-"""What a command was given, ready for an audit: endpoint, policy, collateral of today."""
+"""Makes an audit request from a command's options: endpoint, policy, today's collateral."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAY_S = 86_400
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """An auditor and its question."""
+    """An auditor, and what it is asked to audit."""
 
     auditor: Auditor
     policy: Policy
@@ -49,7 +49,7 @@ def audit_request(
     progress: ProgressDisplay | None = None,
     **where: Any,
 ) -> AuditRequest:
-    """`where` is what `config.load` takes. Raises UsageError for what cannot be asked."""
+    """`where` are the arguments of `config.load`. Raises UsageError for unusable options."""
     contract = raw_address(contract, "--contract")
     if registry is not None:
         registry = raw_address(registry, "--registry")
@@ -79,23 +79,25 @@ def audit_request(
 def _current(
     files: tuple[Path, ...], archive: Path | None, policy: Policy, now: int
 ) -> Collateral | None:
-    """Files win over the archive."""
+    """Parts from files replace those from the archive."""
     kept = Archive(_existing(archive)).current(now).parts if archive else {}
     given = offered(files, CheckInputs(now, policy.roots)).collateral if files else None
     if files and given is None:
-        raise UsageError(f"{files[0]}: expected collateral")
+        raise UsageError(f"{files[0]}: expected a file of vendor collateral")
     parts = {**kept, **(given.parts if given else {})}
     return Collateral(parts) if parts else None
 
 
 def _existing(archive: Path) -> Path:
     if not archive.is_dir():
-        raise UsageError(f"{archive}: there is no such archive")
+        raise UsageError(
+            f"{archive}: expected an archive's directory; `umay audit fetch --archive` makes one"
+        )
     return archive
 
 
 def boot_id(text: str) -> bytes:
-    """16 bytes of 32 hex digits. Raises UsageError."""
+    """The 16 bytes of a boot id from 32 hex digits. Raises UsageError."""
     try:
         return bytes.fromhex(read_boot_id(text, where="--boot"))
     except ParseError as error:

@@ -18,7 +18,7 @@ from attestation.log.tiles import WIDTH, TilePath
 from attestation.trust.anchor import Anchor
 from client_sdk.auditing import sources, tree
 from client_sdk.auditing.auditor import Auditor, Scope, judge, step
-from client_sdk.auditing.claims import parsed
+from client_sdk.auditing.claims import parsed, wrong_previous, wrong_release
 from client_sdk.auditing.machines import Machines
 from client_sdk.auditing.results import Audit, EntryVerdict
 from client_sdk.auditing.sources import Source
@@ -88,8 +88,9 @@ def find_boot(auditor: Auditor, contract: str, boot: bytes, scope: Scope) -> int
         except UmayError:
             missing.append(index)
     if missing:
-        raise Unavailable(f"boot {boot.hex()}: not found, and {len(missing)} entries lack evidence")
-    raise UsageError(f"boot {boot.hex()}: the anchored log has no entry of it")
+        text = f"the evidence of {len(missing)} entries could not be read, and may be of this boot"
+        raise Unavailable(f"boot {boot.hex()}: not found; {text}")
+    raise UsageError(f"boot {boot.hex()}: expected an anchored entry of this boot, got none")
 
 
 def _claims(audit: Audit, machines: Machines, index: int, data: bytes, boot: str) -> None:
@@ -100,14 +101,14 @@ def _claims(audit: Audit, machines: Machines, index: int, data: bytes, boot: str
     if leaf.release is not None:
         named = _earlier(machines, leaf.release, index)
         if named is None or named.kind != RELEASE:
-            audit.violation("bad-release", f"entry {index}: names no release", index)
+            audit.violation("bad-release", f"entry {index}: {wrong_release(leaf.release)}", index)
     if leaf.kind == BOOT and leaf.previous is None:
         return
     before = None if leaf.previous is None else _earlier(machines, leaf.previous, index)
     renews = before is not None and before.kind in (BOOT, RENEW) and leaf.kind == RENEW
     # A boot of "" was not fetched: that is a problem already, and none of this kind.
     if not renews or (boot and _boot_of(machines.source, leaf.previous or 0).hex() != boot):
-        audit.violation("bad-previous", f"entry {index}: names no entry of its boot", index)
+        audit.violation("bad-previous", f"entry {index}: {wrong_previous(leaf)}", index)
 
 
 def _earlier(machines: Machines, named: int, index: int) -> Leaf | None:

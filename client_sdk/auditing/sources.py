@@ -71,7 +71,7 @@ class DirectorySource:
 
     def get(self, path: str) -> bytes:
         if "?" in path or ".." in path.split("/"):
-            raise Unavailable(f"{self.name}: a directory answers no {path.partition('?')[0]}")
+            raise Unavailable(f"{self.name}: a directory cannot answer {path.partition('?')[0]}")
         try:
             if not (self._directory / path).is_file():  # a pipe would never end
                 raise NotThere(f"{self.name}/{path}: there is no such file")
@@ -80,7 +80,7 @@ class DirectorySource:
         except OSError as error:
             raise Unavailable(f"{self.name}/{path}: {error.strerror}") from None
         if len(data) > MAX_ANSWER:
-            raise Unavailable(f"{self.name}/{path}: expected at most {MAX_ANSWER} bytes")
+            raise Unavailable(f"{self.name}/{path}: expected at most {MAX_ANSWER} bytes, got more")
         return data
 
 
@@ -152,7 +152,8 @@ def blob(source: Source, digest: bytes) -> bytes:
     data = source.get(path)
     with unsigned(source):
         if sha256(data) != digest:
-            raise NotAuthentic("log", "other-bytes", f"other bytes lie under the digest {path}")
+            text = f"{source.name}/{path}: expected bytes with this SHA-256, got other bytes"
+            raise NotAuthentic("log", "other-bytes", text)
     return data
 
 
@@ -162,5 +163,5 @@ def _whole(path: TilePath) -> TilePath:
 
 def _full(source: Source, path: TilePath) -> bytes:
     if path.width == WIDTH:
-        raise Unavailable(f"{source.name}: {path} is not there")
+        raise Unavailable(f"{source.name}/{path}: not found")
     return source.get(str(_whole(path)))

@@ -75,14 +75,19 @@ class State:
         whole = data[: data.rfind(b"\n") + 1]
         head, *lines = whole.splitlines(keepends=True) or [data]
         if head and not head.startswith(b'{"umay-audit-state": '):
-            raise UsageError(f"{self._path}: expected the state of an audit")
+            raise UsageError(
+                f"{self._path}: expected a file that `umay audit run --state` wrote; "
+                "give another path"
+            )
         if head != self._head:
             lines, whole = [], b""
         try:
             items = [json.loads(line) for line in lines]
             entries = {item["index"]: item for item in items}
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise UsageError(f"{self._path}: expected an entry on every line") from None
+            raise UsageError(
+                f"{self._path}: expected a JSON entry on every line; remove the file to begin anew"
+            ) from None
         self._file.seek(len(whole))
         self._file.truncate()
         if not whole:
@@ -107,7 +112,7 @@ def _verdict(index: int, kept: dict[str, Any]) -> EntryVerdict:
     good = all(isinstance(text, str) for text in texts.values()) and all(map(_words, lists))
     times: dict[str, Any] = {name: kept.get(name) for name in _TIMES}
     if not good or any(type(time) is not int for time in times.values()):
-        raise ParseError(f"entry {index}: not as this program writes it")
+        raise ParseError(f"entry {index}: expected the fields that this program writes")
     return EntryVerdict(
         **texts,
         **times,

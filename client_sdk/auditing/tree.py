@@ -39,9 +39,11 @@ def anchored_checkpoint(source: Source, anchor: Anchor) -> bytes:
     with sources.unsigned(source):
         head = checkpoints.verify(note, origin=anchor.origin, log_key=anchor.log_key)
         if head.size != anchor.size:
-            raise LogError(f"expected the checkpoint of size {anchor.size}, got of {head.size}")
+            raise LogError(f"expected a checkpoint of size {anchor.size}, got size {head.size}")
     if head.root != anchor.root:  # whoever handed it over: the log signed it
-        raise LogError(f"the log signs another tree of {anchor.size} entries than the anchored")
+        raise LogError(
+            f"the log signed another tree of {anchor.size} entries than the anchored one"
+        )
     return note
 
 
@@ -76,7 +78,7 @@ def anchored_tree(
         for digest in genuine:
             tree.append_hash(digest)
         if tree.root() != anchor.root:
-            raise LogError("neither the entries nor the tiles make the anchored root")
+            raise LogError("neither the entries nor the hash tiles hash to the anchored root")
     pairs = zip(leaves, genuine, strict=True)
     return [leaf if leaf_hash(leaf) == digest else None for leaf, digest in pairs], tree
 
@@ -86,7 +88,9 @@ def _leaf_hashes(source: Source, size: int) -> list[bytes]:
     try:
         tiles = [sources.tile(source, path) for path in tiles_of(size) if path.level == 0]
     except (Unavailable, ParseError, sources.DamagedMirror) as error:
-        text = f"the entries do not make the anchored root, nor do the tiles help: {error}"
+        text = (
+            f"the entries do not hash to the anchored root, and the hash tiles do not help: {error}"
+        )
         raise LogError(text) from None
     row = b"".join(tiles)
     return [_at(row, position) for position in range(len(row) // HASH_BYTES)]
@@ -100,7 +104,9 @@ def check_tiles(source: Source, tree: Tree, size: int, progress: Progress = sile
         hashes = (tree.get_hash(level, start + at) for at in range(path.width))
         with sources.unsigned(source):
             if sources.tile(source, path) != b"".join(hashes):
-                raise LogError(f"{path}: holds other hashes than the entries make")
+                raise LogError(
+                    f"{source.name}/{path}: expected the hashes of the entries, got others"
+                )
         progress("tiles compared", done, len(paths))
 
 
@@ -121,14 +127,16 @@ def _not_contradicted(now: Checkpoint, anchor: Anchor, tree: Tree | None) -> Non
     """The log signed `now`, whoever handed it over. Raises LogError where it is of another tree
     than the anchored one."""
     if now.size == anchor.size and now.root != anchor.root:
-        raise LogError(f"the log signs another tree of {now.size} entries than the anchored")
+        raise LogError(f"the log signed another tree of {now.size} entries than the anchored one")
     if tree is not None and now.size < anchor.size and now.root != tree.root(now.size):
-        raise LogError(f"the log signs another tree of {now.size} entries than was anchored later")
+        raise LogError(f"the anchored tree does not continue the log's signed tree of {now.size}")
 
 
 def _history(source: Source, anchor: Anchor, tree: Tree | None, now: Checkpoint) -> int:
     if now.size < anchor.size:
-        raise LogError(f"expected at least {anchor.size} entries, the log shows {now.size}")
+        raise LogError(
+            f"expected at least {anchor.size} entries, the newest checkpoint has {now.size}"
+        )
     try:
         answer = source.get(f"consistency?from={anchor.size}&to={now.size}")
     except Unavailable:
@@ -156,7 +164,7 @@ def _continue(source: Source, tree: Tree, now: Checkpoint) -> None:
     for leaf in leaves_of(source, now.size, first=start)[size - start :]:
         longer.append(leaf)
     if longer.root() != now.root:
-        raise LogError("the log's newest entries do not make the root of its newest checkpoint")
+        raise LogError("the log's newest entries do not hash to the root of its newest checkpoint")
 
 
 def hashes_from_tiles(source: Source, size: int) -> GetHash:
@@ -194,4 +202,4 @@ def _hashes(answer: bytes) -> tuple[bytes, ...]:
     try:
         return tuple(bytes.fromhex(item) for item in json.loads(answer)["hashes"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ParseError("consistency: expected JSON with hashes") from None
+        raise ParseError('consistency: expected JSON {"hashes": [hex, …]}') from None

@@ -85,7 +85,11 @@ def show_proof(console: Console, checked: CheckedProof) -> None:
 def show_compared(console: Console, done: Comparison) -> None:
     """Both heads, what differs, the verdict."""
     for name, head in zip((done.a, done.b), done.heads, strict=True):
-        known = f"{head.origin}, {head.size} entries, root {head.root.hex()}" if head else "none"
+        known = (
+            f"{head.origin}, {head.size} entries, root {head.root.hex()}"
+            if head
+            else "no usable checkpoint"
+        )
         console.print(f"{name}: {known}", markup=False)
     for problem in done.problems:
         console.print(f"{problem.severity}: {problem.text}", style="red", markup=False)

@@ -24,7 +24,7 @@ from client_sdk.auditing.watching import Alert, AlertFile, Watch
 from client_sdk.transport import Transport, check_url
 
 MAX_WAITING = 10_000
-"""Alerts kept for a webhook that does not answer; the oldest go."""
+"""Alerts kept for a webhook that does not answer; beyond that the oldest are dropped."""
 
 
 @dataclass
@@ -107,6 +107,6 @@ class WatchLoop:
         try:
             self.transport.notify(self.webhook, json.dumps(body).encode())
         except Unavailable as error:
-            self.warn(f"{error}; {len(alerts)} alert(s) wait")
+            self.warn(f"{error}; {len(alerts)} alert(s) are sent again with the next round")
         else:
             self.waiting = []

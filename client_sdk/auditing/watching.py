@@ -1,8 +1,8 @@
-"""A monitor: an audit again and again, and an alert for whatever is new in it.
+"""A monitor: audits a log at intervals and makes an alert for every new problem.
 
-What is about an entry is told once for good. What is about the log as a whole is told when it
-begins, again after it has ended, and after a restart. A round that could not look at all is an
-alert too, and so is its end: silence must not look like peace.
+A problem of one entry is reported once. A problem of the whole log is reported when it begins,
+when it begins again after it had ended, and after a restart. A round in which the log or contract
+could not be read is an alert too, and so is its end: silence must not look like success.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from attestation.files import open_own, read_trusted, unusable
 from client_sdk.auditing.results import Audit, Problem
 
 STALE_BEACON_S = 600
-"""An entry older than this when it is first seen anchored: its machine or host held it back."""
+"""Seconds. An entry that is older than this when it is first seen was held back by its host."""
 
 BLIND, SEES = "cannot-look", "looks-again"
 PASSING = ("finding", "unanchored-tail", None)
-"""A log that grows always has some entries that wait for their anchor; late ones are told."""
+"""A growing log always has some entries that wait for their anchor. These cause no alert."""
 
 _BEGIN = b'{"time": '
 _FIELDS = frozenset({"time", "severity", "code", "text", "index"})
@@ -68,7 +68,9 @@ class AlertFile:
             self.alerts = [_alert(line) for line in whole.splitlines()]
             cut_off = data[len(whole) :]
             if cut_off[: len(_BEGIN)] != _BEGIN[: len(cut_off)]:
-                raise UsageError(f"{path}: expected the alerts of a watch")
+                raise UsageError(
+                    f"{path}: expected alerts that `umay audit watch` wrote; give another --keep"
+                )
             if cut_off:  # as it was written
                 os.truncate(path, len(whole))
         except OSError as error:
@@ -156,4 +158,4 @@ def _alert(line: bytes) -> Alert:
             raise ValueError
         return Alert(**fields)
     except (ValueError, AttributeError, RecursionError):
-        raise UsageError("expected the alerts of a watch, one on every line") from None
+        raise UsageError("expected one alert of `umay audit watch` as JSON on every line") from None

@@ -163,7 +163,9 @@ class Network:
             if ready >= count:
                 return places
             time.sleep(POLL_SECONDS)
-        raise Unavailable(f"guests: expected {count} anchored within {READY_SECONDS:.0f} s")
+        raise Unavailable(
+            f"guests: expected {count} anchored within {READY_SECONDS:.0f} s, got {shown}"
+        )
 
     def _names(self) -> tuple[str, ...]:
         guests = [f"{kind}-{g.name}" for g in self.guests for kind in ("guest", "agent", "feed")]

@@ -1,7 +1,7 @@
-"""Did a relay see what it must not? A search of every byte that it handled.
+"""Searches everything that a relay handled for secret text.
 
-The record holds bodies, headers and paths of both directions. Looked for are windows of
-the secret text, plain and in the forms in which it might have passed.
+The record holds bodies, headers and paths of both directions. The search looks for parts of the
+secret text, plain and in the encodings in which it might have passed.
 """
 
 from __future__ import annotations

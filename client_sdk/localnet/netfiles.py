@@ -133,7 +133,9 @@ def demo_model() -> Path:
     """The model that comes with the guest's package, found without importing it."""
     spec = importlib.util.find_spec("enclave.guest")
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError("the guest's package is not installed here")
+        raise UsageError(
+            "expected the package enclave.guest, but it is not installed; install umay[guest]"
+        )
     return Path(spec.submodule_search_locations[0]) / "demo_model"
 
 
@@ -197,8 +199,8 @@ def _check_free(name: str, port: int) -> None:
             probe.bind((HOST, port))
         except OSError:
             raise Unavailable(
-                f"{name}: port {port} is taken, by another `umay up` "
-                "of this --dir or another program; end it, or give another --dir"
+                f"{name}: port {port} is in use, by another `umay up` with this --dir "
+                "or by another program; stop it, or give another --dir"
             ) from None
 
 

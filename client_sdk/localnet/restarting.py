@@ -1,7 +1,7 @@
-"""Guests that have ended are started again: at once, then later and later.
+"""Starts guests again that have ended: at once, then after longer and longer pauses.
 
-They stand in for each other meanwhile. Any other part that ends, or a guest that ends again and
-again with no other left, ends the network by name.
+The other guests serve meanwhile. If another part ends, or every guest has ended for good, the
+network ends with an error that names the part.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from attestation.errors import Unavailable
 from client_sdk.localnet.supervisor import Child, Supervisor
 
 PAUSES_S = (0.0, 2.0, 10.0, 30.0, 60.0)
-"""Before each new start of one guest; after the last one it is left."""
+"""Seconds before each new start of one guest; after the last pause it is not started again."""
 
 STEADY_S = 300.0
-"""A guest that ran so long had a good start, and its count begins anew."""
+"""Seconds. When a guest has run so long, its count of failed starts begins anew."""
 
 PREFIX = "guest-"
 
@@ -33,7 +33,7 @@ class RestartsGuests(Protocol):
 
 @dataclass
 class GuestRestarter:
-    """`say` tells people; `clock` counts seconds."""
+    """`say` prints a line for people; `clock` counts seconds."""
 
     network: RestartsGuests
     say: Callable[[str], None]
@@ -43,7 +43,7 @@ class GuestRestarter:
     _due: dict[str, float] = field(default_factory=dict)
 
     def look(self) -> None:
-        """One round. Raises Unavailable naming the part without which the network is none."""
+        """One round. Raises Unavailable, which names the part that has ended for good."""
         for child in self.network.supervisor.fallen(PREFIX):
             self._plan(child)
         for name in [name for name, due in self._due.items() if due <= self.clock()]:
@@ -52,7 +52,7 @@ class GuestRestarter:
             self.network.restart(name)
         running = any(name.startswith(PREFIX) for name in self.network.supervisor.pids)
         if not running and not self._due:
-            raise Unavailable(f"every guest has ended; the last: {self.last}")
+            raise Unavailable(f"every guest has ended; the last one: {self.last}")
         self.network.supervisor.check()
 
     def _plan(self, child: Child) -> None:
@@ -62,8 +62,8 @@ class GuestRestarter:
         tries = self._tries.get(child.name, 0)
         self._tries[child.name] = tries + 1
         if tries == len(PAUSES_S):
-            self.say(f"{self.last}; it ended {tries} times and is left")
+            self.say(f"{self.last}; it ended {tries} times and is not started again")
             return
         self._due[child.name] = self.clock() + PAUSES_S[tries]
         when = f"in {PAUSES_S[tries]:.0f} s" if PAUSES_S[tries] else "now"
-        self.say(f"{self.last}; it is started again {when}, requests go to the others")
+        self.say(f"{self.last}; it is started again {when}, and other guests serve meanwhile")

@@ -71,7 +71,7 @@ class Child:
         except ParseError:
             value = None
         if not isinstance(value, dict):
-            raise Unavailable(f"{self.name}: expected a JSON line when ready, got something else")
+            raise Unavailable(f"{self.name}: expected one line of JSON when ready, got other text")
         return value
 
     def _last_words(self) -> str:
@@ -82,8 +82,8 @@ class Child:
                 lines = file.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
         except OSError:
             lines = []
-        said = f": {' / '.join(line[:400] for line in lines)}" if lines else " and said nothing"
-        return f"{said}; its output lies in {self.errors}"
+        said = f": {' / '.join(line[:400] for line in lines)}" if lines else " and wrote nothing"
+        return f"{said}; its output is in {self.errors}"
 
     def read(self) -> None:
         """Drains its standard output, so that it never blocks on it."""

@@ -22,6 +22,7 @@ def make(rules: str, network: str) -> str:
     text = files(__package__).joinpath(f"{rules}.toml").read_text() + "\n" + network
     simulated = Policy.from_toml(text.encode()).roots.simulated
     if simulated != (rules == "simulation"):
-        wrong = "simulated roots" if simulated else "no simulated roots"
-        raise Refused("policy", "rules-and-roots", f"{rules} rules with {wrong}")
+        got = "simulated roots" if simulated else "no simulated roots"
+        text = f"{rules} rules do not fit a network with {got}"
+        raise Refused("policy", "rules-and-roots", text)
     return text

@@ -102,7 +102,9 @@ async def _respond(guest: Guest, request: bhttp.Request) -> Reply:
         _expect_method(request, "GET")
         return _models(guest, path.removeprefix(wire.MODELS).removeprefix("/"))
     if path not in KINDS:
-        raise ApiError(404, "not_found", "expected /v1/chat/completions, /completions or /models")
+        raise ApiError(
+            404, "not_found", "expected /v1/chat/completions, /v1/completions or /v1/models"
+        )
     _expect_method(request, "POST")
     return await _generate(guest, KINDS[path], request)
 
@@ -210,7 +212,7 @@ def _free(value: dict[str, Any]) -> Reply:
 
 def _expect_method(request: bhttp.Request, method: str) -> None:
     if request.method != method:
-        raise ApiError(405, "method_not_allowed", f"expected {method}")
+        raise ApiError(405, "method_not_allowed", f"expected the method {method}")
 
 
 def _pacing(request: bhttp.Request) -> str:

@@ -84,7 +84,7 @@ def keep_memory_private() -> None:
     """No core dump and no other process of this user may read this one's memory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise UsageError("the kernel refused to make this process undumpable")
+        raise UsageError("expected the kernel to make this process undumpable, but it refused")
 
 
 def _ready_gpus(machine: Machine, config: HostConfig, *, now: int) -> None:
@@ -112,7 +112,9 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise UsageError(f"host config: {path}: {error.strerror}") from None
     if len(data) > MAX_CONFIG_BYTES:
-        raise UsageError(f"host config: expected at most {MAX_CONFIG_BYTES} bytes")
+        raise UsageError(
+            f"host config: {path}: expected at most {MAX_CONFIG_BYTES} bytes, got more"
+        )
     return data
 
 

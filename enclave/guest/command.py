@@ -1,7 +1,7 @@
-"""What `python -m enclave.guest` does: boot, then serve until SIGTERM.
+"""`python -m enclave.guest`: boots one guest, and serves it until SIGTERM.
 
-Standard output says once where it listens. Standard error says why it could not boot, and
-never anything about a request.
+Standard output has one line of JSON with the address when the guest is ready. Standard error says
+why the guest could not boot. It never says anything about a request.
 """
 
 from __future__ import annotations
@@ -76,16 +76,58 @@ def _tell(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m enclave.guest", description="One guest.")
+    parser = argparse.ArgumentParser(
+        prog="python -m enclave.guest",
+        description="Boot one guest in this VM and serve it until SIGTERM.",
+    )
     add = parser.add_argument
-    add("--listen", required=True, metavar="HOST:PORT", help="where the agent reaches this guest")
-    add("--host-config", required=True, type=Path, metavar="FILE", help="measured, then read")
-    add("--model", required=True, type=Path, metavar="DIR", help="a folder of model files")
-    add("--model-name", default="umay-demo", metavar="NAME", help="as /v1/models shows it")
-    add("--agent", required=True, metavar="URL", help="the host agent's feed")
-    add("--simulator", type=Path, metavar="SOCKET", help="simulated hardware in place of the real")
-    add("--keep-alive", type=float, default=Limits.idle_s, metavar="S", help="idle connections")
-    add("--vm", default="guest", metavar="ID", help="which simulated VM this is")
-    add("--gpus", type=int, default=1, metavar="N", help="how many the simulated VM has")
-    add("--threads", type=int, metavar="N", help="of the engine; 1 unless said")
+    add(
+        "--listen",
+        required=True,
+        metavar="HOST:PORT",
+        help="address to serve on; the agent connects to it",
+    )
+    add(
+        "--host-config",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="host configuration (TOML); it is measured before it is read",
+    )
+    add(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="directory with the files of the model",
+    )
+    add(
+        "--model-name",
+        default="umay-demo",
+        metavar="NAME",
+        help="name of the model in the API; default umay-demo",
+    )
+    add("--agent", required=True, metavar="URL", help="URL of the host agent's feed")
+    add(
+        "--simulator",
+        type=Path,
+        metavar="SOCKET",
+        help="socket of a simulator, used instead of real hardware",
+    )
+    add(
+        "--keep-alive",
+        type=float,
+        default=Limits.idle_s,
+        metavar="SECONDS",
+        help="seconds after which an idle connection is closed; default 75",
+    )
+    add("--vm", default="guest", metavar="ID", help="name of the simulated VM; default guest")
+    add(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of GPUs of the simulated VM; default 1",
+    )
+    add("--threads", type=int, metavar="N", help="number of CPU threads of the engine; default 1")
     return parser

@@ -108,7 +108,7 @@ class Epochs:
         with self._lock:
             last = self._current or self._ended
             if last is None:
-                raise Unavailable("retire: no epoch is anchored")
+                raise Unavailable("retire: expected an epoch that is anchored, there is none yet")
             self._ended, self._current = last, None
             over, self._living = self._living, ()
         for epoch in over:

@@ -77,7 +77,7 @@ class Feed:
             with _OPENER.open(f"{self._url}/{name}", timeout=TIMEOUT_S) as answer:
                 return _read(answer)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Unavailable(f"agent: {type(error).__name__}") from None
+            raise Unavailable(f"agent: expected an answer, got {type(error).__name__}") from None
 
 
 def _read(answer: http.client.HTTPResponse) -> bytes:

@@ -49,10 +49,12 @@ class Guest:
             raise UsageError(f"challenge: expected {NONCE_BYTES} bytes, got {len(nonce)}")
         current = self.epochs.current
         if current is None:
-            raise Unavailable("challenge: no epoch is anchored yet")
+            raise Unavailable(
+                "challenge: expected an epoch that is anchored, there is none yet; try again"
+            )
         half = parse_quote(current.quote).report_data[:32]
         if not self._challenges.acquire(timeout=5):
-            raise Unavailable("challenge: too many at once")
+            raise Unavailable("challenge: too many challenges at once; try again")
         try:
             return cbor.encode({0: self.platform.quote(half + fresh_challenged(nonce)).quote})
         finally:

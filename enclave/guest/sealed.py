@@ -105,7 +105,7 @@ class SealedAnswer:
     def _receipt(self, request_hash: bytes, account: Account) -> Receipt:
         usage, bundle = account.usage, self._epoch.bundle
         if usage is None:
-            raise ParseError("receipt: expected counts")
+            raise ParseError("receipt: expected token counts, got none")
         tokens = (usage.prompt, usage.cached, usage.completion, usage.reasoning)
         return Receipt(
             evidence_digest=self._epoch.evidence_digest,

@@ -176,7 +176,7 @@ class _Service:
                 own += len(part)
                 self._arriving += len(part)
                 if self._arriving > MAX_ARRIVING_BYTES:
-                    raise Unavailable("requests: more is arriving than may")
+                    raise Unavailable("requests: too many bytes are arriving at once; try again")
                 yield part
         finally:
             self._arriving -= own

@@ -1,6 +1,6 @@
-"""Where an agent gets vendors' collateral: a simulator, a file kept by the host, the vendors.
+"""Where an agent gets vendor collateral: from a simulator, from a file, or from the vendors.
 
-Nothing here is trusted by anyone: verifiers check every signature in it.
+Nobody trusts this collateral: verifiers check every signature in it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def from_simulator(path: Path) -> Collateral:
             while len(data) <= MAX_BYTES and (part := connection.recv(1 << 16)):
                 data += part
     except OSError as error:
-        raise Unavailable(f"simulator: {error.strerror or error}") from None
+        raise Unavailable(f"simulator: {path}: {error.strerror or error}") from None
     answer = cbor.decode_map(bytes(data), required=frozenset({0, 1}), limit=MAX_BYTES)
     if answer[0] != "ok" or not isinstance(answer[1], dict):
-        raise ParseError("simulator: expected collateral parts")
+        raise ParseError(f"simulator: {path}: expected the parts of collateral")
     return Collateral(answer[1])
 
 
@@ -73,16 +73,16 @@ class FromVendors:
         try:
             self._archive.add(self._fetch(now))
         except UmayError as error:
-            self._tell(f"collateral: {error}; going on with the archive")
+            self._tell(f"collateral: {error}; the archive is used instead")
         found = self._archive.current(now)
         if not found.parts:
-            raise Unavailable("collateral: the archive has nothing that counts today")
+            raise Unavailable("collateral: expected parts that are valid now, the archive has none")
         return found
 
     def _fetch(self, now: int) -> Collateral:
         boots = self._peer.json(self._guest + wire.LISTING).get("boots")
         if not isinstance(boots, list) or len(boots) != 1:
-            raise Unavailable("guest: it has no evidence yet")
+            raise Unavailable("guest: expected evidence, it has none yet")
         boot = wire.read_boot_id(boots[0], where="guest")
         url = f"{self._guest}{wire.base(boot)}evidence"
         evidence = Evidence.from_bytes(self._peer.get(url, limit=MAX_EVIDENCE_BYTES))

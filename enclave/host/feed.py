@@ -77,8 +77,11 @@ def read_token(path: Path) -> str:
     """Raises UsageError where there is none, and where others can read it."""
     data = read_secret(path, limit=MAX_TOKEN)
     if data is None:
-        raise UsageError(f"{path}: there is no such token file; give the agent's --token-file")
+        raise UsageError(f"{path}: the token file does not exist; give the agent's --token-file")
     token = data.decode("ascii", "replace").strip()
     if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable():
-        raise UsageError(f"{path}: expected a token of {MIN_TOKEN} printable characters or more")
+        raise UsageError(
+            f"{path}: expected a token of at least {MIN_TOKEN} printable characters; "
+            "give the file that the agent made"
+        )
     return token

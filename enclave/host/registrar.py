@@ -24,6 +24,7 @@ from attestation.formats.keys import bundle_digest
 from attestation.log.documents import RetireRequest
 from attestation.log.leaf import BOOT, RENEW, Leaf
 from attestation.log.submission import Submission, SubmissionAnswer
+from attestation.net.error_text import redacted_url
 from contracts.chain import ReadOnlyChain
 from contracts.reader import read_anchor
 from enclave.host.peer import Peer
@@ -125,7 +126,7 @@ class Registrar:
             try:
                 self.step()
             except Exception as error:
-                self._tell(f"unexpected {type(error).__name__}; trying again")
+                self._tell(f"internal error {type(error).__name__}; the agent tries again")
 
     def step(self) -> None:
         """One look at everything that is due. What fails is told, not raised."""
@@ -191,7 +192,9 @@ class Registrar:
     def _boot(self) -> str:
         boots = self._peer.json(self._guest + wire.LISTING).get("boots")
         if not isinstance(boots, list) or len(boots) != 1:
-            raise ParseError("guest: expected a list of one boot id")
+            raise ParseError(
+                f"{redacted_url(self._guest)}{wire.LISTING}: expected a list of one boot id"
+            )
         return wire.read_boot_id(boots[0], where="guest")
 
     def _epochs(self, boot: str) -> list[ListedEpoch]:
@@ -221,7 +224,10 @@ class Registrar:
         )
         leaf = Leaf.from_bytes(logged.leaf)
         if leaf.bundle_digest != bundle_digest(Evidence.from_bytes(submission.evidence).bundle):
-            raise LogError("log: answered with the leaf of other keys")
+            raise LogError(
+                f"{redacted_url(self._log)}/submit: expected a leaf of this guest's keys, "
+                "got one of other keys"
+            )
         named = leaf.evidence_digest
         return LogEntry(
             logged.index, served=None if named == epoch.evidence else self._logs_copy(named)
@@ -235,7 +241,9 @@ class Registrar:
         """
         status = self.status
         if status.boot is None or status.entry is None:
-            raise Unavailable("retire: the guest has no current entry in the log")
+            raise Unavailable(
+                "retire: the guest's current evidence is not in the log yet; try again later"
+            )
         word = self._peer.submit(f"{self._guest}{wire.base(status.boot)}retire", b"")
         request = RetireRequest(status.entry.index, word)
         answer = self._peer.submit(f"{self._log}/retire", request.to_bytes())
@@ -245,13 +253,13 @@ class Registrar:
         """A renewal whose predecessor this agent never logged goes in as a boot: where the
         log has it already, it answers with the leaf that is there."""
         if not self.status.collateral:
-            raise Unavailable("no collateral yet")
+            raise Unavailable("not submitted to the log yet: the agent has no collateral")
         before = self.status.entries.get(epoch.previous) if epoch.previous is not None else None
         evidence = self._peer.get(
             f"{base}evidence/{epoch.evidence.hex()}", limit=MAX_EVIDENCE_BYTES
         )
         if evidence_digest(evidence) != epoch.evidence:
-            raise ParseError("guest: served other evidence than it listed")
+            raise ParseError("guest: expected the evidence that it listed, got other bytes")
         return Submission(
             kind=RENEW if before else BOOT,
             evidence=evidence,
@@ -270,7 +278,9 @@ class Registrar:
         url = f"{self._log}/evidence/sha256/{named.hex()}"
         evidence = self._peer.get(url, limit=MAX_EVIDENCE_BYTES)
         if evidence_digest(evidence) != named:
-            raise LogError("log: served other evidence than its leaf names")
+            raise LogError(
+                f"{redacted_url(url)}: expected the evidence that the leaf names, got other bytes"
+            )
         return evidence
 
     # The chain
@@ -293,7 +303,7 @@ class Registrar:
 
 def _listed(item: object) -> ListedEpoch:
     if not isinstance(item, dict) or not _is(item.get("evidence"), _DIGEST):
-        raise ParseError("guest: expected an epoch with its evidence's digest")
+        raise ParseError("guest: expected an epoch with the digest of its evidence")
     previous = item.get("previous")
     if previous is not None and not _is(previous, _DIGEST):
         raise ParseError("guest: expected the digest of the previous evidence, or null")

@@ -163,7 +163,7 @@ def test_an_agent_asks_the_vendors_and_keeps_what_they_say(
     Verifier(world.policy).verify(presented, anchor=anchor, beacon=world.beacon, now=NOW)
     vendors.spoil = lambda *_: (503, {}, b"")
     assert ask() == fetched
-    assert "going on with the archive" in told[-1]
+    assert "the archive is used instead" in told[-1]
 
 
 def test_the_command_shows_an_archive(tmp_path: Path, world: World) -> None:

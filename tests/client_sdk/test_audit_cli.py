@@ -53,7 +53,11 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a sample of none": (["run", *CONTRACT, *POLICY, "--sample", "0"], 2, "--sample"),
     "an address that is none": (["run", "--contract", "x", *POLICY], 2, "address"),
     "a state that is none": (["run", *CONTRACT, *POLICY, "--state", "junk"], 2, "state"),
-    "an archive that is none": (["run", *CONTRACT, *POLICY, "--archive", "no"], 2, "no such"),
+    "an archive that is none": (
+        ["run", *CONTRACT, *POLICY, "--archive", "no"],
+        2,
+        "expected an archive",
+    ),
     "collateral that is none": (["run", *CONTRACT, *POLICY, "--collateral", "junk"], 2, "junk"),
     "a chain that is silent": (["entry", "0", *CONTRACT, *POLICY], 5, "refused"),
     "a negative index": (["entry", "-1", *CONTRACT, *POLICY], 2, "-1"),

@@ -20,7 +20,7 @@ from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import Leaf
 from attestation.log.tiles import encode_bundle
 from attestation.verify.verifier import Presented
-from client_sdk.auditing import registered
+from client_sdk.auditing import registry_check
 from client_sdk.auditing.auditor import Auditor, Scope
 from client_sdk.auditing.progress import ProgressDisplay
 from client_sdk.auditing.results import Audit
@@ -548,7 +548,7 @@ def test_a_registry_is_asked_about_its_time_and_now(
     if model is not None:
         entries[b"m"] = listed(MODEL, seen.model, **model)
     state = RegistryState("0:" + "11" * 32, None, 0, None, entries, {})
-    monkeypatch.setattr(registered, "read_registry", lambda chain, address: (state, NOW))
+    monkeypatch.setattr(registry_check, "read_registry", lambda chain, address: (state, NOW))
     auditor = Auditor(policy=net.world.policy, chain=net, transport=net, registry=CONTRACT)  # type: ignore[arg-type]
     found = auditor.run(CONTRACT, Scope(now=NOW + 60))
     assert found.exit_code == code and codes(found) == problems
@@ -559,7 +559,7 @@ def test_a_release_is_no_model(net: Net, monkeypatch: pytest.MonkeyPatch) -> Non
     seen = run(net).entries[1]
     entries = {b"r": listed(MODEL, seen.measurement), b"m": listed(GUEST, seen.model)}
     state = RegistryState("0:" + "11" * 32, None, 0, None, entries, {})
-    monkeypatch.setattr(registered, "read_registry", lambda chain, address: (state, NOW))
+    monkeypatch.setattr(registry_check, "read_registry", lambda chain, address: (state, NOW))
     auditor = Auditor(policy=net.world.policy, chain=net, transport=net, registry=CONTRACT)  # type: ignore[arg-type]
     assert codes(auditor.run(CONTRACT)) == {"unlisted-release", "unlisted-model"}
 
@@ -578,7 +578,7 @@ def test_a_registry_that_cannot_be_read_is_never_good(
     def fail(chain: object, address: str) -> None:
         raise error
 
-    monkeypatch.setattr(registered, "read_registry", fail)
+    monkeypatch.setattr(registry_check, "read_registry", fail)
     auditor = Auditor(policy=net.world.policy, chain=net, transport=net, registry=CONTRACT)  # type: ignore[arg-type]
     found = auditor.run(CONTRACT)
     assert found.exit_code == code and codes(found) == {name}

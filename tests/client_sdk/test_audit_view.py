@@ -74,7 +74,7 @@ def test_a_comparison_shows_both_sides(net: Net, tmp_path: Path) -> None:
     a, b = net.export(tmp_path / "a"), tmp_path / "b"
     done = compare(DirectorySource(a), DirectorySource(b), net.world.policy)
     text = seen(lambda console: show_compared(console, done))
-    assert f"{b}: none" in text and "2 entries" in text and "incomplete" in text
+    assert f"{b}: no usable checkpoint" in text and "2 entries" in text and "incomplete" in text
 
 
 def test_an_audit_shows_its_findings(net: Net) -> None:

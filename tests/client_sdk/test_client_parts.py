@@ -200,7 +200,7 @@ def test_ports_stay_and_a_taken_one_is_named(tmp_path: Path) -> None:
     files = Files(tmp_path)
     ports = files.ports(("chain", "log"))
     assert Files(tmp_path).ports(("chain", "log", "relay")).items() >= ports.items()
-    named = pytest.raises(Unavailable, match=f"log: port {ports['log']} is taken")
+    named = pytest.raises(Unavailable, match=f"log: port {ports['log']} is in use")
     with socket.create_server(("127.0.0.1", ports["log"])), named:
         files.ports(("chain", "log"))
 
@@ -235,7 +235,7 @@ def test_children_are_started_watched_and_stopped(tmp_path: Path) -> None:
         child.process.send_signal(signal.SIGKILL)
         child.process.wait(HANG_S)
         with pytest.raises(
-            Unavailable, match=r"with signal SIGKILL and said nothing; .*/sleeper\.err"
+            Unavailable, match=r"with signal SIGKILL and wrote nothing; .*/sleeper\.err"
         ):
             supervisor.check()
 

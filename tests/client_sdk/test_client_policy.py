@@ -41,17 +41,17 @@ RELAXED: dict[str, dict[str, Any]] = {
     "GPU revocation": {"gpu_revocation": "unsafe-unchecked"},
     "OutOfDate": {"tcb_status": frozenset({"UpToDate", "OutOfDate"})},
     "VLEK": {"snp_signers": frozenset({"VLEK"})},
-    "no floor": {"platforms": frozenset({"snp"}), "snp_min_tcb": None},
+    "no minimum SNP": {"platforms": frozenset({"snp"}), "snp_min_tcb": None},
     "alias": {
         "platforms": frozenset({"snp"}),
         "snp_min_tcb": {"bootloader": 1},
         "snp_alias_check": False,
     },
     "evaluation number": {"min_tcb_evaluation_number": 0},
-    "believed": {"anchor": "reported"},
+    "the endpoint's word": {"anchor": "reported"},
     "challenge": {"challenge": "optional"},
     "post-quantum": {"pq": "preferred"},
-    "any machine": {"instances": None},
+    "any genuine machine": {"instances": None},
 }
 
 

@@ -172,7 +172,7 @@ def taken() -> Iterator[str]:
 def test_a_port_that_is_taken(tmp_path: Path, taken: str) -> None:
     (tmp_path / "ports.json").write_text(json.dumps({"chain": int(taken.rpartition(":")[2])}))
     tmp_path.chmod(0o700)
-    clear(umay("up", "--dir", str(tmp_path)), 5, "is taken")
+    clear(umay("up", "--dir", str(tmp_path)), 5, "is in use")
     clear(umay("host", "relay", "--listen", taken, "--upstream", "http://127.0.0.1:1"), 5, taken)
     done = umay("--dir", str(tmp_path / "chain"), "--listen", taken, module="contracts.localnet")
     clear(done, 5, "EADDRINUSE")

@@ -315,7 +315,7 @@ def test_with_everything_given_no_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["url", "policy", "chain"])
 def test_what_the_file_lacks_is_named(tmp_path: Path, name: str) -> None:
     network(tmp_path, **{name: ""})
-    with pytest.raises(UsageError, match=rf"^{name}: .*umay\.toml does not say {name}; start"):
+    with pytest.raises(UsageError, match=rf"^{name}: .*umay\.toml does not name a {name}; start"):
         connect(tmp_path)
 
 
@@ -396,7 +396,7 @@ def test_a_refused_request_has_no_text(
 ) -> None:
     whole(ada, {"error": {"code": "model_not_found", "message": "no model"}}, status=status)
     for read in (lambda answer: answer.text(), lambda answer: list(answer.stream())):
-        with pytest.raises(error, match=f"the enclave answers {status}: .*model_not_found"):
+        with pytest.raises(error, match=f"the enclave answered HTTP {status}: .*model_not_found"):
             read(FakeClient([ada]).chat("x"))
 
 

@@ -79,7 +79,7 @@ def test_one_that_ends_again_waits_longer_each_time_and_is_left_at_last(room: Ro
     room.now += 9999
     room.keeper.look()
     assert "guest-ada" not in room.supervisor.pids
-    assert f"ended {len(PAUSES_S)} times and is left" in room.said[-1]
+    assert f"ended {len(PAUSES_S)} times and is not started again" in room.said[-1]
 
 
 def test_after_a_long_life_the_count_begins_anew(room: Room) -> None:
@@ -92,7 +92,7 @@ def test_after_a_long_life_the_count_begins_anew(room: Room) -> None:
 
 def test_with_no_guest_left_the_network_ends_and_says_why(room: Room) -> None:
     room.body = FALLS
-    with pytest.raises(Unavailable, match="every guest has ended; the last: guest-") as caught:
+    with pytest.raises(Unavailable, match="every guest has ended; the last one: guest-") as caught:
         for name in ("guest-ada", "guest-bela"):
             room.end(name)
         for _ in range(3 * len(PAUSES_S)):
@@ -101,7 +101,7 @@ def test_with_no_guest_left_the_network_ends_and_says_why(room: Room) -> None:
             for child in room.supervisor._children:
                 if child.name.startswith("guest-"):
                     child.process.wait(HANG_S)
-    assert "exit code 3: two / three / four; its output lies in" in str(caught.value)
+    assert "exit code 3: two / three / four; its output is in" in str(caught.value)
 
 
 def test_a_part_without_which_there_is_no_network_ends_it(room: Room) -> None:

@@ -602,5 +602,5 @@ def test_nobody_retires_a_guest_through_its_public_address(still: Net) -> None:
 def test_a_guest_without_an_entry_cannot_retire(net: Net) -> None:
     answer = ask(net.feed, "/retire", method="POST", **net.bearer)
     assert (
-        answer.status == 503 and "no current entry" in json.loads(answer.body)["error"]["message"]
+        answer.status == 503 and "not in the log yet" in json.loads(answer.body)["error"]["message"]
     )

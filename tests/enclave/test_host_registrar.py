@@ -34,4 +34,4 @@ def test_an_unexpected_error_is_told_without_its_text(monkeypatch: pytest.Monkey
     monkeypatch.setattr(registrar, "step", fail)
     registrar.run(stopped)
     assert steps == 3
-    assert told == ["unexpected RuntimeError; trying again"] * 3
+    assert told == ["internal error RuntimeError; the agent tries again"] * 3

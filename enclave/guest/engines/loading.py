@@ -96,11 +96,13 @@ def self_test(
         scheduler.step()
     tokens = [token for delta in told for token in delta.token_ids]
     if not tokens or any(token >= model.config.vocab_size for token in tokens):
-        raise EngineFailed("engine: the self-test wrote nothing")
+        raise EngineFailed("engine: expected tokens from the self-test, got none")
     with torch.inference_mode():
         ids = torch.tensor([prompt + tokens], device=model.device)
         logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
     chosen = logits.gather(1, torch.tensor(tokens, device=model.device)[:, None])[:, 0]
     gap = float((logits.max(1).values - chosen).max())
     if not gap <= SELF_TEST_GAP:  # a NaN fails too
-        raise EngineFailed(f"engine: the self-test differs by {gap:.2f} logits")
+        raise EngineFailed(
+            f"engine: the self-test's tokens are {gap:.2f} logits below the best ones"
+        )

@@ -102,7 +102,7 @@ class TorchEngine:
     async def start(self) -> EngineInfo:
         """Loads, tests itself with one short greedy answer, then serves. Raises EngineFailed."""
         if self._state != "new":
-            raise UsageError("engine: expected a new one, got one that was started before")
+            raise UsageError("engine: expected a new engine, got one that was started before")
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
         self._state = "starting"
@@ -121,7 +121,9 @@ class TorchEngine:
         if self._state != "running":
             raise EngineFailed("engine: not running")
         if len(self._live) >= self._settings.slots + self._settings.max_waiting:
-            raise QueueFull(f"engine: {self._settings.max_waiting} requests wait already")
+            raise QueueFull(
+                f"engine: {self._settings.max_waiting} requests are waiting already; try again"
+            )
         answer = _Answer(self)
         job = answer.job = self._job(request, answer)
         self._live.add(answer)

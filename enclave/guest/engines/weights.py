@@ -111,7 +111,7 @@ def tensors(files: Mapping[str, bytearray]) -> dict[str, torch.Tensor]:
             continue
         for span in parse_header(files[name]):
             if span.name in views:
-                raise ParseError(f"safetensors: {span.name!r} stands in two files")
+                raise ParseError(f"safetensors: {span.name!r} is in two files")
             views[span.name] = _view(files[name], span)
     if not views:
         raise ParseError("model: expected at least one tensor")

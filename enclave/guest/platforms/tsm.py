@@ -95,7 +95,7 @@ class TsmPlatform:
         except OSError as error:
             raise Unavailable(f"quote: {error.strerror}") from None
         except ValueError:
-            raise Unavailable("quote: expected a number in generation") from None
+            raise Unavailable("quote: expected a number in the file generation") from None
         return QuoteWithLogs.from_buffers(quote, ccel, tuple(self._events))
 
     def _ask(self, report_data: bytes) -> bytes:
@@ -127,7 +127,7 @@ def _read(entry: Path, report_data: bytes) -> bytes:
     if provider != PROVIDER:
         raise Unavailable(f"quote: expected the provider {PROVIDER}, got {provider}")
     if int((entry / "generation").read_text()) != before + 1:
-        raise Unavailable("quote: another program used this report entry")
+        raise Unavailable("quote: another program changed this report entry")
     if not quote:
         # Some kernels report success although the quoting service failed.
         raise Unavailable("quote: expected a quote, got nothing")
