@@ -216,6 +216,12 @@ def test_bad_chains(code: str, make: Callable[[], tuple[bytes, ...]]) -> None:
         check(machine(), certificates=make())
 
 
+def test_a_root_of_a_family_that_is_not_known() -> None:
+    stranger = SimulatedAmd("Naples")
+    with refuses("unknown-family"):
+        check(stranger, machine().report())
+
+
 def test_wrapped_hwid_is_read() -> None:
     wrapped = b"\x04\x40" + machine().chip_id
     assert check(machine(), certificates=leaf(chip_id=wrapped)).family == "Milan"

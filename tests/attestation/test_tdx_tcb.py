@@ -69,6 +69,13 @@ def test_revoked_pck() -> None:
         check(parts=collateral(revoke_pck=True))
 
 
+def test_tcb_info_of_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    quote = good_bytes()
+    monkeypatch.setattr(intel, "FMSPC", bytes([0x90, 0xC0, 0x6F, 0, 0, 0]))
+    with refuses("other-platform", Refused):
+        check(quote, collateral())
+
+
 def test_revoked_tcb_level() -> None:
     with refuses("revoked", Refused):
         check(parts=collateral(tcb_status="Revoked"))

@@ -136,6 +136,15 @@ def test_intel_crl() -> None:
         check(data, crl_issuer(usage=False), roots=intel_roots(), now=NOW)
 
 
+@pytest.mark.parametrize("given", [0, 1], ids=["no certificate", "no root"])
+def test_a_document_whose_signer_is_not_there(given: int) -> None:
+    data = collateral().parts["intel/pck_crl"]
+    with refuses("signer-missing", NotAuthentic):
+        answer(tcb_signer()[:given])
+    with refuses("signer-missing", NotAuthentic):
+        tdx.check_crl(data, crl_issuer()[:given], roots=intel_roots(), now=NOW)
+
+
 def published(part: str, data: bytes, now: int) -> int:
     """An Intel document by itself, under certificates that hold at any of these times."""
     if part.endswith("_crl"):

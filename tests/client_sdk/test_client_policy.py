@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from attestation.errors import UmayError
+from attestation.errors import Refused, UmayError
 from attestation.trust.policy import Policy
 from attestation.trust.roots import PRODUCTION
 from client_sdk.cli import umay
+from client_sdk.policies import make
 from client_sdk.policy_view import explain, relaxations
 from tests.attestation.test_policy import GOOD, UNSAFE
 
@@ -31,6 +32,15 @@ def read(text: str = GOOD, **changes: Any) -> Policy:
         policy.releases[0], engine_configs=frozenset(), host_configs=frozenset()
     )
     return dataclasses.replace(policy, releases=(release,))
+
+
+@pytest.mark.parametrize(("rules", "unsafe"), [("simulation", ""), ("production", UNSAFE)])
+def test_rules_for_other_roots_make_no_policy(rules: str, unsafe: str) -> None:
+    network = GOOD[GOOD.index("[network]") : GOOD.index("[freshness]")]
+    network += GOOD[GOOD.index("[[release]]") :]
+    with pytest.raises(Refused) as caught:
+        make(rules, network + unsafe)
+    assert (caught.value.step, caught.value.code) == ("policy", "rules-and-roots")
 
 
 def test_a_strict_policy_has_nothing_to_object_to() -> None:

@@ -194,6 +194,13 @@ def test_a_head_that_is_no_block_of_the_masterchain() -> None:
         read_account(shard, answer_bytes(answer), LOG_ADDRESS, max_age_s=60, now=UTIME)
 
 
+def test_a_workchain_that_the_masterchain_does_not_list() -> None:
+    head = proven_state(good().shard_proof, chain().head.block)
+    with pytest.raises(NotAuthentic) as caught:
+        find_shard(head, 5, bytes(32))
+    assert caught.value.code == "no-shard"
+
+
 def test_a_shard_proof_where_none_belongs() -> None:
     answer = replace(good(CONFIG_ADDRESS), shard_proof=good().shard_proof)
     with pytest.raises(ParseError, match="no shard proof"):

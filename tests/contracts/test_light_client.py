@@ -70,8 +70,9 @@ def test_an_account_is_proven_and_the_trusted_block_moves(tmp_path: Path) -> Non
 def test_a_head_that_no_proof_reaches(tmp_path: Path) -> None:
     light, transport = client(tmp_path)
     transport.head = replace(CHAIN.head.block, seqno=211)
-    with pytest.raises(NotAuthentic, match="they end at 210"):
+    with pytest.raises(NotAuthentic, match="they end at 210") as caught:
         light.head()
+    assert caught.value.code == "no-way"
     assert light.trusted.read() == CHAIN.second.block
 
 

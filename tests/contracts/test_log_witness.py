@@ -288,7 +288,7 @@ def test_a_cosignature_that_does_not_hold(spoil: Callable[[Signature], Signature
     signed = Note.from_bytes(note(7))
     line = cosign(signed.text, name=NAME, key=WITNESS_KEY, now=NOW)
     assert cosigned_at(Note(signed.text, (*signed.signatures, line)), WITNESS) == NOW
-    with pytest.raises(NotAuthentic):
+    with pytest.raises(NotAuthentic, match="bad-cosignature"):
         cosigned_at(Note(signed.text, (line, spoil(line))), WITNESS)
 
 
