@@ -58,7 +58,7 @@ class Proxy:
             self._admit(request)
             content = await _body(request)
             answer = await run_in_threadpool(
-                self._client.request, request.method, request.url.path, content
+                self._client.request, request.method, request.scope["path"], content
             )
             return await _response(answer)
         except _Refusal as refusal:

@@ -33,5 +33,13 @@ def is_address(host: str) -> bool:
     return True
 
 
+def names_us(headers: Mapping[str, str], listen: str) -> bool:
+    """Whether Host is an IP address, localhost or the name in `listen` (HOST:PORT): under any
+    other name a web page may be asking (DNS rebinding)."""
+    host = named_host(headers)
+    own = ("localhost", listen.rpartition(":")[0].lower())
+    return host is not None and (host in own or is_address(host))
+
+
 def from_browser(headers: Mapping[str, str]) -> bool:
     return any(name in headers for name in _BROWSER)

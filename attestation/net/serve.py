@@ -12,6 +12,7 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import resource
 import signal
 import socket
@@ -46,6 +47,10 @@ PAUSE_S = 0.05
 END_S = 3.0
 """From the end of the answers to the end of a process that was told to stop: a thread that waits
 for somebody else must not hold it."""
+
+_PLAIN = re.compile(rb"[A-Za-z0-9/._~:@!$&'()*+,;=-]+")
+"""Paths that say the same before and after decoding. Routers match decoded ones, and a pattern's
+`$` also before a last newline: `/retire%0A` would be `/retire` to them, and to no comparison."""
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -203,6 +208,8 @@ class _Bounded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if not _PLAIN.fullmatch(scope["raw_path"]):
+            return await _empty(send, 404)
         if self._open >= self._most:
             return await _busy(send)
         self._open += 1
@@ -241,8 +248,12 @@ def _in_time(receive: Receive, seconds: float) -> Receive:
 
 
 async def _busy(send: Send) -> None:
-    headers = [(b"retry-after", b"1"), (b"connection", b"close"), (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await _empty(send, 503, (b"retry-after", b"1"), (b"connection", b"close"))
+
+
+async def _empty(send: Send, status: int, *headers: tuple[bytes, bytes]) -> None:
+    fields = [*headers, (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

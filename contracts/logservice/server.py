@@ -276,6 +276,7 @@ def create_app(
     prefix = origin_path.rstrip("/")
     below = f"{prefix}/".encode()
     app = Starlette(routes=_routes(service, prefix), lifespan=lifespan)
+    app.router.redirect_slashes = False  # a redirect would name whatever Host was sent
     return shared(app, lambda path: wire.shared_log_method(path.removeprefix(below)))
 
 

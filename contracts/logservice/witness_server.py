@@ -29,7 +29,9 @@ def create_app(witness: Witness, key: VerifierKey) -> Starlette:
         return _response(Answer(200, key.to_text().encode() + b"\n", PLAIN))
 
     routes = [Route("/add-checkpoint", add, methods=["POST"]), Route("/vkey", vkey)]
-    return Starlette(routes=routes)
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False  # a redirect would name whatever Host was sent
+    return app
 
 
 def _response(answer: Answer) -> Response:

@@ -23,7 +23,7 @@ from attestation.errors import UmayError
 from attestation.formats import cbor
 from attestation.net.cors import shared
 from contracts.chain import ReadOnlyChain
-from enclave.host.feed import guarded, refused
+from enclave.host.feed import for_host, guarded, refused
 from enclave.host.forward import Forwarder, asked
 from enclave.host.registrar import LogEntry, Registrar
 
@@ -147,10 +147,10 @@ class Agent:
             Route("/beacon", self.beacon),
             Route("/anchored", self.anchored),
             Route("/collateral", self.collateral),
-            Route("/status", self.status),
-            Route("/retire", self.retire, methods=["POST"]),
+            Route("/status", for_host(self.status, token=token)),
+            Route("/retire", for_host(self.retire, token=token), methods=["POST"]),
         )
-        return guarded(app, listen=listen, token=token)
+        return guarded(app, listen=listen)
 
 
 def described(urls: Sequence[str], token_file: Path) -> str:

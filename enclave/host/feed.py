@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from starlette.requests import Request
@@ -16,40 +17,45 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from attestation.errors import UsageError
 from attestation.files import create, read_secret, unusable
-from attestation.net.programs import from_browser, is_address, named_host
-from attestation.net.serve import read_address
+from attestation.net.programs import from_browser, names_us
 
-HOST_ONLY = ("/status", "/retire")
+Endpoint = Callable[[Request], Awaitable[Response]]
 MIN_TOKEN, MAX_TOKEN = 32, 256
 """Characters."""
 
 
-def guarded(app: ASGIApp, *, listen: str, token: str) -> ASGIApp:
-    """The feed's `app`, for programs only. Host must be an address, localhost or the name in
-    `listen`; paths of HOST_ONLY need `token` as bearer."""
-    own = ("localhost", read_address(listen)[0].lower())
-    expected = token.encode()
+def guarded(app: ASGIApp, *, listen: str) -> ASGIApp:
+    """The feed's `app`, for programs only: Host must be an address, localhost or the name in
+    `listen`."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = _refusal(Request(scope), own, expected) if scope["type"] == "http" else None
+        refusal = _refusal(Request(scope), listen) if scope["type"] == "http" else None
         await (refusal or app)(scope, receive, send)
 
     return answer
 
 
-def _refusal(request: Request, own: tuple[str, ...], token: bytes) -> Response | None:
+def for_host(endpoint: Endpoint, *, token: str) -> Endpoint:
+    """`endpoint` for whoever brings `token` as bearer, by whatever path it was reached."""
+    expected = token.encode()
+
+    async def answer(request: Request) -> Response:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), expected):
+            return await endpoint(request)
+        wanted = "expected the token in the agent's --token-file as bearer"
+        return refused(401, "wrong-token", wanted)
+
+    return answer
+
+
+def _refusal(request: Request, listen: str) -> Response | None:
     if from_browser(request.headers):
         return refused(403, "browser", "the feed does not serve browser pages")
-    host = named_host(request.headers)
-    if host is None or not (host in own or is_address(host)):
+    if not names_us(request.headers, listen):
         wanted = "an IP address, localhost or the name in --feed-listen"
         return refused(403, "wrong-host", f"expected {wanted} in Host")
-    if request.scope["path"] not in HOST_ONLY:
-        return None
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token):
-        return None
-    return refused(401, "wrong-token", "expected the token in the agent's --token-file as bearer")
+    return None
 
 
 def refused(status: int, code: str, message: str) -> Response:

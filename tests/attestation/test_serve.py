@@ -28,6 +28,7 @@ from attestation.net import serve as module
 from attestation.net.serve import SPARE, Server, read_address, serve
 from attestation.net.server_connection import Connection, Limits
 from tests.helpers.places import ROOT
+from tests.helpers.respelt import RESPELT, respelt
 from tests.helpers.waiting import HANG_S, wait_for
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -276,6 +277,22 @@ def test_an_idle_connection_is_kept_for_75_seconds_unless_said() -> None:
         time.sleep(0.3)
         opened.sendall(GET)
         assert is_good(opened)
+
+
+@pytest.mark.parametrize("spelling", RESPELT)
+def test_a_path_that_is_spelt_otherwise_reaches_no_app(spelling: str) -> None:
+    """Those without a %: a router takes them for what they are."""
+
+    async def reached(_: Request) -> Response:
+        return Response()
+
+    app = Starlette(routes=[Route("/a/{name:path}", reached), Route("/a/name", reached)])
+    app.router.redirect_slashes = False
+    with place(app=app) as here:
+        path = respelt(spelling, "/a/name")
+        expected = b"404" if "%" in path or not path.startswith("/a/") else b"200"
+        assert here.get(path).split()[1] == expected
+        assert here.get("/a/name").split()[1] == b"200"
 
 
 def test_an_endless_head_is_refused() -> None:

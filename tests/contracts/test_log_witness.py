@@ -266,6 +266,7 @@ def test_over_http(witness: Witness) -> None:
         assert (old.status_code, old.headers["content-type"]) == (409, SIZE)
         assert http.post("/add-checkpoint", content=bytes(MAX_BODY_BYTES + 1)).status_code == 413
         assert http.get("/add-checkpoint").status_code == 405
+        assert http.get("/vkey/", follow_redirects=False).status_code == 404
         assert VerifierKey.from_text(http.get("/vkey").text.strip(), COSIGNATURE) == WITNESS
 
 

@@ -17,6 +17,7 @@ from enclave.host.relay import Relay
 from tests.helpers.fake_enclave import FakeClient
 from tests.helpers.guest_room import Room, room
 from tests.helpers.host_parts import Answer, Net, ask
+from tests.helpers.respelt import RESPELT, respelt
 
 PAGE = "https://page.example"
 READS = (
@@ -128,6 +129,33 @@ def test_what_is_not_there_can_be_seen_not_to_be(servers: Servers, part: str) ->
 def test_no_page_may_do_anything_else(servers: Servers, part: str, method: str, path: str) -> None:
     url, base = servers.below(part)
     check_closed(url, base + path, method)
+
+
+@pytest.mark.parametrize("part", ["guest", "agent", "relay"])
+@pytest.mark.parametrize("spelling", RESPELT)
+def test_no_page_asks_by_another_spelling(servers: Servers, part: str, spelling: str) -> None:
+    url, base = servers.below(part)
+    for method, path in (("GET", "evidence"), ("POST", "retire"), ("GET", "metrics")):
+        answer = ask(url, respelt(spelling, base + path), method=method, origin=PAGE)
+        assert (answer.status, cors(answer), "location" in answer.headers) == (404, {}, False)
+        check_closed(url, respelt(spelling, base + path), method)
+
+
+@pytest.mark.parametrize("spelling", RESPELT)
+def test_a_log_answers_to_no_other_spelling(servers: Servers, spelling: str) -> None:
+    url, _, below = servers.net.log.rpartition("/")
+    for method, path in (("GET", "checkpoint"), ("POST", "submit"), ("POST", "retire")):
+        answer = ask(url, respelt(spelling, f"/{below}/{path}"), method=method)
+        assert (answer.status, "location" in answer.headers) == (404, False)
+
+
+@pytest.mark.parametrize("spelling", RESPELT)
+def test_the_proxy_answers_to_no_other_spelling(servers: Servers, spelling: str) -> None:
+    for path in (*proxy.PATHS, "/healthz"):
+        for method in ("GET", "POST"):
+            asked = respelt(spelling, path)
+            answer = ask(servers.proxy, asked, method=method, authorization="Bearer " + "t" * 32)
+            assert (answer.status, "location" in answer.headers) == (404, False)
 
 
 @pytest.mark.parametrize("path", LOG_READS)

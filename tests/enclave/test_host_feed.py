@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from attestation.errors import UsageError
 from attestation.formats import cbor
 from enclave.host import feed
+from enclave.host.agent import Agent
 from tests.helpers.host_parts import Answer, Net, ask
 from tests.helpers.places import ROOT
+from tests.helpers.respelt import RESPELT, respelt
 
 READS = ("/beacon", "/anchored", "/collateral")
 TOKEN = "t" * 43
@@ -80,9 +83,26 @@ def test_what_only_the_host_may_do_needs_its_token(
     assert not retired
 
 
-def test_the_path_is_read_as_it_is_routed(net: Net, retired: list[int]) -> None:
-    for path in ("/%72etire", "/retir%65", "//retire", "/retire/", "/./retire", "/retire%2f"):
-        assert ask(net.feed, path, method="POST").status in (401, 404)
+@pytest.mark.parametrize("spelling", RESPELT)
+@pytest.mark.parametrize(("method", "name"), [("POST", "retire"), ("GET", "status")])
+def test_a_path_that_is_spelt_otherwise_is_none(
+    net: Net, retired: list[int], method: str, name: str, spelling: str
+) -> None:
+    for headers in ({}, net.bearer):
+        answer = ask(net.feed, respelt(spelling, f"/{name}"), method=method, **headers)
+        assert (answer.status, "location" in answer.headers) == (404, False)
+    assert not retired
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/retire%0A"), ("GET", "/status%0A")])
+def test_by_no_path_is_a_route_of_the_host_reached_without_the_token(
+    net: Net, retired: list[int], method: str, path: str
+) -> None:
+    """Also where it is served without the set-up that refuses such a path."""
+    agent = Agent(net.registrar, guest="", log="", chain=net.chain)
+    client = TestClient(agent.feed(listen="localhost:1", token=TOKEN), "http://localhost")
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "wrong-token")
     assert not retired
 
 
@@ -148,12 +168,12 @@ def test_no_page_learns_anything_of_the_feed(net: Net) -> None:
 def test_the_name_it_listens_on_is_its_own() -> None:
     from starlette.requests import Request
 
-    def refusal(host: str, own: tuple[str, ...]) -> object:
+    def refusal(host: str, listen: str) -> object:
         scope = {"type": "http", "path": "/beacon", "headers": [(b"host", host.encode())]}
-        return feed._refusal(Request(scope), own, b"")
+        return feed._refusal(Request(scope), listen)
 
-    assert refusal("feed.internal:8401", ("localhost", "feed.internal")) is None
-    assert refusal("feed.internal:8401", ("localhost",)) is not None
+    assert refusal("feed.internal:8401", "feed.Internal:1") is None
+    assert refusal("feed.internal:8401", "127.0.0.1:8401") is not None
 
 
 # The token file
