@@ -115,13 +115,15 @@ def read(data: bytes) -> TcgLog:
 def replay(log: TcgLog, algorithm: str) -> dict[int, bytes]:
     """Each PCR that the log extends, after it, in the bank of one algorithm."""
     registers: dict[int, bytes] = {}
-    size = dict(ALGORITHMS.values())[algorithm]
+    size, locality = dict(ALGORITHMS.values())[algorithm], _locality(log)
     for event in log.events:
         if not event.extends:
             continue
-        before = registers.get(event.register, _initial(log, event.register, size))
-        extended = hashlib.new(algorithm, before + event.digests[algorithm])
-        registers[event.register] = extended.digest()
+        number = event.register
+        if number not in registers:
+            registers[number] = _initial(number, size, locality)
+        extended = hashlib.new(algorithm, registers[number] + event.digests[algorithm])
+        registers[number] = extended.digest()
     return registers
 
 
@@ -271,10 +273,15 @@ def _is_fill(cursor: Cursor) -> bool:
     return not rest.strip(b"\xff") or not rest.strip(b"\0")
 
 
-def _initial(log: TcgLog, register: int, size: int) -> bytes:
+def _locality(log: TcgLog) -> bytes:
+    """The byte of the first note that names the locality which started the TPM, or nothing."""
+    notes = (event.data for event in log.events if not event.extends)
+    named = next((data for data in notes if data.startswith(_LOCALITY)), b"")
+    return named[len(_LOCALITY) : len(_LOCALITY) + 1]
+
+
+def _initial(register: int, size: int, locality: bytes) -> bytes:
     """A PCR at reset; PCR 0 holds the locality that started the TPM."""
     if register in _DYNAMIC:
         return b"\xff" * size
-    notes = (event.data for event in log.events if not event.extends and register == 0)
-    locality = next((data for data in notes if data.startswith(_LOCALITY)), b"")
-    return locality[len(_LOCALITY) : len(_LOCALITY) + 1].rjust(size, b"\0")
+    return (locality if register == 0 else b"").rjust(size, b"\0")

@@ -40,6 +40,11 @@ MAX_CERTIFICATES = 256
 
 MAX_NODES = 200_000
 MAX_INFLATED_BYTES = 1 << 20
+"""Of one piece."""
+
+MAX_ALL_INFLATED_BYTES = 16 << 20
+"""Of all pieces in one file, whether they become evidence or not."""
+
 MAX_FIELDS = 64
 MIN_PART_CHARACTERS = 256
 """No evidence is shorter; digests, nonces and keys are."""
@@ -97,11 +102,11 @@ class _Walk:
 
     def __init__(self) -> None:
         self.objects: dict[str, Mapping[str, Any]] = {}
-        self._nodes = self._parts = 0
+        self._nodes = self._parts = self._inflated = 0
 
     def parts(self, value: Any, path: str, scope: str, depth: int) -> Iterator[EvidencePart]:
         self._count(depth)
-        part = _whole(value, path, scope)
+        part = self._whole(value, path, scope)
         if part is not None:
             self._parts += 1
             if self._parts > MAX_PARTS:
@@ -123,6 +128,30 @@ class _Walk:
             text = f"expected at most {MAX_NODES} values, {MAX_DEPTH} deep"
             raise ParseError(f"JSON: {text}")
 
+    def _whole(self, value: Any, path: str, scope: str) -> EvidencePart | None:
+        """The part that this very value is."""
+        if inspect_gpu.is_device(value):
+            return EvidencePart(
+                path, scope, lambda file, inputs: [inspect_gpu.device(file, value, inputs)]
+            )
+        if inspect_log.is_event_list(value):
+            return EvidencePart(
+                path, scope, lambda file, inputs: inspect_log.event_list(file, value, inputs)
+            )
+        contents = map(self._plain, _contents(value))
+        return next((part for item in contents if (part := _of_bytes(item, path, scope))), None)
+
+    def _plain(self, content: bytes) -> bytes:
+        """The content of gzip, anything else as it is."""
+        if content[:2] != _GZIP:
+            return content
+        inflated, count = _inflated(content)
+        self._inflated += count
+        if self._inflated > MAX_ALL_INFLATED_BYTES:
+            text = f"expected at most {MAX_ALL_INFLATED_BYTES} bytes inside all gzip texts together"
+            raise ParseError(f"JSON: {text}")
+        return inflated
+
 
 def _inner(text: str) -> Any:
     """The JSON that a text holds; None where it only looks like some."""
@@ -130,21 +159,6 @@ def _inner(text: str) -> Any:
         return read_json(text)
     except ParseError:
         return None
-
-
-def _whole(value: Any, path: str, scope: str) -> EvidencePart | None:
-    """The part that this very value is."""
-    if inspect_gpu.is_device(value):
-        return EvidencePart(
-            path, scope, lambda file, inputs: [inspect_gpu.device(file, value, inputs)]
-        )
-    if inspect_log.is_event_list(value):
-        return EvidencePart(
-            path, scope, lambda file, inputs: inspect_log.event_list(file, value, inputs)
-        )
-    return next(
-        (part for content in _contents(value) if (part := _of_bytes(content, path, scope))), None
-    )
 
 
 def _of_bytes(content: bytes, path: str, scope: str) -> EvidencePart | None:
@@ -171,19 +185,18 @@ def _contents(value: Any) -> Iterator[bytes]:
         return
     if len(value) < MIN_PART_CHARACTERS and not value.startswith(BASE64_OBJECT):
         return
-    for _, content in readings(value.encode(errors="replace")):
-        yield _inflated(content)
+    yield from (content for _, content in readings(value.encode(errors="replace")))
 
 
-def _inflated(content: bytes) -> bytes:
-    if content[:2] != _GZIP:
-        return content
+def _inflated(content: bytes) -> tuple[bytes, int]:
+    """What whole gzip holds, else `content` itself; and how many bytes were inflated at most."""
     stream = zlib.decompressobj(wbits=31)
     try:
         inflated = stream.decompress(content, MAX_INFLATED_BYTES)
-    except zlib.error:
-        return content
-    return inflated if stream.eof and not stream.unused_data else content
+    except zlib.error:  # which does not say how far it came
+        return content, MAX_INFLATED_BYTES
+    whole = stream.eof and not stream.unused_data
+    return inflated if whole else content, len(inflated)
 
 
 def _scope(

@@ -93,6 +93,32 @@ def test_the_locality_of_a_tpm_start_is_in_pcr_0() -> None:
     assert values(found)["event 0"].startswith("no register")
 
 
+@pytest.mark.parametrize("pcrs", [1, 23])
+def test_the_work_for_a_tpm_log_grows_with_its_length_alone(
+    monkeypatch: pytest.MonkeyPatch, pcrs: int
+) -> None:
+    """A PCR at reset is asked for once for each PCR, the locality once for each log."""
+    asked: list[str] = []
+
+    def counted(name: str) -> Callable[..., bytes]:
+        real = getattr(tcglog, name)
+        return lambda *given: (asked.append(name), real(*given))[1]
+
+    for name in ("_initial", "_locality"):
+        monkeypatch.setattr(tcglog, name, counted(name))
+    events = [(number % pcrs, tcg_logs.SEPARATOR, b"") for number in range(4000)]
+    found = inspect("log", tcg_logs.agile(("sha256",), events), MAYBE)[0]
+    assert found.kind == "TPM event log, 4000 events"
+    assert asked.count("_initial") == pcrs and asked.count("_locality") == 1
+
+
+def test_a_locality_far_into_a_log_counts() -> None:
+    late = (*tcg_logs.EVENTS, LOCALITY)
+    both = [tcglog.replay(tcglog.read(tcg_logs.agile(("sha256",), events)), "sha256")
+            for events in ((LOCALITY, *tcg_logs.EVENTS), late)]  # fmt: skip
+    assert both[0] == both[1]
+
+
 GARBAGE = bytes.fromhex("0500000004000000") + b"\7" * 40
 BROKEN_LOGS: dict[str, bytes] = {
     "cut in an event": tcg_logs.agile()[:-3],
@@ -613,6 +639,25 @@ def test_a_small_text_that_inflates_is_not_followed(world: World) -> None:
     bomb = text(gzip.compress(world.evidence.quote + bytes(wrapped.MAX_INFLATED_BYTES)))
     with pytest.raises(ParseError, match="without evidence"):
         inspect_json({"quote_": bomb})
+
+
+INFLATING: dict[str, Callable[[], bytes]] = {
+    "evidence": lambda: gzip.compress(bytes(600_000)),
+    "more than one piece may hold": lambda: gzip.compress(bytes(1 << 21)),
+    "with a wrong sum at its end": lambda: gzip.compress(bytes(600_000))[:-8] + bytes(8),
+    "cut": lambda: gzip.compress(bytes(600_000))[:-9],
+    "with bytes behind it": lambda: gzip.compress(bytes(600_000)) + b"\1",
+}
+
+
+@pytest.mark.parametrize("make", INFLATING.values(), ids=INFLATING)
+def test_many_small_texts_that_inflate_are_not_followed_together(
+    world: World, make: Callable[[], bytes]
+) -> None:
+    quote, piece = world.evidence.quote.hex(), text(make())
+    assert inspect_json({"quote_": quote, "noise": [piece] * 10})
+    with pytest.raises(ParseError, match="inside all gzip texts together"):
+        inspect_json({"quote_": quote, "noise": [piece] * 500})
 
 
 TEXTS = (
