@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from attestation.errors import NotAuthentic, Refused
 from attestation.formats.collateral import Collateral
 from attestation.platforms import snp, tdx
-from attestation.platforms.tdx.tcb import TCB_INFO, check_tcb, crl_dates
+from attestation.platforms.tdx.tcb import PCK_CRL, ROOT_CRL, TCB_INFO, check_tcb, crl_dates
 from attestation.trust.roots import Roots
 from attestation.vendors.validity import window
+from attestation.x509 import crl as crls
+from attestation.x509.profile import INTEL_CRL
 from client_sdk.inspection import own
 from client_sdk.inspection.result import CheckInputs
 from contracts.quote_verifier import pinned_root_key
@@ -143,6 +145,41 @@ def test_a_document_whose_signer_is_not_there(given: int) -> None:
         answer(tcb_signer()[:given])
     with refuses("signer-missing", NotAuthentic):
         tdx.check_crl(data, crl_issuer()[:given], roots=intel_roots(), now=NOW)
+
+
+def intel_crl(named: x509.Certificate, key: str) -> bytes:
+    """A list in the name of one authority, signed by the key of that or another."""
+    keys, times = machine()._keys, (TODAY - timedelta(days=1), TODAY + timedelta(days=1))
+    return pki.revocation_list(named, keys[key], issued=times[0], next_update=times[1])
+
+
+def test_an_intel_crl_by_the_right_key_in_another_s_name() -> None:
+    """An authority speaks of its own certificates alone (RFC 5280 §5)."""
+    leaf, platform, root = pck_chain()
+    for issuer, key, others in ((platform, "platform", (root, leaf)), (root, "root", (platform,))):
+        own = crls.load_crl(intel_crl(issuer, key))
+        assert crls.is_signed(own, issuer, INTEL_CRL)
+        for other in others:
+            forged = crls.load_crl(intel_crl(other, key))
+            assert not crls.is_signed(forged, issuer, INTEL_CRL)
+    with refuses("collateral-signature", NotAuthentic):
+        tdx.check_crl(intel_crl(root, "platform"), crl_issuer(), roots=intel_roots(), now=NOW)
+    with refuses("signer-missing", NotAuthentic):
+        tdx.check_crl(intel_crl(leaf, "platform"), crl_issuer(), roots=intel_roots(), now=NOW)
+
+
+@pytest.mark.parametrize(("part", "key"), [(PCK_CRL, "platform"), (ROOT_CRL, "root")])
+def test_a_quote_s_tcb_with_a_crl_in_another_s_name(part: str, key: str) -> None:
+    leaf, platform, root = pck_chain()
+    right = platform if key == "platform" else root
+
+    def check(named: x509.Certificate) -> str:
+        parts = {**collateral().parts, part: intel_crl(named, key)}
+        return check_tcb(good_bytes(), Collateral(parts), root_der=pki.der(root), now=NOW).status
+
+    assert check(right) == "UpToDate"
+    with refuses("tcb-invalid", NotAuthentic):
+        check(leaf)
 
 
 def published(part: str, data: bytes, now: int) -> int:
@@ -301,8 +338,9 @@ def amd_crl(
     critical: bool = False,
     scheme: Any = None,
     signer: Any = None,
+    issuer: x509.Name = AMD.ark.subject,
 ) -> bytes:
-    builder = x509.CertificateRevocationListBuilder(AMD.ark.subject, start, end)
+    builder = x509.CertificateRevocationListBuilder(issuer, start, end)
     builder = builder.add_extension(x509.CRLNumber(1), critical=critical)
     pss = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
     crl = builder.sign(signer or AMD.root_key, hashes.SHA384(), rsa_padding=scheme or pss)
@@ -316,6 +354,12 @@ CRLS: dict[str, tuple[str, type, Callable[[], bytes]]] = {
         "crl-signature", NotAuthentic, lambda: amd_crl(scheme=padding.PKCS1v15()),
     ),
     "signed by another key": ("crl-signature", NotAuthentic, lambda: amd_crl(signer=AMD.ask_key)),
+    "in the name of the ASK, by the ARK's key": (
+        "crl-signature", NotAuthentic, lambda: amd_crl(issuer=AMD.ask.subject),
+    ),
+    "in nobody's name, by the ARK's key": (
+        "crl-signature", NotAuthentic, lambda: amd_crl(issuer=x509.Name([])),
+    ),
     "unknown critical extension": (
         "crl-malformed", NotAuthentic, lambda: amd_crl(critical=True),
     ),
