@@ -47,8 +47,8 @@ def load(name: str) -> Artefact:
     found = hashlib.sha256((ROOM / "src" / f"{name}.tolk").read_bytes()).digest()
     if found != artefact.source_sha256:
         raise ParseError(
-            f"{name}: built from source {artefact.source_sha256.hex()}, "
-            f"got {found.hex()}; run `make contracts`"
+            f"contracts/src/{name}.tolk: expected the source of the committed build, SHA-256 "
+            f"{artefact.source_sha256.hex()}, got {found.hex()}; run `make contracts`"
         )
     return artefact
 
@@ -65,10 +65,15 @@ def parse(text: bytes) -> Artefact:
             code_boc=base64.b64decode(raw["code_boc"], validate=True),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ParseError(f"build file: {type(error).__name__}: {error}") from error
+        raise ParseError(
+            "build file: expected JSON with source, source_sha256, compiler, code_hash and "
+            "code_boc, "
+            f"got another content ({type(error).__name__}: {error})"
+        ) from error
     if artefact.code.hash != artefact.code_hash:
         raise ParseError(
-            f"code: expected hash {artefact.code_hash.hex()}, got {artefact.code.hash.hex()}"
+            f"build file: code_boc: expected a cell with hash {artefact.code_hash.hex()}, got "
+            f"{artefact.code.hash.hex()}; run `make contracts`"
         )
     return artefact
 
@@ -78,12 +83,16 @@ def compile_source(name: str) -> bytes:
     command = [*node.find().node, str(ROOM / "compile.mjs"), str(ROOM / "src" / f"{name}.tolk")]
     done = subprocess.run(command, capture_output=True, timeout=120, check=False)
     if done.returncode != 0:
-        raise Unavailable(f"compiling {name}: {done.stderr.decode(errors='replace')[-800:]}")
+        tail = done.stderr.decode(errors="replace")[-800:]
+        raise Unavailable(
+            f"contracts/src/{name}.tolk: the compiler ended with exit code {done.returncode}: "
+            f"{tail}"
+        )
     return (json.dumps(decode(done.stdout, what="compiler"), indent=2) + "\n").encode()
 
 
 def build(name: str) -> None:
-    """Compile and write build/<name>.json."""
+    """Compile src/<name>.tolk and write build/<name>.json."""
     text = compile_source(name)
     parse(text)
     (ROOM / "build").mkdir(exist_ok=True)
@@ -91,9 +100,13 @@ def build(name: str) -> None:
 
 
 def check(name: str) -> None:
-    """Compile and compare with build/<name>.json. Raises ParseError where they differ."""
+    """Compile src/<name>.tolk and compare with build/<name>.json. Raises ParseError if they
+    differ."""
     if parse(compile_source(name)) != load(name):
-        raise ParseError(f"{name}: expected the committed build, got another; run `make contracts`")
+        raise ParseError(
+            f"contracts/build/{name}.json: expected what the compiler makes of the source, got "
+            "another build; run `make contracts`"
+        )
 
 
 def main(arguments: list[str]) -> int:

@@ -1,9 +1,9 @@
 """The chain as its readers and writers see it, and a toncenter v2 client for it.
 
-Invariants: what this client returns is "reported": an endpoint that this party chose
-said so, nothing is proven. Answers are bounded in size and time and read strictly;
-whatever goes wrong raises Unavailable. Reads are repeated on overload, sends never. A key
-in the endpoint's URL is sent with each request, and shown in no error.
+Invariants: what this client returns is "reported": it is the word of an endpoint that this
+party chose, and nothing is proven. Answers are bounded in size and time and read strictly;
+every failure raises Unavailable. Reads are repeated when the endpoint is overloaded, sends
+never are. A key in the endpoint's URL is sent with each request and is shown in no error.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from attestation.trust.anchor import BlockRef, Level
 
 MAX_ANSWER = 16 << 20  # bytes; the whole configuration of the chain is below 1 MiB
 RETRIES = 4
+NO_REASON = "the endpoint gave no reason"
 FIRST_PAUSE = 0.4  # seconds, doubled each time
 _OPAQUE = re.compile(r"/[A-Za-z0-9_-]{16,}(?![^/])")
 """A part of a path that may be a key: some providers put it there."""
@@ -35,7 +36,7 @@ _PASSING = re.compile(
     r"rate ?limit|too many requests|timed? ?out|not ?ready|temporar|overload|LITE_SERVER_NETWORK",
     re.IGNORECASE,
 )
-"""What toncenter says, sometimes without a code, of refusals that pass."""
+"""Words of toncenter for refusals that are temporary. Some of these answers have no error code."""
 
 MASTERCHAIN = -1
 SHARD = "-9223372036854775808"
@@ -49,7 +50,7 @@ class AccountState:
     """An account at one moment. `code` and `data` are bags of cells, empty unless active.
 
     balance in nano; read_at is the Unix time of the state that was read, seqno its block;
-    level says how that is known (attestation/trust/anchor.py).
+    level says how this is known (attestation/trust/anchor.py).
     """
 
     address: str
@@ -64,7 +65,7 @@ class AccountState:
 
 @dataclass(frozen=True)
 class GetMethodResult:
-    """Exit code (0 and 1 are good), gas, and the stack: int, or a bag of cells as bytes."""
+    """Exit code (0 and 1 mean success), gas, and the stack: int, or a bag of cells as bytes."""
 
     exit_code: int
     gas_used: int
@@ -72,8 +73,8 @@ class GetMethodResult:
 
 
 class ReadOnlyChain(Protocol):
-    """What whoever only reads needs. Every method raises Unavailable; where proofs are
-    checked, NotAuthentic and ParseError too."""
+    """The methods that a reader needs. Every method raises Unavailable. Where proofs are checked,
+    NotAuthentic and ParseError are raised too."""
 
     def head(self) -> BlockRef: ...
 
@@ -83,7 +84,7 @@ class ReadOnlyChain(Protocol):
 
 
 class Chain(ReadOnlyChain, Protocol):
-    """What a sender needs too. Every method raises Unavailable."""
+    """The methods that a sender needs besides. Every method raises Unavailable."""
 
     def run_get_method(
         self, address: str, method: str, stack: tuple[int, ...] = ()
@@ -93,9 +94,10 @@ class Chain(ReadOnlyChain, Protocol):
 
 
 def raw_address(text: str, what: str = "address") -> str:
-    """The one form, `workchain:hex`, of any spelling of an address that somebody gave.
+    """The raw form, `workchain:hex`, of an address in any spelling.
 
-    `what` names where it was given. Raises UsageError, which says what is wrong with it.
+    `what` names the option or field that held the address. Raises UsageError, which says what is
+    wrong with it.
     """
     try:
         return canonical(text)
@@ -106,10 +108,10 @@ def raw_address(text: str, what: str = "address") -> str:
 class ToncenterV2:
     """Any toncenter v2 endpoint: public, self-hosted or the embedded chain.
 
-    `url` is what stands before the method names; where it has no path, /api/v2 is added; its
-    query (`?api_key=…`) goes with each request. `timeout` in seconds covers one request as a
-    whole. The key goes nowhere but to this endpoint. `http` brings its own deadlines, proxy
-    and authorities.
+    `url` is the part before the method names. If it has no path, /api/v2 is added; its query
+    (`?api_key=…`) is sent with each request. `timeout`, in seconds, covers one whole request.
+    The key is sent to this endpoint only. `http` has its own deadlines, proxy and certificate
+    authorities.
     """
 
     def __init__(
@@ -136,12 +138,12 @@ class ToncenterV2:
         return self._read(lambda: self.block(int(self._get("getMasterchainInfo")["last"]["seqno"])))
 
     def block(self, seqno: int) -> BlockRef:
-        """The masterchain block of this number."""
+        """The masterchain block with this sequence number."""
         where = {"workchain": MASTERCHAIN, "shard": SHARD, "seqno": seqno}
         return self._read(lambda: _block(self._get("getBlockHeader", **where), seqno))
 
     def account(self, address: str) -> AccountState:
-        """Code, data and balance now, under the address's one form."""
+        """Code, data and balance now; the address is returned in its raw form."""
         raw = raw_address(address)
         return self._read(lambda: _account(self._get("getAddressInformation", address=raw), raw))
 
@@ -155,7 +157,7 @@ class ToncenterV2:
         )
 
     def send_boc(self, boc: bytes) -> bytes:
-        """Hand over one external message; its hash (32 bytes). Sent once, never repeated."""
+        """Send one external message and return its hash (32 bytes). It is never sent again."""
         text = base64.b64encode(boc).decode()
         return self._read(
             lambda: _hash(self._call("sendBocReturnHash", {"boc": text}, attempts=1)["hash"])
@@ -184,7 +186,10 @@ class ToncenterV2:
             return read()
         except (KeyError, ValueError, TypeError, IndexError) as error:
             what = printable(repr(error), 200)
-            raise Unavailable(f"{self.url}: malformed answer: {what}") from error
+            raise Unavailable(
+                f"{self.url}: expected an answer as toncenter v2 gives it, got one that cannot be "
+                f"read: {what}"
+            ) from error
 
     def _get(self, method: str, /, **parameters: object) -> Any:
         return self._call(method, parameters, attempts=RETRIES)
@@ -214,22 +219,23 @@ def _endpoint(url: str) -> str:
 
 
 def _opened(answer: Answer) -> Any:
-    """The result. toncenter tells some refusals in a body with ok false under HTTP 200."""
+    """The result. toncenter sends some refusals with HTTP 200 and "ok": false in the body."""
     value = _refused(answer) if answer.status != 200 else answer.json()
     if not isinstance(value, dict):
         raise Unavailable(f"{answer.url}: expected a JSON object, got another value")
     if value.get("ok") is True and answer.status == 200:
         return value["result"]
     code, reason = _reason(value)
+    passing = answer.status in MAY_CHANGE or code in MAY_CHANGE or bool(_PASSING.search(reason))
     raise Unavailable(
-        f"{answer.url}: HTTP {answer.status}, code {code}: {reason or 'no reason given'}",
-        again=answer.status in MAY_CHANGE or code in MAY_CHANGE or bool(_PASSING.search(reason)),
+        f"{answer.url}: HTTP {answer.status}, code {code}: {reason or NO_REASON}",
+        again=passing,
         retry_after=retry_after(answer.headers.get("retry-after")),
     )
 
 
 def _refused(answer: Answer) -> Any:
-    """The JSON under an error status. Raises Unavailable where there is none."""
+    """The JSON body of an answer with an error status. Raises Unavailable if it is not JSON."""
     try:
         return decode(answer.body, what=answer.url)
     except ParseError:
@@ -237,7 +243,7 @@ def _refused(answer: Answer) -> Any:
 
 
 def _reason(value: dict[str, Any]) -> tuple[int | None, str]:
-    """Code and words of {"error": text, "code"} or of JSON-RPC's {"error": {code, message}}."""
+    """Code and text of {"error": text, "code"} or of JSON-RPC's {"error": {code, message}}."""
     error = value.get("error")
     if isinstance(error, dict):
         value, error = error, error.get("message")
@@ -248,21 +254,22 @@ def _reason(value: dict[str, Any]) -> tuple[int | None, str]:
 def _block(header: dict[str, Any], seqno: int) -> BlockRef:
     identity = header["id"]
     if int(identity["seqno"]) != seqno or int(identity["workchain"]) != MASTERCHAIN:
-        raise ValueError(f"expected masterchain block {seqno}, got another")
+        got = f"workchain {identity['workchain']}, block {identity['seqno']}"
+        raise ValueError(f"expected masterchain block {seqno}, got {got}")
     return BlockRef(seqno, _hash(identity["root_hash"]), int(header["gen_utime"]), "reported")
 
 
 def _hash(text: str) -> bytes:
     digest = base64.b64decode(text, validate=True)
     if len(digest) != 32:
-        raise ValueError(f"expected 32 bytes, got {len(digest)}")
+        raise ValueError(f"expected a hash of 32 bytes, got {len(digest)} bytes")
     return digest
 
 
 def _account(raw: dict[str, Any], address: str) -> AccountState:
     state = raw["state"]
     if state not in ("active", "uninitialized", "frozen"):
-        raise ValueError(f"expected an account state, got {state!r}")
+        raise ValueError(f"state: expected active, uninitialized or frozen, got {state!r}")
     return AccountState(
         address=address,
         code=base64.b64decode(raw["code"], validate=True),
@@ -285,5 +292,5 @@ def _entry(kind: str, value: Any) -> int | bytes | None:
     if kind in ("cell", "slice", "builder"):
         return base64.b64decode(value["bytes"], validate=True)
     if kind in ("list", "tuple", "null"):
-        return None  # no contract of ours answers with these
-    raise ValueError(f"unknown stack entry {kind!r}")
+        return None  # our contracts do not return these
+    raise ValueError(f"stack: expected num, cell, slice or builder, got {kind!r}")

@@ -19,7 +19,7 @@ from attestation.errors import ParseError
 from attestation.formats.address import canonical
 
 STORAGE_VERSION = 2
-MAX_RETIRED = 16  # keys; more rotations the contract does not take
+MAX_RETIRED = 16  # keys; the contract refuses more rotations
 MAX_ORIGIN = 60  # bytes; a longer note body would not fit the 127 bytes of one cell
 MAX_PROOF = 128  # hashes; two 64-bit sizes never need more
 MAX_BOC = 65_536  # bytes; a message of the chain cannot be larger
@@ -34,7 +34,7 @@ OP_EXCESS = 0xD53276DB
 
 
 class Exit(IntEnum):
-    """How a message to the contract ends (TVM exit codes)."""
+    """TVM exit codes with which the contract ends the handling of a message."""
 
     OK = 0
     CELL_UNDERFLOW = 9
@@ -61,8 +61,11 @@ def cell_from_boc(boc: bytes) -> Cell:
         raise ParseError(f"bag of cells: expected at most {MAX_BOC} bytes, got {len(boc)}")
     try:
         cell: Cell = Cell.one_from_boc(boc)
-    except Exception as error:  # the library raises whatever comes
-        raise ParseError(f"bag of cells: {type(error).__name__}") from error
+    except Exception as error:  # the library raises exceptions of many kinds
+        raise ParseError(
+            f"bag of cells: expected one root cell, got bytes that cannot be read "
+            f"({type(error).__name__})"
+        ) from error
     return cell
 
 
@@ -83,7 +86,8 @@ def check_origin(origin: str) -> bytes:
 @dataclass(frozen=True)
 class LogState:
     """The contract's storage. root and keys are 32 bytes; time is Unix seconds, 0 at genesis;
-    `retired` has earlier log keys with the size at which each was retired, sorted by key."""
+    `retired` holds earlier log keys, each with the tree size at which it was retired, sorted by
+    key."""
 
     sequence: int
     size: int
@@ -96,10 +100,13 @@ class LogState:
 
     @classmethod
     def genesis(cls, *, origin: str, log_key: bytes, size: int, root: bytes) -> LogState:
-        """What a contract starts with. Raises ParseError for an unusable origin or size."""
+        """The first storage of a contract. Raises ParseError for an unusable origin or size."""
         check_origin(origin)
         if not (1 <= size < 1 << 64 and len(root) == len(log_key) == 32):
-            raise ParseError(f"genesis: expected size ≥ 1, 32-byte root and key, got size {size}")
+            raise ParseError(
+                "genesis: expected a size of at least 1 and a root and a log key of 32 bytes, got "
+                f"size {size}, root of {len(root)} bytes, key of {len(log_key)} bytes"
+            )
         return cls(0, size, root, 0, False, log_key, origin)
 
     def to_cell(self) -> Cell:
@@ -127,7 +134,7 @@ class LogState:
         root, time, forked = data.load_bytes(32), data.load_uint(64), bool(data.load_bit())
         identity = data.load_ref().begin_parse()
         log_key, retired = identity.load_bytes(32), _retired(identity.load_maybe_ref())
-        identity.load_uint(8)  # how many; the canonical cell says it again
+        identity.load_uint(8)  # number of retired keys; compared by the canonical cell
         origin = identity.load_bytes(len(identity.bits) // 8).decode("ascii")
         return cls(sequence, size, root, time, forked, log_key, origin, retired)
 
@@ -197,7 +204,8 @@ class ForkMessage:
 
 @dataclass(frozen=True)
 class RotateMessage:
-    """The next log key (32 bytes), signed by the present one and by itself, 64 bytes each."""
+    """The next log key (32 bytes) with two signatures of 64 bytes: `signature` by the present key,
+    `possession` by the next key itself."""
 
     new_key: bytes
     signature: bytes
@@ -206,7 +214,10 @@ class RotateMessage:
 
     def to_cell(self) -> Cell:
         if (len(self.new_key), len(self.signature), len(self.possession)) != (32, 64, 64):
-            raise ParseError("rotation: expected a key of 32 and signatures of 64 bytes")
+            sizes = f"{len(self.new_key)}, {len(self.signature)} and {len(self.possession)} bytes"
+            raise ParseError(
+                f"rotation: expected a key of 32 bytes and two signatures of 64 bytes, got {sizes}"
+            )
         possession = begin_cell().store_bytes(self.possession).end_cell()
         body = begin_cell().store_uint(OP_ROTATE, 32).store_uint(self.query_id, 64)
         body.store_bytes(self.new_key).store_bytes(self.signature)
@@ -224,13 +235,14 @@ class RotateMessage:
 
 
 def rotation_text(address: str, new_key: bytes) -> bytes:
-    """What both keys sign to rotate: 87 bytes. `address` in any spelling. Raises ParseError."""
+    """The text that both keys sign for a rotation: 87 bytes. `address` may have any spelling.
+    Raises ParseError."""
     return ROTATION_DOMAIN + bytes.fromhex(canonical(address).partition(":")[2]) + new_key
 
 
 @dataclass(frozen=True)
-class Anchored:
-    """The event that leaves the chain with every anchor."""
+class AnchoredEvent:
+    """The event that the contract emits for every anchor. root is 32 bytes, time Unix seconds."""
 
     sequence: int
     size: int
@@ -238,16 +250,19 @@ class Anchored:
     time: int
 
     @classmethod
-    def from_cell(cls, cell: Cell) -> Anchored:
+    def from_cell(cls, cell: Cell) -> AnchoredEvent:
         return _strict(cls._read, cell, "event")
 
     @classmethod
-    def _read(cls, body: Slice) -> Anchored:
-        if body.load_uint(32) != OP_ANCHORED:
-            raise ParseError("event: expected that of an anchor")
+    def _read(cls, body: Slice) -> AnchoredEvent:
+        if (got := body.load_uint(32)) != OP_ANCHORED:
+            raise ParseError(f"event: expected op {OP_ANCHORED:#x} (anchored), got {got:#x}")
         event = cls(body.load_uint(64), body.load_uint(64), body.load_bytes(32), body.load_uint(64))
         if body.remaining_bits or body.refs:
-            raise ParseError("event: expected its end")
+            raise ParseError(
+                "event: expected no further data after the time, got "
+                f"{body.remaining_bits} bits and {len(body.refs)} references"
+            )
         return event
 
 
@@ -261,7 +276,7 @@ def proof_to_cell(proof: tuple[bytes, ...]) -> Cell | None:
 
 
 def proof_from_cell(cell: Cell | None) -> tuple[bytes, ...]:
-    """Undo proof_to_cell. Raises ParseError above MAX_PROOF hashes."""
+    """The inverse of proof_to_cell. Raises ParseError for more than MAX_PROOF hashes."""
     hashes: list[bytes] = []
     while cell is not None:
         rest = cell.begin_parse()
@@ -273,7 +288,7 @@ def proof_from_cell(cell: Cell | None) -> tuple[bytes, ...]:
 
 
 def state_init(code: Cell, data: Cell) -> StateInit:
-    """What an address commits to."""
+    """Code and data; the hash of this structure is the address."""
     return StateInit(code=code, data=data)
 
 
@@ -283,7 +298,10 @@ M = TypeVar("M", AnchorMessage, ForkMessage, RotateMessage)
 
 def _claim(op: int, query_id: int, size: int, root: bytes, signature: bytes) -> Builder:
     if len(root) != 32 or len(signature) != 64:
-        raise ParseError(f"checkpoint: expected 32 and 64 bytes, got {len(root)}, {len(signature)}")
+        raise ParseError(
+            "checkpoint: expected a root of 32 bytes and a signature of 64 bytes, got "
+            f"{len(root)} and {len(signature)} bytes"
+        )
     body = begin_cell().store_uint(op, 32).store_uint(query_id, 64).store_uint(size, 64)
     return body.store_bytes(root).store_bytes(signature)
 
@@ -293,7 +311,7 @@ def _load_claim(body: Slice, op: int) -> tuple[int, int, bytes, bytes]:
 
 
 def _load_op(body: Slice, op: int) -> int:
-    """The query id behind this op."""
+    """The query id that follows this op."""
     got = body.load_uint(32)
     if got != op:
         raise ParseError(f"message: expected op {op:#x}, got {got:#x}")
@@ -314,7 +332,7 @@ def _retired(cell: Cell | None) -> tuple[tuple[bytes, int], ...]:
         return ()
     found = HashMap.parse(cell.begin_parse(), 256)
     if len(found) > MAX_RETIRED:
-        raise ParseError(f"storage: expected at most {MAX_RETIRED} retired keys")
+        raise ParseError(f"storage: expected at most {MAX_RETIRED} retired keys, got {len(found)}")
     items = ((key.to_bytes(32), value.load_uint(64)) for key, value in sorted(found.items()))
     return tuple(items)
 
@@ -333,4 +351,8 @@ def _strict(read: Callable[[Slice], T], cell: Cell, what: str) -> T:
     except ParseError:
         raise
     except Exception as error:  # cell underflow, refs missing, text not ASCII
-        raise ParseError(f"{what}: {type(error).__name__}: {error}") from error
+        raise ParseError(
+            f"{what}: expected the layout of docs/spec/contracts.md, got a cell that cannot be "
+            "read: "
+            f"{type(error).__name__}: {error}"
+        ) from error

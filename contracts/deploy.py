@@ -1,7 +1,7 @@
-"""Put a contract on a chain, AttestationLog first of all.
+"""Deploy a contract on a chain, above all AttestationLog.
 
 Invariant: the address is computed from the committed code and the genesis before anything
-is sent, so whoever knows origin, key, genesis size and root can compute it too.
+is sent, so everybody who knows origin, key, genesis size and root can compute it too.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ ENDOWMENT = 200_000_000  # nano: rent for years, before anybody anchors
 
 
 @dataclass(frozen=True)
-class Deployed:
-    """What a policy pins: raw address, code hash (32 bytes), and the genesis."""
+class DeployedLog:
+    """The values that a policy pins: raw address, code hash (32 bytes), and the genesis."""
 
     address: str
     code_hash: bytes
     genesis: LogState
 
 
-def plan(genesis: LogState) -> Deployed:
-    """Where the contract of this genesis stands. Raises ParseError for a stale build."""
+def plan(genesis: LogState) -> DeployedLog:
+    """Address and code hash of the contract with this genesis. Raises ParseError for a stale
+    build."""
     built = artefact.load(NAME)
     init = state_init(built.code, genesis.to_cell())
-    return Deployed(address_of(init), built.code_hash, genesis)
+    return DeployedLog(address_of(init), built.code_hash, genesis)
 
 
 def deploy(
@@ -45,11 +46,11 @@ def deploy(
     *,
     endowment: int = ENDOWMENT,
     timeout: float = 60,
-) -> Deployed:
-    """Deploy unless it stands there already; returns when it can be read.
+) -> DeployedLog:
+    """Deploy the contract unless it is active already; return when it can be read.
 
-    `endowment` in nano stays on the contract for rent. Raises UsageError for a poor
-    wallet, Unavailable after `timeout` seconds.
+    `endowment` in nano stays on the contract for rent. Raises UsageError if the wallet has too
+    few coins, Unavailable after `timeout` seconds.
     """
     planned = plan(genesis)
     put(chain, wallet, NAME, genesis.to_cell(), endowment=endowment, timeout=timeout)
@@ -66,9 +67,10 @@ def put(
     endowment: int = ENDOWMENT,
     timeout: float = 60,
 ) -> tuple[str, bytes]:
-    """Deploy a committed contract on this data unless it stands there; (address, code hash).
+    """Deploy a committed contract with this data unless it is active already.
 
-    Raises UsageError for a poor wallet, Unavailable after `timeout` seconds.
+    Returns its raw address and its code hash (32 bytes). Raises UsageError if the wallet has too
+    few coins, Unavailable after `timeout` seconds.
     """
     built = artefact.load(name)
     init = state_init(built.code, data)
@@ -83,6 +85,10 @@ def _wait_active(chain: Chain, address: str, timeout: float) -> AccountState:
     until = time.monotonic() + timeout
     while (account := chain.account(address)).state != "active":
         if time.monotonic() > until:
-            raise Unavailable(f"{address}: expected an active contract within {timeout} s")
+            raise Unavailable(
+                f"{address}: expected an active contract within {timeout} s, got an account in "
+                "state "
+                f"{account.state}; run the command again to look once more"
+            )
         time.sleep(POLL_SECONDS)
     return account

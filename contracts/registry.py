@@ -1,6 +1,6 @@
 """Messages and storage of Registry, mirroring the structs of its Tolk source.
 
-One read of the account answers, for the whole past, what was allowed when. Layouts:
+One read of the account says what was allowed at every moment of the past. Layouts:
 docs/spec/registry.md.
 """
 
@@ -26,7 +26,7 @@ OP_CHANGED = 0x554D5220
 
 
 class Exit(IntEnum):
-    """How a message to the contract ends (TVM exit codes)."""
+    """TVM exit codes with which the contract ends the handling of a message."""
 
     OK = 0
     CELL_UNDERFLOW = 9
@@ -46,8 +46,8 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """A release or a model. Times are Unix seconds, revoked_at 0 while it is not; `digests`
-    maps measurement or model digests (32 bytes) to the number of their VM shape."""
+    """A release or a model. Times are Unix seconds; revoked_at is 0 while the entry is not revoked.
+    `digests` maps measurement digests or model digests (32 bytes) to the number of a VM shape."""
 
     kind: int
     manifest: bytes
@@ -59,13 +59,18 @@ class Entry:
     digests: dict[bytes, int]
 
     def allowed_at(self, moment: int) -> bool:
-        """In force at this second: after its notice, before any revocation."""
+        """Whether the entry is in force at this Unix second: after its notice period and before any
+        revocation."""
         return self.active_from <= moment and not 0 < self.revoked_at <= moment
 
 
 @dataclass(frozen=True)
 class FloorState:
-    """`next` waits until `next_from` (0: nothing waits); not `in_force` before a first notice."""
+    """The minimum TCB level of one platform family (FMSPC).
+
+    `next` replaces `current` at `next_from` (Unix seconds; 0 means that no change is announced).
+    `in_force` is false until the notice period of the first level has passed.
+    """
 
     current: Floor
     next: Floor
@@ -99,8 +104,11 @@ class RegistryState:
             return cls._read(cell_from_boc(boc).begin_parse())
         except ParseError:
             raise
-        except Exception as error:  # the library raises whatever comes
-            raise ParseError(f"registry: {type(error).__name__}: {error}") from error
+        except Exception as error:  # the library raises exceptions of many kinds
+            raise ParseError(
+                "registry: expected the layout of docs/spec/registry.md, got a cell that cannot be "
+                f"read: {type(error).__name__}: {error}"
+            ) from error
 
     @classmethod
     def _read(cls, body: Slice) -> RegistryState:
@@ -113,13 +121,19 @@ class RegistryState:
         floor_count, verifier = floors.load_uint(16), _maybe_address(floors)
         levels = _map(floors, 48)
         if (len(releases), len(levels)) != (count, floor_count):
-            raise ParseError("registry: expected as many entries as it counts")
+            raise ParseError(
+                f"registry: expected {count} entries and {floor_count} minimum TCB levels as its "
+                f"counters say, got {len(releases)} and {len(levels)}"
+            )
         entries = {
             key.to_bytes(32): _entry(key.to_bytes(32), value) for key, value in releases.items()
         }
         states = {key.to_bytes(6): _floor_state(value) for key, value in levels.items()}
         if body.remaining_bits or floors.remaining_bits:
-            raise ParseError("registry: expected its end")
+            raise ParseError(
+                "registry: expected no further data, got "
+                f"{body.remaining_bits + floors.remaining_bits} bits more"
+            )
         return cls(owner, pending, notice, verifier, entries, states)
 
 
@@ -134,7 +148,11 @@ def genesis(*, owner: str, notice: int) -> Cell:
 def propose(
     kind: int, manifest: bytes, digests: dict[bytes, int], *, notes: bytes = bytes(32)
 ) -> Cell:
-    """`digests`: measurement or model digests (32 bytes) to the number of a VM shape."""
+    """The message that proposes a release (GUEST) or a model (MODEL).
+
+    `manifest` and `notes` are SHA-256 digests. `digests` maps measurement digests or model digests
+    (32 bytes) to the number of a VM shape.
+    """
     listed = HashMap(256)
     for digest, shape in digests.items():
         listed.set(int.from_bytes(digest), begin_cell().store_uint(shape, 32).end_cell())
@@ -143,7 +161,8 @@ def propose(
 
 
 def revoke(manifest: bytes, reason: int) -> Cell:
-    """`reason` is 1 to 255; docs/spec/registry.md has what they mean."""
+    """The message that revokes an entry. `reason` is 1 to 255; docs/spec/registry.md explains
+    them."""
     return _head(OP_REVOKE).store_bytes(manifest).store_uint(reason, 8).end_cell()
 
 
@@ -179,7 +198,7 @@ def _head(op: int) -> Builder:
 def _address(body: Slice) -> str:
     found = body.load_address()
     if found is None:
-        raise ParseError("registry: expected an address")
+        raise ParseError("registry: owner: expected an address, got none (addr_none)")
     return f"{found.wc}:{found.hash_part.hex()}"
 
 
@@ -208,17 +227,20 @@ def _floor_state(body: Slice) -> FloorState:
 
 
 def read_registry(chain: ReadOnlyChain, *, address: str) -> tuple[RegistryState, int]:
-    """The Registry at `address`, in any spelling, and the Unix second at which it was read.
+    """The state of the Registry at `address` (any spelling), and the Unix second of that state.
 
-    Raises UsageError for what is no address, Unavailable where there is none, NotAuthentic
-    where other code stands there, ParseError for data that is not its own.
+    Raises UsageError for a malformed address, Unavailable if there is no active contract,
+    NotAuthentic if the contract has other code, ParseError if its data is malformed.
     """
     account = chain.account(raw_address(address))
     if account.state != "active":
-        raise Unavailable(f"{address}: expected an active contract, got {account.state}")
+        raise Unavailable(
+            f"{address}: expected an active Registry contract, got an account in state "
+            f"{account.state}; check the address, or deploy it (umay net deploy-registry)"
+        )
     expected = artefact.load("registry").code_hash
     if not account.code or (got := cell_from_boc(account.code).hash) != expected:
         found = got.hex() if account.code else "none"
-        text = f"{address}: expected the code {expected.hex()}, got {found}"
+        text = f"{address}: expected a Registry with code hash {expected.hex()}, got {found}"
         raise NotAuthentic("registry", "other-code", text)
     return RegistryState.from_boc(account.data), account.read_at

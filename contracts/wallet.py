@@ -38,18 +38,20 @@ GAS_MARGIN = 10_000_000  # nano that a transfer must leave for its own fees
 
 
 def create_key(path: Path) -> SigningKey:
-    """A new key in a new file, mode 0600. Raises UsageError where the file exists."""
+    """A new key in a new file, mode 0600. Raises UsageError if the file exists."""
     key = SigningKey.generate()
     if not create(path, f"{bytes(key).hex()}\n".encode()):
-        raise UsageError(f"{path}: a key file is there already")
+        raise UsageError(
+            f"{path}: expected no file, but one exists; a key file is never overwritten"
+        )
     return key
 
 
 def load_key(path: Path) -> SigningKey:
-    """A key file, or "env:NAME" for a variable with the same content (docs/spec/contracts.md).
+    """The key in a file, or in the environment variable NAME for "env:NAME".
 
-    Raises UsageError where others can read the file or there is no such variable, ParseError
-    for other content.
+    docs/spec/contracts.md describes the content. Raises UsageError if other users can read the
+    file or the variable is not set, ParseError for other content.
     """
     return _load(path)[0]
 
@@ -62,19 +64,22 @@ def _load(path: Path) -> tuple[SigningKey, str]:
     try:
         return SigningKey(bytes.fromhex(words[0] if len(words) == 1 else "")), version
     except Exception:  # without the cause: its text could hold the key
-        wanted = "32 bytes in hexadecimal or 24 words, then perhaps v4r2 or v5r1"
-        raise ParseError(f"{path}: expected {wanted}") from None
+        wanted = "a key of 64 hex digits or 24 mnemonic words, optionally followed by v4r2 or v5r1"
+        raise ParseError(f"{path}: expected {wanted}, got another content") from None
 
 
 def _text(path: Path) -> str:
     if str(path).startswith(ENVIRONMENT):
         name = str(path).removeprefix(ENVIRONMENT)
         if name not in os.environ:
-            raise UsageError(f"{path}: expected the environment variable {name}, got none")
+            raise UsageError(
+                f"{path}: expected an environment variable {name} with a wallet key, but it is "
+                "not set"
+            )
         return os.environ[name]
     data = read_secret(path)
     if data is None:
-        raise UsageError(f"{path}: there is no such key file")
+        raise UsageError(f"{path}: expected a key file, but there is no such file; check the path")
     return data.decode(errors="replace")
 
 
@@ -90,7 +95,7 @@ class Wallet:
 
     @classmethod
     def open(cls, chain: Chain, path: Path) -> Wallet:
-        """The wallet of a key file, which is made where there is none, or of "env:NAME"."""
+        """The wallet of a key file or of "env:NAME". A missing file is created with a new key."""
         if str(path).startswith(ENVIRONMENT) or os.path.lexists(path):
             return cls(chain, *_load(path))
         return cls(chain, create_key(path))
@@ -99,17 +104,21 @@ class Wallet:
         return f"Wallet({self.address!r})"
 
     def balance(self) -> int:
-        """Nano on the wallet's account."""
+        """The balance of the wallet's account in nano."""
         return self._chain.account(self.address).balance
 
     def seqno(self) -> int:
-        """The number of the next transfer; 0 before the first one."""
+        """The sequence number of the next transfer; 0 before the first one."""
         account = self._chain.account(self.address)
         if account.state != "active":
             return 0
         data = cell_from_boc(account.data).begin_parse()
         if len(data.bits) < 33:
-            raise ParseError(f"wallet {self.address}: expected a sequence number, got none")
+            raise ParseError(
+                f"wallet {self.address}: expected data with a sequence number (at least 33 "
+                "bits), got "
+                f"{len(data.bits)} bits; check that the account is a {self.version} wallet"
+            )
         if self.version == V5R1:
             data.load_bit()  # whether its key may sign
         return int(data.load_uint(32))
@@ -124,17 +133,20 @@ class Wallet:
         bounce: bool = True,
         timeout: float = 60,
     ) -> int:
-        """Send `amount` nano to an address in any spelling, and wait until the wallet has done
-        so; the number used.
+        """Send `amount` nano to an address in any spelling, wait until the wallet has sent it, and
+        return the sequence number used.
 
-        Raises UsageError for what is no address and where the balance does not reach,
-        Unavailable after `timeout` seconds. What the receiver did with the message is not
-        known here.
+        Raises UsageError for a malformed address or if the balance is too low, Unavailable after
+        `timeout` seconds. This method does not learn what the receiver did with the message.
         """
         balance = self.balance()
         if balance < amount + GAS_MARGIN:
-            expected = shown(amount + GAS_MARGIN)
-            raise UsageError(f"wallet {self.address}: expected {expected}, got {shown(balance)}")
+            raise UsageError(
+                f"wallet {self.address}: expected a balance of at least "
+                f"{shown(amount + GAS_MARGIN)} for the transfer and its fees, got "
+                f"{shown(balance)}; "
+                "send coins to this address first"
+            )
         seqno = self.seqno()
         message = internal_message(to, amount, body, state_init=state_init, bounce=bounce)
         self._chain.send_boc(self.signed(seqno, message).to_boc())
@@ -161,7 +173,12 @@ class Wallet:
         until = time.monotonic() + timeout
         while self.seqno() <= seqno:
             if time.monotonic() > until:
-                raise Unavailable(f"transfer {seqno} of {self.address}: not seen in {timeout} s")
+                raise Unavailable(
+                    f"wallet {self.address}: expected transfer number {seqno} on the chain within "
+                    f"{timeout} s, but the wallet has not sent it; check the balance and the "
+                    "chain's "
+                    "endpoint before you try again"
+                )
             time.sleep(POLL_SECONDS)
 
 

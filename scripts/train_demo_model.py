@@ -100,7 +100,7 @@ def examples(tokenizer: Tokenizer) -> list[Example]:
 
 
 def batches(made: list[Example], rng: random.Random):
-    """Batches of about BATCH_TOKENS, of similar lengths, for ever."""
+    """Batches of about BATCH_TOKENS, of similar lengths, without end."""
     while True:
         order = sorted(rng.sample(range(len(made)), len(made)), key=lambda i: len(made[i][0]) // 16)
         groups: list[list[int]] = [[]]

@@ -1,9 +1,10 @@
-"""A light client for TON: what the chain says, proven from one block that is trusted.
+"""A light client for TON: the state of the chain, proven from one trusted block.
 
 Verification is pure, without socket or clock: `check_links` leads from a trusted key block to
-a later block through validator signatures, `check_back` to an older one, `read_account` from
-a block to one account. Each of their modules opens with the rules it checks. `client` drives
-them, `liteserver` and `adnl` fetch what is checked, `chain` is what commands use.
+a later block through validator signatures, `check_back` leads to an older block, and
+`read_account` leads from a block to one account. Each of these modules begins with the rules that
+it checks. `client` combines them, `liteserver` and `adnl` fetch the answers, and commands use
+`chain`.
 """
 
 from contracts.light.accounts import ProvenAccount, read_account

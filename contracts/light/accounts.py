@@ -4,10 +4,10 @@ Plan:
 
 1. the answer is about this head block;
 2. the head's state is the one its state update leads to, and it is young enough;
-3. a basechain account: the head state's ShardHashes name the shard's last block, and that
-   block leads to the shard's state; a masterchain account: the head state is the state;
-4. the dictionary of accounts has the account's hash, or provably nothing;
-5. the account's cells have that hash, and it is the account asked for.
+3. for a basechain account, the head state's ShardHashes name the shard's last block, and that
+   block leads to the shard's state; for a masterchain account, the head state is that state;
+4. the dictionary of accounts has the account's hash, or the proof shows that it has no entry;
+5. the account's cells have that hash, and their address is the requested one.
 
 Source: TON crypto/block/block.tlb (ShardStateUnsplit, McStateExtra, ShardHashes,
 ShardAccounts, Account), tl/generate/scheme/lite_api.tl (liteServer.accountState).
@@ -56,11 +56,11 @@ class AccountAnswer:
 
 @dataclass(frozen=True)
 class ProvenAccount:
-    """An account as the head block's state has it.
+    """An account in the state of the head block.
 
     `code` and `data` are canonical bags of cells, empty unless active; balance in nano;
-    read_at is the head's time (Unix seconds), seqno its number; `shard_block` is where the
-    account's own chain stood then.
+    read_at is the head's time (Unix seconds), seqno its number; `shard_block` is the last block of
+    the account's own shard at that time.
     """
 
     address: str
@@ -75,7 +75,7 @@ class ProvenAccount:
 
 @dataclass(frozen=True)
 class ChainState:
-    """A ShardStateUnsplit: where and when it is, and the cells below."""
+    """A ShardStateUnsplit: its shard, number and time (Unix seconds), and the cells below it."""
 
     workchain: int
     shard: int
@@ -88,11 +88,11 @@ class ChainState:
 def read_account(
     head: BlockId, answer: bytes, address: str, *, max_age_s: int, now: int
 ) -> ProvenAccount:
-    """The account at `address` (`workchain:hex`) by a liteServer.accountState in TL.
+    """The account at `address` (`workchain:hex`), proven by a liteServer.accountState in TL.
 
-    `head` is a masterchain block known to be final; `now` in Unix seconds. An account that
-    is not there is an answer too (state "absent"). Raises ParseError for a malformed answer,
-    NotAuthentic where a proof does not hold, Refused where the head is too old or too new.
+    `head` is a masterchain block known to be final; `now` is in Unix seconds. The state "absent"
+    means that the chain provably has no such account. Raises ParseError for a malformed answer,
+    NotAuthentic if a proof is not valid, Refused if the head is too old or in the future.
     """
     workchain, account_id = parse_address(address)
     given = AccountAnswer.from_bytes(answer)
@@ -111,35 +111,41 @@ def read_account(
 
 
 def proven_state(proof: bytes, block: BlockId) -> ChainState:
-    """The state after `block`: a bag of two roots, as `state_after` has them."""
+    """The state after `block`. `proof` is a bag with the two root cells of `state_after`."""
     first, second = read_bag(proof, roots=2)
     return state_after(first, second, block)
 
 
 def state_after(first: Cell, second: Cell, block: BlockId) -> ChainState:
-    """From a proof of the block, then one of the state it leads to. ParseError, NotAuthentic."""
+    """The state after `block`, from a proof of the block and a proof of that state.
+
+    Raises ParseError, NotAuthentic.
+    """
     root = Reader(proof_root(first, block.root_hash, "block"), "block").expect(0x11EF55AA, 32)
     root.ref(), root.ref()  # info, value flow
     update: Cell = root.ref()
     if update.type_ != MERKLE_UPDATE:
-        raise NotAuthentic(STEP, "pruned", "block: expected its state update, got other cells")
+        raise NotAuthentic(
+            STEP, "pruned", f"block {block}: expected its state update, got another cell"
+        )
     new_hash = update.data[33:65]
     state = _read_state(proof_root(second, new_hash, "state"))
     got = (state.workchain, state.shard, state.seqno)
     if got != (block.workchain, block.shard, block.seqno):
-        raise NotAuthentic(STEP, "other-header", f"state: expected that of {block}, got {got}")
+        raise NotAuthentic(STEP, "other-header", f"state: expected the state of {block}, got {got}")
     return state
 
 
 def find_shard(head: ChainState, workchain: int, account_id: bytes) -> BlockId:
-    """The last block of the shard that holds this account. Raises ParseError, NotAuthentic."""
+    """The last block of the shard that has this account. Raises ParseError, NotAuthentic."""
     if head.custom is None:
-        raise ParseError("state: expected that of the masterchain")
+        raise ParseError("state: expected a masterchain state, got one without its extra part")
     extra = Reader(head.custom, "masterchain state").expect(0xCC26, 16)
     shards = extra.maybe_ref()
     leaf = lookup(shards, workchain % (1 << 32), 32, "shards") if shards is not None else None
     if leaf is None:
-        raise NotAuthentic(STEP, "no-shard", f"shards: expected workchain {workchain}, got none")
+        text = f"shards: expected the shards of workchain {workchain}, got no entry for it"
+        raise NotAuthentic(STEP, "no-shard", text)
     node, path = Reader(leaf.ref(), "shards"), ""
     bits = f"{int.from_bytes(account_id):0256b}"
     while node.bit():
@@ -155,7 +161,7 @@ def _shard_block(leaf: Reader, workchain: int, path: str) -> BlockId:
     """ShardDescr: the fields up to the hashes."""
     tag = leaf.uint(4)
     if tag not in (0xA, 0xB):
-        raise ParseError(f"shards: expected a shard, got the tag {tag:#x}")
+        raise ParseError(f"shards: expected a shard description, tag 0xa or 0xb, got {tag:#x}")
     seqno, _, _, _ = leaf.uint(32), leaf.uint(32), leaf.uint(64), leaf.uint(64)
     shard = int((path + "1").ljust(64, "0"), 2)
     return BlockId(workchain, shard, seqno, leaf.octets(32), leaf.octets(32))
@@ -165,12 +171,14 @@ def parse_address(address: str) -> tuple[int, bytes]:
     """Workchain and account id (32 bytes) of `workchain:hex`. Raises ParseError."""
     workchain, _, digits = address.partition(":")
     if workchain not in ("0", "-1") or len(digits) != 64 or set(digits) - set("0123456789abcdef"):
-        raise ParseError(f"address: expected 0: or -1: and 64 hex digits, got {address!r}")
+        raise ParseError(
+            f"address: expected 0: or -1: followed by 64 lower-case hex digits, got {address!r}"
+        )
     return int(workchain), bytes.fromhex(digits)
 
 
 def check_age(utime: int, max_age_s: int, now: int) -> None:
-    """Raises Refused where the head of this time (Unix seconds) is too old, or too new."""
+    """Raises Refused if the head's time `utime` (Unix seconds) is too old or in the future."""
     if utime > now + MAX_AHEAD:
         raise Refused(STEP, "future-head", in_future("the chain's head", utime, now))
     if now - utime > max_age_s:
@@ -186,7 +194,10 @@ def _head_state(proof: bytes, head: BlockId) -> ChainState:
 
 def _masterchain(given: AccountAnswer, head: BlockId) -> ChainState:
     if given.shard_proof:
-        raise ParseError("answer: expected no shard proof for the masterchain")
+        raise ParseError(
+            "answer: expected no shard proof for a masterchain account, got "
+            f"{len(given.shard_proof)} bytes"
+        )
     return _head_state(given.proof, head)
 
 
@@ -204,17 +215,19 @@ def _read_state(cell: Cell) -> ChainState:
 
 
 def _account_cell(state: ChainState, account_id: bytes, bag: bytes) -> Cell | None:
-    """The account's cell under the hash the state has; None where it is proven absent."""
+    """The account's cell, which has the hash in the state; None if the account is proven absent."""
     expected = _account_hash(state.accounts, account_id)
     if expected is None:
         if bag:
-            raise NotAuthentic(STEP, "other-account", "account: expected none, got cells")
+            text = f"account: the state has no such account, but the answer has {len(bag)} bytes"
+            raise NotAuthentic(STEP, "other-account", text)
         return None
     if not bag:
-        raise NotAuthentic(STEP, "no-account", f"account: expected {expected.hex()}, got nothing")
+        text = f"account: expected cells with hash {expected.hex()}, got an empty answer"
+        raise NotAuthentic(STEP, "no-account", text)
     cell = read_cell(bag)
     if cell.hash != expected:
-        text = f"account: expected {expected.hex()}, got {cell.hash.hex()}"
+        text = f"account: expected cells with hash {expected.hex()}, got {cell.hash.hex()}"
         raise NotAuthentic(STEP, "other-account", text)
     return cell
 
@@ -250,7 +263,8 @@ def _contents(data: Reader, address: str) -> tuple[State, int, bytes, bytes]:
     data.expect(0b100, 3)  # addr_std without anycast
     got = f"{data.signed(8)}:{data.octets(32).hex()}"
     if got != address:
-        raise NotAuthentic(STEP, "other-account", f"account: expected {address}, got {got}")
+        text = f"account: expected the address {address}, got {got}"
+        raise NotAuthentic(STEP, "other-account", text)
     data.var_uint(3), data.var_uint(3)  # cells and bits in use
     _skip_extra(data)
     data.uint(32)  # last paid

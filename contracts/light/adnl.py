@@ -1,8 +1,8 @@
-"""ADNL over TCP, the client's side: questions to one lite server whose key is known.
+"""The client side of ADNL over TCP: questions to one lite server whose key is known.
 
-Only whoever holds the server's key can read what is asked or answer it; nobody learns who
-asks. What it answers is still believed in nothing: proofs decide (docs/adr/0006).
-Lengths and times are bounded; whatever goes wrong raises Unavailable.
+Only the holder of the server's key can read a question or answer it. The client's key is new for
+each connection. The answers are not trusted: proofs decide (docs/adr/0006). Lengths and times
+are bounded; every failure of the connection raises Unavailable.
 
 Source: TON documentation "ADNL TCP"; tl/generate/scheme/ton_api.tl (adnl.message.query,
 adnl.message.answer).
@@ -37,14 +37,14 @@ FRAME = 64  # bytes: nonce and checksum
 
 @dataclass(frozen=True)
 class Server:
-    """Where a lite server listens, and its Ed25519 key (32 bytes)."""
+    """Address and TCP port of a lite server, and its Ed25519 key (32 bytes)."""
 
     host: str
     port: int
     key: bytes
 
     def __post_init__(self) -> None:
-        """Raises UsageError where the key is none."""
+        """Raises UsageError if the key is not an Ed25519 key."""
         curve_key(self.key)
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Server:
 
 
 class Connection:
-    """One encrypted connection; `seconds` bound its making, and each question."""
+    """One encrypted connection. `seconds` is the deadline for opening it and for each question."""
 
     def __init__(self, server: Server, *, seconds: float) -> None:
         self._server, self._seconds = server, seconds
@@ -65,7 +65,9 @@ class Connection:
         try:
             self._send_raw(hello)
             if self._receive():
-                raise Unavailable(f"{server}: expected an empty packet first, got another")
+                raise Unavailable(
+                    f"lite server {server}: expected an empty packet first, got one with data"
+                )
         except Unavailable:
             self.close()
             raise
@@ -95,12 +97,18 @@ class Connection:
     def _receive(self) -> bytes:
         size = int.from_bytes(self._take(4), "little")
         if not FRAME <= size <= MAX_PACKET:
-            text = f"{self._server}: expected a packet of {FRAME} to {MAX_PACKET} bytes, got {size}"
+            text = (
+                f"lite server {self._server}: expected a packet of {FRAME} to {MAX_PACKET} "
+                f"bytes, got {size}"
+            )
             raise Unavailable(text)
         packet = self._take(size)
         body, checksum = packet[:-32], packet[-32:]
         if not hmac.compare_digest(hashlib.sha256(body).digest(), checksum):
-            raise Unavailable(f"{self._server}: expected a packet's SHA-256, got another")
+            raise Unavailable(
+                f"lite server {self._server}: expected the SHA-256 of the packet at its end, got "
+                "another value"
+            )
         return body[32:]
 
     def _take(self, size: int) -> bytes:
@@ -112,7 +120,11 @@ class Connection:
             except OSError as error:
                 raise self._lost(error) from error
             if not part:
-                raise Unavailable(f"{self._server}: the connection ended")
+                raise Unavailable(
+                    f"lite server {self._server}: expected {size} bytes, but the connection "
+                    "ended after "
+                    f"{len(data)}"
+                )
             data += part
         return self._receiving.update(bytes(data))
 
@@ -123,13 +135,16 @@ class Connection:
         return left
 
     def _lost(self, error: OSError) -> Unavailable:
-        return Unavailable(f"{self._server}: no answer ({type(error).__name__})")
+        return Unavailable(
+            f"lite server {self._server}: expected an answer within {self._seconds} s, got none "
+            f"({type(error).__name__})"
+        )
 
 
 def handshake(server_key: bytes, params: bytes) -> tuple[bytes, CipherContext, CipherContext]:
-    """The first message (256 bytes), and the ciphers of what comes and of what goes.
+    """The first message (256 bytes), the cipher for received bytes, and the cipher for sent bytes.
 
-    params: 160 random bytes: both AES keys (32 each), both counters (16 each), padding.
+    `params` is 160 random bytes: both AES keys (32 each), both counters (16 each), padding.
     """
     own = SigningKey.generate()
     secret = crypto_sign_ed25519_sk_to_curve25519(own.encode() + own.verify_key.encode())
@@ -141,15 +156,19 @@ def handshake(server_key: bytes, params: bytes) -> tuple[bytes, CipherContext, C
 
 
 def curve_key(key: bytes) -> bytes:
-    """The X25519 form of an Ed25519 key (32 bytes each). Raises UsageError where it is none."""
+    """The X25519 form of an Ed25519 key (32 bytes each). Raises UsageError for another value."""
     try:
         return crypto_sign_ed25519_pk_to_curve25519(key)
     except (CryptoError, ValueError) as error:
-        raise UsageError("lite server: expected an Ed25519 key of 32 bytes") from error
+        raise UsageError(
+            f"lite server: key: expected an Ed25519 key of 32 bytes, got {len(key)} bytes that are "
+            "not one"
+        ) from error
 
 
 def hello_cipher(shared: bytes, checksum: bytes) -> CipherContext:
-    """What hides the parameters: keyed by the X25519 secret and their checksum (32 bytes each)."""
+    """The cipher that hides `params`: its key comes from the X25519 secret and the checksum of
+    `params` (32 bytes each)."""
     return stream(shared[:16] + checksum[16:], checksum[:4] + shared[20:])
 
 
@@ -158,11 +177,13 @@ def stream(key: bytes, counter: bytes) -> CipherContext:
 
 
 def read_answer(packet: bytes, query_id: bytes) -> bytes:
-    """What an adnl.message.answer to this question holds. Raises ParseError."""
+    """The content of an adnl.message.answer to the question `query_id`. Raises ParseError."""
     data = TlReader(packet, "lite server's packet")
     data.expect(ANSWER)
     if data.take(32) != query_id:
-        raise ParseError("lite server's packet: expected the answer to our question, got another")
+        raise ParseError(
+            "lite server's packet: expected the id of our question, got the id of another question"
+        )
     answer = data.blob()
     data.end()
     return answer

@@ -2,12 +2,13 @@
 
 Plan, for a liteServer.partialBlockProof of one link back:
 
-1. it starts at the trusted block and ends at the block asked for, which is older;
+1. it starts at the trusted block and ends at the requested block, which is older;
 2. a proof of the trusted block shows the hash of its state, another proof that state;
 3. the state's list of old masterchain blocks names the target with both hashes;
-4. the destination proof's root is the target's, and its header says the same place.
+4. the destination proof has the target's root hash, and its header has the target's shard and
+   number.
 
-No signature is needed: the trusted block's own state vouches. Source: TON
+No signature is needed: the trusted block's own state is the proof. Source: TON
 crypto/block/block.tlb (McStateExtra, OldMcBlocksInfo, KeyExtBlkRef, KeyMaxLt).
 """
 
@@ -39,9 +40,9 @@ class BackLink:
 
 
 def check_back(trusted: BlockId, target: BlockId, answer: bytes) -> None:
-    """That `answer` proves `target` to be an older block of `trusted`'s own chain.
+    """Check that `answer` proves `target` to be an older block of `trusted`'s own chain.
 
-    Raises ParseError where it is no such proof, NotAuthentic where it does not hold.
+    Raises ParseError for a malformed proof, NotAuthentic for one that is not valid.
     """
     link = read_back(answer)
     same_block(link.source, trusted, "link back")
@@ -65,7 +66,7 @@ def read_back(answer: bytes) -> BackLink:
     data.flag()
     source, target = BlockId.read(data), BlockId.read(data)
     if (got := data.uint()) != 1:
-        raise ParseError(f"block proof: expected one link back, got {got} links")
+        raise ParseError(f"block proof: expected exactly 1 link back, got {got} links")
     data.expect(LINK_BACK)
     link = BackLink(
         data.flag(),
@@ -82,10 +83,10 @@ def read_back(answer: bytes) -> BackLink:
 
 
 def _listed(state: ChainState, target: BlockId) -> bool:
-    """Whether the old block `target` is a key block. Raises NotAuthentic where it is no old one."""
+    """Whether the old block `target` is a key block. Raises NotAuthentic if it is not listed."""
     entry = lookup(_old_blocks(state), target.seqno, 32, "old blocks")
     if entry is None:
-        raise NotAuthentic(STEP, "no-such-block", f"old blocks: expected {target}, got none")
+        raise NotAuthentic(STEP, "no-such-block", f"old blocks: expected {target}, found no entry")
     entry.uint(1 + 64)  # KeyMaxLt of the leaf
     key_block = entry.bit()
     entry.uint(64)  # end of its logical time
@@ -97,7 +98,7 @@ def _listed(state: ChainState, target: BlockId) -> bool:
 
 def _old_blocks(state: ChainState) -> Cell:
     if state.custom is None:
-        raise ParseError("state: expected that of the masterchain")
+        raise ParseError("state: expected a masterchain state, got one without its extra part")
     extra = Reader(state.custom, "masterchain state").expect(0xCC26, 16)
     extra.maybe_ref()  # shards
     extra.octets(32), extra.ref()  # configuration: address and parameters
@@ -107,5 +108,7 @@ def _old_blocks(state: ChainState) -> Cell:
     rest.uint(32 + 32 + 1)  # ValidatorInfo
     root = rest.maybe_ref()
     if root is None:
-        raise NotAuthentic(STEP, "no-such-block", "old blocks: expected some, got none")
+        raise NotAuthentic(
+            STEP, "no-such-block", "old blocks: expected a list of old blocks, found none"
+        )
     return root

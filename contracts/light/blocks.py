@@ -1,6 +1,6 @@
-"""Blocks: their identity, the header fields that matter here, and who may sign the next ones.
+"""Blocks: their identity, the header fields that matter here, and the signers of later blocks.
 
-Invariant: all of it is read from cells under a hash that the caller already trusts.
+Invariant: everything is read from cells under a hash that the caller already trusts.
 Source: TON crypto/block/block.tlb (Block, BlockInfo, McBlockExtra, ConfigParam 28, 34),
 tl/generate/scheme/ton_api.tl (tonNode.blockIdExt).
 """
@@ -52,7 +52,8 @@ class BlockId:
 
 @dataclass(frozen=True)
 class Header:
-    """From BlockInfo. utime is Unix seconds; the last two say which session signed it."""
+    """Fields of BlockInfo. utime is Unix seconds; validator_hash and catchain_seqno identify the
+    session that signed the block."""
 
     workchain: int
     shard: int
@@ -65,19 +66,20 @@ class Header:
 
 @dataclass(frozen=True)
 class Validators:
-    """Ed25519 key (32 bytes) and weight of whoever signs masterchain blocks, by short id."""
+    """Ed25519 key (32 bytes) and weight of each signer of masterchain blocks, by short id; `total`
+    is the sum of the weights."""
 
     members: dict[bytes, tuple[bytes, int]]
     total: int
 
 
 def short_id(key: bytes) -> bytes:
-    """SHA-256 of a public key in TL (32 bytes)."""
+    """SHA-256 (32 bytes) of a public key in TL form."""
     return hashlib.sha256(ED25519_TAG + key).digest()
 
 
 def read_header(block: Cell) -> Header:
-    """The header of a Block cell. Raises ParseError, NotAuthentic where it is pruned."""
+    """The header of a Block cell. Raises ParseError, and NotAuthentic if the header is pruned."""
     root = Reader(block, "block").expect(0x11EF55AA, 32)
     info = Reader(root.ref(), "block info").expect(0x9BC7A987, 32)
     info.uint(32)  # version
@@ -89,14 +91,16 @@ def read_header(block: Cell) -> Header:
     workchain, shard = read_shard(info)
     utime, _, _ = info.uint(32), info.uint(64), info.uint(64)
     if not_master != (workchain != MASTERCHAIN):
-        raise ParseError(f"block info: expected one kind of chain, got workchain {workchain}")
+        raise ParseError(
+            f"block info: not_master is {not_master}, which does not fit workchain {workchain}"
+        )
     return Header(workchain, shard, seqno, utime, key_block, info.uint(32), info.uint(32))
 
 
 def read_block_header(answer: bytes) -> tuple[BlockId, Header]:
-    """A liteServer.blockHeader of the masterchain: the header is that of the block it names.
+    """The block that a liteServer.blockHeader names, and that block's header.
 
-    That the block is one of the chain is for the caller to prove. ParseError, NotAuthentic.
+    The caller must prove that the block is part of the chain. Raises ParseError, NotAuthentic.
     """
     data = TlReader(answer, "block header")
     data.expect(BLOCK_HEADER)
@@ -118,51 +122,62 @@ def read_shard(data: Reader) -> tuple[int, int]:
 
 
 def check_header(block: Cell, block_id: BlockId) -> Header:
-    """The header, if it is the one of this masterchain block. Raises NotAuthentic."""
+    """The header of this masterchain block. Raises NotAuthentic if it is of another block."""
     header = read_header(block)
     got = (header.workchain, header.shard, header.seqno)
     if got != (block_id.workchain, block_id.shard, block_id.seqno):
-        raise NotAuthentic(STEP, "other-header", f"header: expected {block_id}, got {got}")
+        raise NotAuthentic(
+            STEP, "other-header", f"header: expected the one of {block_id}, got {got}"
+        )
     return header
 
 
 def same_block(got: BlockId, expected: BlockId, what: str) -> None:
-    """Raises NotAuthentic, which names both."""
+    """Raises NotAuthentic, which names both blocks, if they differ."""
     if got != expected:
         raise NotAuthentic(STEP, "other-block", f"{what}: expected {expected}, got {got}")
 
 
 def read_validators(key_block: Cell) -> Validators:
-    """Who may sign masterchain blocks after this key block, from ConfigParams 28 and 34.
+    """The validators that may sign masterchain blocks after this key block (ConfigParams 28, 34).
 
     The first `main` entries of the list are the masterchain's validators. Where param 28
     says shuffle_mc_validators, a session orders these same ones by its catchain number, and
     nothing more: order decides whose turn it is, not whose signature counts, and the weights
     go along. So the set is checked, and its order is not computed. Param 35, which would
     stand in for 34 and was never used, has to be provably absent.
-    Raises ParseError, NotAuthentic where a needed cell is pruned.
+    Raises ParseError, and NotAuthentic if a needed cell is pruned.
     """
     config = _config(key_block)
     catchain = Reader(_param(config, 28), "config param 28")
-    if catchain.uint(8) not in (0xC1, 0xC2):
-        raise ParseError("config param 28: expected catchain_config or catchain_config_new")
+    if (tag := catchain.uint(8)) not in (0xC1, 0xC2):
+        raise ParseError(
+            f"config param 28: expected catchain_config (0xc1) or catchain_config_new (0xc2), got "
+            f"{tag:#x}"
+        )
     if lookup(config, 35, 32, "configuration") is not None:
         raise ParseError("configuration: expected no temporary validators (param 35), got some")
     data = Reader(_param(config, 34), "config param 34").expect(0x12, 8)
     _, _, total, main, weight = (data.uint(n) for n in (32, 32, 16, 16, 64))
     root = data.maybe_ref()
     if root is None or not 1 <= main <= total <= MAX_VALIDATORS:
-        raise ParseError(f"config param 34: expected 1..{total} main validators, got {main}")
+        raise ParseError(
+            f"config param 34: expected at most {MAX_VALIDATORS} validators and 1 to {total} of "
+            "them "
+            f"for the masterchain, got {total} and {main}"
+        )
     members = [_validator(leaf) for _, leaf in _indexed(root, total)]
     if sum(value for _, value in members) != weight:
-        raise ParseError(f"config param 34: expected the weight {weight}, got another sum")
+        raise ParseError(
+            f"config param 34: expected weights that add up to {weight}, got another sum"
+        )
     return _signers(members[:main])
 
 
 def _signers(members: list[tuple[bytes, int]]) -> Validators:
     found = {short_id(key): (key, weight) for key, weight in members}
     if len(found) != len(members):
-        raise ParseError("config param 34: expected every key once")
+        raise ParseError("config param 34: expected each validator key once, got one twice")
     return Validators(found, sum(weight for _, weight in members))
 
 
@@ -176,7 +191,7 @@ def _indexed(root: Cell, total: int) -> list[tuple[int, Reader]]:
 def _validator(leaf: Reader) -> tuple[bytes, int]:
     tag = leaf.uint(8)
     if tag not in (0x53, 0x73):
-        raise ParseError(f"config param 34: expected a validator, got the tag {tag:#x}")
+        raise ParseError(f"config param 34: expected a validator, tag 0x53 or 0x73, got {tag:#x}")
     return leaf.expect(0x8E81278A, 32).octets(32), leaf.uint(64)
 
 
@@ -191,13 +206,16 @@ def _config(block: Cell) -> Cell:
     extra.octets(64)  # random seed, creator
     custom = extra.maybe_ref()
     if custom is None:
-        raise ParseError("block extra: expected that of the masterchain")
+        raise ParseError(
+            "block extra: expected a masterchain block, got one without its extra part"
+        )
     return _config_of(Reader(custom, "masterchain extra").expect(0xCCA5, 16))
 
 
 def _config_of(extra: Reader) -> Cell:
     if not extra.bit():
-        raise NotAuthentic(STEP, "not-a-key-block", "masterchain extra: expected a configuration")
+        text = "masterchain extra: expected a key block with a configuration, got another block"
+        raise NotAuthentic(STEP, "not-a-key-block", text)
     extra.maybe_ref()  # shard hashes
     extra.maybe_ref()  # shard fees, then their sums
     extra.currency(), extra.currency()
@@ -209,5 +227,5 @@ def _config_of(extra: Reader) -> Cell:
 def _param(config: Cell, number: int) -> Cell:
     leaf = lookup(config, number, 32, "configuration")
     if leaf is None:
-        raise ParseError(f"configuration: expected param {number}, got none")
+        raise ParseError(f"configuration: expected parameter {number}, found no entry")
     return leaf.ref()

@@ -1,9 +1,9 @@
-"""Bags of cells, strictly: every byte has one meaning and is checked.
+"""A strict reader of bags of cells: every byte has one meaning and is checked.
 
-Invariants: cells come out with hashes computed here, never with hashes the bag claims;
-level bits, padding bits, order and checksum are what the one canonical encoding says;
-exotic cells have exactly the form of their type; every cell hangs on a root. The library's
-own reader ignores most of this, so that a changed byte would go unseen.
+Invariants: the hashes of cells are computed here and never taken from the bag; level bits,
+padding bits, order and checksum are those of the one canonical encoding; exotic cells have
+exactly the form of their type; every cell is reachable from a root. The library's own reader
+ignores most of this, so it would not notice a changed byte.
 Source: TON crypto/tl/boc.tlb (serialized_boc#b5ee9c72), "The Open Network" whitepaper 3.1.
 """
 
@@ -44,20 +44,22 @@ class _Bytes:
 
 
 def read_bag(bag: bytes, *, roots: int = 1) -> list[Cell]:
-    """Its root cells, exactly `roots` of them. Raises ParseError."""
+    """The root cells of a bag, which must be exactly `roots`. Raises ParseError."""
     if len(bag) > MAX_BAG:
         raise ParseError(f"bag of cells: expected at most {MAX_BAG} bytes, got {len(bag)}")
     raw, heads = _parse(bag)
     if len(heads) != roots:
         raise ParseError(f"bag of cells: expected {roots} roots, got {len(heads)}")
     if set(range(len(raw))) != {*heads, *(to for _, _, refs, _ in raw for to in refs)}:
-        raise ParseError("bag of cells: expected every cell under a root")
+        raise ParseError(
+            "bag of cells: expected every cell to be under a root, got one that is not"
+        )
     cells = _build(raw)
     return [cells[index] for index in heads]
 
 
 def read_cell(bag: bytes) -> Cell:
-    """The one root of a bag that holds plain data: nothing in it is pruned. ParseError."""
+    """The one root of a bag in which nothing is pruned. Raises ParseError."""
     (cell,) = read_bag(bag)
     if cell.level_mask.mask:
         raise ParseError("cell: expected plain data, got pruned branches")
@@ -67,14 +69,21 @@ def read_cell(bag: bytes) -> Cell:
 def _parse(bag: bytes) -> tuple[list[Raw], list[int]]:
     data = _Bytes(bag)
     if data.take(4) != MAGIC:
-        raise ParseError(f"bag of cells: expected {MAGIC.hex()}, got {bag[:4].hex()}")
+        raise ParseError(f"bag of cells: expected {MAGIC.hex()} first, got {bag[:4].hex()}")
     flags, offset = data.uint(1), data.uint(1)
     size, checked = flags & 7, bool(flags & 0x40)
     if flags & 0xB8 or not 1 <= size <= 4 or not 1 <= offset <= 8:
-        raise ParseError(f"bag of cells: expected no index nor cache, got flags {flags:#04x}")
+        raise ParseError(
+            "bag of cells: expected no index, no cache bits and sizes of 1 to 4 and 1 to 8 "
+            "bytes, got "
+            f"flags {flags:#04x} and an offset size of {offset}"
+        )
     count, heads, absent = data.uint(size), data.uint(size), data.uint(size)
     if not (1 <= count <= MAX_CELLS and 1 <= heads <= MAX_ROOTS) or absent:
-        raise ParseError(f"bag of cells: expected at most {MAX_CELLS} cells, got {count}")
+        raise ParseError(
+            f"bag of cells: expected 1 to {MAX_CELLS} cells, 1 to {MAX_ROOTS} roots and no absent "
+            f"cells, got {count}, {heads} and {absent}"
+        )
     total = data.uint(offset)
     indexes = [_index(data.uint(size), -1, count) for _ in range(heads)]
     start = data.at
@@ -82,15 +91,17 @@ def _parse(bag: bytes) -> tuple[list[Raw], list[int]]:
     if data.at - start != total:
         raise ParseError(f"bag of cells: expected {total} bytes of cells, got {data.at - start}")
     if checked and crc32c(bag[: data.at]) != data.take(4):
-        raise ParseError("bag of cells: expected its CRC-32C, got another")
+        raise ParseError("bag of cells: expected the CRC-32C of its bytes, got another value")
     if data.at != len(bag):
-        raise ParseError(f"bag of cells: expected {data.at} bytes, got {len(bag)}")
+        raise ParseError(f"bag of cells: expected {data.at} bytes in all, got {len(bag)}")
     return cells, indexes
 
 
 def _index(value: int, own: int, count: int) -> int:
     if not own < value < count:
-        raise ParseError(f"bag of cells: expected a cell in {own + 1}..{count - 1}, got {value}")
+        raise ParseError(
+            f"bag of cells: expected a reference to cell {own + 1} to {count - 1}, got {value}"
+        )
     return value
 
 
@@ -98,24 +109,32 @@ def _cell(data: _Bytes, size: int, own: int, count: int) -> Raw:
     first, second = data.uint(1), data.uint(1)
     refs, exotic, mask = first & 7, bool(first & 8), first >> 5
     if refs > 4 or first & 16:
-        raise ParseError(f"cell {own}: expected at most 4 references, no hashes; got {first:#04x}")
+        raise ParseError(
+            f"cell {own}: expected at most 4 references and no stored hashes, got the descriptor "
+            f"{first:#04x}"
+        )
     bits = _bits(data.take((second + 1) // 2), bool(second & 1), own)
     kind = bits[:8].tobytes()[0] if exotic and len(bits) >= 8 else ORDINARY
     if exotic and kind == ORDINARY:
-        raise ParseError(f"cell {own}: expected the type of an exotic cell, got its end")
+        raise ParseError(
+            f"cell {own}: expected the type of an exotic cell (8 bits), got {len(bits)} bits"
+        )
     links = [_index(data.uint(size), own, count) for _ in range(refs)]
     return bits, kind, links, mask
 
 
 def _bits(data: bytes, padded: bool, own: int) -> bitarray:
-    """The data bits. A padded last byte has a 1 after the data, then zeros; 0x80 would pad none."""
+    """The data bits. A padded last byte has a 1 after the data, then zeros; 0x80 would have no
+    data."""
     bits = bitarray()
     bits.frombytes(data)
     if not padded:
         return bits
     last = data[-1]
     if last in (0, 0x80):
-        raise ParseError(f"cell {own}: expected a padding bit, got {last:#04x}")
+        raise ParseError(
+            f"cell {own}: expected a last byte with data and a padding bit, got {last:#04x}"
+        )
     return bits[: len(bits) - (last & -last).bit_length()]
 
 
@@ -125,7 +144,9 @@ def _build(raw: list[Raw]) -> list[Cell]:
         bits, kind, links, mask = raw[own]
         cell = _made(bits, kind, [cells[to] for to in links], own)
         if cell.level_mask.mask != mask:
-            raise ParseError(f"cell {own}: expected level {cell.level_mask.mask}, got {mask}")
+            raise ParseError(
+                f"cell {own}: expected the level mask {cell.level_mask.mask}, got {mask}"
+            )
         cells[own] = cell
     return cells
 
@@ -134,10 +155,15 @@ def _made(bits: bitarray, kind: int, refs: list[Cell], own: int) -> Cell:
     _check_form(bits, kind, len(refs), own)
     try:
         cell = Cell(bits, refs, kind)
-    except Exception as error:  # the library raises whatever comes
-        raise ParseError(f"cell {own}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the library raises exceptions of many kinds
+        raise ParseError(
+            f"cell {own}: expected a valid cell, got one that cannot be built: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if kind in (MERKLE_PROOF, MERKLE_UPDATE) and bits.tobytes()[1:] != _merkle_text(refs):
-        raise ParseError(f"cell {own}: expected the hash and depth of what it proves")
+        raise ParseError(
+            f"cell {own}: expected the hash and depth of the cells under it, got other values"
+        )
     return cell
 
 
@@ -150,7 +176,10 @@ def _check_form(bits: bitarray, kind: int, refs: int, own: int) -> None:
     else:
         expected = EXOTIC_FORM.get(kind)
     if (len(bits), refs) != expected:
-        raise ParseError(f"cell {own}: expected an exotic cell, got type {kind}, {len(bits)} bits")
+        raise ParseError(
+            f"cell {own}: expected the exact form of an exotic cell, got type {kind} with "
+            f"{len(bits)} bits and {refs} references"
+        )
 
 
 def _merkle_text(refs: list[Cell]) -> bytes:
@@ -159,7 +188,7 @@ def _merkle_text(refs: list[Cell]) -> bytes:
 
 
 def write_bag(roots: list[Cell]) -> bytes:
-    """The canonical bag without index and checksum: what read_bag reads. Raises ParseError."""
+    """The canonical bag without index and checksum, which read_bag reads. Raises ParseError."""
     order = _ordered(roots)
     place = {cell.hash: index for index, cell in enumerate(order)}
     size = (len(order).bit_length() + 7) // 8

@@ -1,8 +1,8 @@
 """Proven cells: Merkle proofs, a cursor that never reads a pruned cell, and dictionaries.
 
-Invariants: `proof_root` gives a cell whose hash at level 0 is the expected one, so whatever
-is in it and not pruned is what the block holds; `Reader` opens ordinary cells only; a key is
-reported absent only where the proof shows that it is.
+Invariants: `proof_root` returns a cell whose hash at level 0 is the expected one, so everything
+in it that is not pruned is content of the block; `Reader` opens ordinary cells only; a key is
+reported absent only if the proof shows that it is absent.
 Source: TON crypto/block/block.tlb (Hashmap, HashmapAug, CurrencyCollection).
 """
 
@@ -19,9 +19,11 @@ STEP = "chain"
 
 
 def proof_root(proof: Cell, root_hash: bytes, what: str) -> Cell:
-    """The cell of hash `root_hash` (32 bytes) inside a Merkle proof. Raises NotAuthentic."""
+    """The cell with hash `root_hash` (32 bytes) inside a Merkle proof. Raises NotAuthentic."""
     if proof.type_ != MERKLE_PROOF or proof.level_mask.mask:
-        raise NotAuthentic(STEP, "not-a-proof", f"{what}: expected a Merkle proof, got other cells")
+        raise NotAuthentic(
+            STEP, "not-a-proof", f"{what}: expected a Merkle proof, got another cell"
+        )
     root: Cell = proof.refs[0]
     got = root.get_hash(0)
     if got != root_hash:
@@ -46,7 +48,7 @@ class Reader:
     def bits(self, count: int) -> bitarray:
         part: bitarray = self._bits[self._at : self._at + count]
         if len(part) != count:
-            raise ParseError(f"{self.what}: expected {count} bits more, got {len(part)}")
+            raise ParseError(f"{self.what}: expected {count} more bits, got {len(part)}")
         self._at += count
         return part
 
@@ -64,7 +66,7 @@ class Reader:
 
     def ref(self) -> Cell:
         if self._ref >= len(self._refs):
-            raise ParseError(f"{self.what}: expected a reference more, got none")
+            raise ParseError(f"{self.what}: expected another reference, got none")
         self._ref += 1
         return self._refs[self._ref - 1]
 
@@ -76,7 +78,7 @@ class Reader:
         return self.uint(8 * self.uint(size))
 
     def currency(self) -> int:
-        """CurrencyCollection: its grams, in nano; other currencies are passed over."""
+        """CurrencyCollection: its grams in nano; other currencies are skipped."""
         grams = self.var_uint(4)
         self.maybe_ref()
         return grams
@@ -89,11 +91,14 @@ class Reader:
 
     def end(self) -> None:
         if self._at != len(self._bits) or self._ref != len(self._refs):
-            raise ParseError(f"{self.what}: expected its end, got more")
+            raise ParseError(
+                f"{self.what}: expected the end of the cell, got {len(self._bits) - self._at} more "
+                f"bits and {len(self._refs) - self._ref} more references"
+            )
 
 
 def lookup(root: Cell, key: int, bits: int, what: str) -> Reader | None:
-    """The leaf of `key` in a Hashmap, behind its label; None where it is proven absent."""
+    """The leaf of `key` in a Hashmap, after its label; None if the key is proven absent."""
     path, node = f"{key:0{bits}b}", root
     while True:
         leaf = Reader(node, what)
@@ -108,7 +113,7 @@ def lookup(root: Cell, key: int, bits: int, what: str) -> Reader | None:
 
 
 def items(root: Cell, bits: int, limit: int, what: str) -> list[tuple[int, Reader]]:
-    """Every key and leaf of a Hashmap, by key. Raises ParseError above `limit` entries."""
+    """Every key and leaf of a Hashmap, sorted by key. Raises ParseError above `limit` entries."""
     found: list[tuple[int, Reader]] = []
     waiting = [(root, "")]
     while waiting:

@@ -1,9 +1,9 @@
-"""The chain as commands read it, every answer proven from a block that the reader trusts.
+"""The chain for commands: every answer is proven from a block that the reader trusts.
 
-`lite:CONFIG.json` names a TON global config: the lite servers to ask, and the key block that
-all proofs go out from at first. The block reached is kept beside it in CONFIG.json.trusted.
-`?save=FILE` writes the answers to FILE; `?from=FILE` reads them there and asks nobody. Both
-go out from the config's own block.
+`lite:CONFIG.json` names a TON global config: the lite servers to ask, and the key block from
+which the first proofs start. The newest proven key block is kept in CONFIG.json.trusted.
+`?save=FILE` also writes the answers to FILE; `?from=FILE` reads them from FILE and asks no server.
+With both, proofs start from the key block of the config.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from attestation.errors import ParseError, Unavailable, UsageError, Verification
 from attestation.trust.anchor import BlockRef
 from contracts.chain import AccountState, raw_address
 from contracts.light.accounts import check_age
-from contracts.light.client import InMemory, LightClient, TrustedBlock
+from contracts.light.client import LightClient, MemoryStore, TrustedBlock
 from contracts.light.liteserver import Ask, LiteServers, LiteTransport, NetworkConfig
 from contracts.light.recording import Recording, Replay
 
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 
 class ProvenChain:
-    """A ReadOnlyChain at the level `proven`; `clock` gives Unix seconds.
+    """A ReadOnlyChain at the level `proven`; `clock` returns Unix seconds.
 
-    An answer that proves nothing says nothing about the chain: the next of `servers` is
-    asked, if there are any, and in the end it is Unavailable, never a verdict on anybody.
+    An answer that proves nothing says nothing about the chain: the next of `servers` is asked. If
+    no answer is proven, Unavailable is raised, which is not a verdict about anybody.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class ProvenChain:
                 reason = str(error)
             if self._servers is not None:
                 self._servers.turn()
-        raise Unavailable(f"no lite server's answer holds: {reason}")
+        raise Unavailable(
+            f"expected a proven answer from a lite server, got none; the last: {reason}"
+        )
 
     def _head(self) -> BlockRef:
         head = self._client.block(self._client.head().seqno)
@@ -85,11 +87,15 @@ class ProvenChain:
 
 
 def open_lite(text: str) -> ProvenChain:
-    """The chain that `lite:…` names. Raises UsageError, ParseError for a damaged file."""
+    """The chain that `lite:…` names. Raises UsageError, and ParseError for a damaged recording."""
     name, _, more = text.removeprefix(SCHEME).partition("?")
     how, _, file = more.partition("=")
     if not name or (more and (how not in ("save", "from") or not file)):
-        raise UsageError(f"chain: expected lite:CONFIG.json, ?save=FILE or ?from=FILE, got {text}")
+        raise UsageError(
+            "chain: expected lite:CONFIG.json, optionally followed by ?save=FILE or ?from=FILE, "
+            "got "
+            f"{text!r}"
+        )
     config = NetworkConfig.read(Path(name))
     if more:
         return _from_init_block(config, how, Path(file))
@@ -107,7 +113,7 @@ def _from_init_block(config: NetworkConfig, how: str, file: Path) -> ProvenChain
     else:
         replay = Replay(file)
         ask, clock = replay.ask, lambda: replay.begun
-    client = LightClient(LiteTransport(ask), InMemory(config.init_block))
+    client = LightClient(LiteTransport(ask), MemoryStore(config.init_block))
     return ProvenChain(client, clock=clock)
 
 

@@ -1,7 +1,7 @@
-"""Accounts and blocks that validators' signatures prove, whoever carries the answers.
+"""Accounts and blocks that are proven by validators' signatures, whoever delivers the answers.
 
-The trusted key block lies in a file and moves forward only. A transport fetches bytes and is
-believed in nothing: what it gives is proven from that block on, or refused.
+The trusted key block is kept in a file and only moves forward. A transport fetches bytes and is
+not trusted: everything it returns is proven from that block, or refused.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from contracts.light.cells import STEP
 from contracts.light.links import walk
 
 MAX_ANSWERS = 256
-"""Partial proofs on the way from the trusted block to the head: a year of key blocks is fewer."""
+"""Most partial proofs between the trusted block and the head; a year of key blocks needs fewer."""
 
 
 MAX_PROVEN = 1024
-"""Blocks that are not proven again; the head is asked for often."""
+"""Number of proven blocks that are remembered, because the head is requested often."""
 
 
 class Transport(Protocol):
@@ -46,17 +46,17 @@ class Transport(Protocol):
         """liteServer.getAccountState at this block: a liteServer.accountState."""
 
 
-class Trusted(Protocol):
-    """The key block that a reader goes out from."""
+class TrustedStore(Protocol):
+    """Keeps the key block that every proof of a reader starts from."""
 
     def read(self) -> BlockId: ...
 
     def move(self, block: BlockId) -> None:
-        """Go out from this proven key block from now on, if it is a later one."""
+        """Start from this proven key block from now on, if it is later than the kept one."""
 
 
-class InMemory:
-    """A trusted block for one run."""
+class MemoryStore:
+    """A TrustedStore in memory, for one run."""
 
     def __init__(self, block: BlockId) -> None:
         self._block = block
@@ -71,15 +71,19 @@ class InMemory:
 
 @dataclass(frozen=True)
 class TrustedBlock:
-    """A key block in a file; `move` replaces it by a later one, never by an older."""
+    """A TrustedStore in a file; `move` replaces the key block by a later one, never by an older."""
 
     path: Path
 
     def read(self) -> BlockId:
-        """Raises UsageError where there is none, or something else."""
+        """Raises UsageError if there is no file or it has other content."""
         data = read_trusted(self.path)
         if data is None:
-            raise UsageError(f"{self.path}: no trusted block; pin a key block first")
+            raise UsageError(
+                f"{self.path}: expected a file with a trusted key block, but there is no such "
+                "file; "
+                "pin a key block first"
+            )
         try:
             raw = decode(data, what=str(self.path))
             root, file_hash = bytes.fromhex(raw["root_hash"]), bytes.fromhex(raw["file_hash"])
@@ -112,25 +116,29 @@ class LightClient:
     """Reads at the level `proven`; `max_age_s` bounds the age of the head it accepts."""
 
     transport: Transport
-    trusted: Trusted
+    trusted: TrustedStore
     max_age_s: int = 600
     proven: OrderedDict[BlockId, None] = field(default_factory=OrderedDict, repr=False)
 
     def head(self) -> BlockId:
         """The masterchain's head, proven; the trusted block moves to the last key block.
 
-        Raises Unavailable where no server answers, ParseError, NotAuthentic or Refused where
-        an answer will not do, as every method here does.
+        Like every method here it raises Unavailable if no server answers, and ParseError,
+        NotAuthentic or Refused if an answer is malformed, not proven or not acceptable.
         """
         head = self.transport.masterchain_head()
-        if head.seqno < self.trusted.read().seqno:
-            text = f"head: expected one after the trusted block, got {head.seqno}"
+        trusted = self.trusted.read()
+        if head.seqno < trusted.seqno:
+            text = (
+                f"head: expected block {trusted.seqno}, the trusted one, or a later one, got block "
+                f"{head.seqno}; ask another server"
+            )
             raise Refused(STEP, "behind", text)
         self.prove(head)
         return head
 
     def block(self, seqno: int) -> BlockRef:
-        """The masterchain block of this number, proven, before or after the trusted one."""
+        """The proven masterchain block with this number, before or after the trusted block."""
         block, header = read_block_header(self.transport.header(seqno))
         if block.seqno != seqno:
             text = f"header: expected block {seqno}, got {block.seqno}"
@@ -139,13 +147,14 @@ class LightClient:
         return BlockRef(seqno, block.root_hash, header.utime, "proven")
 
     def account(self, address: str, *, now: int) -> ProvenAccount:
-        """The account at a proven head that is not stale."""
+        """The account at a proven head that is recent enough. `now` is in Unix seconds."""
         head = self.head()
         answer = self.transport.account(head, address)
         return read_account(head, answer, address, now=now, max_age_s=self.max_age_s)
 
     def prove(self, target: BlockId) -> None:
-        """That `target` is a block of the trusted block's chain; the same one is proven once."""
+        """Check that `target` is a block of the trusted block's chain. A proven block is
+        remembered."""
         if target in self.proven:
             return
         self._prove(target)
@@ -166,8 +175,11 @@ class LightClient:
             if reached.head == target:
                 return
             if reached.key_block == at:
-                text = f"proofs: expected a way to {target}, they end at {reached.head.seqno}"
+                text = (
+                    f"proofs: expected proofs that lead to {target}, but they end at block "
+                    f"{reached.head.seqno}"
+                )
                 raise NotAuthentic(STEP, "no-way", text)
             at = reached.key_block
-        text = f"proofs: expected a way to {target} in {MAX_ANSWERS} answers, got none"
+        text = f"proofs: expected to reach {target} with at most {MAX_ANSWERS} answers, did not"
         raise NotAuthentic(STEP, "no-way", text)

@@ -4,13 +4,14 @@ Plan, for each forward link of a liteServer.partialBlockProof:
 
 1. it starts at the trusted block;
 2. the config proof's root is the trusted block's root, and its header says key block;
-3. the validators stand in that configuration;
-4. the destination proof's root is the target's, and its header says the same place;
-5. the payload names the target, each signature is another validator's and is valid,
+3. the validators are those of that configuration;
+4. the destination proof has the target's root hash, and its header has the target's shard and
+   number;
+5. the signed payload names the target, each signature is valid and of a different validator,
    and weight * 3 > total * 2;
-6. the target is trusted; what follows starts there.
+6. the target is trusted, and the next link starts there.
 
-A link back proves the past and has its own plan (back.py); here it is refused.
+A link back proves the past and has its own plan (back.py). It is refused here.
 Source: TON tl/generate/scheme/{lite_api,ton_api}.tl.
 """
 
@@ -52,7 +53,8 @@ MAX_LINKS = 64  # a server sends 16 at most
 
 @dataclass(frozen=True)
 class Simplex:
-    """What a Simplex signature set has besides signatures: session (32 bytes), slot, candidate."""
+    """The fields of a Simplex signature set besides the signatures: session (32 bytes), slot
+    (4 bytes), candidate (TL)."""
 
     session: bytes
     slot: bytes
@@ -61,7 +63,7 @@ class Simplex:
 
 @dataclass(frozen=True)
 class SignatureSet:
-    """Pairs of short id (32 bytes) and signature (64 bytes), and which session made them."""
+    """Pairs of short id (32 bytes) and signature (64 bytes), and the session that made them."""
 
     validator_hash: int
     catchain_seqno: int
@@ -82,8 +84,8 @@ class ForwardLink:
 
 
 @dataclass(frozen=True)
-class Signed:
-    """One link that was checked: how many signed and with which weight of what total."""
+class CheckedLink:
+    """One valid link: `count` validators signed it, with `weight` out of `total`."""
 
     target: BlockId
     header: Header
@@ -94,32 +96,33 @@ class Signed:
 
 @dataclass(frozen=True)
 class Walk:
-    """Where a proof led: the last block, the last key block, and each link on the way.
+    """The end of a proof: the last block, the last key block, and each link between.
 
-    The next proof starts at `key_block`; `complete` is the server's word that there is no
-    more to send.
+    The next proof starts at `key_block`; `complete` is the server's claim that it has nothing more
+    to send.
     """
 
     head: BlockId
     key_block: BlockId
-    links: tuple[Signed, ...]
+    links: tuple[CheckedLink, ...]
     complete: bool
 
 
 def check_links(trusted: BlockId, proof: bytes, *, max_links: int = MAX_LINKS) -> BlockId:
-    """The block that `proof` (liteServer.partialBlockProof, TL) leads to from `trusted`.
+    """The block to which `proof` (liteServer.partialBlockProof, TL) leads from `trusted`.
 
-    Raises ParseError where it is not exactly that, NotAuthentic where a link does not hold.
+    Raises ParseError for a malformed proof, NotAuthentic if a link is not valid.
     """
     return walk(trusted, proof, max_links=max_links).head
 
 
 def walk(trusted: BlockId, proof: bytes, *, max_links: int = MAX_LINKS) -> Walk:
-    """check_links, and the key block to go on from. No links lead to `trusted` itself."""
+    """Like check_links, but it returns each link and the key block from which to continue. A proof
+    without links leads to `trusted` itself."""
     complete, source, target, links = read_proof(proof, max_links)
     same_block(source, trusted, "proof")
     head = key_block = trusted
-    signed: list[Signed] = []
+    signed: list[CheckedLink] = []
     for link in links:
         signed.append(check_link(head, link))
         head = link.target
@@ -128,7 +131,7 @@ def walk(trusted: BlockId, proof: bytes, *, max_links: int = MAX_LINKS) -> Walk:
     return Walk(head, key_block, tuple(signed), complete)
 
 
-def check_link(trusted: BlockId, link: ForwardLink) -> Signed:
+def check_link(trusted: BlockId, link: ForwardLink) -> CheckedLink:
     """Steps 1 to 5 of the plan for one link. Raises ParseError or NotAuthentic."""
     same_block(link.source, trusted, "link")
     _check_target(trusted, link.target)
@@ -140,15 +143,17 @@ def check_link(trusted: BlockId, link: ForwardLink) -> Signed:
         raise NotAuthentic(STEP, "other-header", text)
     _check_session(link.signatures, header)
     weight = _check_signatures(link.signatures, validators, payload(link.signatures, link.target))
-    return Signed(link.target, header, len(link.signatures.signatures), weight, validators.total)
+    return CheckedLink(
+        link.target, header, len(link.signatures.signatures), weight, validators.total
+    )
 
 
 def payload(signed: SignatureSet, target: BlockId) -> bytes:
-    """What the validators signed for `target`.
+    """The bytes that the validators signed for `target`.
 
     ton.blockId in the ordinary form; in the Simplex form the session's consensus.dataToSign
-    over a finalizeVote for a candidate. The vote holds only the candidate's hash, so the
-    candidate is opened: it must name the target. Raises ParseError, NotAuthentic.
+    over a finalizeVote for a candidate. The vote has only the candidate's hash, so the candidate
+    is parsed: it must name the target. Raises ParseError, NotAuthentic.
     """
     if signed.simplex is None:
         return BLOCK_ID.to_bytes(4, "little") + target.root_hash + target.file_hash
@@ -163,7 +168,7 @@ def payload(signed: SignatureSet, target: BlockId) -> bytes:
 def read_candidate(candidate: bytes) -> BlockId:
     """The block a consensus.CandidateHashData names. Raises ParseError.
 
-    An empty candidate repeats its parent's block: to finalize it finalizes that block.
+    An empty candidate repeats its parent's block: a vote that finalizes it finalizes that block.
     """
     data = TlReader(candidate, "candidate")
     tag = data.expect(CANDIDATE_ORDINARY, CANDIDATE_EMPTY)
@@ -193,7 +198,7 @@ def read_proof(
 
 def _link(data: TlReader) -> ForwardLink:
     if data.expect(LINK_FORWARD, LINK_BACK) == LINK_BACK:
-        text = "link: expected one forward, got one back"
+        text = "link: expected a forward link, got a link back"
         raise NotAuthentic(STEP, "backward", text)
     return ForwardLink(
         data.flag(),
@@ -206,7 +211,7 @@ def _link(data: TlReader) -> ForwardLink:
 
 
 def _signature_set(data: TlReader) -> SignatureSet:
-    """Either form. They swap their first two integers."""
+    """A signature set in either form. The two forms have their first two integers swapped."""
     form = data.expect(SIGNATURES_ORDINARY, SIGNATURES_SIMPLEX)
     first, second = data.uint(), data.uint()
     pairs = tuple((data.take(32), data.blob()) for _ in range(data.count(MAX_VALIDATORS)))
@@ -227,7 +232,8 @@ def _validators(trusted: BlockId, config_proof: bytes) -> Validators:
     (proof,) = read_bag(config_proof)
     block = proof_root(proof, trusted.root_hash, "configuration")
     if not check_header(block, trusted).key_block:
-        raise NotAuthentic(STEP, "not-a-key-block", f"expected a key block, got {trusted}")
+        text = f"configuration: expected that {trusted} is a key block, its header says it is not"
+        raise NotAuthentic(STEP, "not-a-key-block", text)
     return read_validators(block)
 
 
@@ -235,24 +241,29 @@ def _check_session(signed: SignatureSet, header: Header) -> None:
     got = (signed.validator_hash, signed.catchain_seqno)
     expected = (header.validator_hash, header.catchain_seqno)
     if got != expected:
-        raise NotAuthentic(STEP, "other-session", f"signatures: expected {expected}, got {got}")
+        text = f"signatures: expected the session {expected} of the target, got {got}"
+        raise NotAuthentic(STEP, "other-session", text)
 
 
 def _check_signatures(signed: SignatureSet, validators: Validators, text: bytes) -> int:
-    """The weight behind `text`. Each signature must count: one bad one spoils the set."""
+    """The total weight of the signers of `text`. One invalid signature makes the set invalid."""
     seen: set[bytes] = set()
     weight = 0
     for who, signature in signed.signatures:
         if who not in validators.members:
-            raise NotAuthentic(STEP, "unknown-validator", f"signatures: no validator {who.hex()}")
+            reason = f"signatures: {who.hex()} is not a validator of the trusted configuration"
+            raise NotAuthentic(STEP, "unknown-validator", reason)
         if who in seen:
-            raise NotAuthentic(STEP, "repeated", f"signatures: {who.hex()} signed twice")
+            reason = f"signatures: expected each validator once, got {who.hex()} twice"
+            raise NotAuthentic(STEP, "repeated", reason)
         seen.add(who)
         key, share = validators.members[who]
         _check_signature(key, signature, text)
         weight += share
     if weight * 3 <= validators.total * 2:
-        reason = f"signatures: expected more than 2/3 of {validators.total}, got {weight}"
+        reason = (
+            f"signatures: expected more than 2/3 of the weight {validators.total}, got {weight}"
+        )
         raise NotAuthentic(STEP, "too-little-weight", reason)
     return weight
 
@@ -261,5 +272,5 @@ def _check_signature(key: bytes, signature: bytes, text: bytes) -> None:
     try:
         VerifyKey(key).verify(text, signature)
     except (CryptoError, ValueError) as error:
-        reason = f"signatures: that of the key {key.hex()} does not hold"
+        reason = f"signatures: the signature of the validator key {key.hex()} is not valid"
         raise NotAuthentic(STEP, "bad-signature", reason) from error

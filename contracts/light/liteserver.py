@@ -1,6 +1,6 @@
-"""The few questions a light client has, and the lite servers that answer them.
+"""The few questions of a light client, and the lite servers that answer them.
 
-Servers are asked in the order given; one that fails is left for the next. None is believed.
+Servers are asked in the given order; after a failure the next one is asked. None is trusted.
 Source: TON tl/generate/scheme/lite_api.tl.
 """
 
@@ -28,38 +28,41 @@ SECONDS = 10.0
 MAX_CONFIG = 1 << 20  # bytes
 
 Ask = Callable[[bytes], bytes]
-"""A question of the lite server's schema in, its answer out. Raises Unavailable."""
+"""Takes a question in the lite server's schema and returns the answer. Raises Unavailable."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Of a TON global config file: its lite servers, and the key block it pins."""
+    """Parts of a TON global config file: its lite servers, and the key block that it pins."""
 
     servers: tuple[Server, ...]
     init_block: BlockId
 
     @classmethod
     def read(cls, path: Path) -> NetworkConfig:
-        """Raises UsageError, which names the file, for anything else."""
+        """Raises UsageError, which names the file, for any other content."""
         try:
             with path.open("rb") as file:
                 raw = json.loads(file.read(MAX_CONFIG))
             servers = tuple(_server(entry) for entry in raw["liteservers"])
             found = cls(servers, _block(raw["validator"]["init_block"]))
         except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
+            raise UsageError(f"{path}: the file cannot be read: {error.strerror}") from None
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            text = f"{path}: expected a TON global config ({type(error).__name__})"
+            text = (
+                f"{path}: expected a TON global config (JSON with liteservers and "
+                f"validator.init_block), got another content ({type(error).__name__}: {error})"
+            )
             raise UsageError(text) from None
         if not servers:
-            raise UsageError(f"{path}: expected lite servers, got none")
+            raise UsageError(f"{path}: liteservers: expected at least one lite server, got none")
         return found
 
 
 class LiteTransport:
-    """A Transport (contracts.light.client) over whatever answers questions."""
+    """A Transport (contracts.light.client) on top of any function that answers questions."""
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
@@ -69,7 +72,7 @@ class LiteTransport:
         data = TlReader(self.ask(tl_id(GET_MASTERCHAIN_INFO)), "masterchain info")
         data.expect(MASTERCHAIN_INFO)
         last = BlockId.read(data)
-        data.take(32 + 4 + 32 + 32)  # its state's hash; the zero state: workchain, two hashes
+        data.take(32 + 4 + 32 + 32)  # state hash of that block; workchain and hashes of block 0
         data.end()
         return last
 
@@ -100,7 +103,7 @@ class LiteServers:
         self._lock = threading.Lock()
 
     def ask(self, question: bytes) -> bytes:
-        """One answer, from the first server that has one. Raises Unavailable with all reasons."""
+        """The answer of the first server that has one. Raises Unavailable with every reason."""
         wrapped = tl_id(LITE_QUERY) + tl_bytes(question)
         reasons = []
         with self._lock:
@@ -109,19 +112,19 @@ class LiteServers:
                     return self._once(wrapped)
                 except (Unavailable, ParseError) as error:
                     reasons.append(str(error))
-        raise Unavailable("; ".join(reasons))
+        raise Unavailable(f"expected an answer from a lite server, got none: {'; '.join(reasons)}")
 
     @property
     def count(self) -> int:
         return len(self._servers)
 
     def turn(self) -> None:
-        """Ask the next server from now on: this one's answers do not hold."""
+        """Ask the next server from now on, because this one's answers are not valid."""
         with self._lock:
             self._behind()
 
     def _once(self, question: bytes) -> bytes:
-        """Ask the server that is in front; one that fails goes behind the others."""
+        """Ask the first server of the list. A server that fails moves to the end of the list."""
         fresh = self._open is None
         try:
             if self._open is None:
@@ -148,7 +151,9 @@ def _opened(answer: bytes, server: Server) -> bytes:
         return answer
     data = TlReader(answer[4:], f"{server}")
     code, message = data.int32(), data.blob()[:200]
-    raise Unavailable(f"{server}: error {code}: {message.decode(errors='replace')!r}")
+    raise Unavailable(
+        f"lite server {server}: it answered with error {code}: {message.decode(errors='replace')!r}"
+    )
 
 
 def _server(entry: dict[str, object]) -> Server:

@@ -1,8 +1,8 @@
 """Answers of lite servers in one file, so that the same proofs can be checked without a network.
 
-The file: `umay-lite-1\\n`, the second it was begun (u64, little-endian), then question and
-answer, each a TL `bytes`, in the order they were first asked. It is as trustworthy as a lite
-server, which is not at all: whoever reads it goes out from a block of their own.
+The file has `umay-lite-1\\n`, the Unix second when it was begun (u64, little-endian), then each
+question and its answer, both as TL `bytes`, in the order of the first requests. Like a lite
+server it is not trusted: its reader starts from a key block of their own.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MAX_FILE = 1 << 30  # bytes
 
 
 class Recording:
-    """Asks through, and writes each new question down with its answer before it returns it.
+    """Passes questions on, and writes each new question with its answer before it returns.
 
-    A question asked again gets the first answer, so that what was concluded can be again.
-    Raises UsageError where the file is there already or cannot be made.
+    A repeated question gets its first answer, so that a replay reaches the same conclusion.
+    Raises UsageError if the file exists or cannot be created.
     """
 
     def __init__(self, ask: Ask, path: Path, *, now: int) -> None:
@@ -52,10 +52,10 @@ class Recording:
 
 
 class Replay:
-    """Answers from such a file; `begun` is what it says of its time (Unix seconds)."""
+    """Answers from a recording; `begun` is the time that it claims (Unix seconds)."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UsageError where it cannot be read, ParseError where it is no recording."""
+        """Raises UsageError if the file cannot be read, ParseError if it is not a recording."""
         try:
             with path.open("rb") as file:
                 raw = file.read(MAX_FILE + 1)
@@ -65,15 +65,21 @@ class Replay:
 
     def ask(self, question: bytes) -> bytes:
         if question not in self._answers:
-            raise Unavailable("the recording has no answer to this")
+            raise Unavailable(
+                "recording: expected an answer to this question, found none; make a recording with "
+                "?save=FILE for the same command"
+            )
         return self._answers[question]
 
 
 def read_recording(raw: bytes) -> tuple[int, dict[bytes, bytes]]:
-    """When it was begun, and the answers by question. Raises ParseError."""
+    """The Unix second when it was begun, and the answers by question. Raises ParseError."""
     data = TlReader(raw, "recording")
     if len(raw) > MAX_FILE or data.take(len(MAGIC)) != MAGIC:
-        raise ParseError(f"recording: expected {MAGIC!r} first, at most {MAX_FILE} bytes in all")
+        raise ParseError(
+            f"recording: expected {MAGIC!r} first and at most {MAX_FILE} bytes in all, got "
+            f"{raw[: len(MAGIC)]!r} and {len(raw)} bytes"
+        )
     begun = data.uint(8)
     answers: dict[bytes, bytes] = {}
     while not data.ended():

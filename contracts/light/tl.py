@@ -1,7 +1,7 @@
-"""TL, strictly: a cursor over one serialized object, and its inverse for `bytes`.
+"""A strict reader of TL: a cursor over one serialized object, and the inverse for `bytes`.
 
-Little-endian integers; `bytes` has a length of 1 or 4 bytes, then zeros up to a multiple of
-4; Bool is one of two constructors. Nothing may follow the object.
+Integers are little-endian; `bytes` has a length of 1 or 4 bytes, the data, then zeros up to a
+multiple of 4; Bool is one of two constructors. Nothing may follow the object.
 Source: TON tl/generate/scheme/{ton_api,lite_api}.tl; constructor = CRC-32 of the schema line.
 """
 
@@ -37,26 +37,32 @@ class TlReader:
     def flag(self) -> bool:
         tag = self.uint()
         if tag not in BOOLS:
-            raise ParseError(f"{self.what}: expected a Bool, got {tag:#010x}")
+            raise ParseError(f"{self.what}: expected a Bool constructor, got {tag:#010x}")
         return BOOLS[tag]
 
     def expect(self, *tags: int) -> int:
-        """The constructor, one of these."""
+        """The next constructor, which must be one of `tags`."""
         got = self.uint()
         if got not in tags:
             wanted = " or ".join(f"{tag:#010x}" for tag in tags)
-            raise ParseError(f"{self.what}: expected {wanted}, got {got:#010x}")
+            raise ParseError(f"{self.what}: expected the constructor {wanted}, got {got:#010x}")
         return got
 
     def blob(self) -> bytes:
         size, head = self.uint(1), 1
         if size == LONG:
             size, head = self.uint(3), 4
-        if (size < LONG) != (head == 1):  # 255 is no length, and long ones are for long values
-            raise ParseError(f"{self.what}: expected the one form of a length, got {size}")
+        if (size < LONG) != (
+            head == 1
+        ):  # 255 is not a length, and the long form is only for long values
+            raise ParseError(
+                f"{self.what}: expected the shortest encoding of a length, got another for {size}"
+            )
         value = self.take(size)
         if any(self.take(-(head + size) % 4)):
-            raise ParseError(f"{self.what}: expected zeros behind {size} bytes")
+            raise ParseError(
+                f"{self.what}: expected zeros as padding after {size} bytes, got others"
+            )
         return value
 
     def count(self, limit: int) -> int:
@@ -71,7 +77,9 @@ class TlReader:
 
     def end(self) -> None:
         if self._at != len(self._data):
-            raise ParseError(f"{self.what}: expected {self._at} bytes, got {len(self._data)}")
+            raise ParseError(
+                f"{self.what}: expected {self._at} bytes in all, got {len(self._data)}"
+            )
 
 
 def tl_bytes(data: bytes) -> bytes:
@@ -82,5 +90,5 @@ def tl_bytes(data: bytes) -> bytes:
 
 
 def tl_id(constructor: int) -> bytes:
-    """A constructor's number as it is sent."""
+    """The bytes of a constructor's number (4, little-endian)."""
     return constructor.to_bytes(4, "little")

@@ -1,4 +1,7 @@
-"""`python -m contracts.localnet --dir DIR [--listen HOST:PORT]`: become the embedded chain."""
+"""`python -m contracts.localnet --dir DIR [--listen HOST:PORT]`: run the embedded chain.
+
+The process becomes the chain's server. Exit codes are those of `umay net chain`.
+"""
 
 import sys
 

@@ -50,7 +50,7 @@ export class Chain {
       this.told = false;
     } catch (error) {
       if (!(error instanceof DiskFull)) throw error;
-      if (!this.told) console.error(`embedded chain: no more blocks: ${error.message}`);
+      if (!this.told) console.error(`embedded chain: blocks are not written any more: ${error.message}`);
       this.told = true;
     }
   }
@@ -61,7 +61,7 @@ export class Chain {
     return core.loadShardAccount(core.Cell.fromBase64(boc).beginParse());
   }
 
-  // Resolves when the message and all it causes are on disk; rejects when not accepted.
+  // Resolves when the message and all messages that it causes are on disk; rejects if it is refused.
   send(cell) {
     return this.#enqueue(() => this.#cascade(cell));
   }
@@ -134,7 +134,7 @@ export class Chain {
       try {
         this.#seal(transactions);
       } catch (error) {
-        Object.assign(this, before); // as if nothing had been asked
+        Object.assign(this, before); // undo everything, as if no request had come
         for (const item of batch) item.reject(error);
         continue;
       }
@@ -161,7 +161,7 @@ export class Chain {
       const message = pending.shift();
       const run = await this.#transact(message).catch((error) => {
         if (entries.length === 0) throw error;
-        return null; // what an account was sent but cannot process is lost, as on any chain
+        return null; // a message that an account cannot process is lost, as on any chain
       });
       if (run === null) continue;
       const { address, boc } = run;
@@ -176,7 +176,7 @@ export class Chain {
 
   async #transact(message) {
     const { info } = core.loadMessage(message.beginParse());
-    if (info.type === 'external-out') throw new Rejected('expected a message to an account');
+    if (info.type === 'external-out') throw new Rejected('boc: expected a message to an account, got an external-out message');
     const address = info.dest;
     const key = address.toRawString();
     this.lt += LT_STEP;

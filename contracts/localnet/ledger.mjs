@@ -1,4 +1,4 @@
-// What the embedded chain keeps on disk, in one directory:
+// The files of the embedded chain, in one directory:
 //
 //   state.json           accounts and the block they were sealed in; replaced by rename
 //   blocks.bin           synthetic masterchain blocks, 72 bytes each: u64 time, root hash,
@@ -9,8 +9,8 @@
 // Invariant: state.json is renamed into place before its block is appended, so after a
 // crash at most the one block that state.json itself describes is missing and is re-made;
 // transactions later than state.json's logical time are dropped. An answered message is
-// on disk. What a full disk did not take is undone, and its message refused: at most the record of
-// a block whose state is on disk waits in memory, and nothing is sealed before it is written.
+// on disk. If the disk is full, the work is undone and its message is refused. At most the record of
+// one block whose state is on disk waits in memory, and no later block is sealed before it is written.
 
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
@@ -26,10 +26,10 @@ export const sha256 = (...parts) => {
   return hash.digest();
 };
 
-// The disk took no more. Nothing of what was asked has happened.
+// The disk is full. Nothing of the request has happened.
 export class DiskFull extends Error {}
 
-// A disk that fills up takes a part without a word.
+// A write to a nearly full disk may write only a part, without an error.
 function writeAll(file, text) {
   const bytes = Buffer.from(text);
   for (let at = 0; at < bytes.length; ) at += fs.writeSync(file, bytes, at);
@@ -40,7 +40,7 @@ function orFull(place, work, undo) {
     return work();
   } catch (error) {
     undo();
-    throw new DiskFull(`${place}: ${error.code ?? error.message}: nothing was kept`);
+    throw new DiskFull(`${place}: the disk did not take the data (${error.code ?? error.message}); nothing was kept`);
   }
 }
 
@@ -97,8 +97,8 @@ export class Ledger {
     return this.block(low);
   }
 
-  // From the first to behind the last logical time of a block; where nothing happened in it, both
-  // are where the blocks before it ended.
+  // The first logical time of a block and the end of its last one. For a block without transactions
+  // both are the end of the blocks before it.
   logicalTimes(seqno) {
     let [low, high] = [0, this.spans.length];
     while (low < high) {
@@ -144,7 +144,7 @@ export class Ledger {
     try {
       this.#settle();
     } catch {
-      // its state is on disk, and from it the record is made again
+      // its state is on disk, and the record is made again from it
     }
   }
 
@@ -166,7 +166,7 @@ export class Ledger {
     this.head = this.waiting = block;
   }
 
-  // The record that waits, if any, to disk. Throws DiskFull.
+  // Writes the waiting record, if there is one, to disk. Throws DiskFull.
   #settle() {
     if (!this.waiting) return;
     const before = (this.waiting.seqno - 1) * RECORD;
@@ -193,7 +193,7 @@ export class Ledger {
   #readState() {
     if (!fs.existsSync(this.path('state.json'))) return null;
     const state = JSON.parse(fs.readFileSync(this.path('state.json'), 'utf8'));
-    if (state.version !== 1) throw new Error(`state.json: expected version 1, got ${state.version}`);
+    if (state.version !== 1) throw new Error(`${this.path('state.json')}: expected version 1, got ${state.version}`);
     return state;
   }
 
@@ -212,7 +212,7 @@ export class Ledger {
       this.#settle();
     }
     const kept = sealed ? this.block(sealed.seqno)?.rootHash.toString('hex') : undefined;
-    if (kept !== sealed?.rootHash) throw new Error('blocks.bin and state.json do not belong together');
+    if (kept !== sealed?.rootHash) throw new Error(`${this.path('blocks.bin')}: expected the block that state.json names, got another; are the files of one chain?`);
     return this.head;
   }
 
@@ -248,7 +248,7 @@ export class Ledger {
     const path = this.path('lock');
     const owner = fs.existsSync(path) ? Number(fs.readFileSync(path, 'utf8')) : 0;
     if (owner && owner !== process.pid && alive(owner))
-      throw new Error(`${path}: the directory is open in process ${owner}`);
+      throw new Error(`${path}: process ${owner} has this directory open; stop it, or use another --dir`);
     fs.writeFileSync(path, String(process.pid));
   }
 }

@@ -45,13 +45,17 @@ class LocalChain:
         except (ParseError, KeyError, TypeError) as error:
             process.kill()
             tail = process.stderr.read()[-400:].decode(errors="replace") if process.stderr else ""
-            raise Unavailable(tail.strip() or "embedded chain: ended at once") from error
+            silent = (
+                f"embedded chain on {directory}: expected one line of JSON with its URL, but the "
+                "process ended without a message"
+            )
+            raise Unavailable(tail.strip() or silent) from error
 
     def client(self) -> ToncenterV2:
         return ToncenterV2(self.url)
 
     def faucet(self, address: str, amount: int) -> None:
-        """Give `amount` nano to any account, out of nothing."""
+        """Create `amount` nano for any account."""
         faucet(self.url, address, amount)
 
     def advance(self, seconds: int) -> int:
@@ -59,7 +63,7 @@ class LocalChain:
         return int(str(_local(self.url, "time", {"advance": seconds})["now"]))
 
     def stop(self) -> None:
-        """End it and wait; its state is on disk."""
+        """End the process and wait for it; its state is on disk."""
         self.process.terminate()
         self.process.wait(STOP_SECONDS)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
@@ -74,7 +78,7 @@ class LocalChain:
 
 
 def faucet(url: str, address: str, amount: int) -> None:
-    """Ask the embedded chain at `url` for `amount` nano."""
+    """Ask the embedded chain at `url` to create `amount` nano for this address."""
     _local(url.rstrip("/"), "faucet", {"address": raw_address(address), "amount": str(amount)})
 
 
@@ -87,5 +91,9 @@ def _local(url: str, what: str, body: dict[str, object]) -> dict[str, object]:
     try:
         result: dict[str, object] = answer["result"]
     except (TypeError, KeyError) as error:
-        raise Unavailable(f"{where}: expected a result, got none") from error
+        raise Unavailable(
+            f"{where}: expected a JSON object with the field result, got another answer; check "
+            "that "
+            "this is the URL of an embedded chain"
+        ) from error
     return result

@@ -18,7 +18,7 @@ const MAX_BODY = 1 << 20;
 const BLOCK_MS = 2000;
 const MAX_FAUCET = 10n ** 18n;
 
-// Whatever nobody caught: one line and an exit code. 1 would say that a violation was found.
+// An uncaught error gives one line and an exit code. Exit code 1 would mean a found violation.
 process.on('uncaughtException', (error) => {
   const usage = /^ERR_(PARSE_ARGS|SOCKET_BAD_PORT)/.test(error?.code ?? '');
   console.error(`embedded chain: ${String(error?.message ?? error).split('\n')[0]}`);
@@ -79,7 +79,7 @@ const local = {
   },
   async time({ advance = 0 }) {
     if (!Number.isSafeInteger(advance) || advance < 0)
-      throw new BadRequest('advance: expected seconds, not negative');
+      throw new BadRequest('advance: expected a whole number of seconds, 0 or more');
     if (advance > 0) await chain.advance(advance);
     return { now: chain.now(), seqno: chain.ledger.head.seqno };
   },
@@ -90,7 +90,7 @@ async function route(request, url) {
   const body = request.method === 'POST' ? await readBody(request) : {};
   if (path.startsWith('local/')) {
     const name = path.slice(6);
-    if (request.method !== 'POST' || !Object.hasOwn(local, name)) throw new NotFound('POST local/faucet or local/time');
+    if (request.method !== 'POST' || !Object.hasOwn(local, name)) throw new NotFound('expected POST /local/faucet or POST /local/time');
     if (!isJson(request)) throw new BadRequest('expected content-type application/json');
     return { ok: true, result: await local[name](body) };
   }
@@ -101,7 +101,7 @@ async function route(request, url) {
   return { ok: true, result: await api.call(path, { ...Object.fromEntries(url.searchParams), ...body }) };
 }
 
-// A web page cannot send this type across origins without asking first, and is refused.
+// A web page cannot send this type to another origin without a preflight request, which is refused.
 const isJson = (request) => (request.headers['content-type'] ?? '').startsWith('application/json');
 
 function statusOf(error) {

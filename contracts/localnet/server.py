@@ -1,4 +1,4 @@
-"""The embedded chain's server: Node, in the place of this process.
+"""The embedded chain's server: Node replaces this process.
 
 Invariant: the process is replaced, so its id, signals and stdin are the chain's.
 """
@@ -17,10 +17,12 @@ SERVER = Path(__file__).with_name("server.mjs")
 
 
 def command(arguments: list[str]) -> list[str]:
-    """The argument vector of the chain. Raises Unavailable where Node or a package lacks."""
+    """The argument vector of the chain. Raises Unavailable if Node or a package is missing."""
     if not (node.LOCALNET / "node_modules").is_dir():
         raise Unavailable(
-            "the chain's packages are missing; run `python -m contracts.node install`"
+            f"{node.LOCALNET / 'node_modules'}: expected the packages of the embedded chain, but "
+            "the "
+            "directory is missing; run `python -m contracts.node install`"
         )
     return [*node.find().node, str(SERVER), *arguments]
 
@@ -33,5 +35,5 @@ def become(arguments: list[str]) -> NoReturn:
     try:
         os.execv(vector[0], vector)  # noqa: S606 - the chain takes this process over
     except OSError as error:
-        text = f"{vector[0]}: does not start ({error.strerror}); {node.HINT}"
+        text = f"{vector[0]}: the program cannot be started ({error.strerror}); {node.HINT}"
         raise Unavailable(text) from None

@@ -29,7 +29,7 @@ function address(text) {
 
 function integer(value, name) {
   const number = Number(value);
-  if (!Number.isSafeInteger(number)) throw new BadRequest(`${name}: expected an integer`);
+  if (!Number.isSafeInteger(number)) throw new BadRequest(`${name}: expected an integer, got ${JSON.stringify(text)}`);
   return number;
 }
 
@@ -80,7 +80,7 @@ export class Toncenter {
   }
 
   call(method, parameters) {
-    if (!Object.hasOwn(this.methods, method)) throw new NotFound(`no method ${method}`);
+    if (!Object.hasOwn(this.methods, method)) throw new NotFound(`method: this chain has no method ${method}`);
     return this.methods[method](parameters ?? {});
   }
 
@@ -133,7 +133,7 @@ export class Toncenter {
       p.seqno === undefined
         ? ledger.blockAt(integer(p.unixtime, 'seqno or unixtime'))
         : ledger.block(integer(p.seqno, 'seqno'));
-    if (!block) throw new NotFound('block: not found');
+    if (!block) throw new NotFound('block: not found on this chain');
     return block;
   }
 
@@ -210,7 +210,7 @@ export class Toncenter {
     const id = integer(p.config_id ?? p.param, 'config_id');
     const all = core.Cell.fromBase64(this.chain.configBoc).beginParse();
     const values = all.loadDictDirect(core.Dictionary.Keys.Int(32), core.Dictionary.Values.Cell());
-    if (!values.has(id)) throw new NotFound(`config: no parameter ${id}`);
+    if (!values.has(id)) throw new NotFound(`config: there is no parameter ${id}`);
     return values.get(id);
   }
 
@@ -228,7 +228,7 @@ function externalOnly(cell) {
   try {
     type = core.loadMessage(cell.beginParse()).info.type;
   } catch {
-    throw new BadRequest('boc: expected a message');
+    throw new BadRequest('boc: expected a message, got another cell');
   }
   if (type !== 'external-in') throw new BadRequest(`boc: expected an external message, got ${type}`);
   return cell;
@@ -258,7 +258,7 @@ function extTransaction(entry) {
   };
 }
 
-// Text behind 32 zero bits is a comment, by the wallets' convention; anything else, and what is
+// By the wallets' convention, text after 32 zero bits is a comment. Anything else, and text that is
 // not UTF-8, is raw.
 function comment(body) {
   const slice = body.beginParse(true);
@@ -326,7 +326,7 @@ function stackIn([type, value]) {
   if (type === 'num' || type === 'int') return { type: 'int', value: bigintOf(value) };
   if (type === 'tvm.Cell' || type === 'cell') return { type: 'cell', cell: cellOf(value) };
   if (type === 'tvm.Slice' || type === 'slice') return { type: 'slice', cell: cellOf(value) };
-  throw new BadRequest(`stack: unknown entry ${type}`);
+  throw new BadRequest(`stack: expected an entry of a known type, got ${type}`);
 }
 
 function bigintOf(value) {

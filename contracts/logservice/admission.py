@@ -1,8 +1,8 @@
-"""What a host submits to the log, and who decides whether it becomes a leaf.
+"""Submissions of hosts, and the decision whether they become leaves.
 
-Admission is given, not known: the log holds no policy and reads no chain. What the log
-itself answers for is that `previous` and `release` name leaves that exist and fit, and
-that one REPORT_DATA[0:32] has one leaf.
+The decision is a parameter (Admission): the log itself has no policy and reads no chain. The log
+itself ensures that `previous` and `release` name existing leaves of the right kind, and that one
+REPORT_DATA[0:32] has one leaf.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from contracts.logservice.store import Entry
 
 
 class Admission(Protocol):
-    """Decides. Returns the leaf, or raises a UmayError that says why there is none."""
+    """Returns the leaf of a submission, or raises a UmayError that says why it is not admitted."""
 
     def __call__(self, submission: Submission) -> Leaf: ...
 
 
 ReleaseAdmission = Callable[[bytes], None]
-"""Raises a UmayError that says why a release manifest becomes no leaf."""
+"""Raises a UmayError that says why a release manifest is not admitted."""
 
 
 def no_release(_: bytes) -> None:
-    raise Refused("log", "closed", "this log takes no releases: it was started without a Registry")
+    text = "this log accepts no release manifests, because it was started without --registry"
+    raise Refused("log", "closed", text)
 
 
 class Reader(Protocol):
-    """What the claims of a submission are compared with."""
+    """The log's own leaves and documents, with which the claims of a submission are compared."""
 
     def leaf(self, index: int) -> bytes | None: ...
 
@@ -43,30 +44,37 @@ class Reader(Protocol):
 
 
 def check_claims(submission: Submission, log: Reader) -> None:
-    """`previous` is a leaf of the same boot, `release` a release leaf. Raises Refused."""
+    """Raises Refused unless `previous` is a leaf of the same boot and `release` a release leaf."""
     if submission.release is not None:
         data = log.leaf(submission.release)
         if data is None or Leaf.from_bytes(data).kind != RELEASE:
-            raise Refused("log", "unknown-release", "expected the index of a release leaf")
+            text = f"release: expected the index of a release leaf, got {submission.release}"
+            raise Refused("log", "unknown-release", text)
     if submission.previous is not None:
         boot_id = KeyBundle.from_bytes(Evidence.from_bytes(submission.evidence).bundle).boot_id
         if _boot_id(submission.previous, log) != boot_id:
-            raise Refused("log", "unknown-previous", "expected the index of a leaf of this boot")
+            text = (
+                "previous: expected the index of a boot or renewal leaf of boot "
+                f"{boot_id.hex()}, got "
+                f"{submission.previous}"
+            )
+            raise Refused("log", "unknown-previous", text)
 
 
 def check_leaf(leaf: Leaf, submission: Submission) -> None:
-    """The admitted leaf is of this submission: admission and log must not disagree."""
+    """Raises Refused unless the admitted leaf belongs to this submission."""
     expected = (submission.kind, sha256(submission.evidence))
     claims = (submission.previous, submission.release)
     if (leaf.kind, leaf.evidence_digest) != expected or (leaf.previous, leaf.release) != claims:
-        raise Refused("log", "other-leaf", "admission returned the leaf of another submission")
+        text = "admission: expected the leaf of this submission, got the leaf of another one"
+        raise Refused("log", "other-leaf", text)
 
 
 def entry_of(submission: Submission, leaf: Leaf, collateral: Collateral) -> Entry:
-    """What the log keeps of an admitted submission: one leaf per REPORT_DATA[0:32].
+    """The entry for an admitted submission: one leaf per REPORT_DATA[0:32].
 
-    A boot's evidence is kept for good; a renewal's is most of what a log holds, and passes
-    where its operator says so.
+    The evidence of a boot is kept forever. The evidence of renewals is most of a log's data, and
+    the operator may have it deleted after some days (--keep-renewals).
     """
     rest = (
         submission.engine_config,

@@ -1,4 +1,5 @@
-"""What a log needs beyond its store: a policy, a Registry, and blocks of a chain it chose."""
+"""Admission by a policy file, a Registry, and the blocks of a chain that the log's operator
+chose."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from attestation.errors import Refused, Unavailable
 from attestation.formats.collateral import Collateral
+from attestation.formats.dates import dated
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
@@ -21,30 +23,38 @@ from contracts.registry import GUEST, MODEL, read_registry
 
 @dataclass(frozen=True)
 class Registry:
-    """The Registry at `address`, read anew for each question: revocation counts at once."""
+    """The Registry at `address`. It is read for each question, so a revocation counts at once."""
 
     chain: ReadOnlyChain
     address: str
 
     def check_machine(self, measurement: bytes, model: bytes) -> None:
-        """Both 32-byte digests are in force. Raises Refused("registry", …), Unavailable,
-        NotAuthentic or ParseError where the Registry cannot be read."""
+        """Check that both 32-byte digests are in force. Raises Refused("registry", …), and
+        Unavailable, NotAuthentic or ParseError if the Registry cannot be read."""
         state, moment = read_registry(self.chain, address=self.address)
         for kind, what, digest in ((GUEST, "release", measurement), (MODEL, "model", model)):
             if not any(entry.kind == kind for entry in state.allowed(digest, moment)):
-                text = f"the Registry does not allow this {what} now: {digest.hex()}"
+                text = (
+                    f"Registry {self.address}: expected an entry that allows the {what} "
+                    f"{digest.hex()} at {dated(moment)}, found none in force; ask the owner of the "
+                    "Registry to propose it, or wait for its notice period"
+                )
                 raise Refused("registry", f"{what}-not-allowed", text)
 
     def check_release(self, manifest: bytes) -> None:
-        """The Registry has an entry of exactly this manifest. Raises as check_machine."""
+        """Check that the Registry has an entry for exactly this manifest. Raises like
+        check_machine."""
         state, _ = read_registry(self.chain, address=self.address)
         if sha256(manifest) not in state.entries:
-            text = f"the Registry has no entry of the manifest {sha256(manifest).hex()}"
+            text = (
+                f"Registry {self.address}: expected an entry for the manifest with SHA-256 "
+                f"{sha256(manifest).hex()}, found none; ask the owner of the Registry to propose it"
+            )
             raise Refused("registry", "unlisted", text)
 
 
 class PolicyAdmission:
-    """Steps 1 to 10 of the plan, under the policy file as it is at that moment.
+    """Steps 1 to 10 of the verification plan, with the policy file as it is at that moment.
 
     The file may appear after the log has started: a policy pins the contract, whose
     address depends on the log's first checkpoint.
@@ -56,7 +66,7 @@ class PolicyAdmission:
         self._path, self._chain, self._registry = policy, chain, registry
 
     def __call__(self, submission: Submission) -> Leaf:
-        """The leaf to append. Raises UmayError saying why there is none."""
+        """The leaf to append. Raises a UmayError that says why the submission is not admitted."""
         verifier = Verifier(self._policy())
         bundle = KeyBundle.from_bytes(Evidence.from_bytes(submission.evidence).bundle)
         presented = Presented(
@@ -82,4 +92,6 @@ class PolicyAdmission:
         try:
             return Policy.from_toml(self._path.read_bytes())
         except FileNotFoundError:
-            raise Unavailable("the log has no policy yet: try again later") from None
+            raise Unavailable(
+                "the log expected its policy file, but the file does not exist yet; try again later"
+            ) from None

@@ -1,9 +1,9 @@
-"""The loop that carries a log's checkpoints to its contract.
+"""The loop that sends a log's checkpoints to its contract.
 
-Invariants: only a checkpoint that the contract's own key signed, with a proof checked
-here, is sent (a wrong one would only cost gas); nothing is sent to a forked contract;
-success means that the contract was read back. A new leaf after a quiet time is anchored at
-once, later ones together, at most one anchor per interval.
+Invariants: a checkpoint is sent only if the contract's log key signed it and its proof was checked
+here (a wrong one would only cost gas); nothing is sent to a forked contract; success means that
+the contract was read afterwards and has the checkpoint. The first leaf after a quiet time is
+anchored at once, later ones together, with at most one anchor per interval.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pending:
-    """A checkpoint ahead of the contract, its raw signature (64 bytes) and its proof."""
+class PendingAnchor:
+    """A checkpoint that is newer than the contract's, its raw signature (64 bytes) and its
+    proof."""
 
     head: Checkpoint
     signature: bytes
@@ -51,8 +52,8 @@ class Pending:
 class AnchorLoop:
     """Anchors the log at `log_url` in the contract at `address`.
 
-    interval: least seconds between two anchors; value: nano attached to each, of which
-    the contract returns what it does not need.
+    interval: minimum seconds between two anchors; value: nano attached to each, of which the
+    contract returns the rest.
     """
 
     log_url: str
@@ -64,9 +65,10 @@ class AnchorLoop:
     on_anchor: Callable[[Anchor], None] = lambda anchor: None
 
     def run(self, stop: threading.Event | None = None) -> None:
-        """For ever, or until `stop` is set. An error is logged and tried again, ever more slowly.
+        """Anchor until `stop` is set. After an error it logs a warning and tries again, with a
+        pause that doubles up to MAX_BACKOFF seconds.
 
-        Raises LogError: a log that contradicts itself is nothing to repeat.
+        Raises LogError if the log contradicts itself, because trying again would not help.
         """
         stop = stop or threading.Event()
         pause = 0.0
@@ -77,19 +79,21 @@ class AnchorLoop:
                 raise
             except UmayError as error:
                 pause = min(max(pause, LOG_POLL_SECONDS) * 2, MAX_BACKOFF)
-                logger.warning("anchoring, next try in %.0f s: %s", pause, error)
+                logger.warning("anchoring failed, the next try is in %.0f s: %s", pause, error)
                 continue
             pause = max(self.interval, LOG_POLL_SECONDS) if anchored else LOG_POLL_SECONDS
 
     def step(self) -> Anchor | None:
-        """Anchor the log's checkpoint if it is ahead of the contract; what stands then.
+        """Anchor the log's checkpoint if it is newer than the contract's; return the new anchor.
 
         Raises Unavailable, ParseError, NotAuthentic (not signed by the contract's key),
-        LogError (the log shrank, forked, or gave a proof that does not hold).
+        LogError (the log shrank, forked, or gave an invalid proof).
         """
         anchor = self._read()
         if anchor.forked:
-            raise LogError(f"{self.address}: the contract says that this log has forked")
+            raise LogError(
+                f"contract {self.address}: it has recorded that the log {anchor.origin} forked"
+            )
         pending = self._pending(anchor)
         if pending is None:
             return None
@@ -101,14 +105,20 @@ class AnchorLoop:
     def _read(self) -> Anchor:
         return read_anchor(self.chain, network="", address=self.address)
 
-    def _pending(self, anchor: Anchor) -> Pending | None:
+    def _pending(self, anchor: Anchor) -> PendingAnchor | None:
         note = fetch_checkpoint(self.log_url)
         head = checkpoint.verify(note, origin=anchor.origin, log_key=anchor.log_key)
         if head.size < anchor.size:
-            raise LogError(f"log: expected at least {anchor.size} leaves, got {head.size}")
+            raise LogError(
+                f"{self.log_url}: expected at least the {anchor.size} entries of the anchor, got "
+                f"{head.size}"
+            )
         if head.size == anchor.size:
             if head.root != anchor.root:
-                raise LogError(f"log: another root than the anchored one at size {head.size}")
+                raise LogError(
+                    f"{self.log_url}: expected the anchored root {anchor.root.hex()} at size "
+                    f"{head.size}, got {head.root.hex()}"
+                )
             return None
         proof = fetch_consistency(self.log_url, old=anchor.size, new=head.size)
         verify_consistency(
@@ -118,26 +128,26 @@ class AnchorLoop:
             new_root=head.root,
             proof=proof,
         )
-        return Pending(head, signature_of(note, key_name=anchor.origin), proof)
+        return PendingAnchor(head, signature_of(note, key_name=anchor.origin), proof)
 
     def _read_back(self, head: Checkpoint) -> Anchor:
         until = time.monotonic() + READ_BACK_SECONDS
         while (anchor := self._read()).size < head.size:
             if time.monotonic() > until:
                 raise Unavailable(
-                    f"{self.address}: expected size {head.size}, got {anchor.size} "
-                    f"after {READ_BACK_SECONDS} s"
+                    f"contract {self.address}: expected size {head.size} within "
+                    f"{READ_BACK_SECONDS} s, got {anchor.size}"
                 )
             time.sleep(POLL_SECONDS)
         return anchor
 
 
 def signature_of(note: bytes, *, key_name: str) -> bytes:
-    """The raw Ed25519 signature of a verified note's own log. Raises ParseError."""
+    """The log's own raw Ed25519 signature (64 bytes) under a verified note. Raises ParseError."""
     for line in Note.from_bytes(note).signatures:
         if line.name == key_name and len(line.value) == 64:
             return line.value
-    raise ParseError(f"checkpoint: expected an Ed25519 signature of {key_name}, got none")
+    raise ParseError(f"checkpoint: expected an Ed25519 signature by {key_name}, found none")
 
 
 def fetch_consistency(log_url: str, *, old: int, new: int) -> tuple[bytes, ...]:
@@ -146,7 +156,14 @@ def fetch_consistency(log_url: str, *, old: int, new: int) -> tuple[bytes, ...]:
     try:
         hashes = tuple(bytes.fromhex(item) for item in decode(body, what="consistency")["hashes"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ParseError(f"consistency: expected JSON with hashes, got {error!r}") from error
+        raise ParseError(
+            f"{log_url}/consistency: expected JSON with the field hashes, a list of hex digests, "
+            "got "
+            f"another content ({error!r})"
+        ) from error
     if len(hashes) > MAX_PROOF or any(len(item) != 32 for item in hashes):
-        raise ParseError(f"consistency: expected at most {MAX_PROOF} hashes of 32 bytes")
+        raise ParseError(
+            f"{log_url}/consistency: expected at most {MAX_PROOF} hashes of 32 bytes, got "
+            f"{len(hashes)} hashes or one of another length"
+        )
     return hashes

@@ -1,4 +1,4 @@
-"""Many submissions, one writer: what comes while a batch commits is the next batch."""
+"""Many submissions, one writer: entries that arrive during a commit become the next batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from attestation.errors import Unavailable
-from contracts.logservice.seldom import Seldom
+from contracts.logservice.repeats import RepeatLimiter
 from contracts.logservice.store import Entry, Store
 
 logger = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ class Appender:
     """Gathers entries while a batch commits, and commits them as the next batch."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._warn = store, Seldom(logger.warning)
+        self._store, self._warn = store, RepeatLimiter(logger.warning)
         self._queue: asyncio.Queue[tuple[Entry, asyncio.Future[int]]] = asyncio.Queue()
 
     async def append(self, entry: Entry) -> int:
@@ -36,14 +36,14 @@ class Appender:
             except Exception as error:
                 _settle(batch, error)
                 if isinstance(error, Unavailable):
-                    self._warn(f"nothing was logged: {error}")
+                    self._warn(f"a batch of {len(batch)} entries was not logged: {error}")
             else:
                 _settle(batch, indexes)
 
 
 def _settle(batch: list[tuple[Entry, asyncio.Future[int]]], outcome: list[int] | Exception) -> None:
     for at, (_, future) in enumerate(batch):
-        if future.done():  # the submitter has gone; the entry is logged all the same
+        if future.done():  # the submitter has disconnected; the entry is logged anyway
             continue
         if isinstance(outcome, Exception):
             future.set_exception(outcome)

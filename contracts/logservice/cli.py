@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from contracts import arguments
 from contracts.chain import raw_address
 from contracts.endpoint import reading, toncenter
 
@@ -23,48 +24,68 @@ if TYPE_CHECKING:
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
-KEEP_ALIVE = "Seconds that an idle connection is kept; 75 unless said."
 
 
 def ready(**fields: object) -> None:
-    """One JSON line on standard output: the service can be used."""
+    """Prints one JSON line on standard output: the service can be used now."""
     click.echo(json.dumps(fields))
 
 
 @click.group()
 def log() -> None:
-    """Run a transparency log and anchor it on the chain."""
+    """Run a transparency log, anchor it on the chain, and witness it."""
 
 
 @log.command()
-@click.option("--dir", "directory", type=DIRECTORY, help="Where the log lives, in SQLite.")
+@click.option("--dir", "directory", type=DIRECTORY, help="Directory that holds the log in SQLite.")
 @click.option(
     "--database",
     metavar="CONNINFO|env:NAME",
-    help="PostgreSQL instead: several servers may write one log.",
+    help="PostgreSQL connection string, or env:NAME for an environment variable that holds it. "
+    "Use it instead of --dir when several servers write one log.",
 )
-@click.option("--listen", required=True, metavar="HOST:PORT", help="Address to serve on.")
-@click.option("--origin", required=True, help="The log's name: its address without scheme.")
-@click.option("--key", type=FILE, required=True, help="Ed25519 key file, made where absent.")
-@click.option("--policy", type=FILE, required=True, help="What evidence is admitted.")
-@click.option("--chain", required=True, metavar="URL", help="toncenter v2, or lite:CONFIG.json.")
-@click.option("--release", type=FILE, help="Manifest to log as the first leaf of a new log.")
-@click.option("--registry", help="Address of the Registry that must allow what is logged.")
+@click.option(
+    "--listen", required=True, metavar="HOST:PORT", help="Address and TCP port to serve on."
+)
+@click.option("--origin", required=True, help="Name of the log: its address without https://.")
+@click.option("--key", type=FILE, required=True, help=arguments.SIGNING_KEY)
+@click.option(
+    "--policy",
+    type=FILE,
+    required=True,
+    help="Policy file (TOML) that says which evidence is admitted; read again at each submission.",
+)
+@click.option("--chain", required=True, metavar="URL", help=arguments.READ_CHAIN)
+@click.option(
+    "--release", type=FILE, help="Release manifest that becomes the first leaf of a new log."
+)
+@click.option(
+    "--registry",
+    help="Address of the Registry contract. Only what it allows at that moment is logged.",
+)
 @click.option(
     "--witness",
     "witnesses",
     nargs=2,
     multiple=True,
     metavar="URL VKEY",
-    help="A witness that new checkpoints are offered to; repeat.",
+    help="Address and key of a witness that is asked to cosign each new checkpoint "
+    "(may be repeated).",
 )
 @click.option(
     "--keep-renewals",
     type=click.IntRange(2),
     metavar="DAYS",
-    help="Remove renewals' evidence after so many days; unless said, never.",
+    help="Delete the evidence of renewals after this many days (at least 2). "
+    "Without this option it is kept forever.",
 )
-@click.option("--keep-alive", type=click.FloatRange(1), default=75, help=KEEP_ALIVE)
+@click.option(
+    "--keep-alive",
+    type=click.FloatRange(1),
+    default=75,
+    show_default=True,
+    help=arguments.KEEP_ALIVE,
+)
 def serve(
     directory: Path | None,
     database: str | None,
@@ -79,24 +100,33 @@ def serve(
     keep_renewals: int | None,
     keep_alive: float,
 ) -> None:
-    """Serve a log: tiles, checkpoints, proofs, evidence, and submission.
+    """Serve a transparency log over HTTP.
 
-    Leaves, boots' evidence and collateral are kept for good, whatever --keep-renewals says.
-    With --registry machines are admitted only while it allows their release and model, and
-    release manifests that it lists.
+    The server publishes checkpoints, tiles, proofs and evidence, and accepts submissions. It
+    needs either --dir or --database. When it is ready it prints one JSON line with the field
+    "listening", the address of the log, and it runs until it is stopped (SIGTERM or Ctrl-C).
+
+    Leaves, the evidence of boots and collateral are kept forever, whatever --keep-renewals says.
+    With --registry, a machine is admitted only while the Registry allows its release and its
+    model, and a release manifest is accepted only if the Registry lists it.
+
+    Exit codes: 0 the server was stopped; 1 the stored tree is not the tree that this key signed
+    last; 2 an option or a key file cannot be used; 5 the disk, the database or the chain cannot
+    be used, or another process has the log open.
     """
     from attestation.net.serve import serve as serve_app
     from attestation.net.server_connection import Limits
     from contracts.logservice import server
     from contracts.logservice.admission import no_release
     from contracts.logservice.admit import PolicyAdmission, Registry
+    from contracts.logservice.documents import release_entry
     from contracts.logservice.store import Store, load_or_create_key
 
-    check_name("--origin", origin)
+    arguments.check_name("--origin", origin)
     signing_key = load_or_create_key(key, origin=origin)
     with Store(_database(directory, database), origin=origin, key=signing_key) as store:
         if release is not None and store.size == 0:
-            _append_release(store, release.read_bytes())
+            store.append([release_entry(release.read_bytes())])
         endpoint = reading(chain)
         allowed = Registry(endpoint, raw_address(registry, "--registry")) if registry else None
         admission = PolicyAdmission(policy, endpoint, allowed)
@@ -116,17 +146,6 @@ def serve(
         )
 
 
-def check_name(option: str, name: str) -> None:
-    """The name of a log or a witness, in its one spelling. Raises UsageError."""
-    from attestation.errors import ParseError, UsageError
-    from attestation.formats.origin import check_log_name
-
-    try:
-        check_log_name(name)
-    except ParseError as error:
-        raise UsageError(f"{option}: {error}") from None
-
-
 def _witnessing(store: Store, witnesses: tuple[tuple[str, str], ...]) -> Witnesses:
     import threading
 
@@ -143,7 +162,10 @@ def _database(directory: Path | None, conninfo: str | None) -> Database:
     from contracts.logservice.database import Sqlite
 
     if (directory is None) == (conninfo is None):
-        raise UsageError("give --dir or --database")
+        raise UsageError(
+            "expected exactly one of --dir (SQLite) and --database (PostgreSQL), "
+            f"got {'neither' if directory is None else 'both'}"
+        )
     if directory is not None:
         return Sqlite(directory)
     from contracts.logservice.postgres import Postgres
@@ -152,23 +174,27 @@ def _database(directory: Path | None, conninfo: str | None) -> Database:
     if name == conninfo:
         return Postgres(name)
     if name not in os.environ:
-        raise UsageError(f"--database: there is no variable {name}")
+        raise UsageError(
+            f"--database env:{name}: expected an environment variable {name} with the "
+            "PostgreSQL connection string, but it is not set"
+        )
     return Postgres(os.environ[name])
-
-
-def _append_release(store: Store, manifest: bytes) -> None:
-    from contracts.logservice.documents import release_entry
-
-    store.append([release_entry(manifest)])
 
 
 @log.command()
 @click.argument("manifest", type=FILE)
-@click.option("--log", "log_url", required=True, metavar="URL", help="The log's address.")
+@click.option("--log", "log_url", required=True, metavar="URL", help=arguments.LOG_URL)
 def release(manifest: Path, log_url: str) -> None:
-    """Log a release MANIFEST that the log's Registry lists; its leaf index.
+    """Submit a release manifest to a log.
 
-    Exit code 4: the log does not take it, and says why; 5: the log did not answer.
+    MANIFEST is the file to submit. The log must have been started with a Registry, and that
+    Registry must list the manifest. The command prints one JSON line: "index" is the index of
+    the leaf, "size" the size of the tree that contains it. A manifest that was logged before
+    keeps its leaf.
+
+    Exit codes: 0 the manifest is in the log; 2 the file cannot be read; 3 the answer of the log
+    is malformed; 4 the log refused the manifest, and the reason is shown; 5 the log did not
+    answer.
     """
     from contracts.log_client import submit
 
@@ -182,17 +208,35 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        raise UsageError(f"{path}: the file cannot be read: {error.strerror}") from None
 
 
 @log.command()
-@click.option("--log", "log_url", required=True, metavar="URL", help="The log's address.")
-@click.option("--chain", required=True, metavar="URL", help="toncenter-v2 endpoint.")
-@click.option("--contract", required=True, help="Address of the log's AttestationLog.")
-@click.option("--wallet", type=FILE, required=True, help="Key file of the wallet that pays.")
-@click.option("--interval", default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--log", "log_url", required=True, metavar="URL", help=arguments.LOG_URL)
+@click.option("--chain", required=True, metavar="URL", help=arguments.SEND_CHAIN)
+@click.option(
+    "--contract", required=True, help="Address of the AttestationLog contract of this log."
+)
+@click.option("--wallet", type=FILE, required=True, help=arguments.WALLET)
+@click.option(
+    "--interval",
+    default=2.0,
+    show_default=True,
+    help="Minimum number of seconds between two anchors.",
+)
 def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: float) -> None:
-    """Anchor each new checkpoint of a log, for ever."""
+    """Anchor each new checkpoint of a log until stopped.
+
+    The command needs a wallet with coins. It reads the newest checkpoint of the log, checks that
+    it continues the tree in the contract, and sends it to the contract. It prints one JSON line
+    with the field "anchoring", the contract's address, and then runs until it is stopped (SIGTERM
+    or Ctrl-C). After an error it writes a warning and tries again, at first after 2 seconds, later
+    after up to 300 seconds.
+
+    Exit codes: 0 the command was stopped; 1 the log contradicts itself or the anchored tree, or
+    the contract says that the log has forked; 2 an option or the key file cannot be used; 3 the
+    key file has other content.
+    """
     from contracts.logservice.anchor import AnchorLoop
     from contracts.wallet import Wallet
 
@@ -205,17 +249,39 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
 
 
 @log.command()
-@click.option("--state", type=FILE, required=True, help="What it cosigned, in SQLite.")
-@click.option("--listen", required=True, metavar="HOST:PORT", help="Address to serve on.")
-@click.option("--name", required=True, help="The witness's name: its address without scheme.")
-@click.option("--key", type=FILE, required=True, help="Ed25519 key file, made where absent.")
 @click.option(
-    "--follow", "logs", required=True, multiple=True, metavar="VKEY", help="A log's key; repeat."
+    "--state",
+    type=FILE,
+    required=True,
+    help="SQLite file in which the witness keeps what it cosigned.",
 )
-@click.option("--contract", help="Cosign only what this AttestationLog holds: a TON witness.")
-@click.option("--chain", metavar="URL", help="With --contract: toncenter v2, or lite:CONFIG.json.")
-@click.option("--log", "log_url", metavar="URL", help="The log's address, with --contract.")
-@click.option("--keep-alive", type=click.FloatRange(1), default=75, help=KEEP_ALIVE)
+@click.option(
+    "--listen", required=True, metavar="HOST:PORT", help="Address and TCP port to serve on."
+)
+@click.option("--name", required=True, help="Name of the witness: its address without https://.")
+@click.option("--key", type=FILE, required=True, help=arguments.SIGNING_KEY)
+@click.option(
+    "--follow",
+    "logs",
+    required=True,
+    multiple=True,
+    metavar="VKEY",
+    help="Verifier key (vkey) of a log whose checkpoints are cosigned (may be repeated).",
+)
+@click.option(
+    "--contract",
+    help="Address of an AttestationLog contract. The witness then cosigns only what the contract "
+    "has anchored, which makes it a TON witness. Needs --chain and --log.",
+)
+@click.option("--chain", metavar="URL", help=f"Only with --contract. {arguments.READ_CHAIN}")
+@click.option("--log", "log_url", metavar="URL", help=f"Only with --contract. {arguments.LOG_URL}")
+@click.option(
+    "--keep-alive",
+    type=click.FloatRange(1),
+    default=75,
+    show_default=True,
+    help=arguments.KEEP_ALIVE,
+)
 def witness(
     state: Path,
     listen: str,
@@ -227,9 +293,15 @@ def witness(
     log_url: str | None,
     keep_alive: float,
 ) -> None:
-    """Serve a witness (c2sp.org/tlog-witness): cosign what continues what was cosigned before.
+    """Serve a witness that cosigns checkpoints of logs.
 
-    It prints its key (vkey) when it serves. Use another key for each witness.
+    The witness speaks c2sp.org/tlog-witness. It cosigns a checkpoint only if that checkpoint
+    continues the one that it cosigned before. When it is ready it prints one JSON line: "listening"
+    is its address, "vkey" its verifier key. It runs until it is stopped (SIGTERM or Ctrl-C). Use a
+    different key for each witness.
+
+    Exit codes: 0 the witness was stopped; 2 an option, the key file or the state file cannot be
+    used; 3 a verifier key is malformed; 5 the disk cannot be used.
     """
     from attestation.errors import UsageError
     from attestation.log.note import COSIGNATURE, VerifierKey
@@ -239,10 +311,16 @@ def witness(
     from contracts.logservice.store import load_or_create_key
     from contracts.logservice.witness import Witness
 
-    check_name("--name", name)
+    arguments.check_name("--name", name)
     anchored = (contract, chain, log_url)
     if any(anchored) and not all(anchored):
-        raise UsageError("a TON witness needs --contract, --chain and --log")
+        missing = [
+            name for name, value in zip(arguments.TON_WITNESS, anchored, strict=True) if not value
+        ]
+        raise UsageError(
+            f"a TON witness needs {', '.join(arguments.TON_WITNESS)} together; missing: "
+            f"{', '.join(missing)}"
+        )
     keys = [VerifierKey.from_text(text) for text in logs]
     signing_key = load_or_create_key(key, origin=name)
     served = Witness(
@@ -275,16 +353,27 @@ def _confirm(contract: str, chain: str, log_url: str) -> Callable[[Checkpoint], 
 
 @log.command()
 @click.argument("directory", type=DIRECTORY)
-@click.option("--log", "log_url", required=True, metavar="URL", help="The log's address.")
-@click.option("--log-key", required=True, help="The log's Ed25519 key, 64 hex digits.")
-@click.option("--size", "sizes", multiple=True, type=click.IntRange(1), help="Older too; repeat.")
+@click.option("--log", "log_url", required=True, metavar="URL", help=arguments.LOG_URL)
+@click.option("--log-key", required=True, metavar="HEX", help=arguments.LOG_KEY)
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(1),
+    help="Also export the checkpoint of this older tree size, in entries (may be repeated).",
+)
 def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) -> None:
-    """Write a log to DIRECTORY as static files, for any CDN; again, to bring it up to date.
+    """Write a log to a directory as static files.
 
-    Name the anchored size with --size: an audit of the export needs its checkpoint. Everything is
-    hashed before it is kept, and what lies there and does not fit is fetched again ("mended").
-    Exit code 0: all of it; 1: the log signed two trees that contradict each other; 3: the log's
-    bytes are not authentic; 5: the log did not answer, or the disk is full.
+    Any web server or CDN can publish DIRECTORY. Run the command again to bring it up to date. Name
+    the anchored size with --size: an audit of the export needs the checkpoint of that size. Every
+    file is checked before it is kept; an existing file that is wrong is fetched again and counted
+    as "mended". Progress is written to standard error. At the end the command prints one JSON line
+    with the fields "directory", "size" (entries), "new_files" and "mended".
+
+    Exit codes: 0 everything was exported; 1 the log signed two trees that contradict each other;
+    2 an option or a file cannot be used; 3 the bytes of the log are not authentic; 5 the log did
+    not answer, or the disk is full.
     """
     from attestation.formats.origin import origin_of
     from attestation.vendors.fetch import HttpFetcher
@@ -296,23 +385,15 @@ def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) 
     def tell(path: str, fresh: bool) -> None:
         new[0] += fresh
         if fresh and new[0] % 1000 == 0:
-            click.echo(f"{new[0]} files, now {path}", err=True)
+            click.echo(f"{new[0]} files written, the newest is {path}", err=True)
 
     def get(path: str) -> bytes:
         return fetcher.get(f"{url}/{path}", limit=MAX_FILE).body
 
     origin = origin_of(url)
     written = Export(directory, get, tell)
-    size = written.run(origin=origin, log_key=public_key(log_key), sizes=sizes)
+    size = written.run(origin=origin, log_key=arguments.public_key(log_key), sizes=sizes)
     ready(directory=str(directory), size=size, new_files=new[0], mended=written.files.mended)
-
-
-def public_key(text: str) -> bytes:
-    from attestation.errors import UsageError
-
-    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
-        raise UsageError("--log-key: expected 64 lower-case hex digits")
-    return bytes.fromhex(text)
 
 
 def _stop(*_: object) -> NoReturn:

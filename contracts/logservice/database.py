@@ -1,4 +1,4 @@
-"""What the store needs of a database, and SQLite: one process, one file, every commit durable."""
+"""The database interface of the store, and SQLite: one process, one file, durable commits."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ SCHEMA = (
     "CREATE TABLE record (position INTEGER PRIMARY KEY, content BLOB NOT NULL)",
     "CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL)",
 )
-"""`passing` names the blobs that a retention setting may remove, with the day they came."""
+"""`passing` lists the blobs that a retention setting may delete, with the day of their arrival."""
 
 _WAL_PAGES = 16_384
-"""64 MiB of log before it is copied into the database: keys scatter over many pages."""
+"""64 MiB of write-ahead log before it is copied into the database; keys are spread over many
+pages."""
 
 _CACHE_KIB = 65_536
-"""Keys are scattered over their index: what does not fit is written more than once."""
+"""Keys are spread over their index, and pages outside the cache are written more than once."""
 
 
 class Transaction(Protocol):
-    """One that holds the log's only write lock. Queries mark their arguments with `?`."""
+    """A transaction with the log's only write lock. Queries mark their arguments with `?`."""
 
     def all(self, query: str, arguments: Sequence[object] = ()) -> list[tuple[Any, ...]]: ...
 
@@ -46,14 +47,14 @@ class Transaction(Protocol):
     def many(self, query: str, rows: Iterable[Sequence[object]]) -> None: ...
 
     def version(self) -> int:
-        """Of the schema; 0 where there is none yet."""
+        """The version of the schema; 0 if the database is new."""
 
     def create(self) -> None:
-        """Lay out SCHEMA."""
+        """Create the tables of SCHEMA."""
 
 
 class Database(Protocol):
-    """Reads see what is committed. `shared`: other processes may write too."""
+    """A database whose reads see only committed data. `shared`: other processes may write too."""
 
     shared: bool
 
@@ -61,18 +62,18 @@ class Database(Protocol):
         """Raises Unavailable."""
 
     def writing(self) -> AbstractContextManager[Transaction]:
-        """Committed and durable when it ends, or not at all. Raises Unavailable."""
+        """A transaction: durable when the block ends, or rolled back. Raises Unavailable."""
 
     def close(self) -> None: ...
 
 
 class Sqlite:
-    """A directory with one database. Threads may share it; a second process may not open it."""
+    """A directory with one database. Threads may share it; a second process cannot open it."""
 
     shared = False
 
     def __init__(self, directory: Path) -> None:
-        """Raises Unavailable when another process holds it."""
+        """Raises Unavailable if another process has the directory open."""
         own_directory(directory)
         self._held = _lock(directory / "lock")
         self._reading = threading.Lock()
@@ -127,16 +128,18 @@ class _SqliteTransaction:
 
 @contextmanager
 def working(path: Path) -> Iterator[None]:
-    """Turns what SQLite says of this machine, as of a full disk, into Unavailable, and what is
-    no database of its own into UsageError."""
+    """Turns SQLite's errors about the machine, such as a full disk, into Unavailable, and errors
+    about a file that is not an SQLite database into UsageError."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise Unavailable(f"{path}: {error}", again=True) from error
+        raise Unavailable(
+            f"{path}: the database cannot be used now: {error}", again=True
+        ) from error
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-            raise  # a fault of ours
-        raise UsageError(f"{path}: {error}") from error
+            raise  # a fault in our code
+        raise UsageError(f"{path}: expected an SQLite database of this program: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -156,5 +159,7 @@ def _lock(path: Path) -> int:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(file)
-        raise Unavailable("log store: another process has it open") from None
+        raise Unavailable(
+            f"{path}: another process has this log open; stop it, or use another --dir"
+        ) from None
     return file

@@ -1,8 +1,8 @@
-"""Leaves that no quote stands behind: releases, collateral sets, retirements.
+"""Leaves without a quote: releases, collateral sets, retirements.
 
-Each is of one document that the log keeps by its SHA-256, in evidence_digest. A release is
-admitted by whoever says what is one; a collateral set comes with the machine that it was
-verified with; a retirement is signed by the enclave whose boot ends.
+Each leaf is about one document, which the log keeps by its SHA-256, in evidence_digest. The
+ReleaseAdmission admits a release; a collateral set is submitted with the machine that it was
+used for; a retirement is signed by the enclave whose boot ends.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from contracts.logservice.store import Entry
 
 
 def release_entry(manifest: bytes) -> Entry:
-    """The one leaf of a release manifest. Raises ParseError for an empty one, or one over
-    MAX_MANIFEST_BYTES."""
+    """The entry for a release manifest. Raises ParseError unless it has 1 to MAX_MANIFEST_BYTES
+    bytes."""
     if not 0 < len(manifest) <= MAX_MANIFEST_BYTES:
-        raise ParseError(f"release: expected a manifest of 1 to {MAX_MANIFEST_BYTES} bytes")
+        raise ParseError(
+            f"release: expected a manifest of 1 to {MAX_MANIFEST_BYTES} bytes, got {len(manifest)}"
+        )
     return Entry(release_key(manifest), release_leaf(manifest).to_bytes(), blobs=(manifest,))
 
 
 def collateral_entry(collateral: Collateral) -> Entry:
-    """The one leaf of a collateral set; its parts are kept with the manifest."""
+    """The entry for a collateral set. Its parts are kept with the manifest."""
     manifest = collateral.manifest_bytes()
     key = domain_digest("umay/log-collateral/v1", collateral.manifest_digest())
     blobs = (manifest, *collateral.parts.values())
@@ -45,14 +47,18 @@ def collateral_entry(collateral: Collateral) -> Entry:
 
 
 def retire_entry(request: RetireRequest, log: Reader) -> Entry:
-    """Raises ParseError, Refused or NotAuthentic where the log's own record of `previous`
-    does not bear the retirement out."""
+    """The entry for a retirement. Raises ParseError, Refused or NotAuthentic unless the log's own
+    record of `previous` confirms the retirement."""
     retirement = Retirement.from_bytes(request.retirement)
     data = log.leaf(request.previous)
     last = Leaf.from_bytes(data) if data is not None else None
     evidence = log.blob(last.evidence_digest) if last is not None else None
     if last is None or last.kind not in (BOOT, RENEW) or evidence is None:
-        raise Refused("log", "unknown-previous", "expected the index of a machine's leaf")
+        text = (
+            "previous: expected the index of a boot or renewal leaf of this log whose evidence is "
+            f"kept, got {request.previous}"
+        )
+        raise Refused("log", "unknown-previous", text)
     leaf = retire_leaf(retirement, request.previous, last, evidence)
     key = retire_key(retirement.boot_id)
     return Entry(key, leaf.to_bytes(), blobs=(request.retirement,))
@@ -63,7 +69,8 @@ class Finder(Protocol):
 
 
 def check_not_retired(evidence: bytes, log: Finder) -> None:
-    """Raises Refused for evidence of a boot that has retired."""
+    """Raises Refused if the boot of this evidence has retired."""
     boot_id = KeyBundle.from_bytes(Evidence.from_bytes(evidence).bundle).boot_id
     if log.find(retire_key(boot_id)) is not None:
-        raise Refused("log", "retired", "this boot has retired: its keys are gone")
+        text = f"boot {boot_id.hex()} has retired and its keys are deleted; start a new boot"
+        raise Refused("log", "retired", text)

@@ -1,11 +1,11 @@
-"""A log as static files, for any CDN: what the server answers, byte for byte, under its paths.
+"""Exports a log as static files for any web server: the server's answers, byte for byte.
 
-`checkpoint` is a file here, so the checkpoint of a size lies at `checkpoints/<size>`. Nothing is
-kept unchecked: the unfinished hash tiles make the root that the log signed, every other tile has
-the hash that the tile above it names, a bundle's entries have the hashes of their tile, a record
-is of its entry, and everything else has its digest. A file that lies there and does not fit is
-fetched again; what the log serves and does not fit ends the export. `checkpoint` is replaced
-last: a reader of an export that grows finds everything the checkpoint promises.
+`checkpoint` is a file here, so the checkpoint of a size is at `checkpoints/<size>`. Everything is
+checked before it is kept: the unfinished hash tiles give the root that the log signed, every other
+tile has the hash in the tile above it, the entries of a bundle have the hashes of their tile, a
+record belongs to its entry, and everything else has its digest. An existing file that is wrong is
+fetched again; a wrong answer of the log ends the export. `checkpoint` is replaced last, so a
+reader of a growing export finds everything that its checkpoint covers.
 """
 
 from __future__ import annotations
@@ -38,31 +38,32 @@ from attestation.log.tiles import (
     subtree,
     tiles_of,
 )
-from contracts.logservice.files import Files, Told
+from contracts.logservice.files import ExportFiles, FileListener
 from contracts.logservice.growth import root_of
 
 Get = Callable[[str], bytes]
-"""A path below the log's address to its bytes. Raises Unavailable."""
+"""Takes a path below the log's address and returns its bytes. Raises Unavailable."""
 
 
 @dataclass
 class Export:
-    """One directory; `get` reads the log, `tell` hears of each file (path, whether written)."""
+    """An export in one directory. `get` reads the log; `tell` is called for each file with its path
+    and whether it was written."""
 
     directory: Path
     get: Get
-    tell: Told = lambda path, new: None
-    files: Files = field(init=False)
+    tell: FileListener = lambda path, new: None
+    files: ExportFiles = field(init=False)
 
     def __post_init__(self) -> None:
-        self.files = Files(self.directory, self.tell)
+        self.files = ExportFiles(self.directory, self.tell)
 
     def run(self, *, origin: str, log_key: bytes, sizes: Iterable[int] = ()) -> int:
-        """Everything up to the present checkpoint, and what the older `sizes` need besides.
+        """Export everything up to the newest checkpoint, and what the older `sizes` need besides.
 
-        Returns the size exported. Raises Unavailable, UsageError, NotAuthentic for what the log
-        did not sign or what is not what its hash says, ParseError for a leaf that is none, and
-        LogError where the log signed two trees that contradict each other.
+        Returns the exported size in entries. Raises Unavailable, UsageError, NotAuthentic for bytes
+        that the log did not sign or that do not have their hash, ParseError for a malformed leaf,
+        and LogError if the log signed two trees that contradict each other.
         """
 
         def signed(note: bytes) -> Checkpoint:
@@ -72,7 +73,11 @@ class Export:
         head = signed(note)
         older = sorted({*sizes} - {head.size})
         if older and older[-1] > head.size:
-            raise Unavailable(f"the log shows {head.size} entries, {older[-1]} were asked for")
+            raise Unavailable(
+                f"--size: expected at most {head.size}, the size of the log's newest checkpoint, "
+                "got "
+                f"{older[-1]}"
+            )
         tree = _Tree(self, head)
         tree.fetch()
         self._note(head, signed, note)
@@ -85,10 +90,8 @@ class Export:
     def checked(
         self, path: str, check: Callable[[bytes], object], fetch: Callable[[], bytes] | None = None
     ) -> bytes:
-        """The file, fetched where none that fits lies there.
-
-        `check` raises a UmayError for bytes that do not fit.
-        """
+        """The bytes of the file. They are fetched unless the file exists and passes `check`, which
+        raises a UmayError for wrong bytes."""
         kept = self.files.read(path)
         if kept is not None and _fits(kept, check):
             self.tell(path, False)
@@ -97,7 +100,7 @@ class Export:
         try:
             check(data)
         except UmayError as error:
-            raise NotAuthentic("log", "other-bytes", f"the log's {path}: {error}") from None
+            raise NotAuthentic("log", "other-bytes", f"{path} of the log: {error}") from None
         self.files.keep(path, data)
         return data
 
@@ -107,32 +110,36 @@ class Export:
         signed: Callable[[bytes], Checkpoint],
         newest: bytes | None = None,
     ) -> None:
-        """The log's note of this size. The log's own signature is what contradicts, not a file's
-        damage, where it stands under another root."""
+        """Keep the log's note of this size. If the log's own signature covers another root, the log
+        contradicts itself; no damage to a file can cause that."""
 
         def check(note: bytes) -> None:
             if (got := signed(note).size) != expected.size:
-                raise ParseError(f"expected the checkpoint of size {expected.size}, got of {got}")
+                raise ParseError(f"expected the checkpoint of size {expected.size}, got size {got}")
 
         def fetch() -> bytes:
             return self.get(f"checkpoint/{expected.size}") if newest is None else newest
 
         note = self.checked(f"checkpoints/{expected.size}", check, fetch)
         if signed(note).root != expected.root:
-            text = f"the log signed two trees of {expected.size} entries that contradict each other"
+            text = (
+                f"checkpoints of size {expected.size}: the log signed two trees that contradict "
+                "each "
+                f"other, with the roots {expected.root.hex()} and {signed(note).root.hex()}"
+            )
             raise LogError(text)
 
 
 @dataclass
 class _Tree:
-    """The tiles of a signed tree, their entries, and all that these name."""
+    """The tiles of a signed tree, their entries, and all files that the entries name."""
 
     export: Export
     head: Checkpoint
     _edge: dict[TilePath, bytes] = field(default_factory=dict)
 
     def fetch(self) -> None:
-        """From the root down: each tile is checked by the one above it."""
+        """Fetch from the root down: the tile above each tile has its hash."""
         self._fetch_edge()
         above = b""
         levels = len(_rows(self.head.size))
@@ -144,11 +151,11 @@ class _Tree:
                 self._entry(path.index * WIDTH + offset, data)
 
     def root(self, size: int) -> bytes:
-        """Of the first `size` entries."""
+        """The root of the first `size` entries."""
         return tree_root(size, self._hash)
 
     def keep_older(self, size: int) -> None:
-        """The partial tiles and bundles of an older size: the first of those fetched."""
+        """Keep the partial tiles and bundles of an older size, cut from the fetched ones."""
         for path in (path for path in tiles_of(size) if path.width < WIDTH):
             tile = self._kept(self._now(path))[: path.width * HASH_BYTES]
             self.export.files.keep(str(path), tile)
@@ -158,7 +165,7 @@ class _Tree:
             self.export.files.keep(str(path), encode_bundle(leaves[:width]))
 
     def _fetch_edge(self) -> None:
-        """The unfinished tile of every level: only together they make the root."""
+        """Fetch the unfinished tile of every level. Only together they give the root."""
         paths = [path for path in tiles_of(self.head.size) if path.width < WIDTH]
         files = self.export.files
         found = {path: files.read(str(path)) or b"" for path in paths}
@@ -166,7 +173,7 @@ class _Tree:
             found = {path: self.export.get(str(path)) for path in paths}
         if not self._makes_root(found):
             names = ", ".join(map(str, paths))
-            text = f"the log's {names}: they do not make the root that it signs"
+            text = f"{names}: expected tiles that give the root which the log signed, got others"
             raise NotAuthentic("log", "other-bytes", text)
         for path, data in found.items():
             files.keep(str(path), data)
@@ -179,7 +186,7 @@ class _Tree:
         return whole and root_of(self.head.size, edge) == self.head.root
 
     def _tile(self, path: TilePath, above: bytes) -> bytes:
-        """`above` are the hashes of the next level, in which this tile's root stands."""
+        """The tile. `above` is the hashes of the next level, which contain this tile's root."""
         if path in self._edge:
             return self._edge[path]
         expected = above[path.index * HASH_BYTES :][:HASH_BYTES]
@@ -188,20 +195,20 @@ class _Tree:
             if len(data) != WIDTH * HASH_BYTES:
                 raise ParseError(f"expected {WIDTH * HASH_BYTES} bytes, got {len(data)}")
             if subtree(data, HEIGHT, 0) != expected:
-                raise ParseError("these hashes do not make the one in the tile above")
+                raise ParseError("expected hashes that give the hash in the tile above, got others")
 
         return self.export.checked(str(path), check)
 
     def _bundle(self, path: TilePath, hashes: list[bytes]) -> tuple[bytes, ...]:
         def check(data: bytes) -> None:
             if [leaf_hash(leaf) for leaf in decode_bundle(data)] != hashes:
-                raise ParseError("these entries do not have the hashes of their tile")
+                raise ParseError("expected entries with the hashes of their tile, got others")
 
         entries = TilePath(None, path.index, path.width)
         return decode_bundle(self.export.checked(str(entries), check))
 
     def _entry(self, index: int, data: bytes) -> None:
-        """What it names: its record, and everything by digest."""
+        """Fetch what the entry names: its record, and everything by digest."""
         leaf, path = Leaf.from_bytes(data), f"submission/{index}"
         self._blob(leaf.evidence_digest)
         if leaf.kind not in (BOOT, RENEW):
@@ -216,25 +223,26 @@ class _Tree:
                 self._blob(digest)
             self._archived(fetched, index, leaf)
         except ParseError as error:
-            raise NotAuthentic("log", "other-bytes", f"the log's {path}: {error}") from None
+            raise NotAuthentic("log", "other-bytes", f"{path} of the log: {error}") from None
         self.export.files.keep(path, fetched)
 
     def _archived(self, record: bytes, index: int, leaf: Leaf) -> None:
-        """All that it names lies here, and is of this entry. Raises ParseError, NotAuthentic."""
+        """Check that all files of the record are here and belong to this entry. Raises ParseError,
+        NotAuthentic."""
         found = ArchiveRecord.from_bytes(record)
         found.check_of(index, leaf)
         parts = []
         for digest in found.digests:
             data = self.export.files.read(_blob_path(digest))
             if data is None or sha256(data) != digest:
-                raise ParseError(f"{digest.hex()} does not lie here")
+                raise ParseError(f"expected a file with SHA-256 {digest.hex()}, found none")
             parts.append(data)
         check_archived(leaf, *parts)
 
     def _blob(self, digest: bytes) -> None:
         def check(data: bytes) -> None:
             if sha256(data) != digest:
-                raise ParseError("these bytes have another digest")
+                raise ParseError(f"expected the SHA-256 {digest.hex()}, got {sha256(data).hex()}")
 
         self.export.checked(_blob_path(digest), check)
 
@@ -242,14 +250,18 @@ class _Tree:
         return (path for path in tiles_of(self.head.size) if path.level == level)
 
     def _now(self, path: TilePath) -> TilePath:
-        """The same tile or bundle as wide as it is in this tree."""
+        """The same tile or bundle with its width in this tree."""
         count = self.head.size >> HEIGHT * (path.level or 0)
         return TilePath(path.level, path.index, min(WIDTH, count - path.index * WIDTH))
 
     def _kept(self, path: TilePath) -> bytes:
         data = self.export.files.read(str(path))
         if data is None:
-            raise UsageError(f"{self.export.directory / str(path)}: it was removed meanwhile")
+            raise UsageError(
+                f"{self.export.directory / str(path)}: expected the file that was written "
+                "before, but "
+                "it is gone; run the export again"
+            )
         return data
 
     def _hash(self, level: int, index: int) -> bytes:
@@ -259,7 +271,7 @@ class _Tree:
 
 
 def _rows(size: int) -> range:
-    """The levels of tiles that a tree of this size has."""
+    """The levels of tiles in a tree of this size."""
     return range((size.bit_length() + HEIGHT - 1) // HEIGHT)
 
 

@@ -1,4 +1,4 @@
-"""Files of an export: read whole, written whole or not at all."""
+"""The files of an export. A file is written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from attestation.errors import ParseError
 from attestation.files import replace, unusable
 
 MAX_FILE = 32 << 20
-"""Bytes of one file of a log."""
+"""Most bytes of one file of a log."""
 
-Told = Callable[[str, bool], None]
+FileListener = Callable[[str, bool], None]
+"""Called for each file with its path and whether it was written."""
 
 
 @dataclass
-class Files:
-    """One directory; `tell` hears of each file (path, whether it was written)."""
+class ExportFiles:
+    """The files in one directory; `tell` is called for each."""
 
     directory: Path
-    tell: Told = lambda path, new: None
+    tell: FileListener = lambda path, new: None
     mended: int = 0
-    """How many files that lay there did not fit and were replaced."""
+    """Number of existing files that were wrong and were replaced."""
 
     def read(self, path: str) -> bytes | None:
-        """None where no plain file of at most MAX_FILE bytes lies."""
+        """The bytes; None unless there is a plain file of at most MAX_FILE bytes."""
         place = self.directory / path
         try:
             if not place.is_file() or place.stat().st_size > MAX_FILE:
@@ -35,7 +36,8 @@ class Files:
             raise unusable(place, error) from None
 
     def keep(self, path: str, data: bytes) -> None:
-        """Exactly these bytes, written only where others or none lie there."""
+        """Make the file have exactly these bytes; it is written only if it differs or is
+        missing."""
         found = self.read(path)
         if found == data:
             self.tell(path, False)
@@ -44,10 +46,10 @@ class Files:
         self.write(path, data)
 
     def write(self, path: str, data: bytes) -> None:
-        """Whole or not at all. Raises Unavailable where the disk is full, UsageError."""
+        """Write the whole file or nothing. Raises Unavailable if the disk is full, UsageError."""
         place = self.directory / path
         if ".." in place.relative_to(self.directory).parts:
-            raise ParseError(f"export: {path} leads elsewhere")
+            raise ParseError(f"export: expected a path inside {self.directory}, got {path}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

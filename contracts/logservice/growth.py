@@ -1,4 +1,4 @@
-"""How a tree of tiles grows: the unfinished tile of every level, and what becomes full."""
+"""The growth of a tree of tiles: the unfinished tile of every level, and the tiles that fill."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Head:
 
 
 def tile_number(size: int, level: int) -> int:
-    """Of the unfinished tile at `level` of a tree of `size` leaves."""
+    """The number of the unfinished tile at `level` in a tree of `size` leaves."""
     return size >> tiles.HEIGHT * (level + 1)
 
 
@@ -44,7 +44,7 @@ def root_of(size: int, edge: tuple[bytes, ...]) -> bytes:
 
 
 def load_edge(size: int, row_of: Callable[[int, int], bytes | None]) -> tuple[bytes, ...] | None:
-    """The edge from stored tiles, which may be longer by now; None where one lacks hashes."""
+    """The edge from stored tiles, which may have grown since; None if a tile has too few hashes."""
     edge: list[bytes] = []
     while size:
         width = size % tiles.WIDTH * HASH_BYTES
@@ -58,7 +58,7 @@ def load_edge(size: int, row_of: Callable[[int, int], bytes | None]) -> tuple[by
 def grow(
     size: int, edge: tuple[bytes, ...], hashes: Iterable[bytes]
 ) -> tuple[tuple[bytes, ...], list[tuple[int, int, bytes]]]:
-    """The edge after more leaf hashes, and the tiles that became full on the way."""
+    """The edge after more leaf hashes, and the tiles that became full."""
     rows, finished = [bytearray(row) for row in edge], []
     numbers = [tile_number(size, level) for level in range(len(edge))]
     for digest in hashes:
@@ -80,7 +80,7 @@ def grow(
 
 
 def _edge_reader(edge: tuple[bytes, ...]) -> GetHash:
-    """For the subtrees that a root of the current size is made of."""
+    """Reads the subtrees from which the root of the current size is computed."""
 
     def get(level: int, index: int) -> bytes:
         row, height = divmod(level, tiles.HEIGHT)

@@ -1,9 +1,9 @@
 """The log's database in PostgreSQL: several writers, one of which has the lock at a time.
 
-A transaction begins by taking the log's advisory lock, so that each writer continues what the
-one before it committed; the primary keys would refuse a second tree even without it. A commit
-counts when it is on the server's disk. A server that fails over to a copy without the last
-commits would lose acknowledged entries: replicas must be synchronous.
+A transaction begins with the log's advisory lock, so each writer continues what the previous one
+committed; the primary keys would refuse a second tree even without the lock. A commit counts when
+it is on the server's disk. A server that fails over to a copy without the last commits would lose
+acknowledged entries, so replicas must be synchronous.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from contracts.logservice.database import SCHEMA, SCHEMA_VERSION, Transaction
 
 CONNECT_SECONDS = 10
 WAIT_MS = 30_000
-"""For the lock, for one statement, and until the lock of a writer that fell silent is taken
-from it."""
+"""Deadline in milliseconds for the lock and for one statement. A writer that is silent for this
+long loses the lock."""
 
 _BOUNDED = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 _LOCK = int.from_bytes(domain_digest("umay/log-writer/v1", b"")[:8], signed=True)
@@ -47,7 +47,7 @@ class Postgres:
                 connection.close()
 
     def all(self, query: str, arguments: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """A connection that broke meanwhile is made again, once."""
+        """The rows. A broken connection is opened again once."""
         with self._lock:
             for last in (False, True):
                 try:
@@ -62,7 +62,7 @@ class Postgres:
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
-        """One thread at a time; the store sees to it."""
+        """One transaction. Only one thread may use it at a time, which the store ensures."""
         if self._writer is None or self._writer.closed or self._writer.broken:
             self._writer = self._connect()
         try:
@@ -70,7 +70,12 @@ class Postgres:
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
                 yield _PostgresTransaction(cursor)
         except psycopg.IntegrityError as error:
-            raise LogError(f"log store: two writers at once ({error.sqlstate})") from None
+            raise LogError(
+                "log store: expected the rows of this transaction to be new, but another writer "
+                "has "
+                f"stored them (SQLSTATE {error.sqlstate}); all servers of a log must share one "
+                "PostgreSQL database and its advisory lock"
+            ) from None
         except psycopg.Error as error:
             self._writer.close()
             raise _unavailable(error) from None
@@ -86,7 +91,10 @@ class Postgres:
         except psycopg.OperationalError as error:
             raise _unavailable(error) from None
         except psycopg.Error as error:
-            raise UsageError(f"database: {type(error).__name__} in the connection string") from None
+            raise UsageError(
+                "--database: expected a libpq connection string (a URL or keywords), got one that "
+                f"cannot be read ({type(error).__name__})"
+            ) from None
         _prepare(connection)
         return connection
 
@@ -122,15 +130,19 @@ class _PostgresTransaction:
 
 
 def _prepare(connection: psycopg.Connection) -> None:
-    """Nothing waits for ever. Raises UsageError for a server that acknowledges what it may
-    lose."""
+    """Sets a deadline for everything. Raises UsageError for a server that acknowledges commits
+    which it may lose."""
     for name in _BOUNDED:
         connection.execute("SELECT set_config(%s, %s, false)", (name, str(WAIT_MS)))
     for name in ("fsync", "synchronous_commit"):
         row = connection.execute("SELECT current_setting(%s) = 'off'", (name,)).fetchone()
         if row != (False,):
             connection.close()
-            raise UsageError(f"database: expected {name} on, got off")
+            raise UsageError(
+                f"--database: expected the PostgreSQL setting {name} = on, got off; with it off "
+                "the "
+                "server may lose acknowledged entries"
+            )
 
 
 def _marked(query: str) -> LiteralString:
@@ -139,8 +151,11 @@ def _marked(query: str) -> LiteralString:
 
 
 def _unavailable(error: psycopg.Error) -> Unavailable:
-    """Without the server's text, which may repeat a row."""
+    """The error without the server's text, which may contain a row."""
     if isinstance(error, psycopg.errors.DiskFull):
-        return Unavailable("database: the server's disk is full", again=True)
+        return Unavailable("PostgreSQL: the disk of the database server is full", again=True)
     what = error.sqlstate or (str(error).splitlines() or [""])[0]
-    return Unavailable(f"database: {type(error).__name__} {what}")
+    return Unavailable(
+        "PostgreSQL: expected an answer of the database server, got "
+        f"{type(error).__name__} {what}; check --database and the server"
+    )

@@ -1,8 +1,8 @@
 """The log over HTTP: static resources of c2sp.org/tlog-tiles, proofs, and submission.
 
-Only committed state is served. Everything below a digest or a size is immutable, the
-checkpoint alone changes. The number of submissions in hand is bounded; beyond it they
-are refused, never queued without limit. Requests are not logged.
+Only committed state is served. Every resource that is named by a digest or a size is immutable;
+only the checkpoint changes. The number of submissions at a time is bounded; further ones are
+refused and never queued without limit. Requests are not logged.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ from contracts.logservice.documents import (
 from contracts.logservice.store import Entry, Store
 
 MAX_PENDING = 64
-"""Submissions in hand: 64 of 4 MiB are 256 MiB."""
+"""Most submissions at a time: 64 of 4 MiB are 256 MiB."""
 
 MAX_JUDGED = 4
-"""Verifications at a time, so that readers keep their threads."""
+"""Most verifications at a time, so that threads remain for readers."""
 
 BODY_SECONDS = 30
 FORGET_SECONDS = 3600
@@ -82,7 +82,7 @@ class _TooLarge(ParseError):
 
 
 class _Busy(Unavailable):
-    """As many submissions in hand as the log takes."""
+    """The log already has as many submissions as it accepts at a time."""
 
     code = "busy"
 
@@ -101,15 +101,15 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Witnesses(Protocol):
-    """Whose cosignatures the log's checkpoints carry."""
+    """Adds the cosignatures of the log's witnesses to its checkpoints."""
 
     def cosigned(self, note: bytes) -> bytes: ...
 
     def newest(self) -> bytes | None: ...
 
 
-class Unwitnessed:
-    """A log without witnesses."""
+class NoWitnesses:
+    """The Witnesses of a log that has none."""
 
     def cosigned(self, note: bytes) -> bytes:
         return note
@@ -141,7 +141,7 @@ class LogService:
         return _answer(self._witnesses.cosigned(note), TEXT, CHECKPOINT_CACHE)
 
     async def cosigned(self, _: Request) -> Response:
-        """The newest that every witness cosigned."""
+        """The newest checkpoint that every witness cosigned."""
         note = await run_in_threadpool(self._witnesses.newest)
         return _answer(note, TEXT, CHECKPOINT_CACHE)
 
@@ -175,19 +175,23 @@ class LogService:
         return await self._taken(request, self._machine)
 
     async def release(self, request: Request) -> Response:
-        """A release manifest as the body."""
+        """Accepts a release manifest as the body."""
         return await self._taken(request, self._release)
 
     async def retire(self, request: Request) -> Response:
-        """A RetireRequest."""
+        """Accepts a RetireRequest as the body."""
         return await self._taken(request, self._retire)
 
     async def _taken(
         self, request: Request, log: Callable[[bytes], Awaitable[SubmissionAnswer]]
     ) -> Response:
-        """The answer of `log` to the body, if so much is not in hand already."""
+        """The answer of `log` to the body. Raises _Busy if max_pending submissions are in
+        progress."""
         if self._pending >= self._max_pending:
-            raise _Busy("the log has its hands full: try again in a few seconds")
+            raise _Busy(
+                f"the log already has {self._pending} submissions in progress, which is its limit; "
+                "try again in a few seconds"
+            )
         self._pending += 1
         try:
             logged = await log(await _body(request))
@@ -222,11 +226,12 @@ class LogService:
     def _logged(self, index: int) -> SubmissionAnswer:
         leaf = self._store.leaf(index)
         if leaf is None:
-            raise LogError("log: a committed entry is missing")
+            raise LogError(f"log store: expected the committed entry {index}, found none")
         return SubmissionAnswer(index, self._store.size, leaf)
 
     def _already(self, submission: Submission) -> int | None:
-        """The leaf of exactly this evidence, so that a retry needs no fresh beacon."""
+        """The index of the leaf with exactly this evidence, so that a retry needs no fresh
+        beacon."""
         index = self._store.find(binding_of(submission.evidence))
         leaf = None if index is None else self._store.leaf(index)
         if leaf is None or Leaf.from_bytes(leaf).evidence_digest != sha256(submission.evidence):
@@ -254,13 +259,13 @@ def create_app(
 ) -> ASGIApp:
     """The ASGI application under `origin_path`. Both admissions run in a worker thread.
 
-    Renewals' evidence is removed after `keep_renewals` days, unless None.
+    The evidence of renewals is deleted after `keep_renewals` days, or never if it is None.
     """
     service = LogService(
         store,
         admit=admit,
         admit_release=admit_release,
-        witnesses=witnesses or Unwitnessed(),
+        witnesses=witnesses or NoWitnesses(),
         max_pending=max_pending,
     )
 
@@ -285,7 +290,7 @@ async def _forget(store: Store, days: int) -> None:
         try:
             await run_in_threadpool(store.forget, days)
         except Unavailable as error:
-            logger.warning("old renewals: %s", error)
+            logger.warning("the evidence of old renewals was not deleted: %s", error)
         await asyncio.sleep(FORGET_SECONDS)
 
 
@@ -310,7 +315,7 @@ def _routes(service: LogService, prefix: str) -> list[Route]:
 
 
 def _named(endpoint: Endpoint) -> Endpoint:
-    """Errors as JSON {"error": {step, code, message}}."""
+    """The endpoint with errors answered as JSON {"error": {step, code, message}}."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -339,7 +344,7 @@ def _refusal(error: UmayError) -> Response:
 
 def _answer(content: bytes | None, media_type: str, cache: str = IMMUTABLE) -> Response:
     if content is None:
-        raise UsageError("nothing here: not published, or not yet")
+        raise UsageError("this resource is not published, or not published yet")
     headers = {"cache-control": cache, "x-content-type-options": "nosniff"}
     return Response(content, 200, headers, media_type)
 
@@ -351,9 +356,11 @@ async def _body(request: Request) -> bytes:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_SUBMISSION_BYTES:
-                    raise _TooLarge(f"expected at most {MAX_SUBMISSION_BYTES} bytes")
+                    raise _TooLarge(f"submission: expected at most {MAX_SUBMISSION_BYTES} bytes")
     except TimeoutError:
-        raise ParseError(f"submission: expected all of it within {BODY_SECONDS} s") from None
+        raise ParseError(
+            f"submission: expected the whole body within {BODY_SECONDS} s, got {len(body)} bytes"
+        ) from None
     return bytes(body)
 
 
@@ -364,5 +371,7 @@ def _numbers(request: Request, *names: str) -> tuple[int, int]:
 
 def _digest(text: str) -> bytes:
     if len(text) != 2 * DIGEST_BYTES or any(c not in "0123456789abcdef" for c in text):
-        raise ParseError("digest: expected 64 lower-case hex characters")
+        raise ParseError(
+            f"digest: expected {2 * DIGEST_BYTES} lower-case hex digits, got another text"
+        )
     return bytes.fromhex(text)

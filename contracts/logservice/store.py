@@ -1,8 +1,8 @@
-"""The log on disk: one tree, a signed checkpoint with every batch.
+"""The log on disk: one tree, and a signed checkpoint with every batch.
 
-Entries, tiles, blobs and the checkpoint that covers them are committed together or not
-at all, and only what is committed is ever served or signed twice the same. Opening
-recomputes the root and compares it with the last checkpoint. No leaf is ever deleted.
+Entries, tiles, blobs and the checkpoint that covers them are committed together or not at all, and
+only committed data is served. Opening the store computes the root again and compares it with the
+last checkpoint. No leaf is ever deleted.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from contracts.logservice.database import SCHEMA_VERSION, Database, Transaction
 from contracts.logservice.growth import Head, grow, load_edge, root_of
 
 CACHED_TILES = 512
-"""Inner rows of a full tile take about 30 kB: 16 MB at most."""
+"""The inner rows of a full tile need about 30 kB, so the cache needs at most 16 MB."""
 
 DAY_S = 86_400
 _LOOKUP = 500
-"""Keys per query; SQLite's oldest limit is 999 parameters."""
+"""Keys per query; old SQLite versions allow 999 parameters."""
 
 _FORGOTTEN_AT_ONCE = 1000
 
@@ -55,9 +55,9 @@ _PUT_TILE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One leaf to append. `key` makes it idempotent; `blobs` are kept by their SHA-256,
-    `passing` ones until a retention setting removes them; `record` makes the bytes to keep
-    beside the leaf from its index."""
+    """One leaf to append. A second entry with the same `key` is not appended. `blobs` are kept by
+    their SHA-256; `passing` blobs are kept until a retention setting deletes them. `record` takes
+    the leaf's index and returns bytes that are kept beside the leaf."""
 
     key: bytes
     leaf: bytes
@@ -67,7 +67,9 @@ class Entry:
 
     def __post_init__(self) -> None:
         if not 0 < len(self.leaf) <= MAX_LEAF_BYTES:
-            raise ParseError(f"entry: expected a leaf of 1 to {MAX_LEAF_BYTES} bytes")
+            raise ParseError(
+                f"entry: expected a leaf of 1 to {MAX_LEAF_BYTES} bytes, got {len(self.leaf)}"
+            )
 
 
 class Store:
@@ -81,8 +83,8 @@ class Store:
         key: Ed25519PrivateKey,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Opens or creates, and closes `database` in the end. Raises LogError when what is
-        in it is not what this key signed, Unavailable."""
+        """Opens or creates the log in `database`; `close` closes it. Raises LogError if its content
+        is not what this key signed, Unavailable."""
         self._origin, self._key, self._clock = origin, key, clock
         self._database = database
         self._public_key = key.public_key().public_bytes_raw()
@@ -119,9 +121,9 @@ class Store:
         return self._newest().checkpoint
 
     def append(self, entries: Sequence[Entry]) -> list[int]:
-        """Commits a batch and a checkpoint that covers it; the index of every entry.
+        """Commit a batch with a checkpoint that covers it, and return the index of every entry.
 
-        An entry whose key is known gets the index of the leaf that has it.
+        An entry whose key is known gets the index of the existing leaf.
         """
         with self._write_lock:
             with self._database.writing() as transaction:
@@ -137,14 +139,14 @@ class Store:
             return [known[entry.key] for entry in entries]
 
     def forget(self, days: int) -> int:
-        """Remove the passing blobs that came more than `days` ago; how many."""
+        """Delete the passing blobs that arrived more than `days` ago, and return their number."""
         before, gone = self._day() - days, 0
         while removed := self._forget_some(before):
             gone += removed
         return gone
 
     def find(self, key: bytes) -> int | None:
-        """Index of the leaf with this key."""
+        """The index of the leaf with this key, or None."""
         position = self._one("SELECT position FROM entry WHERE key = ?", key)
         return None if position is None else int(position)
 
@@ -152,7 +154,7 @@ class Store:
         return self._bytes("SELECT leaf FROM entry WHERE position = ?", index)
 
     def blob(self, digest: bytes) -> bytes | None:
-        """Content by its SHA-256."""
+        """The blob with this SHA-256, or None."""
         return self._bytes("SELECT content FROM blob WHERE digest = ?", digest)
 
     def record(self, index: int) -> bytes | None:
@@ -163,29 +165,33 @@ class Store:
         return self._bytes("SELECT note FROM checkpoint WHERE size = ?", size)
 
     def root(self, size: int) -> bytes:
-        """Raises UsageError for a size not reached."""
+        """The root of the first `size` entries. Raises UsageError if the log is smaller."""
         self._reached(size)
         return tree_root(size, self.get_hash)
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
-        """Raises UsageError for an index or a size not reached."""
+        """The inclusion proof of `index` in the tree of `size`. Raises UsageError if the log is
+        smaller."""
         self._reached(size)
         return inclusion_proof(index, size, self.get_hash)
 
     def consistency(self, old_size: int, new_size: int) -> list[bytes]:
-        """Raises UsageError for sizes not reached."""
+        """The consistency proof between two sizes. Raises UsageError if the log is smaller."""
         self._reached(new_size)
         return consistency_proof(old_size, new_size, self.get_hash)
 
     def proof(self, index: int, size: int) -> bytes:
-        """tlog-proof of leaf `index` to the published size. Raises UsageError."""
+        """The tlog-proof of leaf `index` to a published size. Raises UsageError."""
         checkpoint, leaf = self.checkpoint_at(size), self.leaf(index)
         if checkpoint is None or leaf is None:
-            raise UsageError(f"proof: expected an entry and a published size, got {index}, {size}")
+            raise UsageError(
+                "proof: expected the index of an entry and a size with a published checkpoint, got "
+                f"index {index} and size {size}"
+            )
         return Proof(index, tuple(self.inclusion(index, size)), checkpoint, leaf).to_bytes()
 
     def tile(self, path: tiles.TilePath) -> bytes | None:
-        """Hash tile or entry bundle of exactly that width; None where it is not reached."""
+        """The hash tile or entry bundle of exactly that width; None if the log is smaller."""
         if path.level is None:
             return self._bundle(path.index, path.width)
         hashes = self._bytes(_TILE, path.level, path.index)
@@ -206,11 +212,11 @@ class Store:
         if version == 0:
             return self._create(transaction)
         if version != SCHEMA_VERSION:
-            raise LogError(f"log store: expected schema {SCHEMA_VERSION}, got {version}")
+            raise LogError(f"log store: expected schema version {SCHEMA_VERSION}, got {version}")
         head = self._load(transaction.all)
         last = transaction.all("SELECT MAX(position) FROM entry")[0][0]
         if (-1 if last is None else last) != head.size - 1:
-            raise LogError("log store: the tree on disk is not the one last signed")
+            raise LogError(_other_tree(f"{head.size} entries", f"a last index of {last}"))
         return head
 
     def _create(self, transaction: Transaction) -> Head:
@@ -230,18 +236,22 @@ class Store:
 
         edge = load_edge(size, row_of)
         if edge is None or (head.size, head.root) != (size, root_of(size, edge)):
-            raise LogError("log store: the tree on disk is not the one last signed")
+            raise LogError(_other_tree(f"size {head.size} and root {head.root.hex()}", "another"))
         return Head(size, edge, bytes(signed))
 
     def _follow(self, rows: Callable[..., list[tuple[Any, ...]]]) -> Head:
-        """The last committed state, another writer's perhaps. Raises LogError for one that
-        went back or changed."""
+        """The last committed state, possibly by another writer. Raises LogError if the log shrank
+        or changed."""
         known = self._head
         size, signed = rows(_LAST)[0]
         if size > known.size:
             return self._load(rows)
         if size < known.size or bytes(signed) != known.checkpoint:
-            raise LogError(f"log store: {known.size} entries were committed, now there are {size}")
+            raise LogError(
+                f"log store: expected the committed checkpoint of {known.size} entries or a "
+                "later one, "
+                f"got another one of {size} entries; was an older copy restored?"
+            )
         return known
 
     def _newest(self) -> Head:
@@ -260,7 +270,7 @@ class Store:
     def _write(
         self, transaction: Transaction, head: Head, entries: list[Entry], known: dict[bytes, int]
     ) -> Head:
-        """Adds the entries' indexes to `known`; the state to commit."""
+        """Write the entries, add their indexes to `known`, and return the state to commit."""
         edge, finished = grow(head.size, head.edge, [leaf_hash(e.leaf) for e in entries])
         new = self._signed(head.size + len(entries), edge)
         numbered = list(enumerate(entries, head.size))
@@ -283,7 +293,7 @@ class Store:
         return len(old)
 
     def _write_blobs(self, transaction: Transaction, entries: list[Entry]) -> None:
-        """What is kept for good once is not passing any more."""
+        """Write the blobs. A blob that one entry keeps forever is no longer passing."""
         kept = {sha256(blob): blob for entry in entries for blob in entry.blobs}
         passing = {sha256(blob): blob for entry in entries for blob in entry.passing}
         put = "INSERT INTO blob VALUES (?, ?) ON CONFLICT DO NOTHING"
@@ -300,7 +310,7 @@ class Store:
     def _load_pyramid(self, row: int, number: int) -> tuple[tuple[bytes, ...], ...]:
         tile = self.tile(tiles.TilePath(row, number))
         if tile is None:
-            raise LogError(f"log store: tile {number} of level {row} is missing")
+            raise LogError(f"log store: expected tile {number} of level {row}, found none")
         return tiles.pyramid(tile)
 
     def _bundle(self, number: int, width: int) -> bytes | None:
@@ -313,7 +323,7 @@ class Store:
 
     def _reached(self, size: int) -> None:
         if not 0 <= size <= self.size:
-            raise UsageError(f"log: expected a size of at most {self.size}, got {size}")
+            raise UsageError(f"log: expected a size of 0 to {self.size}, got {size}")
 
     def _day(self) -> int:
         return int(self._clock()) // DAY_S
@@ -327,6 +337,13 @@ class Store:
         return None if value is None else bytes(value)
 
 
+def _other_tree(expected: str, got: str) -> str:
+    return (
+        f"log store: expected the tree that was signed last, with {expected}, got {got}; the store "
+        "was damaged or changed"
+    )
+
+
 def _known(transaction: Transaction, keys: list[bytes]) -> dict[bytes, int]:
     found: dict[bytes, int] = {}
     for at in range(0, len(keys), _LOOKUP):
@@ -338,9 +355,9 @@ def _known(transaction: Transaction, keys: list[bytes]) -> dict[bytes, int]:
 
 
 def load_or_create_key(path: Path, *, origin: str) -> Ed25519PrivateKey:
-    """The log's key from `path`, made with mode 0600 where there is none.
+    """The log's signing key from `path`; a missing file is created with mode 0600 and a new key.
 
-    Raises UsageError when others may read the file or it is of another origin.
+    Raises UsageError if other users may read the file or the key is of another origin.
     """
     found = read_secret(path)
     if found is None:
@@ -350,5 +367,5 @@ def load_or_create_key(path: Path, *, origin: str) -> Ed25519PrivateKey:
         found = read_secret(path) or b""  # another process was first
     name, key = note.parse_signer(found.decode(errors="replace").strip())
     if name != origin:
-        raise UsageError(f"{path}: expected the key of {origin}, got of {name}")
+        raise UsageError(f"{path}: expected the signing key of {origin}, got the key of {name}")
     return key

@@ -1,8 +1,8 @@
-"""A witness (c2sp.org/tlog-witness): one view of each log, and it only ever grows.
+"""A witness (c2sp.org/tlog-witness): it has one view of each log, and that view only grows.
 
-What is cosigned is on disk before the cosignature leaves, and looking at the last size and
-writing the next are one transaction: a witness never cosigns two trees of one size, nor a
-smaller tree after a larger, whatever is killed and when.
+A checkpoint is on disk before its cosignature is sent, and one transaction reads the last size and
+writes the next. So a witness never cosigns two trees of one size, nor a smaller tree after a larger
+one, whenever its process is killed.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from attestation.log.note import (
     from_decimal,
 )
 from contracts.logservice.database import working
-from contracts.logservice.seldom import Seldom
+from contracts.logservice.repeats import RepeatLimiter
 
 logger = logging.getLogger(__name__)
 
 MAX_PROOF_LINES = 63
 MAX_BODY_BYTES = MAX_NOTE_BYTES + 4096
 MAX_CONFLICTS = 1000
-"""Signed notes kept as proof of what a log did; no more of them than that."""
+"""Most signed notes that are kept as proof of a log's fork."""
 
 PLAIN, SIZE = "text/plain; charset=utf-8", "text/x.tlog.size"
 _SCHEMA = """
@@ -61,8 +61,8 @@ CREATE TABLE IF NOT EXISTS conflict (note BLOB PRIMARY KEY);
 
 @dataclass(frozen=True)
 class AddCheckpoint:
-    """A request: the size that the asker believes was cosigned last, a consistency proof from
-    there (32 bytes each), and the checkpoint."""
+    """A request: the size that the client believes was cosigned last, a consistency proof from that
+    size (hashes of 32 bytes), and the checkpoint."""
 
     old: int
     proof: tuple[bytes, ...]
@@ -76,20 +76,27 @@ class AddCheckpoint:
     def from_bytes(cls, body: bytes) -> AddCheckpoint:
         """Raises ParseError for anything that is not exactly one request."""
         if len(body) > MAX_BODY_BYTES:
-            raise ParseError(f"add-checkpoint: expected at most {MAX_BODY_BYTES} bytes")
+            raise ParseError(
+                f"add-checkpoint: expected at most {MAX_BODY_BYTES} bytes, got {len(body)}"
+            )
         head, separator, note = body.partition(b"\n\n")
         first, *lines = decode_text(head).split("\n")
         if not separator or not first.startswith("old ") or len(lines) > MAX_PROOF_LINES:
-            raise ParseError("add-checkpoint: expected old size, proof, empty line, checkpoint")
+            raise ParseError(
+                'add-checkpoint: expected the line "old SIZE", at most '
+                f"{MAX_PROOF_LINES} proof lines, an empty line and a checkpoint, got another form"
+            )
         proof = tuple(from_base64(line, "proof") for line in lines)
         if any(len(digest) != HASH_BYTES for digest in proof):
-            raise ParseError("add-checkpoint: expected hashes of 32 bytes")
+            raise ParseError(
+                "add-checkpoint: proof: expected hashes of 32 bytes, got one of another length"
+            )
         return cls(from_decimal(first[4:], "old size"), proof, note)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The witness's answer to one request: HTTP status, content and media type."""
+class WitnessAnswer:
+    """An HTTP answer: status, body and exact media type."""
 
     status: int
     body: bytes
@@ -97,7 +104,7 @@ class Answer:
 
 
 class _Conflict(UmayError):
-    """The asker's view is not ours; `size` is the last that was cosigned."""
+    """The client's old size is not the size that was cosigned last, which is `size`."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -105,8 +112,11 @@ class _Conflict(UmayError):
 
 
 class Witness:
-    """`logs` are their keys by origin. `confirm` makes the further statement of a witness that
-    has one: it raises Unavailable for not yet, Refused for never."""
+    """Cosigns checkpoints. `logs` maps origins to verifier keys.
+
+    `confirm` is an additional check before each cosignature: it raises Unavailable for "not yet"
+    and Refused for "never".
+    """
 
     def __init__(
         self,
@@ -118,8 +128,8 @@ class Witness:
         confirm: Callable[[Checkpoint], None] = lambda head: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises UsageError where `path` cannot be used, Unavailable as for a full disk,
-        ParseError for a name that is none."""
+        """Raises UsageError if `path` cannot be used, Unavailable if for example the disk is full,
+        ParseError for a malformed name."""
         check_name(name)
         self._name, self._key, self._logs = name, key, dict(logs)
         self._confirm, self._clock, self._lock = confirm, clock, threading.Lock()
@@ -130,38 +140,38 @@ class Witness:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
-        self._warn = Seldom(logger.warning)
+        self._warn = RepeatLimiter(logger.warning)
 
     def close(self) -> None:
         self._database.close()
 
-    def add(self, body: bytes) -> Answer:
+    def add(self, body: bytes) -> WitnessAnswer:
         """The answer to POST add-checkpoint."""
         try:
             request = AddCheckpoint.from_bytes(body)
             head, note = checkpoints.parse(request.note)
             if request.old > head.size:
-                return self._unless_unknown(head, note) or _plain(400, "old size over the new one")
+                return self._unless_unknown(head, note) or _plain(400, _too_small(request, head))
             return self._unless_unknown(head, note) or self._cosigned(request, head, note)
         except ParseError as error:
             return _plain(400, str(error))
 
-    def _unless_unknown(self, head: Checkpoint, note: Note) -> Answer | None:
+    def _unless_unknown(self, head: Checkpoint, note: Note) -> WitnessAnswer | None:
         log = self._logs.get(head.origin)
         if log is None:
-            return _plain(404, "this witness does not follow that log")
+            return _plain(404, f"this witness does not follow the log {head.origin}")
         try:
             note.verify(log)
         except NotAuthentic as error:
             return _plain(403, str(error))
         return None
 
-    def _cosigned(self, request: AddCheckpoint, head: Checkpoint, note: Note) -> Answer:
+    def _cosigned(self, request: AddCheckpoint, head: Checkpoint, note: Note) -> WitnessAnswer:
         try:
             self._confirm(head)
             self._kept(request, head)
         except _Conflict as conflict:
-            return Answer(409, b"%d\n" % conflict.size, SIZE)
+            return WitnessAnswer(409, b"%d\n" % conflict.size, SIZE)
         except LogError as error:
             return _plain(422, str(error))
         except Refused as error:
@@ -169,19 +179,19 @@ class Witness:
         except Unavailable as error:
             return _plain(503, str(error))
         line = cosign(note.text, name=self._name, key=self._key, now=int(self._clock()))
-        return Answer(200, line.to_line().encode())
+        return WitnessAnswer(200, line.to_line().encode())
 
     def _kept(self, request: AddCheckpoint, head: Checkpoint) -> None:
-        """On disk before anything is cosigned: a witness that forgets can be made to contradict
-        itself."""
+        """Keep the checkpoint on disk before it is cosigned: a witness that forgets one could be
+        led to contradict itself."""
         try:
             self._remember(request, head)
         except Unavailable as error:
-            self._warn(f"nothing was cosigned: {error}")
+            self._warn(f"a checkpoint of {head.origin} was not cosigned: {error}")
             raise
 
     def _remember(self, request: AddCheckpoint, head: Checkpoint) -> None:
-        """Raises _Conflict or LogError, and then nothing is remembered but the conflict."""
+        """Raises _Conflict or LogError; then only the conflict is kept."""
         with self._lock, working(self._path), _transaction(self._database):
             self._check(request, head)
             row = (head.origin, head.size, head.root, request.note)
@@ -209,13 +219,13 @@ class Witness:
             raise
 
     def _keep(self, note: bytes) -> None:
-        """It may be proof that the log forked."""
+        """Keep a note that may prove a fork of the log."""
         count = "SELECT COUNT(*) FROM conflict"
         if self._database.execute(count).fetchone()[0] < MAX_CONFLICTS:
             self._database.execute("INSERT OR IGNORE INTO conflict VALUES (?)", (note,))
 
     def conflicts(self) -> list[bytes]:
-        """Notes that the logs signed and that did not continue what was cosigned."""
+        """Notes that the logs signed and that do not continue what was cosigned."""
         with self._lock:
             rows = self._database.execute("SELECT note FROM conflict").fetchall()
         return [bytes(row[0]) for row in rows]
@@ -223,7 +233,7 @@ class Witness:
 
 @contextmanager
 def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """A refusal keeps what was written before it: the conflict alone."""
+    """A transaction. A refusal keeps what was written before it, which is only the conflict."""
     database.execute("BEGIN IMMEDIATE")
     try:
         try:
@@ -237,5 +247,9 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
             database.execute("ROLLBACK")
 
 
-def _plain(status: int, text: str) -> Answer:
-    return Answer(status, text.encode() + b"\n")
+def _too_small(request: AddCheckpoint, head: Checkpoint) -> str:
+    return f"add-checkpoint: expected a checkpoint of at least size {request.old}, got {head.size}"
+
+
+def _plain(status: int, text: str) -> WitnessAnswer:
+    return WitnessAnswer(status, text.encode() + b"\n")

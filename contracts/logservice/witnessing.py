@@ -1,8 +1,7 @@
-"""A log and its witnesses: each new checkpoint is offered to them, and carries what they cosign.
+"""Sends each new checkpoint of a log to its witnesses and collects their cosignatures.
 
-A witness that does not answer, or answers wrongly, costs the log nothing: the checkpoint is
-served without its line. What a witness says about sizes is believed for nothing but which
-proof to send next.
+A witness that does not answer, or gives a wrong answer, does not disturb the log: the checkpoint
+is served without its line. The size that a witness reports only decides which proof is sent next.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attestation.errors import ParseError, Refused, UmayError, Unavailable, UsageError
+from attestation.formats.dates import dated
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.cosignature import cosigned_at
@@ -29,22 +29,23 @@ SECONDS = 5.0
 MAX_ANSWER = 16 * 1024
 LOOK_SECONDS = 1.0
 KEPT = 64
-"""Checkpoints whose cosignatures are remembered."""
+"""Number of checkpoints whose cosignatures are remembered."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Peer:
-    """A witness: where it takes checkpoints, its key, the size it cosigned last as far as is
-    known here."""
+class RemoteWitness:
+    """A witness: its address, its verifier key, and the size of the checkpoint that it cosigned
+    last, as far as this log knows."""
 
     url: str
     key: VerifierKey
     size: int = 0
 
     def cosign(self, note: bytes, consistency: Callable[[int, int], Sequence[bytes]]) -> Signature:
-        """Its line under `note`. Raises Unavailable, ParseError or NotAuthentic."""
+        """The witness's signature line for `note`. Raises Unavailable, ParseError or
+        NotAuthentic."""
         head, signed = checkpoints.parse(note)
         for _ in range(2):
             old = min(self.size, head.size)
@@ -56,14 +57,21 @@ class Peer:
             if status != 409 or media != SIZE:
                 break
             self.size = from_decimal(body.decode("ascii", "replace").strip(), "witness's size")
-        raise Unavailable(f"witness {self.key.name}: HTTP {status}")
+        raise Unavailable(
+            f"witness {self.key.name} at {self.url}: expected HTTP 200 with a cosignature, got "
+            "HTTP "
+            f"{status}"
+        )
 
     def _line(self, signed: Note, body: bytes) -> Signature:
-        """The one of our key; whatever else it sent is ignored."""
+        """The line of this witness's key. Other lines in the answer are ignored."""
         lines = body.decode("utf-8", "replace").splitlines()
         answered = Note(signed.text, tuple(Signature.from_line(line) for line in lines[:16]))
         if cosigned_at(answered, self.key) is None:
-            raise ParseError(f"witness {self.key.name}: expected its cosignature, got none")
+            raise ParseError(
+                f"witness {self.key.name} at {self.url}: expected a cosignature by its key, "
+                "found none"
+            )
         return next(line for line in answered.signatures if line.key_id == self.key.key_id)
 
     def _post(self, body: bytes) -> tuple[int, str, bytes]:
@@ -72,29 +80,30 @@ class Peer:
                 url = f"{self.url.rstrip('/')}/add-checkpoint"
                 answer = http.ask("POST", url, body, limit=MAX_ANSWER)
         except Unavailable as error:
-            raise Unavailable(f"witness {self.key.name}: {error}", again=error.again) from None
+            text = f"witness {self.key.name}: {error}"
+            raise Unavailable(text, again=error.again) from None
         return answer.status, answer.media_type, answer.body
 
 
 class Witnessing:
-    """Keeps cosignatures of the newest checkpoints. `run` in a thread of its own.
+    """Collects the cosignatures of the newest checkpoints. Call `run` in a separate thread.
 
-    A witness that says not yet is offered the same checkpoint again until it answers: one that
-    waits for an anchor could never keep up with a log that grows.
+    A witness that answers "not yet" gets the same checkpoint again until it cosigns it, because a
+    witness that waits for an anchor could never follow a growing log otherwise.
     """
 
-    def __init__(self, store: Store, peers: Sequence[Peer]) -> None:
+    def __init__(self, store: Store, peers: Sequence[RemoteWitness]) -> None:
         self._store, self._peers = store, peers
         self._waiting: dict[bytes, bytes] = {}
         self._lines: dict[str, tuple[Signature, ...]] = {}
 
     def cosigned(self, note: bytes) -> bytes:
-        """The note with the lines that witnesses gave for it."""
+        """The note with the cosignatures that the witnesses gave for it."""
         signed = Note.from_bytes(note)
         return Note(signed.text, (*signed.signatures, *self._lines.get(signed.text, ()))).to_bytes()
 
     def newest(self) -> bytes | None:
-        """The newest checkpoint that every witness cosigned, with their lines."""
+        """The newest checkpoint that every witness cosigned, with their signature lines."""
         whole = [text for text, lines in self._lines.items() if len(lines) == len(self._peers)]
         note = self._store.checkpoint_at(Checkpoint.from_body(whole[-1]).size) if whole else None
         return self.cosigned(note) if note else None
@@ -113,8 +122,8 @@ class Witnessing:
             stopped.wait(LOOK_SECONDS)
 
     def step(self) -> None:
-        """Asks each witness for what it has not cosigned. Raises what the last that failed
-        raised."""
+        """Ask each witness for its cosignature of the newest checkpoint unless it has given it.
+        Raises the error of the last witness that failed."""
         failed: UmayError | None = None
         for peer in self._peers:
             try:
@@ -124,7 +133,7 @@ class Witnessing:
         if failed is not None:
             raise failed
 
-    def _ask(self, peer: Peer) -> None:
+    def _ask(self, peer: RemoteWitness) -> None:
         note = self._waiting.pop(peer.key.key_id, None) or self._store.checkpoint
         text = Note.from_bytes(note).text
         if any(line.key_id == peer.key.key_id for line in self._lines.get(text, ())):
@@ -140,19 +149,28 @@ class Witnessing:
 
 
 def only_anchored(read: Callable[[], Anchor], log_url: str) -> Callable[[Checkpoint], None]:
-    """What a TON witness says beyond an ordinary one: the contract holds this tree, or one that
-    continues it. The log's proof of that is checked here.
+    """The additional check of a TON witness: the contract holds this tree, or a tree that continues
+    it. The log's proof of that is checked here.
 
-    Raises Unavailable while it is not anchored yet, Refused where the contract holds another
-    tree, LogError where the log's proof does not hold.
+    Raises Unavailable while the tree is not anchored yet, Refused if the contract is of another log
+    or recorded a fork, LogError if the contract holds another tree or the proof is not valid.
     """
 
     def confirm(head: Checkpoint) -> None:
         anchor = read()
         if anchor.forked or head.origin != anchor.origin:
-            raise Refused("log", "other-log", "the contract is of another log, or says it forked")
+            text = (
+                f"contract {anchor.address}: expected the log {head.origin} without a recorded "
+                "fork, "
+                f"got the log {anchor.origin} {'with' if anchor.forked else 'without'} one"
+            )
+            raise Refused("log", "other-log", text)
         if head.size > anchor.size:
-            raise Unavailable(f"size {head.size} is not anchored yet: {anchor.size} is")
+            raise Unavailable(
+                f"contract {anchor.address}: expected an anchor of at least {head.size} entries, "
+                "got "
+                f"{anchor.size}, anchored at {dated(anchor.time)}; try again later"
+            )
         proof: tuple[bytes, ...] = ()
         if 0 < head.size < anchor.size:
             proof = fetch_consistency(log_url, old=head.size, new=anchor.size)
@@ -167,11 +185,12 @@ def only_anchored(read: Callable[[], Anchor], log_url: str) -> Callable[[Checkpo
     return confirm
 
 
-def parse_witness(url: str, vkey: str) -> Peer:
-    """Raises UsageError for an address or a witness's key that is none."""
+def parse_witness(url: str, vkey: str) -> RemoteWitness:
+    """The witness at `url` with verifier key `vkey`. Raises UsageError for a malformed address or
+    key."""
     if not url.startswith(("https://", "http://")):
-        raise UsageError(f"witness: expected an http(s) URL, got {url!r}")
+        raise UsageError(f"--witness: expected an http(s) URL, got {url!r}")
     try:
-        return Peer(url, VerifierKey.from_text(vkey, COSIGNATURE))
+        return RemoteWitness(url, VerifierKey.from_text(vkey, COSIGNATURE))
     except ParseError as error:
-        raise UsageError(f"witness: {error}") from None
+        raise UsageError(f"--witness {url}: {error}") from None

@@ -169,7 +169,7 @@ def test_a_log_that_forked_is_an_error(loop: AnchorLoop, log: tuple[FakeLog, str
     fake, _ = log
     size, fake.tree = len(fake.tree), Tree()
     fake.grow(size)
-    with pytest.raises(LogError, match="another root"):
+    with pytest.raises(LogError, match="expected the anchored root"):
         loop.step()
     fake.grow(4)
     with pytest.raises(LogError):

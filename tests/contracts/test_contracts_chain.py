@@ -157,13 +157,13 @@ def test_a_directory_of_other_blocks_is_refused(tmp_path: Path) -> None:
         local.faucet(SOMEBODY, 1)
         local.faucet(SOMEBODY, 1)
     os.truncate(tmp_path / "blocks.bin", 72)
-    with pytest.raises(Unavailable, match="do not belong together"):
+    with pytest.raises(Unavailable, match="expected the block that state"):
         LocalChain.start(tmp_path)
 
 
 @needs_node
 def test_one_server_per_directory(tmp_path: Path) -> None:
-    with LocalChain.start(tmp_path), pytest.raises(Unavailable, match="open in process"):
+    with LocalChain.start(tmp_path), pytest.raises(Unavailable, match="has this directory open"):
         LocalChain.start(tmp_path)
 
 
@@ -216,7 +216,7 @@ def test_get_method_of_no_contract(shared: LocalChain) -> None:
 
 @needs_node
 def test_no_anchor_where_no_contract_is(shared: LocalChain) -> None:
-    with pytest.raises(Unavailable, match="active contract"):
+    with pytest.raises(Unavailable, match="expected an active AttestationLog contract"):
         read_anchor(shared.client(), network="n", address=SOMEBODY)
 
 
@@ -453,7 +453,7 @@ def test_key_files(tmp_path: Path) -> None:
     key = create_key(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert load_key(path) == key
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="a key file is never overwritten"):
         create_key(path)
     path.chmod(0o644)
     with pytest.raises(UsageError, match="0600"):
@@ -569,7 +569,7 @@ BAD_HEADERS = {
 @pytest.mark.parametrize("name", BAD_HEADERS)
 def test_bad_block_header(endpoint: Endpoint, name: str) -> None:
     endpoint.queue = [ok(BAD_HEADERS[name])]
-    with pytest.raises(Unavailable, match="malformed"):
+    with pytest.raises(Unavailable, match="expected an answer as toncenter v2 gives it"):
         endpoint.client.block(7)
 
 
@@ -595,7 +595,7 @@ def test_bad_account(endpoint: Endpoint, name: str) -> None:
     endpoint.queue = [ok(ACCOUNT)]
     assert endpoint.client.account(SOMEBODY).balance == 5
     endpoint.queue = [ok({**ACCOUNT, **BAD_ACCOUNTS[name]})]
-    with pytest.raises(Unavailable, match="malformed"):
+    with pytest.raises(Unavailable, match="expected an answer as toncenter v2 gives it"):
         endpoint.client.account(SOMEBODY)
 
 

@@ -18,7 +18,7 @@ from contracts.chain import ToncenterV2
 from contracts.codec import (
     MAX_RETIRED,
     OP_ANCHOR,
-    Anchored,
+    AnchoredEvent,
     AnchorMessage,
     Exit,
     ForkMessage,
@@ -576,8 +576,8 @@ def test_every_anchor_leaves_an_event(bench: Bench) -> None:
     transaction = Transaction.deserialize(Cell.one_from_boc(boc).begin_parse())
     events = [message.body for message in transaction.out_msgs if message.is_external_out]
     state = bench.state(address)
-    (event,) = (Anchored.from_cell(body) for body in events)
-    assert event == Anchored(1, 33, TREE.root(33), state.time)
+    (event,) = (AnchoredEvent.from_cell(body) for body in events)
+    assert event == AnchoredEvent(1, 33, TREE.root(33), state.time)
 
 
 @pytest.mark.parametrize("pairs", [20, pytest.param(500, marks=pytest.mark.long)])

@@ -82,7 +82,7 @@ def target(bench: Bench) -> str:
     return address
 
 
-def recorded(bench: Bench, address: str, pck: bytes) -> quote_verifier.Verified | None:
+def recorded(bench: Bench, address: str, pck: bytes) -> quote_verifier.RecordedQuote | None:
     return quote_verifier.read_machine(cell_from_boc(bench.chain.account(address).data), pck)
 
 
@@ -416,7 +416,7 @@ def test_too_little_money(bench: Bench, target: str) -> None:
 
 def test_version_5_is_refused_by_name() -> None:
     fields = {"tee_tcb_svn2": TEE_TCB_SVN, "mr_servicetd": bytes(48), "version": 5}
-    with pytest.raises(ParseError, match="takes version 4"):
+    with pytest.raises(ParseError, match="expected version 4"):
         quote_verifier.verify_full(machine().bent(good(), **fields))
 
 
@@ -591,7 +591,7 @@ SAME_REASON = {
 def test_real_quote(bench: Bench, path: Path) -> None:
     quote = path.read_bytes()
     if parse_quote(quote).version != 4:
-        with pytest.raises(ParseError, match="takes version 4"):
+        with pytest.raises(ParseError, match="expected version 4"):
             quote_verifier.verify_full(quote)
         return
     parsed = parse_quote(quote)

@@ -352,7 +352,7 @@ def test_the_audit_command_reads_the_record(room: Room, tmp_path: Path) -> None:
 def test_other_code_is_no_registry(room: Room) -> None:
     genesis = quote_verifier.genesis(root_key=bytes(64), registry="0:" + "3" * 64)
     address = room.deploy("quote_verifier", genesis)
-    with pytest.raises(NotAuthentic, match="expected the code"):
+    with pytest.raises(NotAuthentic, match="expected a Registry with code hash"):
         read_registry(room.bench.chain, address=address)
     with pytest.raises(Unavailable):
         read_registry(room.bench.chain, address="0:" + "4" * 64)

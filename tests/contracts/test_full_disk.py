@@ -22,11 +22,11 @@ from attestation.log.merkle import Tree
 from attestation.log.note import VerifierKey
 from attestation.log.submission import SubmissionAnswer
 from attestation.net.serve import Server
-from client_sdk.auditing.watching import Alert, Told
+from client_sdk.auditing.watching import Alert, AlertFile
 from contracts.logservice import appender
 from contracts.logservice import witness as witnesses
 from contracts.logservice.database import Sqlite
-from contracts.logservice.seldom import Seldom
+from contracts.logservice.repeats import RepeatLimiter
 from contracts.logservice.server import create_app
 from contracts.logservice.store import Entry, Store, load_or_create_key
 from contracts.logservice.witness import AddCheckpoint, Witness
@@ -95,7 +95,7 @@ def test_a_full_disk_under_the_log_is_503_and_one_line(
             assert (error["step"], error["code"]) == ("log", "unavailable")
             assert "full" in error["message"] and "Traceback" not in answer.text
     lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 1 and "nothing was logged" in lines[0] and "full" in lines[0]
+    assert len(lines) == 1 and "was not logged" in lines[0] and "full" in lines[0]
     assert caplog.records[0].exc_info is None
     assert (log.store.size, log.store.checkpoint) == (size, note)
     assert requests.get(f"{url}/checkpoint", timeout=HANG_S).content == note
@@ -243,9 +243,9 @@ ALERTS = """
 import resource, sys
 from pathlib import Path
 from attestation.errors import Unavailable
-from client_sdk.auditing.watching import Alert, Told
+from client_sdk.auditing.watching import Alert, AlertFile
 
-told = Told(Path(sys.argv[1]))
+told = AlertFile(Path(sys.argv[1]))
 alert = lambda n: Alert(n, "violation", "code", "t" * 200, n)
 told.add([alert(1)])
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -269,16 +269,16 @@ def test_alerts_that_do_not_fit_on_the_disk_are_kept_later(tmp_path: Path) -> No
         check=True,
     )
     assert done.stdout == "unavailable 1\n"
-    kept = Told(tmp_path / "alerts").alerts
+    kept = AlertFile(tmp_path / "alerts").alerts
     assert [alert.index for alert in kept] == [1, 2, 3] and isinstance(kept[0], Alert)
 
 
 def test_a_line_that_repeats_is_told_seldom() -> None:
     told: list[str] = []
     now = [0.0]
-    seldom = Seldom(told.append, clock=lambda: now[0])
+    limiter = RepeatLimiter(told.append, clock=lambda: now[0])
     for now[0] in (0.0, 1.0, 59.0, 61.0, 62.0):
-        seldom("full")
-    seldom("another")
-    seldom("full")
-    assert told == ["full", "full (and 2 times more)", "another", "full"]
+        limiter("full")
+    limiter("another")
+    limiter("full")
+    assert told == ["full", "full (and 2 more times)", "another", "full"]

@@ -148,6 +148,14 @@ def test_an_answer_that_does_not_hold(change: Callable[..., AccountAnswer], code
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize("workchain", [1, 2, -2])
+def test_a_workchain_that_the_chain_does_not_have(workchain: int) -> None:
+    head = proven_state(good().shard_proof, chain().head.block)
+    with pytest.raises(NotAuthentic) as caught:
+        find_shard(head, workchain, bytes(32))
+    assert caught.value.code == "no-shard"
+
+
 def test_another_accounts_whole_proof() -> None:
     with pytest.raises(NotAuthentic, match="other-account"):
         read(good(OTHER_ADDRESS))
@@ -245,7 +253,7 @@ def test_an_exotic_cell_of_another_form(name: str) -> None:
 
 def test_a_merkle_proof_whose_own_hash_is_not_its_cells() -> None:
     lie = cell(octets(b"\3" + bytes(34)), chain().account, kind=3)
-    with pytest.raises(ParseError, match="what it proves"):
+    with pytest.raises(ParseError, match="hash and depth of the cells under it"):
         read_bag(write_bag([lie]))
 
 

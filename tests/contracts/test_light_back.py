@@ -136,7 +136,7 @@ def test_a_state_of_the_basechain() -> None:
 def test_one_link_and_no_other_number(count: int) -> None:
     answer = bytearray(back_bytes(GOOD))
     answer[168] = count
-    with pytest.raises(ParseError, match="one link back"):
+    with pytest.raises(ParseError, match="exactly 1 link back"):
         read_back(bytes(answer))
 
 

@@ -70,10 +70,25 @@ def test_an_account_is_proven_and_the_trusted_block_moves(tmp_path: Path) -> Non
 def test_a_head_that_no_proof_reaches(tmp_path: Path) -> None:
     light, transport = client(tmp_path)
     transport.head = replace(CHAIN.head.block, seqno=211)
-    with pytest.raises(NotAuthentic, match="they end at 210") as caught:
+    with pytest.raises(NotAuthentic, match="they end at block 210") as caught:
         light.head()
     assert caught.value.code == "no-way"
     assert light.trusted.read() == CHAIN.second.block
+
+
+@pytest.mark.parametrize(("most", "reached"), [(0, False), (1, False), (2, True)])
+def test_a_head_that_too_many_proofs_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, reached: bool
+) -> None:
+    """The head is two answers away from the trusted block."""
+    monkeypatch.setattr("contracts.light.client.MAX_ANSWERS", most)
+    light, _ = client(tmp_path)
+    if reached:
+        assert light.head() == CHAIN.head.block
+        return
+    with pytest.raises(NotAuthentic, match=f"at most {most} answers") as caught:
+        light.head()
+    assert caught.value.code == "no-way"
 
 
 def test_a_link_that_does_not_hold_moves_nothing(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_it_is_proven_again_years_later(
     assert [chain.block(n).root_hash for n in (100, 150)] == [
         made.block.root_hash for made in (CHAIN.first, CHAIN.middle)
     ]
-    with pytest.raises(Unavailable, match="no answer to this"):
+    with pytest.raises(Unavailable, match="an answer to this question, found none"):
         chain.block(200)
     assert not Path(f"{config}.trusted").exists()
 
@@ -70,7 +70,7 @@ def test_a_changed_answer_proves_nothing(saved: tuple[Path, Path]) -> None:
     signed = tl_blob(link.signatures.signatures[0][1])
     assert signed in file.read_bytes()
     file.write_bytes(file.read_bytes().replace(signed, signed[:1] + b"\0" + signed[2:]))
-    with pytest.raises(Unavailable, match="does not hold"):
+    with pytest.raises(Unavailable, match="is not valid"):
         reading(f"lite:{config}?from={file}").account(LOG_ADDRESS)
     assert proof_bytes(link) not in file.read_bytes()
 

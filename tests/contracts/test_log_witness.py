@@ -24,7 +24,7 @@ from attestation.log.cosignature import cosign, cosigned_at
 from attestation.log.merkle import Tree
 from attestation.log.note import COSIGNATURE, Note, Signature, VerifierKey
 from contracts.logservice.database import working
-from contracts.logservice.witness import MAX_BODY_BYTES, SIZE, AddCheckpoint, Answer, Witness
+from contracts.logservice.witness import MAX_BODY_BYTES, SIZE, AddCheckpoint, Witness, WitnessAnswer
 from contracts.logservice.witness_server import create_app
 
 ORIGIN, NAME, NOW = "log.example/umay", "witness.example/w1", 1_795_000_000
@@ -66,7 +66,7 @@ def witness(tmp_path: Path) -> Iterator[Witness]:
     witness.close()
 
 
-def holds(answer: Answer, size: int, tree: Tree = TREE) -> bool:
+def holds(answer: WitnessAnswer, size: int, tree: Tree = TREE) -> bool:
     assert answer.status == 200, answer
     signed = Note.from_bytes(note(size, tree))
     lines = answer.body.decode().splitlines()
@@ -150,7 +150,7 @@ def test_what_is_refused(witness: Witness, make: Callable[[], bytes], status: in
 def test_another_old_size_is_answered_with_ours(witness: Witness, old: int) -> None:
     witness.add(request(0, FIRST))
     answer = witness.add(request(old, 9))
-    assert answer == Answer(409, b"7\n", SIZE)
+    assert answer == WitnessAnswer(409, b"7\n", SIZE)
 
 
 def test_a_proof_from_nothing_is_empty(witness: Witness) -> None:
@@ -168,7 +168,7 @@ def test_a_smaller_tree_is_never_cosigned_again(witness: Witness) -> None:
 def test_another_tree_of_the_same_size_is_never_cosigned(witness: Witness) -> None:
     witness.add(request(0, FIRST))
     forked = note(FIRST, OTHER)
-    assert witness.add(request(FIRST, FIRST, signed=forked)) == Answer(409, b"7\n", SIZE)
+    assert witness.add(request(FIRST, FIRST, signed=forked)) == WitnessAnswer(409, b"7\n", SIZE)
     assert witness.conflicts() == [forked]
     assert holds(witness.add(request(FIRST, FIRST)), FIRST)
 
@@ -182,7 +182,7 @@ def test_proof_of_a_fork_is_kept(witness: Witness) -> None:
 def test_what_was_cosigned_outlives_a_restart(tmp_path: Path) -> None:
     open_witness(tmp_path).add(request(0, 20))
     again = open_witness(tmp_path)
-    assert again.add(request(0, 7)) == Answer(409, b"20\n", SIZE)
+    assert again.add(request(0, 7)) == WitnessAnswer(409, b"20\n", SIZE)
     assert again.add(request(20, 20, signed=note(20, OTHER))).status == 409
 
 
@@ -200,7 +200,7 @@ def test_it_is_on_disk_before_the_cosignature_leaves(tmp_path: Path) -> None:
     dying._key = Dying()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         dying.add(request(0, 20))
-    assert open_witness(tmp_path).add(request(0, 7)) == Answer(409, b"20\n", SIZE)
+    assert open_witness(tmp_path).add(request(0, 7)) == WitnessAnswer(409, b"20\n", SIZE)
 
 
 def test_what_cannot_be_written_is_not_cosigned(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_what_cannot_be_written_is_not_cosigned(tmp_path: Path) -> None:
 def test_two_processes_with_one_state_do_not_cosign_a_fork(tmp_path: Path) -> None:
     one, two = open_witness(tmp_path), open_witness(tmp_path)
     assert holds(one.add(request(0, 7)), 7)
-    assert two.add(request(0, 7, OTHER)) == Answer(409, b"7\n", SIZE)
+    assert two.add(request(0, 7, OTHER)) == WitnessAnswer(409, b"7\n", SIZE)
 
 
 def test_at_once_only_one_history_is_cosigned(tmp_path: Path) -> None:
@@ -325,8 +325,12 @@ def test_a_full_disk_is_not_now_and_nothing_is_remembered(witness: Witness) -> N
     pages = database.execute("PRAGMA page_count").fetchone()[0]
     database.execute(f"PRAGMA max_page_count = {pages}")
     row = (b"x" * 100_000,)
-    with pytest.raises(Unavailable, match=r"/seen: database or disk is full"):  # noqa: SIM117
-        with working(witness._path):
-            database.execute("INSERT INTO conflict VALUES (?)", row)
+    with (
+        pytest.raises(
+            Unavailable, match=r"/seen: the database cannot be used now: database or disk is full"
+        ),
+        working(witness._path),
+    ):
+        database.execute("INSERT INTO conflict VALUES (?)", row)
     assert witness.conflicts() == []
     assert holds(witness.add(request(100, 200)), 200)

@@ -28,7 +28,7 @@ from contracts.logservice.server import create_app
 from contracts.logservice.store import Entry, Store
 from contracts.logservice.witness import SIZE, Witness
 from contracts.logservice.witness_server import create_app as witness_app
-from contracts.logservice.witnessing import Peer, Witnessing, only_anchored, parse_witness
+from contracts.logservice.witnessing import RemoteWitness, Witnessing, only_anchored, parse_witness
 from tests.helpers.host_parts import Service
 from tests.helpers.waiting import HANG_S
 
@@ -47,8 +47,8 @@ class Observer:
         self.witness = Witness(directory / name, name=name, key=key, logs=logs, **more)  # type: ignore[arg-type]
         self.service = Service(witness_app(self.witness, self.key))
 
-    def peer(self) -> Peer:
-        return Peer(self.service.url, self.key)
+    def peer(self) -> RemoteWitness:
+        return RemoteWitness(self.service.url, self.key)
 
     def close(self) -> None:
         self.service.stop()
@@ -124,7 +124,7 @@ def test_a_checkpoint_that_is_cosigned_is_not_offered_again(
 
 
 def test_one_that_is_down_costs_nothing(store: Store, observers: list[Observer]) -> None:
-    down = Peer("http://127.0.0.1:9", observers[1].key)
+    down = RemoteWitness("http://127.0.0.1:9", observers[1].key)
     watched = Witnessing(store, [down, observers[0].peer()])
     with pytest.raises(Unavailable, match="w1"):
         watched.step()
@@ -196,7 +196,7 @@ def test_a_witness_that_answers_wrongly_costs_nothing(
         return Response(body, status, {"content-type": media, "location": "http://127.0.0.1:9"})
 
     service = Service(Starlette(routes=[Route("/add-checkpoint", answer, methods=["POST"])]))
-    watched = Witnessing(store, [Peer(service.url, key)])
+    watched = Witnessing(store, [RemoteWitness(service.url, key)])
     try:
         with pytest.raises(UmayError):
             watched.step()
@@ -252,6 +252,12 @@ NOT_ANCHORED: dict[
     "another tree of the size": ({}, lambda s: Checkpoint(ORIGIN, 12, bytes(32)), LogError),
     "another smaller tree": ({}, lambda s: Checkpoint(ORIGIN, 7, bytes(32)), LogError),
     "forked": ({"forked": True}, lambda s: head_of(s, 12), Refused),
+    "forked, of a smaller tree": ({"forked": True}, lambda s: head_of(s, 4), Refused),
+    "another log's contract, of a smaller tree": (
+        {"origin": "other"},
+        lambda s: head_of(s, 4),
+        Refused,
+    ),
     "another log's contract": ({"origin": "other"}, lambda s: head_of(s, 12), Refused),
 }
 
@@ -266,7 +272,8 @@ def test_what_is_not_anchored_is_not_confirmed(
 ) -> None:
     with pytest.raises(error) as caught:
         only_anchored(lambda: anchor_of(store, 12, **changes), served)(head(store))
-    assert error is not Refused or caught.value.code == "other-log"
+    if isinstance(caught.value, Refused):
+        assert (caught.value.step, caught.value.code) == ("log", "other-log")
 
 
 # The commands

@@ -1,4 +1,4 @@
-"""One line for what goes wrong again and again."""
+"""A warning that repeats is written at most once a minute."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable
 EVERY_S = 60.0
 
 
-class Seldom:
-    """Tells a text at once, and the same text again after a minute, with how often it came."""
+class RepeatLimiter:
+    """Passes a text on at once. The same text is passed on again only after EVERY_S seconds, with
+    the number of times it came in between."""
 
     def __init__(
         self, tell: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
@@ -22,6 +23,6 @@ class Seldom:
         if text == self._text and now - self._told < EVERY_S:
             self._held += 1
             return
-        again = f" (and {self._held} times more)" if self._held else ""
+        again = f" (and {self._held} more times)" if self._held else ""
         self._tell(text + (again if text == self._text else ""))
         self._text, self._told, self._held = text, now, 0
