@@ -55,7 +55,7 @@ class Decoder:
         next(self._steps)
 
     def push(self, data: bytes) -> list[Event]:
-        """Raises ParseError for what is no such message, or longer than the limit."""
+        """Raises ParseError for bytes that are not such a message, or that exceed the limit."""
         if self._ended:
             raise UsageError("decoder: expected no push after finish or after an error")
         self._room -= len(data)

@@ -52,7 +52,7 @@ def canonical(text: str) -> str:
 
 
 def same_account(one: str, other: str) -> bool:
-    """Whether both are spellings of one account. What is no address is no account's."""
+    """Whether both are spellings of one account; False where one is not an address."""
     try:
         return canonical(one) == canonical(other)
     except ParseError:

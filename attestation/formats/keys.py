@@ -1,6 +1,6 @@
 """KeyBundle: what an enclave claims, hashed exactly as served.
 
-Everything a client relies on hangs from `b = SHA-256(bundle bytes)`, which is bound
+Everything a client relies on depends on `b = SHA-256(bundle bytes)`, which is bound
 into the hardware's REPORT_DATA. The bytes are never re-serialised to be hashed, and
 only one byte string decodes to a given bundle.
 """

@@ -1,7 +1,7 @@
 """Connections of urllib3 under `requests`, each wait of which ends by the exchange's Clock.
 
 A read timeout alone bounds one piece, not an answer: whoever drips a byte a second holds a
-caller for ever. So every receive and every send here asks the Clock first.
+caller without end. So every receive and every send here asks the Clock first.
 
 No `requests.Session`: even where redirects are not followed it reads a redirect's whole body
 into memory, keeps cookies, and looks into the environment.

@@ -21,7 +21,7 @@ LONGEST_S = 86400
 class Limits:
     """What a server grants its clients: seconds, and how many connections at most.
 
-    Raises UsageError for what is no such time.
+    Raises UsageError for a value that is not a time in seconds.
     """
 
     head_s: float = 10.0

@@ -1,4 +1,4 @@
-"""NVIDIA: a GPU's signed report, the chain it hangs from, and the firmware published for it."""
+"""NVIDIA: a GPU's signed report, its certificate chain, and the firmware published for it."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def parse_report(data: bytes) -> GpuReport:
 def cut_padding(buffer: bytes) -> bytes:
     """The report at the start of a driver's buffer, whose rest must be zero.
 
-    Raises ParseError, also where it is no report.
+    Raises ParseError, also for bytes that are not a report.
     """
     report = cut_zeros(buffer, report_length(buffer), "NVIDIA device report")
     parse_report(report)

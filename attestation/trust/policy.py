@@ -39,7 +39,7 @@ TCB_STATUSES = frozenset(
         "TDRelaunchAdvisedConfigurationNeeded",
     }
 )
-"""Intel's words that a policy may accept; "Revoked" is none of them."""
+"""Intel's words that a policy may accept; "Revoked" is not among them."""
 
 SNP_TCB_PARTS = ("bootloader", "tee", "snp", "microcode")
 """Of every family; Turin's FMC is not among them."""

@@ -1,7 +1,7 @@
 """A certificate revocation list in whichever form a service writes it.
 
 Intel's own service answers in DER, its PCCS in hex, other caches in PEM or base64. What the
-verifier reads is DER; what is none of them is named here, where the address is known.
+verifier reads is DER; anything else is named here, where the address is known.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def read_evidence_quote(data: bytes) -> azure.VtpmQuote:
 
 def _quote(raw: Any) -> azure.VtpmQuote:
     if not is_evidence(raw):
-        raise ParseError("not Azure evidence")
+        raise ParseError("Azure's evidence: expected hcl_report and a quote, got another JSON")
     try:
         quote = raw.get("tpm_quote") or raw["quote"]
         message, signature = _bytes(quote["message"]), _bytes(quote["signature"])
@@ -88,7 +88,12 @@ def vtpm_quote(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     signed = read_bincode(data)
     found = InspectionResult(file, "Azure vTPM quote")
     _explain(found, signed)
-    found.check("vtpm", _missing("signatures only: no HCL report that names the vTPM's key"))
+    found.check(
+        "vtpm",
+        _missing(
+            "only the signature can be read: no HCL report that names the vTPM's key was given"
+        ),
+    )
     _refuse(found)
     return found
 
@@ -97,7 +102,9 @@ def read_bincode(data: bytes) -> azure.VtpmQuote:
     """Raises ParseError."""
     start = 8 + _BINCODE_SIGNATURE
     if data[:8] != _BINCODE_SIGNATURE.to_bytes(8, "little"):
-        raise ParseError("not a vTPM quote")
+        raise ParseError(
+            "vTPM quote: expected a signature of 256 bytes at its beginning, got other bytes"
+        )
     end = start + 8 + int.from_bytes(data[start : start + 8], "little")
     if data[end : end + 8] != azure.PCR_COUNT.to_bytes(8, "little"):
         raise ParseError("vTPM quote: expected 24 PCRs after the message")
@@ -136,7 +143,7 @@ def _whole(
 def _runtime(report: azure.HclReport, report_data: bytes) -> Callable[[], str]:
     def run() -> str:
         if not report_data:
-            raise NotChecked("a TDREPORT is signed by no public key: needs the TD quote")
+            raise NotChecked("no public key signs a TDREPORT: the TD quote is needed")
         azure.check_runtime(report, report_data)
         return "REPORT_DATA is the runtime text's digest, which names the vTPM's key"
 
@@ -161,7 +168,9 @@ def _explain(found: InspectionResult, quote: azure.VtpmQuote) -> None:
 
 def _refuse(found: InspectionResult) -> None:
     def run() -> str:
-        text = "unsupported: Azure paravisor: all rests on code that nobody outside can measure"
+        text = (
+            "Azure paravisor: unsupported, because all of it rests on code that cannot be measured"
+        )
         raise Refused("parse", "azure-paravisor", text)
 
     found.check("support", run)

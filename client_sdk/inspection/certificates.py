@@ -26,14 +26,16 @@ _BLOCK = re.compile(PEM + rb"[A-Za-z0-9+/=\s]{1,16384}?-----END CERTIFICATE-----
 def pem_certificates(pem: bytes) -> tuple[bytes, ...]:
     """DER of every certificate in a PEM text. Raises ParseError."""
     if pem.count(b"-----BEGIN") > MAX_CERTIFICATES:
-        raise ParseError(f"expected at most {MAX_CERTIFICATES} certificates in one text")
+        raise ParseError(
+            f"PEM: expected at most {MAX_CERTIFICATES} certificates in one text, got more"
+        )
     try:
         with warnings.catch_warnings():
             # AMD gives every chip key the serial number 0, which the library warns of.
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             loaded = x509.load_pem_x509_certificates(pem)
     except Exception:  # the library lets several kinds through
-        raise ParseError("not PEM certificates") from None
+        raise ParseError("PEM: expected certificates, got other text") from None
     return tuple(item.public_bytes(Encoding.DER) for item in loaded)
 
 

@@ -32,7 +32,9 @@ def intel_answer(file: str, data: bytes, inputs: CheckInputs) -> InspectionResul
             ExplainedField(key, str(value)) for key, value in body.items() if _is_short(value)
         ]
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
-        raise ParseError("not an answer of Intel's service") from None
+        raise ParseError(
+            "collateral: expected an answer of Intel's service, got another JSON"
+        ) from None
     found = InspectionResult(file, f"Intel {kind}", fields=fields)
     found.check("signature", lambda: _intel_answer(INTEL[kind], data, inputs))
     return found
@@ -134,7 +136,7 @@ def _amd_crl(data: bytes, inputs: CheckInputs) -> str:
         raise ParseError("not a revocation list") from None
     ark = snp.find_certificate(inputs.certificates, issuer)
     if ark is None:
-        raise NotChecked(f"no certificate of {issuer.rfc4514_string()} was given")
+        raise NotChecked(f"expected a certificate of {issuer.rfc4514_string()}, none was given")
     return _until(snp.check_crl(data, ark, roots=inputs.roots, now=inputs.now))
 
 

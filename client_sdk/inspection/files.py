@@ -76,7 +76,7 @@ def _looks(data: bytes) -> str:
 
 
 def _inspect(name: str, content: bytes, inputs: CheckInputs) -> list[InspectionResult]:
-    """Nothing where the content is none of what is known."""
+    """Nothing where the content is of no known kind."""
     known = by_first_bytes(content)
     if known is not None:
         return attempt(name, known.name, content, known.inspect, inputs)

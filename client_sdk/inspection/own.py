@@ -79,7 +79,9 @@ def _bound(parsed: Evidence) -> str:
     tdx_quote = tdx.parse_quote(parsed.quote) if parsed.platform == "tdx" else None
     quoted = tdx_quote or snp.parse_report(parsed.quote)
     if not hmac.compare_digest(quoted.report_data[:32], data):
-        text = "REPORT_DATA[0:32] does not name these keys and devices"
+        text = (
+            "REPORT_DATA[0:32]: expected the digest of this KeyBundle and its devices, got another"
+        )
         raise NotAuthentic("binding", "wrong-report-data", text)
     if any(nvidia.parse_report(item.report).nonce != gpu_nonce(b) for item in parsed.devices):
         raise NotAuthentic("binding", "wrong-nonce", "a device's report is for other keys")
@@ -189,7 +191,11 @@ def _above(chain: list[x509.Certificate]) -> str:
 
 
 def _unsigned() -> NoReturn:
-    raise NotAuthentic("certificate", "bad-signature", "its issuer did not sign it")
+    raise NotAuthentic(
+        "certificate",
+        "bad-signature",
+        "certificate: expected a signature by its issuer, got one that does not hold",
+    )
 
 
 def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

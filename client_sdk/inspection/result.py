@@ -2,7 +2,7 @@
 
 Files given together explain each other: certificates serve the reports beside them, RIMs
 and collateral serve the checks. Nothing is fetched. What cannot be checked for want of a
-file is said, and is no pass.
+file is said, and does not count as passed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The firmware of a machine with a TPM writes what it extended into the PCRs, either with SHA-1
 alone (TCG PC Client 1.2) or with every digest that the TPM has ("crypto-agile", Spec ID
 Event03). A CCEL has the second format with SHA-384 alone, and its registers are numbered 1
-to 4 for RTMR0 to 3. Reading stops at the first thing that is no event, and says so.
+to 4 for RTMR0 to 3. Reading stops at the first bytes that are not an event, and says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tokens and claims of attestation services: what they say, and that it is no evidence."""
+"""Tokens and claims of attestation services: what they say, and why that is not evidence."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _text(name: str, value: object) -> str:
 
 def _refuse(code: str) -> Callable[[], str]:
     def run() -> str:
-        text = "claims are somebody's word; expected the report and chain they were made from"
+        text = "token: expected the report and its chain, got claims of a service about them"
         raise Refused("parse", code, text)
 
     return run

@@ -279,7 +279,7 @@ def _tcb_info(named: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _report_data(content: bytes) -> bytes:
-    """64 bytes; empty where this is no quote or report of a VM that can be read."""
+    """64 bytes; empty where these bytes cannot be read as a quote or report of a VM."""
     try:
         if _is_snp(content):
             return snp.parse_report(content).report_data

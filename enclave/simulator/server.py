@@ -70,5 +70,5 @@ def _clear(path: Path) -> None:
         return
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(str(path)) == 0:
-            raise UsageError(f"{path}: another simulator listens there")
+            raise UsageError(f"{path}: expected a free socket, another simulator listens there")
     path.unlink()

@@ -86,7 +86,9 @@ class Simulator:
         operation = request.get(0)
         try:
             if not isinstance(operation, str) or operation not in self._operations:
-                raise UsageError(f"expected one of {', '.join(self._operations)}")
+                raise UsageError(
+                    f"operation: expected one of {', '.join(self._operations)}, got another"
+                )
             with self._lock:
                 return {0: "ok", **self._operations[operation](request)}
         except UmayError as error:
@@ -111,9 +113,9 @@ class Simulator:
     def _launch(self, request: dict[int, Any]) -> dict[int, Any]:
         name, gpus = _text(request, 1), request.get(2, 1)
         if type(gpus) is not int or not 0 <= gpus <= MAX_GPUS:
-            raise UsageError(f"launch: expected 0..{MAX_GPUS} GPUs")
+            raise UsageError(f"launch: expected 0 to {MAX_GPUS} GPUs, got another value")
         if name not in self._vms and len(self._vms) == MAX_VMS:
-            raise UsageError(f"launch: expected at most {MAX_VMS} VMs")
+            raise UsageError(f"launch: expected at most {MAX_VMS} VMs, got more")
         boot = self._boots[name] = self._boots.get(name, -1) + 1
         first = self._first_gpu(name, gpus)
         self._vms[name] = Vm(launch(self._source_root), of_boot(name, boot), first, gpus)
@@ -130,7 +132,7 @@ class Simulator:
     def _extend(self, request: dict[int, Any]) -> dict[int, Any]:
         vm, digest = self._vm(request), _sized(request, 2, DIGEST_BYTES)
         if len(vm.events) == MAX_RTMR3_EVENTS:
-            raise UsageError(f"tdx.extend: expected at most {MAX_RTMR3_EVENTS} events")
+            raise UsageError(f"tdx.extend: expected at most {MAX_RTMR3_EVENTS} events, got more")
         vm.rtmr3 = extend(vm.rtmr3, digest)
         vm.events.append(digest)
         return {}
@@ -143,7 +145,7 @@ class Simulator:
     def _gpu_report(self, request: dict[int, Any]) -> dict[int, Any]:
         vm, index = self._vm(request), request.get(2)
         if type(index) is not int or not 0 <= index < vm.gpus:
-            raise UsageError(f"gpu.report: expected a GPU below {vm.gpus}")
+            raise UsageError(f"gpu.report: expected a GPU index below {vm.gpus}, got another value")
         nonce = _sized(request, 3, NONCE_BYTES)
         fields = newer_opaque() if vm.rough.newer_gpu_fields else OPAQUE
         report, chain = self.nvidia.report(vm.first_gpu + index, nonce, opaque=fields)
@@ -153,16 +155,18 @@ class Simulator:
         quote = parse_quote(_bytes(request, 1))
         overrides, other_root = request.get(2, {}), request.get(3, False)
         if not isinstance(overrides, dict) or not overrides.keys() <= BODY_FIELDS.keys():
-            raise UsageError("forge.quote: expected {body field: bytes}")
+            raise UsageError(
+                "forge.quote: expected a map of body fields to bytes, got another value"
+            )
         if not all(type(value) is bytes for value in overrides.values()):
-            raise UsageError("forge.quote: expected bytes for every field")
+            raise UsageError("forge.quote: expected bytes for every field, got another type")
         signer = self._stranger() if other_root is True else self.intel
         return {1: signer.forge(quote, **overrides)}
 
     def _forge_gpu(self, request: dict[int, Any]) -> dict[int, Any]:
         index = request.get(1)
         if type(index) is not int or not 0 <= index < max(self._next_gpu, FLEET):
-            raise UsageError("forge.gpu: expected a GPU index")
+            raise UsageError("forge.gpu: expected the index of a GPU, got another value")
         report, chain = self.nvidia.report(index, _sized(request, 2, NONCE_BYTES))
         return {1: report, 2: list(chain)}
 
@@ -173,26 +177,26 @@ class Simulator:
     def _vm(self, request: dict[int, Any]) -> Vm:
         name = _text(request, 1)
         if name not in self._vms:
-            raise UsageError(f"no VM {name!r}: launch it first")
+            raise UsageError(f"VM: expected one that was launched, got {name!r}; launch it first")
         return self._vms[name]
 
 
 def _text(request: dict[int, Any], key: int) -> str:
     value = request.get(key)
     if not isinstance(value, str) or not 0 < len(value) <= 64:
-        raise UsageError(f"expected a VM id of 1 to 64 characters under key {key}")
+        raise UsageError(f"key {key}: expected a VM id of 1 to 64 characters, got another value")
     return value
 
 
 def _bytes(request: dict[int, Any], key: int) -> bytes:
     value = request.get(key)
     if type(value) is not bytes:
-        raise UsageError(f"expected bytes under key {key}")
+        raise UsageError(f"key {key}: expected bytes, got another type")
     return value
 
 
 def _sized(request: dict[int, Any], key: int, size: int) -> bytes:
     value = _bytes(request, key)
     if len(value) != size:
-        raise UsageError(f"expected {size} bytes under key {key}, got {len(value)}")
+        raise UsageError(f"key {key}: expected {size} bytes, got {len(value)}")
     return value

@@ -204,7 +204,7 @@ def cut_padding(buffer: bytes) -> bytes:
     """The quote at the start of a host's buffer, whose rest must be zero.
 
     For whoever takes a quote: evidence carries the quote alone. Real hosts hand over 70,
-    307 or 3,065 zero bytes after it. Raises ParseError, also where it is no quote.
+    307 or 3,065 zero bytes after it. Raises ParseError, also for bytes that are not a quote.
     """
     quote = cut_zeros(buffer, quote_length(buffer), "TDX quote")
     parse_quote(quote)
