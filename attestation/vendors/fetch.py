@@ -188,7 +188,7 @@ def _rim(answer: FetchedAnswer, rim: str, url: str) -> bytes:
 
 
 def _ocsp(answer: FetchedAnswer, name: str, url: str) -> bytes:
-    """An answer that says nothing (tryLater, unauthorized, …) is not kept as a part. RFC 6960 §4.2.1."""
+    """An answer that says nothing (tryLater, unauthorized, …) is not kept (RFC 6960 §4.2.1)."""
     try:
         status = ocsp.load_der_ocsp_response(answer.body).response_status
     except ValueError:

@@ -88,7 +88,8 @@ def cut_padding(buffer: bytes) -> bytes:
     """The report in a host's buffer, whose rest must be zero.
 
     /dev/sev-guest hands over the firmware's whole answer, header and all, in a buffer of
-    4,000 bytes; configfs-tsm the report alone. Raises ParseError, also for bytes that are not a report.
+    4,000 bytes; configfs-tsm the report alone. Raises ParseError, also for bytes that are
+    not a report.
     """
     content = buffer.removeprefix(RESPONSE_HEADER)
     report = cut_zeros(content, REPORT_BYTES, "SNP report")
