@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import sys
 
 from scripts.rooms import ROOT, imported, modules
@@ -17,6 +18,7 @@ START = "enclave.guest.__main__"
 LIST = ROOT / "docs" / "spec" / "trusted-base.txt"
 
 
+@functools.cache
 def closure(start: str = START) -> tuple[set[str], set[str]]:
     """(modules of ours, libraries), following every import that can run, however late.
 

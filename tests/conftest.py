@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from tests.helpers.progress import Progress
 
 SLOW = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
-settings.register_profile("short", max_examples=150, deadline=None, suppress_health_check=SLOW)
+settings.register_profile("short", max_examples=80, deadline=None, suppress_health_check=SLOW)
 settings.load_profile("short")
 """Long searches are `make fuzz`'s."""
 

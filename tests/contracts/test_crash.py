@@ -1,6 +1,6 @@
 """Log and anchor loop killed at random under load: nothing acknowledged is lost or rewritten.
 
-Six kills in `make test`; `UMAY_KILLS=200` for the whole trial. After each the log is audited
+Three kills in `make test`; `UMAY_KILLS=200` for the whole trial. After each the log is audited
 from outside, over HTTP and by the contract.
 """
 
@@ -38,7 +38,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed"),
 ]
-KILLS = int(os.environ.get("UMAY_KILLS", "6"))
+KILLS = int(os.environ.get("UMAY_KILLS", "3"))
 LOG_KEY = crash_log.KEY.public_key().public_bytes_raw()
 
 
