@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from attestation.errors import UsageError
+from attestation.errors import ParseError, UsageError
 from client_sdk.auditing.files import cli as files
 from client_sdk.commands.cli import (
     CHAIN,
@@ -200,7 +200,11 @@ def check_proof(file: Path, policy: Path, chain: str | None, as_json: bool) -> N
     from contracts.endpoint import reading
 
     accepted = config.read_policy(policy)
-    proof = EnclaveProof.from_bytes(read_file(file))
+    data = read_file(file)
+    try:
+        proof = EnclaveProof.from_bytes(data)
+    except ParseError as error:
+        raise ParseError(f"{file}: {error}") from None
     checked = check(proof, accepted, reading(chain) if chain else None)
     if as_json:
         click.echo(json.dumps(checked.to_json()))

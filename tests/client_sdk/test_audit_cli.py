@@ -61,7 +61,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "collateral that is none": (["run", *CONTRACT, *POLICY, "--collateral", "junk"], 2, "junk"),
     "a chain that is silent": (["entry", "0", *CONTRACT, *POLICY], 5, "refused"),
     "a negative index": (["entry", "-1", *CONTRACT, *POLICY], 2, "-1"),
-    "a proof that is none": (["check-proof", "junk", *POLICY], 3, "CBOR"),
+    "a proof that is none": (["check-proof", "junk", *POLICY], 3, "junk: CBOR"),
     "a proof that is not there": (["check-proof", "no", *POLICY], 2, "no"),
     "a proof under no policy": (["check-proof", "junk"], 2, "--policy"),
     "directories that are not there": (["compare", "no", "no", *POLICY], 6, "checkpoint"),

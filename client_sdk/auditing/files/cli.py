@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from attestation.errors import Incomplete, UsageError
+from attestation.errors import Incomplete, ParseError, UsageError
 from client_sdk.commands.cli import (
     AT,
     CHAIN,
@@ -144,7 +144,11 @@ def fetch(
         raise UsageError("expected a place to write to, got none; give --out, --archive, or both")
     given = {name: url for name, url in services.items() if url}
     roots = config.read_policy(policy).roots if policy else PRODUCTION
-    parsed = Evidence.from_bytes(read_file(evidence))
+    data = read_file(evidence)
+    try:
+        parsed = Evidence.from_bytes(data)
+    except ParseError as error:
+        raise ParseError(f"{evidence}: {error}") from None
     kept = Archive(archive) if archive is not None else None
     with output(out) as write:
         got = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
