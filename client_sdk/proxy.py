@@ -113,8 +113,8 @@ def check_listen(listen: str) -> None:
     """Raises UsageError beyond loopback."""
     if not is_loopback(read_address(listen)[0]):
         raise UsageError(
-            f"--listen: expected a loopback address such as 127.0.0.1:8321, got {listen}; the proxy "
-            "serves programs of this machine only"
+            f"--listen: expected a loopback address such as 127.0.0.1:8321, got {listen}; "
+            "the proxy serves programs of this machine only"
         )
 
 
