@@ -18,6 +18,7 @@ from client_sdk.inspection.result import (
     InspectionResult,
     attempt,
     malformed,
+    not_checked,
 )
 from client_sdk.inspection.tdreport import tdreport
 
@@ -90,7 +91,7 @@ def vtpm_quote(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     _explain(found, signed)
     found.check(
         "vtpm",
-        _missing(
+        not_checked(
             "only the signature can be read: no HCL report that names the vTPM's key was given"
         ),
     )
@@ -174,13 +175,6 @@ def _refuse(found: InspectionResult) -> None:
         raise Refused("parse", "azure-paravisor", text)
 
     found.check("support", run)
-
-
-def _missing(text: str) -> Callable[[], str]:
-    def run() -> str:
-        raise NotChecked(text)
-
-    return run
 
 
 def _bytes(value: Any) -> bytes:

@@ -21,11 +21,17 @@ from client_sdk.inspection.result import (
 
 Registers = tuple[bytes, ...]
 MAX_EVENTS = 4096
-RUNTIME_EVENT = 0x08000001
-"""dstack's type for what a guest extends itself. The digest of such an event is
+GUEST_REGISTER = 3
+"""What a guest extends itself. The digest of every event there, whatever type the list claims, is
 SHA-384(u32 type, little-endian ‖ ":" ‖ event ‖ ":" ‖ payload)."""
 
-GUEST_REGISTER = 3
+BOUND, UNBOUND, FORGED = "bound", "unbound", "forged"
+_CONTENT_WORDS = {
+    BOUND: "",
+    UNBOUND: "; its content is not bound by its digest",
+    FORGED: "; its content is not what was hashed",
+}
+SHOWN_EVENTS = 8
 
 _ACPI_TABLE_BYTES = 56
 
@@ -112,17 +118,40 @@ def events(file: str, listed: list[dict[str, Any]], inputs: CheckInputs) -> Insp
     found.fields += [event.explained(number) for number, event in enumerate(read)]
     _add_registers(found, registers)
     found.check("measurement", lambda: _compare(registers, inputs.quotes, parts=4))
+    found.check("event-content", lambda: _named_by_digests(read))
     return found
+
+
+def _named_by_digests(events: list[DstackEvent]) -> str:
+    """Whether the names and payloads in the list are what was measured: the registers bind
+    digests alone."""
+    forged = [str(number) for number, event in enumerate(events) if event.content == FORGED]
+    if forged:
+        text = (
+            f"event {', '.join(forged[:SHOWN_EVENTS])} of RTMR3: expected the name and payload "
+            f"that its digest is made from, got others ({len(forged)} such events)"
+        )
+        raise NotAuthentic("measurement", "event-content", text)
+    unbound = [str(number) for number, event in enumerate(events) if event.content == UNBOUND]
+    if unbound:
+        text = (
+            f"{len(unbound)} events have a name or payload that their digest does not bind by a "
+            f"known rule, the first are {', '.join(unbound[:SHOWN_EVENTS])}: do not rely on those"
+        )
+        raise NotChecked(text)
+    return "every name and payload that is given is what its event's digest is made from"
 
 
 @dataclass(frozen=True)
 class DstackEvent:
-    """One event of dstack's list: a register, a digest of 48 bytes, and what to say of it."""
+    """One event of dstack's list: a register, a digest of 48 bytes, what to say of it, and whether
+    its content (name and payload) is BOUND by the digest, UNBOUND or FORGED."""
 
     register: int
     type: int
     digest: bytes
     words: str
+    content: str
 
     def explained(self, number: int) -> ExplainedField:
         register = f"RTMR{self.register}" if self.type != EV_NO_ACTION else "no register"
@@ -137,18 +166,33 @@ def _event(raw: dict[str, Any]) -> DstackEvent:
     if not (type(register) is type(kind) is int and type(name) is str and 0 <= kind < 1 << 32):
         raise TypeError
     payload = bytes.fromhex(raw.get("event_payload") or "")
-    computed = hashlib.sha384(
-        b":".join((kind.to_bytes(4, "little"), name.encode(), payload))
-    ).digest()
+    computed = _sha384(b":".join((kind.to_bytes(4, "little"), name.encode(), payload)))
     digest, words = bytes.fromhex(raw.get("digest") or ""), name[:80]
     if not digest and register == GUEST_REGISTER:
         digest, words = computed, f"{words}; the list has no digest: computed from the event"
-    elif kind == RUNTIME_EVENT and digest != computed:
-        words += "; its content is not what was hashed"
     if kind != EV_NO_ACTION and (register not in range(4) or len(digest) != DIGEST_BYTES):
         text = f"got register {register} and a digest of {len(digest)} bytes"
         raise ParseError(f"event of type {kind:#x}: expected RTMR0..3 and 48 bytes, {text}")
-    return DstackEvent(register, kind, digest, words)
+    event = DstackEvent(register, kind, digest, words, BOUND)
+    content = _content(event, name, payload, computed)
+    return replace(event, words=words + _CONTENT_WORDS[content], content=content)
+
+
+def _content(event: DstackEvent, name: str, payload: bytes, computed: bytes) -> str:
+    """BOUND, UNBOUND or FORGED. A name with a colon could have been cut elsewhere; firmware
+    hashes the payload, or for some types something else; where neither is given, nothing is
+    claimed."""
+    if event.register == GUEST_REGISTER and event.type != EV_NO_ACTION:
+        if event.digest == computed:
+            return UNBOUND if ":" in name else BOUND
+        return FORGED if name or payload else BOUND
+    if event.type != EV_NO_ACTION and not name and event.digest == _sha384(payload):
+        return BOUND
+    return UNBOUND if name or payload else BOUND
+
+
+def _sha384(data: bytes) -> bytes:
+    return hashlib.sha384(data).digest()
 
 
 def _replay(events: list[DstackEvent]) -> Registers:

@@ -28,24 +28,39 @@ from client_sdk.inspection.result import (
     InspectionResult,
     attempt,
     malformed,
+    not_checked,
     read_file,
     readings,
 )
 
 
 def inspect_files(paths: Sequence[Path], inputs: CheckInputs) -> list[InspectionResult]:
-    """Everything found in the files, in their order; a file that is nothing known is said to
-    be so, beside the others. Raises UsageError where one cannot be read."""
-    contents = {path: read_file(path) for path in paths}
+    """Everything found in the files, in their order; a file that is nothing known, or too long,
+    is said to be so, beside the others. Raises UsageError where one cannot be read."""
+    contents = {path: _content(path) for path in paths}
     for data in contents.values():
-        inputs = _offered(data, inputs, strict=False)
-    found: list[InspectionResult] = []
-    for path in paths:
-        try:
-            found += inspect(str(path), contents[path], inputs)
-        except ParseError as error:
-            found.append(malformed(str(path), "no known format", error))
-    return found
+        if isinstance(data, bytes):
+            inputs = _offered(data, inputs, strict=False)
+    return [item for path in paths for item in _judged(path, contents[path], inputs)]
+
+
+def _content(path: Path) -> bytes | ParseError:
+    """The file, or why it is not read: that it is too long says nothing against the others."""
+    try:
+        return read_file(path)
+    except ParseError as error:
+        return error
+
+
+def _judged(path: Path, data: bytes | ParseError, inputs: CheckInputs) -> list[InspectionResult]:
+    if isinstance(data, ParseError):
+        found = InspectionResult(str(path), "unread file")
+        found.check("length", not_checked(str(data)))
+        return [found]
+    try:
+        return inspect(str(path), data, inputs)
+    except ParseError as error:
+        return [malformed(str(path), "no known format", error)]
 
 
 def offered(paths: Sequence[Path], inputs: CheckInputs) -> CheckInputs:

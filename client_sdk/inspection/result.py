@@ -94,6 +94,15 @@ class InspectionResult:
         }
 
 
+def not_checked(text: str) -> Callable[[], str]:
+    """A check that could not run, and why."""
+
+    def run() -> str:
+        raise NotChecked(text)
+
+    return run
+
+
 def malformed(file: str, kind: str, error: UmayError) -> InspectionResult:
     """Something that is named, and cannot be read: `error` says what is wrong with it."""
     found = InspectionResult(file, f"{kind}, malformed")
@@ -155,7 +164,7 @@ def read_file(path: Path) -> bytes:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     if len(data) > MAX_FILE_BYTES:
-        raise ParseError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
+        raise ParseError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
     return data
 
 

@@ -19,7 +19,8 @@ from attestation.errors import ParseError, UsageError
 from attestation.platforms.tdx.quote import write_pem
 from attestation.trust.roots import PRODUCTION
 from client_sdk.cli import umay
-from client_sdk.inspection.files import inspect
+from client_sdk.inspection import result
+from client_sdk.inspection.files import inspect, inspect_files
 from client_sdk.inspection.result import CheckInputs, InspectionResult, at, exit_code, readings
 from tests.helpers.places import EVIDENCE
 from tests.helpers.tdx_machine import machine
@@ -239,3 +240,43 @@ def test_a_certificate_whose_key_is_no_point(tmp_path: Path) -> None:
     file.write_bytes(write_pem(broken) + write_pem(machine().root_der))
     run = CliRunner().invoke(umay, ["audit", "inspect", "--json", str(file)])
     assert isinstance(run.exception, SystemExit | ParseError)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_file_that_is_too_long_leaves_the_others_their_verdict(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    monkeypatch.setattr(result, "MAX_FILE_BYTES", 1 << 20)
+    paths = [tmp_path / "evidence", tmp_path / "collateral"]
+    paths[0].write_bytes(world.evidence.to_bytes())
+    paths[1].write_bytes(world.collateral.to_bytes())
+    alone = inspect_files(paths, CheckInputs(NOW, world.policy.roots))
+    long = tmp_path / "long"
+    long.write_bytes(bytes((1 << 20) + 1))
+    together = [*paths[:place], long, *paths[place:]]
+    found = inspect_files(together, CheckInputs(NOW, world.policy.roots))
+    named = next(item for item in found if item.file == str(long))
+    assert [item for item in found if item is not named] == alone
+    expected = f"{long}: expected at most 1048576 bytes, got more"
+    assert [(check.status, check.text) for check in named.checks] == [("not checked", expected)]
+    assert exit_code([named]) == 6 and exit_code(found) == max(6, exit_code(alone))
+
+
+def test_a_file_as_long_as_allowed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result, "MAX_FILE_BYTES", 1 << 10)
+    (tmp_path / "file").write_bytes(bytes(1 << 10))
+    assert exit_code(inspect_files([tmp_path / "file"], CheckInputs(NOW, PRODUCTION))) == 3
+
+
+def test_the_command_with_a_file_that_is_too_long(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result, "MAX_FILE_BYTES", 1 << 20)
+    (tmp_path / "evidence").write_bytes(world.evidence.to_bytes())
+    (tmp_path / "long").write_bytes(bytes((1 << 20) + 1))
+    (tmp_path / "policy.toml").write_text(policy_text(world))
+    files = [str(tmp_path / "long"), str(tmp_path / "evidence")]
+    arguments = ["audit", "inspect", *files, "--policy", str(tmp_path / "policy.toml"), "--json"]
+    run = CliRunner().invoke(umay, [*arguments, "--at", str(NOW)])
+    assert run.exit_code == 6
+    assert len(json.loads(run.stdout)["found"]) > 2

@@ -520,7 +520,7 @@ def test_quotes_are_found_in_every_wrapper(
     quotes = [item for item in found if item.kind.startswith("TDX quote")]
     assert quotes and all(said(item)["cpu-signature"] == "passed" for item in quotes)
     logs = [item for item in found if "event log" in item.kind]
-    assert all(said(item) == {"measurement": "passed"} for item in logs)
+    assert all(set(said(item).values()) == {"passed"} for item in logs)
     assert exit_code(found) in (0, 6)
 
 

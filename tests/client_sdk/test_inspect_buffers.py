@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import struct
 from collections.abc import Callable
@@ -142,6 +143,9 @@ def dstack() -> dict[str, Any]:
     return dict(json.loads(path.read_bytes()))
 
 
+HOLDS = {"measurement": "passed", "event-content": "passed"}
+
+
 def events(report: dict[str, Any]) -> list[dict[str, Any]]:
     return list(json.loads(report["event_log"]))
 
@@ -160,7 +164,7 @@ def test_digests_of_rtmr3_are_computed_where_the_list_has_none(
 ) -> None:
     text = {**dstack, "event_log": json.dumps(stripped(dstack, **change))}
     found = inspect("f", json.dumps(text).encode(), MAYBE)[0]
-    assert verdicts(found) == {"measurement": "passed"}
+    assert verdicts(found) == HOLDS
     number = next(n for n, event in enumerate(events(dstack)) if event["event"] == "app-id")
     digest = events(dstack)[number]["digest"]
     text = "app-id; the list has no digest: computed from the event"
@@ -173,16 +177,16 @@ def test_an_event_without_the_field_digest(dstack: dict[str, Any]) -> None:
         if event["imr"] == 3:
             del event["digest"]
     text = json.dumps({**dstack, "event_log": listed}).encode()
-    assert verdicts(inspect("f", text, MAYBE)[0]) == {"measurement": "passed"}
+    assert verdicts(inspect("f", text, MAYBE)[0]) == HOLDS
 
 
 def test_a_list_alone_replays_to_a_quote_beside_it(dstack: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "quote").write_text(dstack["quote"])
     (tmp_path / "log.json").write_text(json.dumps(stripped(dstack, digest="")))
     found = inspect_files([tmp_path / "log.json", tmp_path / "quote"], MAYBE)
-    assert verdicts(found[0]) == {"measurement": "passed"}
+    assert verdicts(found[0]) == HOLDS
     alone = inspect_files([tmp_path / "log.json"], MAYBE)
-    assert verdicts(alone[0]) == {"measurement": "not checked"}
+    assert verdicts(alone[0]) == {**HOLDS, "measurement": "not checked"}
 
 
 CHANGED: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
@@ -199,23 +203,111 @@ def test_a_computed_digest_follows_its_event(dstack: dict[str, Any], name: str) 
     listed = stripped(dstack, digest="")
     CHANGED[name](listed)
     text = json.dumps({**dstack, "event_log": json.dumps(listed)}).encode()
-    assert verdicts(inspect("f", text, MAYBE)[0]) == {"measurement": "rtmr-mismatch"}
+    assert verdicts(inspect("f", text, MAYBE)[0]) == {**HOLDS, "measurement": "rtmr-mismatch"}
 
 
-def test_a_digest_that_is_not_of_its_content_is_told(dstack: dict[str, Any]) -> None:
+FORGED: dict[str, dict[str, Any]] = {
+    "payload": {"event_payload": "00"},
+    "no payload": {"event_payload": ""},
+    "name": {"event": "instance-id"},
+    "no name": {"event": ""},
+    "type 1": {"event_type": 1},
+    "type 1, payload and name": {"event_type": 1, "event": "app-id", "event_payload": "00"},
+    "a type of firmware's": {"event_type": 0x80000007, "event_payload": "00"},
+    "the next type": {"event_type": 0x08000002},
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_content_of_an_event_of_the_guest_fails(dstack: dict[str, Any], name: str) -> None:
     listed = events(dstack)
-    listed[-1]["event_payload"] = "00"
+    listed[-1].update(FORGED[name])
     text = json.dumps({**dstack, "event_log": json.dumps(listed)}).encode()
-    found = inspect("f", text, MAYBE)[0]
-    assert verdicts(found) == {"measurement": "passed"}  # digests alone are bound
-    assert of(found, f"event {len(listed) - 1}").endswith("; its content is not what was hashed")
+    found = inspect("f", text, MAYBE)
+    expected = {"measurement": "passed", "event-content": "event-content"}
+    assert verdicts(found[0]) == expected  # the registers bind digests alone
+    number = len(listed) - 1
+    assert of(found[0], f"event {number}").endswith("; its content is not what was hashed")
+    check = next(check for check in found[0].checks if check.name == "event-content")
+    assert f"event {number} of RTMR3" in check.text and exit_code(found) == 3
+
+
+UNBOUND: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "payload of a boot event": lambda found: found[0].update(event_payload="00"),
+    "name of a boot event": lambda found: found[7].update(event="app-id"),
+    "name and payload of a boot event": lambda found: found[7].update(
+        event="app-id", event_payload="00"
+    ),
+    "a named note": lambda found: found.append(note(3, "app-id", "00")),
+    "a named note for no register": lambda found: found.append(note(-1, "app-id", "")),
+    "a note with a payload": lambda found: found.append(note(3, "", "53")),
+}
+
+
+def note(register: int, name: str, payload: str) -> dict[str, Any]:
+    """An event that extends nothing."""
+    text = {"event": name, "event_payload": payload, "digest": ""}
+    return {"imr": register, "event_type": 3, **text}
+
+
+@pytest.mark.parametrize("name", UNBOUND)
+def test_content_that_no_known_rule_binds_is_not_checked(dstack: dict[str, Any], name: str) -> None:
+    listed = stripped(dstack)
+    UNBOUND[name](listed)
+    text = json.dumps({**dstack, "event_log": json.dumps(listed)}).encode()
+    found = inspect("f", text, MAYBE)
+    assert verdicts(found[0]) == {"measurement": "passed", "event-content": "not checked"}
+    words = [field.value for field in found[0].fields if field.name.startswith("event ")]
+    assert any("not bound" in of(found[0], f"event {number}") for number in range(len(words)))
+
+
+def test_boot_events_with_the_data_that_was_hashed_hold(dstack: dict[str, Any]) -> None:
+    """A separator's digest is SHA-384 of its data; a firmware blob's is of the blob."""
+    whole, listed = events(dstack), stripped(dstack)
+    listed[7]["event_payload"] = whole[7]["event_payload"]
+    text = json.dumps({**dstack, "event_log": json.dumps(listed)}).encode()
+    assert verdicts(inspect("f", text, MAYBE)[0]) == HOLDS
+    text = json.dumps({**dstack, "event_log": json.dumps(whole)}).encode()
+    assert verdicts(inspect("f", text, MAYBE)[0])["event-content"] == "not checked"
+
+
+def runtime(name: str, payload: bytes, kind: int = 0x08000001) -> dict[str, Any]:
+    """An event as dstack's guest extends it."""
+    content = b":".join((kind.to_bytes(4, "little"), name.encode(), payload))
+    digest = hashlib.sha384(content).hexdigest()
+    listed = {"event": name, "event_payload": payload.hex(), "digest": digest}
+    return {"imr": 3, "event_type": kind, **listed}
+
+
+SYNTHETIC: dict[str, tuple[dict[str, Any], str]] = {
+    "genuine": (runtime("app-id", b"\1"), "passed"),
+    "of another type": (runtime("app-id", b"\1", 7), "passed"),
+    "with the digest of another": (
+        {**runtime("app-id", b"\1"), "digest": runtime("app-id", b"\2")["digest"]},
+        "event-content",
+    ),
+    "hashed as firmware does": (
+        {**runtime("", b"\1"), "digest": hashlib.sha384(b"\1").hexdigest()},
+        "event-content",
+    ),
+    "name and payload cut at another colon": (runtime("config:port", b"1"), "not checked"),
+    "a digest alone": ({**runtime("app-id", b"\1"), "event": "", "event_payload": ""}, "passed"),
+    "on a boot register": ({**runtime("app-id", b"\1"), "imr": 2}, "not checked"),
+}
+
+
+@pytest.mark.parametrize(("event", "expected"), SYNTHETIC.values(), ids=SYNTHETIC)
+def test_a_list_of_one_event(event: dict[str, Any], expected: str) -> None:
+    found = inspect("f", json.dumps([event]).encode(), MAYBE)[0]
+    assert verdicts(found) == {"measurement": "not checked", "event-content": expected}
 
 
 def test_a_note_in_the_list_extends_nothing(dstack: dict[str, Any]) -> None:
-    note = {"imr": -1, "event_type": 3, "digest": "", "event": "", "event_payload": "53"}
-    text = json.dumps({**dstack, "event_log": json.dumps([note, *events(dstack)])}).encode()
+    text = json.dumps(
+        {**dstack, "event_log": json.dumps([note(-1, "", ""), *stripped(dstack)])}
+    ).encode()
     found = inspect("f", text, MAYBE)[0]
-    assert verdicts(found) == {"measurement": "passed"}
+    assert verdicts(found) == HOLDS
     assert of(found, "event 0").startswith("no register")
 
 
