@@ -56,13 +56,21 @@ def own_directory(path: Path) -> Path:
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable(path, error) from None
+    check_own_directory(path)
+    return path
+
+
+def check_own_directory(path: Path) -> None:
+    """Raises UsageError as `own_directory`, which makes one; this one only looks."""
+    try:
         found = path.lstat()
     except OSError as error:
         raise unusable(path, error) from None
     if not stat.S_ISDIR(found.st_mode):
         raise UsageError(f"{path}: expected a directory of your own, got a symbolic link")
     _check(path, found, OTHERS_WRITE, "700")
-    return path
 
 
 def check_own(path: Path) -> None:

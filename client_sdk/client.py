@@ -278,10 +278,7 @@ def _expect(url: object, policy: object, chain: object, pacing: object, timeout:
     from client_sdk.transport import check_url
 
     expect("url", url, str, what="an http(s) URL as text")
-    try:
-        check_url(str(url))
-    except UsageError as error:
-        raise UsageError(f"url: {error}") from None
+    check_url(str(url), name="url")
     expect("policy", policy, Policy, what="a Policy (Policy.from_toml makes one)")
     if not all(callable(getattr(chain, name, None)) for name in ("head", "block", "account")):
         what = "a reader of the chain with head, block and account, as contracts.chain.ToncenterV2"

@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attestation.errors import ParseError, UsageError
-from attestation.files import check_own, home, read_trusted, unusable
+from attestation.files import check_own, check_own_directory, home, read_trusted, unusable
 from attestation.formats import toml
+from attestation.net.url import checked_url
 from attestation.trust.policy import Policy
 
 DEFAULT_DIR = Path("~/.umay")
 NAME = "umay.toml"
 KEYS = ("url", "chain", "policy")
 MAX_CONFIG_BYTES = 64 * 1024
+NOT_ASKED = "-"
+"""What commands give that need no url or no policy, so that none is missing."""
+
+LITE = "lite:"
+"""Begins a chain that is no URL (contracts/light/chain.py)."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,9 @@ def load(
     given = {"url": url, "chain": chain, "policy": policy}
     path = home(directory) / NAME
     saved = _saved(path)
+    for name, value in (("url", url), ("chain", chain)):
+        if value and value != NOT_ASKED:
+            _check_address(value, name=f"--{name}")
     found = {key: value or saved.get(key) for key, value in given.items()}
     for key, value in found.items():
         if not value:
@@ -84,10 +93,11 @@ def read_policy(path: Path) -> Policy:
 
 def _saved(path: Path) -> dict[str, str]:
     """What umay.toml says. Raises UsageError where another user could have written it, or the
-    policy that it names."""
+    policy that it names, or could replace what lies in its directory."""
     data = read_trusted(path)
     if data is None:
         return {}
+    check_own_directory(path.parent)
     try:
         values = toml.read(data, what=str(path), limit=MAX_CONFIG_BYTES)
         toml.check_keys(values, KEYS, where=f"{path}:")
@@ -96,6 +106,15 @@ def _saved(path: Path) -> dict[str, str]:
     for key, value in values.items():
         if not isinstance(value, str):
             raise UsageError(f"{path}: {key}: expected a string")
-    if Path(values.get("policy", "")).parent == path.parent:
-        check_own(Path(values["policy"]))
+    for key in ("url", "chain"):
+        if values.get(key):
+            _check_address(values[key], name=f"{path}: {key}")
+    if values.get("policy"):
+        check_own(Path(values["policy"]))  # the file, however its path is spelled
     return values
+
+
+def _check_address(value: str, *, name: str) -> None:
+    """A URL, or a chain with proven reads. Raises UsageError, which begins with `name`."""
+    if not value.startswith(LITE):
+        checked_url(value, name=name)

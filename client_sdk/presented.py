@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from attestation import wire
 from attestation.errors import ParseError, Unavailable, UsageError
@@ -12,6 +11,7 @@ from attestation.formats import cbor
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES
 from attestation.net.error_text import redacted_url
+from attestation.net.url import checked_url
 from attestation.verify.verifier import Challenge, Presented
 from client_sdk.transport import Transport, check_url
 
@@ -100,4 +100,4 @@ def _challenge(transport: Transport, base: str, nonce: bytes) -> Challenge:
 
 def host_of(url: str) -> str:
     """host:port, for people: never a name and password that stand before it."""
-    return urlsplit(url).netloc.rpartition("@")[2]
+    return checked_url(url).netloc.rpartition("@")[2]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from attestation.errors import Truncated, Unavailable, UsageError
 from attestation.net.error_text import redacted_url
 from attestation.net.http import Http, IncomingAnswer
 from attestation.net.route import Route, is_loopback
 from attestation.net.timing import Deadlines
+from attestation.net.url import checked_url
 
 READ_SECONDS = 120.0
 """Until a sealed answer begins, and between two pieces of it: the first token of a long prompt
@@ -27,13 +27,16 @@ MAX_ANSWER = 8 << 20
 """Bytes; collateral of eight GPUs is about 2 MB."""
 
 
-def check_url(url: str) -> str:
-    """The URL without its last slash. Raises UsageError unless https or loopback http."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"expected an http(s) URL, got {redacted_url(url)!r}")
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise UsageError(f"expected https beyond this machine, got {redacted_url(url)!r}")
+def check_url(url: str, *, name: str = "", show: bool = True) -> str:
+    """The URL without its last slash. Raises UsageError unless https or loopback http.
+
+    `name` and `show` as for attestation.net.url.checked_url.
+    """
+    parts = checked_url(url, name=name, show=show)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        begin = f"{name}: " if name else ""
+        got = repr(redacted_url(url)) if show else f"http to {parts.hostname}"
+        raise UsageError(f"{begin}expected https beyond this machine, got {got}")
     return url.rstrip("/")
 
 
@@ -78,8 +81,8 @@ class Transport:
     def notify(self, url: str, body: bytes) -> None:
         """POST of JSON, for any 2xx. Raises Unavailable, which names the host alone: such
         URLs hold secrets."""
-        check_url(url)
-        name = f"webhook at {urlsplit(url).hostname}"
+        check_url(url, name="webhook", show=False)
+        name = f"webhook at {checked_url(url).hostname}"
         headers = {"content-type": "application/json"}
         with self._http.open("POST", url, body, headers=headers, name=name) as answer:
             if not 200 <= answer.status < 300:

@@ -14,11 +14,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.formats.address import canonical
 from attestation.formats.json import decode
+from attestation.formats.url import split_url
 from attestation.net.error_text import printable, redacted_url
 from attestation.net.http import Answer, Http
 from attestation.net.retry import MAY_CHANGE, retry_after, with_retries
@@ -211,9 +212,11 @@ class ToncenterV2:
 
 def _endpoint(url: str) -> str:
     """Where JSON-RPC is posted, with the query of `url`. Raises UsageError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UsageError(f"chain: expected an http(s) URL, got {redacted_url(url)!r}")
+    try:
+        parts = split_url(url)
+    except ParseError:
+        got = _OPAQUE.sub("/…", redacted_url(url))
+        raise UsageError(f"chain: expected an http(s) URL, got {got!r}") from None
     path = parts.path.rstrip("/").removesuffix("/jsonRPC") or "/api/v2"
     return urlunsplit((parts.scheme, parts.netloc, f"{path}/jsonRPC", parts.query, ""))
 

@@ -14,6 +14,11 @@ from attestation.errors import ParseError
 MAX_DEPTH = 64
 """Nothing that we read, the vendors' lists among it, reaches ten."""
 
+_KINDS = {list: "a list", str: "a text", bool: "true or false", type(None): "null"} | {
+    int: "a number",
+    float: "a number",
+}
+
 
 def decode(data: bytes | str, *, what: str) -> Any:
     """The value. Raises ParseError, which begins with `what`, for anything else, and where
@@ -25,6 +30,13 @@ def decode(data: bytes | str, *, what: str) -> Any:
             f"{what}: expected JSON, got other bytes ({type(error).__name__})"
         ) from None
     _check_depth(value, what)
+    return value
+
+
+def object_of(value: Any, *, what: str) -> dict[str, Any]:
+    """`value`, a JSON object. Raises ParseError, which names what came, for anything else."""
+    if not isinstance(value, dict):
+        raise ParseError(f"{what}: expected a JSON object, got {_KINDS[type(value)]}")
     return value
 
 

@@ -6,6 +6,7 @@ Apart from checkpoints, because a policy names a log without opening its notes.
 from __future__ import annotations
 
 from attestation.errors import ParseError
+from attestation.formats.url import split_url
 
 MAX_ORIGIN_BYTES = 60
 """So that a note's body fits one cell of the contract."""
@@ -28,11 +29,20 @@ def check_log_name(origin: str) -> None:
     no scheme, no slash at its end, the host in lower case. Raises ParseError."""
     check_origin(origin)
     host = origin.partition("/")[0]
-    if "://" in origin or origin.endswith("/") or host != host.lower():
+    if "://" in origin or origin.endswith("/") or host != host.lower() or not _is_address(origin):
         raise ParseError(
             "origin: expected a log's address without scheme and without a slash at its end, the "
             f"host in lower case, such as log.example/umay; got {origin}"
         )
+
+
+def _is_address(origin: str) -> bool:
+    """Whether https:// and the origin is a URL with a host, and neither user nor query."""
+    try:
+        split_url(f"https://{origin}")
+    except ParseError:
+        return False
+    return not set(origin) & set("@?#\\")
 
 
 def origin_of(url: str) -> str:

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from attestation.errors import NotThere, ParseError, Unavailable, UsageError
+from attestation.errors import NotThere, ParseError, Unavailable
 from attestation.formats.json import decode
 from attestation.net.error_text import LOOKED_AT, answer_summary, is_page, redacted_url
 from attestation.net.retry import MAY_CHANGE, retry_after
 from attestation.net.route import Route
 from attestation.net.timing import Clock, Deadlines
+from attestation.net.url import checked_url
 
 if TYPE_CHECKING:
     import requests
@@ -211,7 +212,7 @@ class Http:
 
         `name` stands for the URL in errors, where its path is a secret too.
         """
-        _check(url)
+        checked_url(url, name=name, show=not name)
         where = name or redacted_url(url)
         clock = Clock(deadlines or self._deadlines, upload=len(body or b""))
         response = self._send(where, (method, url, body, headers or {}), clock)
@@ -272,16 +273,6 @@ class Http:
             if self._made is None:
                 self._made = Adapter()
             return self._made
-
-
-def _check(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise UsageError(f"expected an http(s) URL, got {redacted_url(url)!r}")
 
 
 def _target(headers: Mapping[str, str]) -> str:

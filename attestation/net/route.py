@@ -11,10 +11,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from attestation.errors import UsageError
+from attestation.errors import ParseError, UsageError
+from attestation.formats.url import split_url
 from attestation.net.error_text import redacted_url
+from attestation.net.url import checked_url
 
 PROXY = "UMAY_HTTPS_PROXY"
 CA_BUNDLE = "UMAY_CA_BUNDLE"
@@ -63,7 +64,7 @@ class Route:
         return redacted_url(self.https_proxy) if self.https_proxy else ""
 
     def proxy_for(self, url: str) -> str | None:
-        parts = urlsplit(url)
+        parts = checked_url(url)
         if parts.scheme != "https" or is_loopback(parts.hostname or ""):
             return None
         return self.https_proxy
@@ -71,11 +72,11 @@ class Route:
 
 def _check_proxy(url: str) -> None:
     try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
+        parts = split_url(url)
+        good = parts.path in ("", "/") and not parts.query and not parts.fragment
+    except ParseError:
         good = False
-    if not good or parts.path not in ("", "/") or parts.query or parts.fragment:
+    if not good:
         raise UsageError(
             "proxy: expected an address like http://proxy.example:3128, "
             f"got {redacted_url(url)!r}; it comes from the option or from {PROXY}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
@@ -28,6 +28,7 @@ from attestation.net.http import Answer, Http
 from attestation.net.retry import with_retries
 from attestation.net.route import Route
 from attestation.net.timing import Deadlines
+from attestation.net.url import checked_url
 from attestation.nvidia.ocsp import part_name
 from attestation.vendors import crl
 
@@ -46,6 +47,11 @@ class Services:
     amd: str = "https://kdsintf.amd.com"
     nvidia_rim: str = "https://rim.attestation.nvidia.com"
     nvidia_ocsp: str = "https://ocsp.ndis.nvidia.com"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for what is no http(s) URL."""
+        for part in fields(self):
+            checked_url(getattr(self, part.name), name=part.name.replace("_", "-"))
 
 
 class HttpFetcher:

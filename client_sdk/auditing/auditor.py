@@ -73,7 +73,8 @@ class Auditor:
     """Audits one contract under one policy, with an endpoint that the auditor chose.
 
     `mirror` (URL or directory) is read in place of the log's own address; `registry` is the
-    address of a Registry that must have allowed what the machines ran.
+    address of a Registry that must have allowed what the machines ran. Raises UsageError for a
+    mirror's URL that is none.
     """
 
     def __init__(
@@ -85,9 +86,12 @@ class Auditor:
         mirror: str | None = None,
         registry: str | None = None,
     ) -> None:
-        self._policy, self._chain, self._mirror = policy, chain, mirror
+        self._policy, self._chain = policy, chain
         self._registry = None if registry is None else raw_address(registry, "registry")
         self._transport = transport or Transport()
+        self._mirror = (
+            None if mirror is None else open_source(mirror, self._transport, name="mirror")
+        )
         self._verifier = Verifier(policy)
 
     def run(self, contract: str, scope: Scope | None = None) -> Audit:
@@ -146,7 +150,7 @@ class Auditor:
 
     def _source(self, anchor: Anchor) -> Source:
         if self._mirror is not None:
-            return open_source(self._mirror, self._transport)
+            return self._mirror
         return HttpSource(log_url(anchor.origin), self._transport)
 
     def _contract(self, audit: Audit, anchor: Anchor) -> None:

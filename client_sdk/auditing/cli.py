@@ -239,7 +239,7 @@ def compare(a: str, b: str, policy: Path | None, as_json: bool) -> None:
     accepted = config.read_policy(policy) if policy else None
     transport = Transport()
     with ProgressDisplay() as progress:
-        sides = open_source(a, transport), open_source(b, transport)
+        sides = open_source(a, transport, name="A"), open_source(b, transport, name="B")
         done = compared(*sides, accepted, progress)
     if as_json:
         click.echo(json.dumps(done.to_json()))

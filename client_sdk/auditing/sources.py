@@ -84,10 +84,11 @@ class DirectorySource:
         return data
 
 
-def open_source(where: str, transport: Transport) -> Source:
-    """A URL, or else a directory. Raises UsageError for a URL that may not be spoken with."""
+def open_source(where: str, transport: Transport, *, name: str = "") -> Source:
+    """A URL, or else a directory. Raises UsageError, which begins with `name`, for a URL that
+    is none or may not be spoken with."""
     if "://" in where:
-        return HttpSource(check_url(where), transport, mirror=True)
+        return HttpSource(check_url(where, name=name), transport, mirror=True)
     return DirectorySource(Path(where).expanduser())
 
 

@@ -54,7 +54,7 @@ class WatchLoop:
     ) -> Self:
         """Raises UsageError."""
         own_directory(keep)
-        checked = check_url(webhook) if webhook else None
+        checked = check_url(webhook, name="--webhook", show=False) if webhook else None
         return cls(keep, options, checked, tell, warn, AlertFile(keep / "alerts.jsonl"))
 
     def __post_init__(self) -> None:

@@ -89,9 +89,10 @@ def faucet(chain: str, to: str, coins: int) -> None:
     Exit codes: 0 the account has the coins; 2 the address is malformed; 5 the chain did not answer
     or is not the embedded chain.
     """
+    from attestation.net.url import base_url
     from contracts.localnet.process import faucet as give
 
-    give(chain, to, coins * NANO)
+    give(base_url(chain, name="--chain"), to, coins * NANO)
     ready(to=to, nano=coins * NANO, given=shown(coins * NANO))
 
 
@@ -113,13 +114,14 @@ def deploy(chain: str, wallet: Path, log_url: str, log_key: str) -> None:
     60 seconds.
     """
     from attestation.log import checkpoint as checkpoints
+    from attestation.net.url import base_url
     from contracts.codec import LogState
     from contracts.deploy import deploy as put
     from contracts.log_client import fetch_checkpoint
     from contracts.wallet import Wallet
 
     key = public_key(log_key)
-    note = fetch_checkpoint(log_url)
+    note = fetch_checkpoint(base_url(log_url, name="--log"))
     parsed, _ = checkpoints.parse(note)
     head = checkpoints.verify(note, origin=parsed.origin, log_key=key)
     genesis = LogState.genesis(origin=head.origin, log_key=key, size=head.size, root=head.root)

@@ -196,9 +196,10 @@ def release(manifest: Path, log_url: str) -> None:
     is malformed; 4 the log refused the manifest, and the reason is shown; 5 the log did not
     answer.
     """
+    from attestation.net.url import base_url
     from contracts.log_client import submit
 
-    logged = submit(f"{log_url.rstrip('/')}/release", _content(manifest))
+    logged = submit(f"{base_url(log_url, name='--log')}/release", _content(manifest))
     ready(index=logged.index, size=logged.size)
 
 
@@ -237,9 +238,11 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     the contract says that the log has forked; 2 an option or the key file cannot be used; 3 the
     key file has other content.
     """
+    from attestation.net.url import base_url
     from contracts.logservice.anchor import AnchorLoop
     from contracts.wallet import Wallet
 
+    log_url = base_url(log_url, name="--log")
     endpoint = toncenter(chain)
     contract = raw_address(contract, "--contract")
     loop = AnchorLoop(log_url, endpoint, Wallet.open(endpoint, wallet), contract, interval)
@@ -340,15 +343,15 @@ def witness(
 
 
 def _confirm(contract: str, chain: str, log_url: str) -> Callable[[Checkpoint], None]:
+    from attestation.net.url import base_url
     from contracts.logservice.witnessing import only_anchored
     from contracts.reader import read_anchor
 
     if not contract:
         return lambda head: None
     endpoint, address = reading(chain), raw_address(contract, "--contract")
-    return only_anchored(
-        lambda: read_anchor(endpoint, network="", address=address), log_url.rstrip("/")
-    )
+    url = base_url(log_url, name="--log")
+    return only_anchored(lambda: read_anchor(endpoint, network="", address=address), url)
 
 
 @log.command()
@@ -376,11 +379,12 @@ def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) 
     not answer, or the disk is full.
     """
     from attestation.formats.origin import origin_of
+    from attestation.net.url import base_url
     from attestation.vendors.fetch import HttpFetcher
     from contracts.logservice.export import Export
     from contracts.logservice.files import MAX_FILE
 
-    url, fetcher, new = log_url.rstrip("/"), HttpFetcher(), [0]
+    url, fetcher, new = base_url(log_url, name="--log"), HttpFetcher(), [0]
 
     def tell(path: str, fresh: bool) -> None:
         new[0] += fresh

@@ -18,8 +18,10 @@ from attestation.log.checkpoint import Checkpoint
 from attestation.log.cosignature import cosigned_at
 from attestation.log.merkle import verify_consistency
 from attestation.log.note import COSIGNATURE, Note, Signature, VerifierKey, from_decimal
+from attestation.net.error_text import redacted_url
 from attestation.net.http import Http
 from attestation.net.timing import Deadlines
+from attestation.net.url import checked_url
 from attestation.trust.anchor import Anchor
 from contracts.logservice.anchor import fetch_consistency
 from contracts.logservice.store import Store
@@ -188,9 +190,8 @@ def only_anchored(read: Callable[[], Anchor], log_url: str) -> Callable[[Checkpo
 def parse_witness(url: str, vkey: str) -> RemoteWitness:
     """The witness at `url` with verifier key `vkey`. Raises UsageError for a malformed address or
     key."""
-    if not url.startswith(("https://", "http://")):
-        raise UsageError(f"--witness: expected an http(s) URL, got {url!r}")
+    checked_url(url, name="--witness")
     try:
         return RemoteWitness(url, VerifierKey.from_text(vkey, COSIGNATURE))
     except ParseError as error:
-        raise UsageError(f"--witness {url}: {error}") from None
+        raise UsageError(f"--witness {redacted_url(url)}: {error}") from None

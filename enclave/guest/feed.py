@@ -11,10 +11,10 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.formats import cbor
+from attestation.formats.url import split_url
 
 TIMEOUT_S = 10.0
 MAX_ANSWER = 64 * 1024
@@ -51,8 +51,12 @@ class Feed:
     """The agent's feed at `url` (plain http: nothing in it is secret or trusted)."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        if urlsplit(url).scheme != "http":
-            raise UsageError(f"agent: expected an http URL, got {url}")
+        try:
+            scheme = split_url(url).scheme
+        except ParseError:
+            scheme = ""
+        if scheme != "http":
+            raise UsageError("agent: expected an http URL of a host agent's feed; see --agent")
         self._url, self._clock = url.rstrip("/"), clock
 
     def beacon(self) -> Beacon:

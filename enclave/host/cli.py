@@ -98,12 +98,14 @@ def agent(
     from attestation.files import home
     from attestation.net.serve import serve
     from attestation.net.server_connection import Limits
+    from attestation.net.url import base_url
     from contracts.chain import raw_address
     from contracts.endpoint import reading
     from enclave.host.agent import Agent, described
     from enclave.host.feed import make_token
     from enclave.host.registrar import Registrar
 
+    guest, log = base_url(guest, name="--guest"), base_url(log, name="--log")
     fetch = _collateral(guest, simulator, collateral, archive, policy, services)
     contract = raw_address(contract, "--contract")
     endpoint = reading(chain)
@@ -173,13 +175,13 @@ def retire(feed: str, token_file: Path) -> None:
     guest or the log did not answer or did not do it; then run the command again.
     """
     from attestation.files import home
-    from attestation.formats.json import decode
+    from attestation.net.url import base_url
     from enclave.host.feed import read_token
     from enclave.host.peer import Peer
 
-    token = read_token(home(token_file))
-    answer = Peer().submit(f"{feed.rstrip('/')}/retire", b"", token=token)
-    click.echo(json.dumps({"retired": True, **decode(answer, what=feed)}))
+    url = base_url(feed, name="--feed")
+    answer = Peer().retire(url, token=read_token(home(token_file)))
+    click.echo(json.dumps({**answer, "retired": True}))
 
 
 @host.command()
@@ -207,9 +209,10 @@ def relay(listen: str, upstream: tuple[str, ...], record: Path | None, keep_aliv
     """
     from attestation.net.serve import serve
     from attestation.net.server_connection import Limits
+    from attestation.net.url import base_url
     from enclave.host.relay import Relay, recorded
 
-    app = Relay(upstream).app()
+    app = Relay(tuple(base_url(url, name="--upstream") for url in upstream)).app()
     app = recorded(app, record) if record else app
     serve([(app, listen)], ready=_ready, limits=Limits(idle_s=keep_alive))
 

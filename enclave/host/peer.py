@@ -11,7 +11,8 @@ import re
 from typing import Any
 
 from attestation.errors import ParseError, Refused, Unavailable
-from attestation.net.error_text import printable
+from attestation.formats.json import decode, object_of
+from attestation.net.error_text import printable, redacted_url
 from attestation.net.http import Http
 from attestation.net.retry import MAY_CHANGE
 from attestation.net.timing import Deadlines
@@ -37,9 +38,7 @@ class Peer:
     def json(self, url: str) -> dict[str, Any]:
         """A JSON object. Raises Unavailable or ParseError."""
         value = self._http.get(url, limit=MAX_ANSWER).json()
-        if not isinstance(value, dict):
-            raise ParseError(f"{url}: expected a JSON object")
-        return value
+        return object_of(value, what=redacted_url(url))
 
     def submit(self, url: str, body: bytes, *, token: str | None = None) -> bytes:
         """POST, with a bearer token where one is asked for. Raises Refused with the peer's
@@ -53,6 +52,18 @@ class Peer:
             text = f"{answer.url}: expected HTTP 200, got {answer.status}: {reason}"
             raise Unavailable(text, again=answer.status in MAY_CHANGE)
         return answer.good()
+
+    def retire(self, feed: str, *, token: str) -> dict[str, Any]:
+        """What the agent's feed says of the boot that it ended, a JSON object.
+
+        Raises as `submit`, and Unavailable for anything else.
+        """
+        url = f"{feed}/retire"
+        answer, what = self.submit(url, b"", token=token), redacted_url(url)
+        try:
+            return object_of(decode(answer, what=what), what=what)
+        except ParseError as error:
+            raise Unavailable(str(error)) from None
 
 
 def _refusal(data: bytes) -> Refused:

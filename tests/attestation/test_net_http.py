@@ -563,9 +563,9 @@ def test_statuses(status: int, kind: type[Unavailable]) -> None:
 
 
 SHOWN = {
-    "https://a.example/x?y=1": "https://a.example/x?y=1",
+    "https://a.example/x?size=1": "https://a.example/x?size=1",
     "https://ada:wonder@a.example/": "https://a.example/",
-    "https://a.example/?api_key=s3cret&x=1": "https://a.example/?api_key=…&x=1",
+    "https://a.example/?api_key=s3cret&to=1": "https://a.example/?api_key=…&to=1",
     "https://a.example/?access_token=s3cret": "https://a.example/?access_token=…",
     "https://a.example/?X-Amz-Signature=s3cret": "https://a.example/?X-Amz-Signature=…",
     "https://a.example/?apikey=s3cret#frag": "https://a.example/?apikey=…",

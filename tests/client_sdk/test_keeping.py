@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import Unavailable, UsageError
 from attestation.vendors.archive import Archive
+from client_sdk import connect
 from client_sdk.auditing.watch_loop import WatchLoop
 from client_sdk.config import Config, load
 from client_sdk.localnet import up
@@ -240,3 +242,48 @@ def test_a_policy_beside_the_config_is_as_trusted_as_that(tmp_path: Path) -> Non
     policy.symlink_to("/dev/null")
     with pytest.raises(UsageError, match=f"{policy}: expected a regular file"):
         load(**asked, directory=tmp_path)
+
+
+SPELLINGS: dict[str, Callable[[Path], str]] = {
+    "beside it": lambda place: f"{place}/policy.toml",
+    "round about": lambda place: f"{place}/../{place.name}/policy.toml",
+    "a dot": lambda place: f"{place}/./policy.toml",
+    "two slashes": lambda place: f"/{place}/policy.toml",
+    "relative": lambda place: os.path.relpath(place / "policy.toml"),
+    "in another directory": lambda place: f"{place}/other/policy.toml",
+}
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_policy_that_others_can_write_is_refused_however_its_path_is_spelled(
+    tmp_path: Path, spelled: Callable[[Path], str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    policy = Path(spelled(tmp_path))
+    config = Config("http://127.0.0.1:1", "http://127.0.0.1:2", policy)
+    (tmp_path / "umay.toml").write_text(
+        config.to_toml().replace(f'"{policy}"', f'"{spelled(tmp_path)}"')
+    )
+    policy.touch()
+    asked = {"url": None, "chain": None, "policy": None}
+    assert load(**asked, directory=tmp_path).policy == policy
+    policy.chmod(0o666)
+    with pytest.raises(UsageError, match=r"policy\.toml: expected mode 0600"):
+        load(**asked, directory=tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_config_in_a_directory_that_others_can_write_is_not_read(
+    tmp_path: Path, mode: int
+) -> None:
+    place = tmp_path / "net"
+    place.mkdir()
+    config = Config("http://127.0.0.1:1", "http://127.0.0.1:2", tmp_path / "policy.toml")
+    (place / "umay.toml").write_text(config.to_toml())
+    asked = {"url": None, "chain": None, "policy": None}
+    load(**asked, directory=place)
+    place.chmod(mode)
+    with pytest.raises(UsageError, match=f"{place}: expected mode 0700"):
+        load(**asked, directory=place)
+    with pytest.raises(UsageError, match=f"{place}: expected mode 0700"):
+        connect(directory=place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -11,14 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from starlette.testclient import TestClient
 
-from attestation.errors import UsageError
+from attestation.errors import Unavailable, UsageError
 from attestation.formats import cbor
 from enclave.host import feed
 from enclave.host.agent import Agent
+from enclave.host.cli import host
 from tests.helpers.host_parts import Answer, Net, ask
 from tests.helpers.places import ROOT
+from tests.helpers.raw_server import answer, head_of, serving
 from tests.helpers.respelt import RESPELT, respelt
 
 READS = ("/beacon", "/anchored", "/collateral")
@@ -158,11 +162,11 @@ def test_the_guest_reads_by_address_without_a_token(net: Net, host: str, path: s
 def test_no_page_learns_anything_of_the_feed(net: Net) -> None:
     asked = {"origin": "https://a.example", "access_control_request_method": "POST"}
     for path in (*READS, "/retire", "/status"):
-        for answer in (
+        for got in (
             ask(net.feed, path, method="OPTIONS", **asked),
             ask(net.feed, path, **net.bearer),
         ):
-            assert not [name for name in answer.headers if name.startswith("access-control")]
+            assert not [name for name in got.headers if name.startswith("access-control")]
 
 
 def test_the_name_it_listens_on_is_its_own() -> None:
@@ -259,3 +263,53 @@ def test_the_feed_still_says_what_it_said(net: Net) -> None:
     assert cbor.decode(ask(net.feed, "/anchored").body)
     status = json.loads(ask(net.feed, "/status", **net.bearer).body)
     assert status["ready"] is True
+
+
+# What the command makes of an agent's answer
+
+
+@pytest.mark.parametrize(
+    ("body", "came"),
+    [
+        (b"[]", "got a list"),
+        (b"null", "got null"),
+        (b"7", "got a number"),
+        (b'"done"', "got a text"),
+        (b"true", "got true or false"),
+        (b"done", r"expected JSON \("),
+        (b"[" * 5000, "expected JSON"),
+    ],
+)
+def test_an_answer_that_is_no_object_retires_nothing(
+    tmp_path: Path, body: bytes, came: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+
+    def serve(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(answer(body))
+
+    with serving(serve) as agent:
+        words = ["retire", "--feed", agent.url(), "--token-file", str(token)]
+        done = CliRunner().invoke(host, words)
+    assert isinstance(done.exception, Unavailable), done
+    assert "retired" not in done.output
+    with pytest.raises(Unavailable, match=f"^{agent.url()}retire: .*{came}"):
+        raise done.exception
+
+
+def test_an_agent_cannot_deny_in_its_answer_that_it_retired(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+
+    def serve(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(answer(b'{"index": 7, "retired": false}'))
+
+    with serving(serve) as agent:
+        words = ["retire", "--feed", agent.url(), "--token-file", str(token)]
+        done = CliRunner().invoke(host, words)
+    assert json.loads(done.output) == {"index": 7, "retired": True}
