@@ -14,6 +14,7 @@ from attestation.errors import UsageError
 from client_sdk import connect
 from client_sdk.cli import umay
 from client_sdk.config import load
+from contracts.logservice.witnessing import parse_witness
 from enclave.guest.feed import Feed
 from tests.attestation.test_policy import GOOD as POLICY
 from tests.helpers.places import ROOT
@@ -125,3 +126,9 @@ def test_a_malformed_url_in_umay_toml_names_file_and_field(field: str, tmp_path:
 def test_a_guest_takes_no_other_address_of_its_agent(url: str) -> None:
     with pytest.raises(UsageError, match="agent: expected an http URL"):
         Feed(url)
+
+
+@pytest.mark.parametrize("url", [BAD, "http://127.0.0.1:99999", "ftp://w.example"])
+def test_a_witness_at_no_url_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match=r"--witness: expected an http\(s\) URL"):
+        parse_witness(url, "")
