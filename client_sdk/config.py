@@ -67,9 +67,9 @@ def load(
     given = {"url": url, "chain": chain, "policy": policy}
     path = home(directory) / NAME
     saved = _saved(path)
-    for name, value in (("url", url), ("chain", chain)):
-        if value and value != NOT_ASKED:
-            _check_address(value, name=f"--{name}")
+    for name, address in (("url", url), ("chain", chain)):
+        if address and address != NOT_ASKED:
+            _check_address(address, name=f"--{name}")
     found = {key: value or saved.get(key) for key, value in given.items()}
     for key, value in found.items():
         if not value:
