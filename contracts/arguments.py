@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from attestation.errors import ParseError, UsageError
 from attestation.formats.origin import check_log_name
+from attestation.net.url import base_url
 
 KEEP_ALIVE = "Seconds after which the server closes an idle connection."
 LOG_URL = "Address of the log, for example https://log.example/umay."
@@ -29,6 +32,11 @@ def check_name(option: str, name: str) -> None:
         raise UsageError(f"{option}: {error}") from None
 
 
+def log_address(url: str) -> str:
+    """The URL of --log without its last slash. Raises UsageError unless it is an http(s) URL."""
+    return base_url(url, name="--log")
+
+
 def public_key(text: str) -> bytes:
     """The 32 bytes of --log-key. Raises UsageError unless it is 64 lower-case hex digits."""
     if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
@@ -36,3 +44,11 @@ def public_key(text: str) -> bytes:
             f"--log-key: expected 64 lower-case hex digits, got {len(text)} characters"
         )
     return bytes.fromhex(text)
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file that the command line names. Raises UsageError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: the file cannot be read: {error.strerror}") from None

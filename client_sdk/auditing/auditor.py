@@ -220,14 +220,14 @@ def _missing(
 ) -> EntryVerdict:
     """The log itself must have all evidence. A mirror may lack it, and so may the log for old
     renewals where the auditor accepts that."""
-    if machines.source.mirror:
-        audit.incomplete("unavailable", f"entry {index}: {error}", index)
-    elif machines.may_be_gone(Leaf.from_bytes(data)):
+    if machines.may_be_gone(Leaf.from_bytes(data)):
         audit.incomplete(
             "passed",
             f"entry {index}: its evidence is no longer there, as --renewals-kept accepts",
             index,
         )
+    elif machines.source.mirror:
+        audit.incomplete("unavailable", f"entry {index}: {error}", index)
     else:
         audit.violation("missing-evidence", f"entry {index}: {error}", index)
         return EntryVerdict(index, kind, "", "", "refused", str(error))

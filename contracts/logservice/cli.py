@@ -196,20 +196,10 @@ def release(manifest: Path, log_url: str) -> None:
     is malformed; 4 the log refused the manifest, and the reason is shown; 5 the log did not
     answer.
     """
-    from attestation.net.url import base_url
     from contracts.log_client import submit
 
-    logged = submit(f"{base_url(log_url, name='--log')}/release", _content(manifest))
+    logged = submit(f"{arguments.log_address(log_url)}/release", arguments.content(manifest))
     ready(index=logged.index, size=logged.size)
-
-
-def _content(path: Path) -> bytes:
-    from attestation.errors import UsageError
-
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: the file cannot be read: {error.strerror}") from None
 
 
 @log.command()
@@ -238,11 +228,10 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     the contract says that the log has forked; 2 an option or the key file cannot be used; 3 the
     key file has other content.
     """
-    from attestation.net.url import base_url
     from contracts.logservice.anchor import AnchorLoop
     from contracts.wallet import Wallet
 
-    log_url = base_url(log_url, name="--log")
+    log_url = arguments.log_address(log_url)
     endpoint = toncenter(chain)
     contract = raw_address(contract, "--contract")
     loop = AnchorLoop(log_url, endpoint, Wallet.open(endpoint, wallet), contract, interval)
@@ -343,14 +332,13 @@ def witness(
 
 
 def _confirm(contract: str, chain: str, log_url: str) -> Callable[[Checkpoint], None]:
-    from attestation.net.url import base_url
     from contracts.logservice.witnessing import only_anchored
     from contracts.reader import read_anchor
 
     if not contract:
         return lambda head: None
     endpoint, address = reading(chain), raw_address(contract, "--contract")
-    url = base_url(log_url, name="--log")
+    url = arguments.log_address(log_url)
     return only_anchored(lambda: read_anchor(endpoint, network="", address=address), url)
 
 
@@ -371,20 +359,21 @@ def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) 
     Any web server or CDN can publish DIRECTORY. Run the command again to bring it up to date. Name
     the anchored size with --size: an audit of the export needs the checkpoint of that size. Every
     file is checked before it is kept; an existing file that is wrong is fetched again and counted
-    as "mended". Progress is written to standard error. At the end the command prints one JSON line
-    with the fields "directory", "size" (entries), "new_files" and "mended".
+    as "mended". Evidence of renewals that the log has deleted (--keep-renewals) is left out and
+    counted as "renewals_gone"; audit such an export with --renewals-kept. Progress is written to
+    standard error. At the end the command prints one JSON line with the fields "directory",
+    "size" (entries), "new_files", "mended" and "renewals_gone".
 
-    Exit codes: 0 everything was exported; 1 the log signed two trees that contradict each other;
-    2 an option or a file cannot be used; 3 the bytes of the log are not authentic; 5 the log did
-    not answer, or the disk is full.
+    Exit codes: 0 all that the log still has was exported; 1 the log signed two trees that
+    contradict each other; 2 an option or a file cannot be used; 3 the bytes of the log are not
+    authentic; 5 the log did not answer, or the disk is full.
     """
     from attestation.formats.origin import origin_of
-    from attestation.net.url import base_url
     from attestation.vendors.fetch import HttpFetcher
     from contracts.logservice.export import Export
     from contracts.logservice.files import MAX_FILE
 
-    url, fetcher, new = base_url(log_url, name="--log"), HttpFetcher(), [0]
+    url, fetcher, new = arguments.log_address(log_url), HttpFetcher(), [0]
 
     def tell(path: str, fresh: bool) -> None:
         new[0] += fresh
@@ -397,7 +386,8 @@ def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) 
     origin = origin_of(url)
     written = Export(directory, get, tell)
     size = written.run(origin=origin, log_key=arguments.public_key(log_key), sizes=sizes)
-    ready(directory=str(directory), size=size, new_files=new[0], mended=written.files.mended)
+    counts = {"mended": written.files.mended, "renewals_gone": written.renewals_gone}
+    ready(directory=str(directory), size=size, new_files=new[0], **counts)
 
 
 def _stop(*_: object) -> NoReturn:

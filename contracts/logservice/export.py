@@ -17,6 +17,7 @@ from pathlib import Path
 from attestation.errors import (
     LogError,
     NotAuthentic,
+    NotThere,
     ParseError,
     UmayError,
     Unavailable,
@@ -54,6 +55,8 @@ class Export:
     get: Get
     tell: FileListener = lambda path, new: None
     files: ExportFiles = field(init=False)
+    renewals_gone: int = field(default=0, init=False)
+    """Number of renewals without evidence, because the log has deleted it."""
 
     def __post_init__(self) -> None:
         self.files = ExportFiles(self.directory, self.tell)
@@ -210,29 +213,51 @@ class _Tree:
     def _entry(self, index: int, data: bytes) -> None:
         """Fetch what the entry names: its record, and everything by digest."""
         leaf, path = Leaf.from_bytes(data), f"submission/{index}"
-        self._blob(leaf.evidence_digest)
+        gone = self._evidence(leaf)
         if leaf.kind not in (BOOT, RENEW):
             return
         kept = self.export.files.read(path)
-        if kept is not None and _fits(kept, lambda data: self._archived(data, index, leaf)):
+        if kept is not None and _fits(kept, lambda data: self._archived(data, index, leaf, gone)):
             self.export.tell(path, False)
             return
         fetched = self.export.get(path)
         try:
             for digest in ArchiveRecord.from_bytes(fetched).digests:
-                self._blob(digest)
-            self._archived(fetched, index, leaf)
+                if digest not in gone:
+                    self._blob(digest)
+            self._archived(fetched, index, leaf, gone)
         except ParseError as error:
             raise NotAuthentic("log", "other-bytes", f"{path} of the log: {error}") from None
         self.export.files.keep(path, fetched)
 
-    def _archived(self, record: bytes, index: int, leaf: Leaf) -> None:
-        """Check that all files of the record are here and belong to this entry. Raises ParseError,
-        NotAuthentic."""
+    def _evidence(self, leaf: Leaf) -> frozenset[bytes]:
+        """Fetch the entry's evidence. Returns its digest if it is a renewal's that the log has
+        deleted (--keep-renewals), else nothing."""
+        digest = leaf.evidence_digest
+        try:
+            self._blob(digest)
+            return frozenset()
+        except NotThere as error:
+            if leaf.kind != RENEW:
+                raise
+            if self.export.files.read(_blob_path(digest)) is not None:
+                raise Unavailable(
+                    f"{self.export.directory / _blob_path(digest)}: the file is damaged, and the "
+                    f"log has deleted what belongs there ({error}); remove the file"
+                ) from None
+        self.export.renewals_gone += 1
+        return frozenset({digest})
+
+    def _archived(self, record: bytes, index: int, leaf: Leaf, gone: frozenset[bytes]) -> None:
+        """Check that all files of the record except `gone` are here and belong to this entry.
+        Raises ParseError, NotAuthentic."""
         found = ArchiveRecord.from_bytes(record)
         found.check_of(index, leaf)
         parts = []
         for digest in found.digests:
+            if digest in gone:  # no evidence names nothing: only the collateral is compared
+                parts.append(b"")
+                continue
             data = self.export.files.read(_blob_path(digest))
             if data is None or sha256(data) != digest:
                 raise ParseError(f"expected a file with SHA-256 {digest.hex()}, found none")
