@@ -53,7 +53,7 @@ class GuestRestarter:
         running = any(name.startswith(PREFIX) for name in self.network.supervisor.pids)
         if not running and not self._due:
             raise Unavailable(f"every guest has ended; the last one: {self.last}")
-        self.network.supervisor.check()
+        self.network.supervisor.check(but=PREFIX)  # a guest that has just ended: the next round
 
     def _plan(self, child: Child) -> None:
         self.last = child.ended

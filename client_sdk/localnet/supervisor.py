@@ -131,10 +131,12 @@ class Supervisor:
         child.process.kill()
         child.process.wait(STOP_SECONDS)
 
-    def check(self) -> None:
-        """Raises Unavailable naming the first child that has ended."""
+    def check(self, *, but: str | None = None) -> None:
+        """Raises Unavailable, which names the first child that has ended. Children whose names
+        begin with `but` are left to `fallen`."""
         for child in self._children:
-            child.check()
+            if but is None or not child.name.startswith(but):
+                child.check()
 
     def fallen(self, prefix: str) -> list[Child]:
         """Children named so that have ended; they are no longer expected."""

@@ -106,6 +106,36 @@ def test_with_no_guest_left_the_network_ends_and_says_why(room: Room) -> None:
     assert "exit code 3: two / three / four; its output is in" in str(caught.value)
 
 
+def test_a_guest_that_ends_while_it_is_started_is_one_that_ended(room: Room) -> None:
+    """On a busy machine a new guest can end before the round that started it is over."""
+    start = room.restart
+
+    def restart(name: str) -> None:
+        start(name)
+        next(c for c in room.supervisor._children if c.name == name).process.wait(HANG_S)
+
+    room.restart, room.body = restart, FALLS  # type: ignore[method-assign]
+    room.end("guest-ada")
+    for _ in range(2 * len(PAUSES_S)):
+        room.keeper.look()
+        room.now += max(PAUSES_S)
+    assert set(room.supervisor.pids) == {"relay", "guest-bela"}
+    assert sum("starting guest-ada again" in text for text in room.said) == len(PAUSES_S)
+
+
+def test_a_part_that_ends_while_a_guest_is_started_ends_the_network(room: Room) -> None:
+    start = room.restart
+
+    def restart(name: str) -> None:
+        start(name)
+        room.end("relay")
+
+    room.restart = restart  # type: ignore[method-assign]
+    room.end("guest-ada")
+    with pytest.raises(Unavailable, match="relay ended with signal SIGKILL"):
+        room.keeper.look()
+
+
 def test_a_part_without_which_there_is_no_network_ends_it(room: Room) -> None:
     room.end("relay")
     with pytest.raises(Unavailable, match=r"relay ended with signal SIGKILL.*relay\.err"):
