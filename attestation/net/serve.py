@@ -2,8 +2,8 @@
 
 No access log, and nothing of a request on the console. Connections are bounded below what the
 process may open, half of that kept for what requests open themselves. When there is room for
-none, whoever has waited longest without a request at work makes it: half-sent heads close a
-server to nobody. Where requests are at work on nearly all of them, the next gets 503.
+none, whoever has waited longest without a whole request makes it: half-sent heads and bodies close
+a server to nobody. Where requests are at work on nearly all of them, the next gets 503.
 """
 
 from __future__ import annotations
@@ -145,8 +145,9 @@ class Server(uvicorn.Server):
     ) -> None:
         limits = limits or Limits()
         self._most = most or _connections(limits, 1)
-        super().__init__(_config(_Bounded(app, limits, self._most - SPARE), limits))
-        self.server_state = self._state = State(limits)
+        self._state = State(limits)
+        super().__init__(_config(_Bounded(app, self._state, self._most - SPARE), limits))
+        self.server_state = self._state
         self._up, self._accepting = up, list[asyncio.Task[None]]()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -198,10 +199,14 @@ class Server(uvicorn.Server):
 
 
 class _Bounded:
-    """An app with at most `most` requests at work and a deadline for their bodies."""
+    """An app with at most `most` requests at work.
 
-    def __init__(self, app: ASGIApp, limits: Limits, most: int) -> None:
-        self._app, self._limits, self._most = app, limits, most
+    A request is at work once its body is whole. Until then it holds nothing but a connection,
+    which makes room for others.
+    """
+
+    def __init__(self, app: ASGIApp, state: State, most: int) -> None:
+        self._app, self._state, self._most = app, state, most
         self._open = 0
         self._told: set[str] = set()
 
@@ -210,18 +215,26 @@ class _Bounded:
             return await self._app(scope, receive, send)
         if not _PLAIN.fullmatch(scope["raw_path"]):
             return await _empty(send, 404)
-        if self._open >= self._most:
+        request = _Request(self, receive, send, self._state.limits.body_s)
+        if self.full or not (_has_body(scope) or request.begin()):
             return await _busy(send)
-        self._open += 1
         try:
-            await self._app(scope, _in_time(receive, self._limits.body_s), send)
+            await self._app(scope, request.receive, request.send)
         except ClientDisconnect:
             pass
         except Exception as error:  # no text of it, which could hold what a request said
             self._tell(type(error).__name__)
             raise
         finally:
-            self._open -= 1
+            self._open -= request.begun
+
+    @property
+    def full(self) -> bool:
+        """Also where apps are done with their part and clients are not."""
+        return self._open >= self._most or len(self._state.working) > self._most
+
+    def count(self) -> None:
+        self._open += 1
 
     def _tell(self, name: str) -> None:
         if name not in self._told:
@@ -229,22 +242,50 @@ class _Bounded:
             logger.error("a request failed: %s (told once)", name)
 
 
-def _in_time(receive: Receive, seconds: float) -> Receive:
-    until, more = asyncio.get_running_loop().time() + seconds, True
+class _Request:
+    """One request as its app sees it. Where too many are at work when its body is whole, the
+    client is told so, and the app sees a client that has gone."""
 
-    async def receiving() -> Message:
-        nonlocal more
-        if not more:
-            return await receive()
+    def __init__(self, bounded: _Bounded, receive: Receive, send: Send, body_s: float) -> None:
+        self._bounded, self._receive, self._send = bounded, receive, send
+        self._until = asyncio.get_running_loop().time() + body_s
+        self._answering, self._refused, self.begun = False, False, False
+
+    def begin(self) -> bool:
+        """Whether it is at work now."""
+        if self._bounded.full and not self._answering:
+            return False
+        self._bounded.count()
+        self.begun = True
+        return True
+
+    async def receive(self) -> Message:
+        if self._refused:
+            return {"type": "http.disconnect"}
+        if self.begun:
+            return await self._receive()
         try:
-            async with asyncio.timeout_at(until):
-                message = await receive()
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
         except TimeoutError:
             raise HTTPException(408) from None
-        more = message.get("more_body", False)
+        if message["type"] != "http.request" or message.get("more_body", False):
+            return message
+        if not self.begin():
+            self._refused = True
+            await _busy(self._send)
+            return {"type": "http.disconnect"}
         return message
 
-    return receiving
+    async def send(self, message: Message) -> None:
+        if not self._refused:
+            self._answering = True
+            await self._send(message)
+
+
+def _has_body(scope: Scope) -> bool:
+    fields = dict(scope["headers"])
+    return b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
 
 
 async def _busy(send: Send) -> None:

@@ -43,6 +43,7 @@ from attestation.log.submission import (
     binding_of,
 )
 from attestation.log.tiles import TilePath
+from attestation.net.arriving import Arriving, Crowded
 from attestation.net.cors import shared
 from contracts.logservice.admission import (
     Admission,
@@ -63,6 +64,9 @@ from contracts.logservice.store import Entry, Store
 
 MAX_PENDING = 64
 """Most submissions at a time: 64 of 4 MiB are 256 MiB."""
+
+MAX_ARRIVING, MAX_ARRIVING_BYTES = 256, 256 << 20
+"""Of submissions that are not whole yet; where there are more, the oldest makes room."""
 
 MAX_JUDGED = 4
 """Most verifications at a time, so that threads remain for readers."""
@@ -133,6 +137,7 @@ class LogService:
         self._store, self._admit, self._admit_release = store, admit, admit_release
         self._witnesses = witnesses
         self._max_pending, self._pending = max_pending, 0
+        self._arriving = Arriving(most=MAX_ARRIVING, most_bytes=MAX_ARRIVING_BYTES)
         self._judging = asyncio.Semaphore(MAX_JUDGED)
         self.appender = Appender(store)
 
@@ -187,17 +192,22 @@ class LogService:
     ) -> Response:
         """The answer of `log` to the body. Raises _Busy if max_pending submissions are in
         progress."""
+        self._check_free()
+        body = await _body(request, self._arriving)
+        self._check_free()
+        self._pending += 1
+        try:
+            logged = await log(body)
+        finally:
+            self._pending -= 1
+        return _answer(logged.to_bytes(), wire.CBOR, "no-store")
+
+    def _check_free(self) -> None:
         if self._pending >= self._max_pending:
             raise _Busy(
                 f"the log already has {self._pending} submissions in progress, which is its limit; "
                 "try again in a few seconds"
             )
-        self._pending += 1
-        try:
-            logged = await log(await _body(request))
-        finally:
-            self._pending -= 1
-        return _answer(logged.to_bytes(), wire.CBOR, "no-store")
 
     async def _machine(self, body: bytes) -> SubmissionAnswer:
         return await self._log(Submission.from_bytes(body))
@@ -349,14 +359,17 @@ def _answer(content: bytes | None, media_type: str, cache: str = IMMUTABLE) -> R
     return Response(content, 200, headers, media_type)
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, arriving: Arriving) -> bytes:
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with arriving.one(BODY_SECONDS) as arrival:
             async for chunk in request.stream():
+                arrival.count(chunk)
                 body += chunk
                 if len(body) > MAX_SUBMISSION_BYTES:
                     raise _TooLarge(f"submission: expected at most {MAX_SUBMISSION_BYTES} bytes")
+    except Crowded as error:
+        raise _Busy(str(error)) from None
     except TimeoutError:
         raise ParseError(
             f"submission: expected the whole body within {BODY_SECONDS} s, got {len(body)} bytes"

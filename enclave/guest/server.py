@@ -2,7 +2,7 @@
 
 What goes wrong gives a constant answer. Bodies are bounded, one by one and together, and so
 are the number of requests at a time and how long a client may take over its body and the next
-piece of its answer.
+piece of its answer. A request counts once it is open; while it arrives, the oldest makes room.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from attestation import wire
 from attestation.channel.key_config import encode_key_list
 from attestation.errors import Replayed, Unavailable, UsageError
+from attestation.net.arriving import Arrival, Arriving, Crowded
 from attestation.net.cors import shared
 from attestation.net.programs import from_browser
 from enclave.guest.epochs import Epoch
@@ -28,6 +29,9 @@ from enclave.guest.guest import Guest
 from enclave.guest.sealed import SealedAnswer, open_request
 
 MAX_AT_ONCE = 256
+"""Requests that are open."""
+
+MAX_ARRIVING = 1024
 MAX_BODY_SECONDS = 60.0
 MAX_STALL_SECONDS = 60.0
 """For a client to take the next piece of its answer."""
@@ -53,7 +57,7 @@ class _Service:
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self._counts = Counts()
-        self._arriving = 0
+        self._arriving = Arriving(most=MAX_ARRIVING, most_bytes=MAX_ARRIVING_BYTES)
 
     def routes(self) -> list[Route | Mount]:
         boot = self._guest.boot.boot_id.hex()
@@ -131,7 +135,7 @@ class _Service:
         values = {
             "umay_requests_answered_total": counts.answered,
             "umay_requests_refused_total": counts.refused,
-            "umay_requests_open": counts.open,
+            "umay_requests_open": counts.open + len(self._arriving),
             "umay_engine_slots": stats.slots,
             "umay_engine_running": stats.running,
             "umay_engine_waiting": stats.waiting,
@@ -142,44 +146,35 @@ class _Service:
         chunked = SEALED.get(request.headers.get(wire.CONTENT_TYPE, ""))
         if chunked is None:
             return self._refuse(wire.REFUSED)
-        if self._counts.open >= MAX_AT_ONCE or self._guest.epochs.current is None:
+        if self._full or self._guest.epochs.current is None:
             return _plain(503)
-        self._counts.open += 1
-        answer: SealedAnswer | Response | None = None
-        try:
-            answer = await self._opened(request, chunked=chunked)
-        finally:
-            if not isinstance(answer, SealedAnswer):
-                self._over()
+        answer = await self._opened(request, chunked=chunked)
         if isinstance(answer, Response):
             return answer
+        if self._full:
+            return _plain(503)
+        self._counts.open += 1
         self._counts.answered += 1
         return _Streamed(answer.stream(), answer.media_type, self._over)
 
     async def _opened(self, request: Request, *, chunked: bool) -> SealedAnswer | Response:
         """The open request, or its refusal."""
         try:
-            async with asyncio.timeout(MAX_BODY_SECONDS), aclosing(self._body(request)) as body:
+            async with (
+                self._arriving.one(MAX_BODY_SECONDS) as arrival,
+                aclosing(_counted(request, arrival)) as body,
+            ):
                 return await open_request(self._guest, body, chunked=chunked)
-        except Unavailable:  # by `_body`
+        except Crowded:
             return _plain(503)
         except Replayed:
             return self._refuse(wire.REPLAYED)
         except Exception:  # whatever it is: one answer to all of it
             return self._refuse(wire.REFUSED)
 
-    async def _body(self, request: Request) -> AsyncGenerator[bytes]:
-        """The request's bytes, counted with all others' until it is open or refused."""
-        own = 0
-        try:
-            async for part in request.stream():
-                own += len(part)
-                self._arriving += len(part)
-                if self._arriving > MAX_ARRIVING_BYTES:
-                    raise Unavailable("requests: too many bytes are arriving at once; try again")
-                yield part
-        finally:
-            self._arriving -= own
+    @property
+    def _full(self) -> bool:
+        return self._counts.open >= MAX_AT_ONCE
 
     def _over(self) -> None:
         self._counts.open -= 1
@@ -240,6 +235,12 @@ async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _counted(request: Request, arrival: Arrival) -> AsyncGenerator[bytes]:
+    async for part in request.stream():
+        arrival.count(part)
+        yield part
 
 
 async def _bounded(request: Request, limit: int) -> bytes:

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from attestation import wire
 from attestation.errors import ParseError, Unavailable
+from attestation.net.server_connection import Limits
 
 REQUEST_HEADERS = (wire.CONTENT_TYPE, wire.INCREMENTAL)
 RESPONSE_HEADERS = (*REQUEST_HEADERS, wire.CACHE_CONTROL)
@@ -27,7 +28,10 @@ GET_SECONDS = 5.0
 READ_SECONDS = 120.0
 """Between two pieces of an answer: the first token of a long prompt may take this long."""
 
-MAX_CONNECTIONS = 1024
+MAX_CONNECTIONS = Limits.connections + 64
+"""Upstream. As many as a listener has and some for our own questions, so that half-sent bodies
+fill the listener first, where the oldest makes room."""
+
 T = TypeVar("T")
 
 

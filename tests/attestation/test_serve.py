@@ -26,13 +26,13 @@ from starlette.routing import Route
 from attestation.errors import Unavailable, UsageError
 from attestation.net import serve as module
 from attestation.net.serve import SPARE, Server, read_address, serve
-from attestation.net.server_connection import Connection, Limits
+from attestation.net.server_connection import Limits, Pace
 from tests.helpers.places import ROOT
 from tests.helpers.respelt import RESPELT, respelt
 from tests.helpers.waiting import HANG_S, wait_for
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
-PATIENT = Limits(head_s=HANG_S, body_s=HANG_S, stall_s=HANG_S, idle_s=HANG_S)
+PATIENT = Limits(head_s=HANG_S, body_s=HANG_S, body_stall_s=HANG_S, stall_s=HANG_S, idle_s=HANG_S)
 """Nothing is closed by time: what room there is, was made."""
 
 HALVES = {
@@ -247,25 +247,144 @@ def test_every_byte_that_is_not_taken_counts() -> None:
         assert held.transport.get_write_buffer_limits() == (0, 0)  # type: ignore[union-attr]
 
 
-class Transport:
-    def __init__(self, *unsent: int) -> None:
-        self.unsent, self.aborted = list(unsent), False
-
-    def get_write_buffer_size(self) -> int:
-        return self.unsent.pop(0)
-
-    def abort(self) -> None:
-        self.aborted = True
+def spent(steps: list[tuple[float, int]], *, rate: float = 10, grace: float = 3) -> list[bool]:
+    """Whether something is left after each step of so many seconds and bytes."""
+    pace, moved, left = Pace(int, print, rate=rate, grace=grace), 0, []
+    for seconds, more in steps:
+        pace._before, moved = moved, moved + more
+        left.append(pace.spend(seconds, moved))
+    return left
 
 
-@pytest.mark.parametrize(("after", "aborted"), [(99, False), (0, False), (100, True), (101, True)])
-def test_who_takes_something_is_waited_for(after: int, aborted: bool) -> None:
-    connection = object.__new__(Connection)
-    connection.transport = Transport(after)  # type: ignore[assignment]
-    watched: list[int] = []
-    connection._watch = watched.append  # type: ignore[method-assign]
-    connection._stall(100)
-    assert (connection.transport.aborted, watched) == (aborted, [] if aborted else [after])  # type: ignore[attr-defined]
+def test_who_is_as_fast_as_the_least_rate_is_waited_for() -> None:
+    assert all(spent([(1, 10)] * 1000))
+    assert all(spent([(2.9, 0), (1, 100)] * 100))  # in bursts
+
+
+def test_who_drips_uses_up_its_time() -> None:
+    assert spent([(1, 9)] * 31)[-3:] == [True, False, False]
+    assert spent([(60, 1)], grace=60) == [True] and spent([(60, 1)] * 2, grace=60)[-1] is False
+    assert spent([(3, 0)]) == [False]
+
+
+def test_a_fast_start_buys_no_more_than_the_grace() -> None:
+    assert spent([(1, 1 << 30), (2.9, 0)]) == [True, True]
+    assert spent([(1, 1 << 30), (3, 0)]) == [True, False]
+
+
+def test_what_we_add_ourselves_is_not_held_against_the_reader() -> None:
+    assert spent([(1, -1000)]) == [True]
+
+
+SLOW = Limits(rate=80_000, stall_s=0.3, body_stall_s=0.3, head_s=HANG_S, body_s=HANG_S)
+"""A rate that no reader or writer of the tests below has."""
+
+
+def test_who_drips_its_reading_is_given_up() -> None:
+    with place(SLOW) as here:
+        opened = socket.socket()
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with opened:
+            opened.settimeout(HANG_S)
+            opened.connect(("127.0.0.1", here.port))
+            opened.sendall(GET.replace(b"/", b"/big", 1))
+            wait_for(lambda: here.server.server_state.total_requests)
+            try:
+                while opened.recv(16) and here.server.server_state.connections:
+                    time.sleep(0.01)
+            except ConnectionResetError:
+                pass
+            wait_for(lambda: not here.server.server_state.connections)
+
+
+def test_an_answer_that_is_made_slowly_is_not_its_readers_fault() -> None:
+    with place(SLOW) as here:
+        opened = here.connect(GET.replace(b"/", b"/hold", 1))
+        wait_for(lambda: here.app.at_work == 1)
+        time.sleep(1)
+        here.app.release.set()
+        assert is_good(opened)
+
+
+def post(path: bytes, length: int = 9, sent: bytes = b"") -> bytes:
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (path, length)
+    return head + sent
+
+
+HALF_BODIES = {
+    "no body": post(b"/body"),
+    "all but a byte": post(b"/body", sent=b"x" * 8),
+    "to an app that does not read it": post(b"/hold"),
+    "after a request for a continuation": post(b"/body").replace(
+        b"host", b"expect: 100-continue\r\nhost"
+    ),
+    "in chunks without an end": b"POST /body HTTP/1.1\r\nhost: x\r\n"
+    b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n",
+    "behind a whole request": GET + post(b"/body"),
+    "of a method that has none": post(b"/body").replace(b"POST", b"GET"),
+}
+
+
+@pytest.mark.parametrize("sent", HALF_BODIES.values(), ids=HALF_BODIES)
+def test_half_sent_bodies_close_the_server_to_nobody(sent: bytes) -> None:
+    with place() as here:
+        held = [here.connect(sent) for _ in range(3 * (SPARE + 8))]
+        for _ in range(3):
+            assert here.get().startswith(b"HTTP/1.1 200 ")
+        whole = here.connect(post(b"/body"))
+        whole.sendall(b"x" * 9)
+        assert is_good(whole)
+        while not hung_up(held[0]):
+            pass
+
+
+def test_the_oldest_half_sent_body_makes_room() -> None:
+    """Its time counts from its own head: an old connection may send a new request."""
+    with place() as here:
+        kept = here.connect(GET)
+        assert is_good(kept)
+        first = here.connect(post(b"/body"))
+        wait_for(lambda: here.app.at_work == 1)
+        kept.sendall(post(b"/body"))
+        wait_for(lambda: here.app.at_work == 2)
+        for _ in range(SPARE + 8 - 2):
+            assert is_good(here.connect(GET))
+        assert hung_up(first)
+        kept.sendall(b"x" * 9)
+        assert is_good(kept)
+
+
+def test_a_body_that_is_whole_when_all_places_are_taken_is_told_so() -> None:
+    with place(most=SPARE + 2) as here:
+        halves = [here.connect(post(b"/body")) for _ in range(2)]
+        wait_for(lambda: here.app.at_work == 2)
+        working = [here.connect(GET.replace(b"/", b"/hold", 1)) for _ in range(2)]
+        wait_for(lambda: here.app.at_work == 4)
+        for opened in halves:
+            opened.sendall(b"x" * 9)
+            assert head_of(opened).startswith(b"HTTP/1.1 503 ")
+        here.app.release.set()
+        assert all(is_good(opened) for opened in working)
+        wait_for(lambda: here.app.at_work == 0)
+        assert here.get().startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"x", b"x" * 8])
+def test_a_body_that_comes_too_slowly_is_hung_up_on(sent: bytes) -> None:
+    with place(SLOW) as here:
+        opened = here.connect(post(b"/body", sent=sent))
+        assert hung_up(opened)
+        wait_for(lambda: here.app.at_work == 0)
+
+
+def test_a_body_that_nobody_takes_is_not_its_senders_fault() -> None:
+    """uvicorn stops to read where the app does not."""
+    with place(SLOW) as here:
+        opened = here.connect(post(b"/hold", 1 << 18, b"x" * (1 << 17)))
+        wait_for(lambda: here.app.at_work == 1)
+        time.sleep(1)
+        here.app.release.set()
+        assert is_good(opened)
 
 
 def test_an_idle_connection_is_kept_for_75_seconds_unless_said() -> None:

@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -32,6 +34,7 @@ from attestation.log.leaf import Leaf, release_leaf
 from attestation.log.proof import verify_proof
 from attestation.log.submission import ArchiveRecord, Submission, SubmissionAnswer, release_key
 from attestation.net.serve import Server, serve
+from contracts.logservice import server
 from contracts.logservice.database import Sqlite
 from contracts.logservice.server import create_app
 from contracts.logservice.store import Entry, Store
@@ -124,15 +127,46 @@ def log(tmp_path: Path) -> Iterator[Log]:
         app = create_app(store, admit=log.judge, max_pending=8)
         bound = socket.create_server(("127.0.0.1", 0))
         log.url = f"http://127.0.0.1:{bound.getsockname()[1]}/log"
-        server = Server(app)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        running = Server(app)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]})
         thread.start()
-        while not server.started:
+        while not running.started:
             time.sleep(0.01)
         yield log
-        server.should_exit = True
+        running.should_exit = True
         thread.join()
         bound.close()
+
+
+def half_sent(log: Log, path: str, length: int = 9, sent: bytes = b"") -> socket.socket:
+    opened = socket.create_connection(("127.0.0.1", urlsplit(log.url).port), timeout=HANG_S)
+    head = f"POST /log/{path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+    opened.sendall(head.encode() + sent)
+    return opened
+
+
+@pytest.mark.parametrize("path", ["submit", "release", "retire"])
+def test_half_sent_submissions_close_a_log_to_nobody(log: Log, path: str) -> None:
+    """Twice as many as it has hands."""
+    with ExitStack() as opened:
+        for _ in range(16):
+            opened.enter_context(half_sent(log, path, sent=b"x"))
+        time.sleep(0.2)
+        assert log.submit(submission()).index == 1
+
+
+@pytest.fixture
+def one_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_ARRIVING", 1)
+
+
+@pytest.mark.usefixtures("one_arriving")
+def test_a_submission_that_must_make_room_is_told_so(log: Log) -> None:
+    with half_sent(log, "submit") as first:
+        time.sleep(0.2)
+        assert log.submit(submission()).index == 1
+        answer = first.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 429 ") and b"retry-after" in answer
 
 
 def test_a_submission_becomes_a_leaf_that_anyone_can_check(log: Log) -> None:
