@@ -13,7 +13,7 @@ from attestation.platforms import snp, tdx
 from attestation.platforms.snp.chain import tcb_parts
 from attestation.platforms.snp.report import REPORT_BYTES, RESPONSE_HEADER
 from attestation.platforms.tdx.tcb import PARTS
-from attestation.x509.certificate import common_name, load_any
+from client_sdk.inspection.pool import chip_chain
 from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult
 
 TDX_WORDS = {
@@ -152,8 +152,7 @@ def _judge_snp(found: InspectionResult, parsed: snp.SnpReport, inputs: CheckInpu
     key: list[snp.ChipKey] = []
 
     def signature() -> str:
-        chain = snp.find_chain(parsed, inputs.certificates)
-        chain = chain or _named_chain(parsed, inputs.certificates)
+        chain = chip_chain(parsed, inputs.certificates, inputs.tries)
         key.append(snp.check_signature(parsed, chain, roots=inputs.roots, now=inputs.now))
         return f"signed by a {key[0].signer_name} of {key[0].family}"
 
@@ -179,37 +178,6 @@ def _judge_snp(found: InspectionResult, parsed: snp.SnpReport, inputs: CheckInpu
         )
     found.check("cpu-attributes", attributes)
     found.check("cpu-tcb", tcb)
-
-
-def _named_chain(parsed: snp.SnpReport, certificates: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """For a report that no certificate at hand signed: the chain of the chip it names, or of
-    the only chip at hand, so that the check can say that the signature does not hold."""
-    chips = [der for der in certificates if _is_chip(der)]
-    hardware_id = parsed.chip_id.rstrip(b"\0")
-    named = [der for der in chips if len(hardware_id) >= 8 and hardware_id in der]
-    leaf = next(iter(named or chips), None)
-    chain = _upwards(leaf, certificates) if leaf else ()
-    if len(chain) < 3:
-        raise NotChecked("no chip certificate (VCEK or VLEK) with its ASK and ARK was given")
-    if not named and len(chips) > 1:
-        raise NotChecked(f"none of the {len(chips)} chip certificates given is of this chip")
-    return chain
-
-
-def _is_chip(der: bytes) -> bool:
-    found = load_any(der)
-    return found is not None and re.search(r"SEV-V[CL]EK$", common_name(found)) is not None
-
-
-def _upwards(der: bytes, certificates: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """This certificate and its two issuers, as far as they were given."""
-    chain = [der]
-    while len(chain) < 3 and (last := load_any(chain[-1])) is not None:
-        issuer = snp.find_certificate(certificates, last.issuer)
-        if issuer is None:
-            break
-        chain.append(issuer)
-    return tuple(chain)
 
 
 def crl_family(data: bytes) -> str | None:

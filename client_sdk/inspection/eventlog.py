@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from attestation.errors import NotAuthentic, NotChecked, ParseError
@@ -203,11 +204,16 @@ def _replay(events: list[DstackEvent]) -> Registers:
     return tuple(registers)
 
 
+@lru_cache(maxsize=1024)  # every log of a file is compared with every quote beside it
+def _quoted(quote: bytes) -> Registers:
+    return tdx.parse_quote(quote).rtmrs
+
+
 def _compare(registers: Registers, quotes: tuple[bytes, ...], *, parts: int) -> str:
     """Whether one of the quotes has these registers; RTMR3 is the guest's, not in a CCEL."""
     if not quotes:
         raise NotChecked("no quote was given to compare with")
-    if not any(tdx.parse_quote(quote).rtmrs[:parts] == registers[:parts] for quote in quotes):
+    if not any(_quoted(quote)[:parts] == registers[:parts] for quote in quotes):
         raise NotAuthentic("measurement", "rtmr-mismatch", "the log is not the quote's")
     return f"replays to RTMR0 to {parts - 1} of the quote"
 

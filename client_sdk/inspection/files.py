@@ -22,6 +22,7 @@ from client_sdk.inspection import wrapped as inspect_wrapped
 from client_sdk.inspection.certificates import PEM, pem_certificates
 from client_sdk.inspection.jsontext import read_json
 from client_sdk.inspection.known import by_first_bytes
+from client_sdk.inspection.pool import SignatureTries
 from client_sdk.inspection.result import (
     CheckInputs,
     Inspect,
@@ -58,7 +59,7 @@ def _judged(path: Path, data: bytes | ParseError, inputs: CheckInputs) -> list[I
         found.check("length", not_checked(str(data)))
         return [found]
     try:
-        return inspect(str(path), data, inputs)
+        return inspect(str(path), data, replace(inputs, tries=SignatureTries()))
     except ParseError as error:
         return [malformed(str(path), "no known format", error)]
 

@@ -7,9 +7,8 @@ import collections
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
-
-from cryptography import x509
 
 from attestation import nvidia
 from attestation.errors import NotAuthentic, NotChecked, ParseError, UmayError
@@ -17,9 +16,10 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.dates import stamp
 from attestation.formats.evidence import GPU, SWITCH, Device
 from attestation.nvidia.report import SWITCH_BLOCKS
-from attestation.x509.certificate import has_signed, load_any
+from attestation.x509.walk import is_authority
 from client_sdk.inspection.certificates import certificate_fields, pem_certificates
 from client_sdk.inspection.jsontext import read_json
+from client_sdk.inspection.pool import certificate_pool
 from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult, malformed
 
 MAX_RIM_SETS = 16
@@ -52,7 +52,7 @@ def _judge(
     checked: list[nvidia.CheckedDevice] = []
 
     def device() -> str:
-        chain = _chain(parsed, inputs.certificates)
+        chain = _chain(parsed, inputs)
         found.fields += certificate_fields(chain)
         is_switch = len(parsed.measurements) == SWITCH_BLOCKS
         item = Device(SWITCH if is_switch else GPU, data, chain)
@@ -80,24 +80,16 @@ def _judge(
     found.check("gpu-firmware", firmware)
 
 
-def _chain(parsed: nvidia.GpuReport, certificates: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """The five certificates from the one that signed this report upwards."""
-    loaded = {der: item for der in certificates if (item := load_any(der)) is not None}
-    by_subject = {item.subject: der for der, item in loaded.items()}
-    for der, item in loaded.items():
-        if not _signed(parsed, item):
-            continue
-        chain = [der]
-        while len(chain) < CHAIN_LENGTH and loaded[chain[-1]].issuer in by_subject:
-            chain.append(by_subject[loaded[chain[-1]].issuer])
-        return tuple(chain)
-    if not certificates:
+def _chain(parsed: nvidia.GpuReport, inputs: CheckInputs) -> tuple[bytes, ...]:
+    """The five certificates from the one that signed this report upwards. A report names no key:
+    those of devices are tried before those of authorities."""
+    pool = certificate_pool(inputs.certificates)
+    for der, item in sorted(pool.loaded.items(), key=lambda entry: is_authority(entry[1])):
+        if inputs.tries.signed(item, parsed):
+            return pool.upwards(der, CHAIN_LENGTH)
+    if not inputs.certificates:
         raise NotChecked("no certificate chain was given")
-    return tuple(certificates[:CHAIN_LENGTH])  # signed by none of them: let the check say so
-
-
-def _signed(parsed: nvidia.GpuReport, leaf: x509.Certificate) -> bool:
-    return has_signed(leaf.public_key(), parsed.signature, parsed.signed_region)
+    return inputs.certificates[:CHAIN_LENGTH]  # signed by none of them: let the check say so
 
 
 def _with_rims(device: nvidia.CheckedDevice, inputs: CheckInputs) -> Iterator[Collateral]:
@@ -107,7 +99,8 @@ def _with_rims(device: nvidia.CheckedDevice, inputs: CheckInputs) -> Iterator[Co
     fitting = []
     for name, wanted in nvidia.rim_names(device):
         plain = wanted.replace(".", "").upper()
-        own = [data for data in inputs.rims if _version(data, inputs).upper() == plain]
+        pinned = inputs.roots.nvidia_rim
+        own = [rim for rim in inputs.rims if _version(rim, pinned, inputs.now).upper() == plain]
         part = f"nvidia/rim/{name}"
         fitting.append([{part: data} for data in own or filter(None, [parts.get(part)])])
     if not any(fitting):
@@ -116,10 +109,11 @@ def _with_rims(device: nvidia.CheckedDevice, inputs: CheckInputs) -> Iterator[Co
         yield Collateral(parts | dict(collections.ChainMap(*choice)))
 
 
-def _version(data: bytes, inputs: CheckInputs) -> str:
+@lru_cache(maxsize=256)  # every device of a file asks about every RIM
+def _version(data: bytes, pinned: frozenset[bytes], now: int) -> str:
     """Empty where the RIM does not hold: its own inspection says why."""
     try:
-        found = nvidia.read_rim(data, pinned=inputs.roots.nvidia_rim, now=inputs.now)
+        found = nvidia.read_rim(data, pinned=pinned, now=now)
     except UmayError:
         return ""
     return found.version.replace(".", "")

@@ -38,6 +38,7 @@ from attestation.x509.walk import (
 )
 from client_sdk.inspection import broken as inspect_broken
 from client_sdk.inspection import tcglog as inspect_tcg
+from client_sdk.inspection.pool import SignatureTries, certificate_pool
 from client_sdk.inspection.result import CheckInputs, ExplainedField, InspectionResult, attempt
 
 MAX_CHAIN = 8
@@ -160,7 +161,7 @@ def _issued(parsed: x509.Certificate, inputs: CheckInputs) -> str:
 
 def _climbed(parsed: x509.Certificate, inputs: CheckInputs) -> Chain:
     """Each certificate's issuer among those given, up to a pinned root."""
-    pool = [item for der in inputs.certificates if (item := load_any(der)) is not None]
+    pool = certificate_pool(inputs.certificates)
     chain = [parsed]
     while not _pinned(spki_digest(chain[-1]).hex(), inputs):
         at = chain[-1]
@@ -168,11 +169,23 @@ def _climbed(parsed: x509.Certificate, inputs: CheckInputs) -> Chain:
             raise NotChecked("its own issuer, and none of the pinned roots" + _above(chain))
         if len(chain) > MAX_CHAIN:
             raise NotChecked(f"no pinned root within {MAX_CHAIN} issuers")
-        issuers = [item for item in pool if item.subject == at.issuer]
+        issuers = [pool.loaded[der] for der in pool.by_subject.get(at.issuer, [])]
         if not issuers:
             raise NotChecked("its issuer's certificate was not given" + _above(chain))
-        chain.append(next((item for item in issuers if _signed_by(at, item)), None) or _unsigned())
+        chain.append(_issuer(at, issuers, inputs.tries))
     return tuple(chain)
+
+
+def _issuer(
+    certificate: x509.Certificate, named: list[x509.Certificate], tries: SignatureTries
+) -> x509.Certificate:
+    """Of several certificates with its issuer's name, the one that signed it."""
+    for number, item in enumerate(named):
+        if number:
+            tries.one_more()
+        if _signed_by(certificate, item):
+            return item
+    _unsigned()
 
 
 def _profile(chain: Chain, roots: Roots) -> Profile:

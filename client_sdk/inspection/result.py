@@ -21,6 +21,7 @@ from urllib.parse import unquote_to_bytes
 from attestation.errors import NotChecked, ParseError, UmayError, UsageError, VerificationError
 from attestation.formats.collateral import Collateral
 from attestation.trust.roots import Roots
+from client_sdk.inspection.pool import SignatureTries
 
 MAX_FILE_BYTES = 32 << 20
 _HEX = re.compile(rb"\s*(?:0x)?[0-9a-fA-F][0-9a-fA-F\s]*")
@@ -113,7 +114,7 @@ def malformed(file: str, kind: str, error: UmayError) -> InspectionResult:
 @dataclass(frozen=True)
 class CheckInputs:
     """What all files together offer: `now` is Unix seconds, certificates are DER, quotes TDX,
-    `pcrs` the 24 SHA-256 PCRs (32 bytes each) of vTPM quotes."""
+    `pcrs` the 24 SHA-256 PCRs (32 bytes each) of vTPM quotes; `tries` counts for one file."""
 
     now: int
     roots: Roots
@@ -122,6 +123,7 @@ class CheckInputs:
     rims: tuple[bytes, ...] = ()
     quotes: tuple[bytes, ...] = ()
     pcrs: tuple[tuple[bytes, ...], ...] = ()
+    tries: SignatureTries = field(default_factory=SignatureTries, compare=False)
 
 
 Inspect = Callable[[str, bytes, CheckInputs], InspectionResult | list[InspectionResult]]

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         ChipKey,
         check_signature,
         find_certificate,
-        find_chain,
     )
     from attestation.platforms.snp.check import (
         check_alias_free,
@@ -33,7 +32,6 @@ __all__ = [
     "check_tcb",
     "cut_padding",
     "find_certificate",
-    "find_chain",
     "parse_report",
 ]
 
@@ -50,7 +48,6 @@ __getattr__ = lazy_names(
         "check_tcb": "attestation.platforms.snp.check",
         "cut_padding": "attestation.platforms.snp.report",
         "find_certificate": "attestation.platforms.snp.chain",
-        "find_chain": "attestation.platforms.snp.chain",
         "parse_report": "attestation.platforms.snp.report",
     },
 )

@@ -7,13 +7,12 @@ product family, authentic. What a chip key's extensions say must equal the repor
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
 
 from attestation.errors import NotAuthentic
-from attestation.platforms.snp.report import VCEK, VLEK, SnpReport
+from attestation.platforms.snp.report import CHIP_ID_BYTES, VCEK, VLEK, SnpReport
 from attestation.trust.roots import Roots
 from attestation.x509.certificate import common_name, expires, has_signed, load_any
 from attestation.x509.profile import AMD
@@ -74,30 +73,10 @@ def check_signature(
     return key
 
 
-def find_chain(report: SnpReport, certificates: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
-    """Of DER certificates in any order, those that `check_signature` wants for this report.
-
-    None where they are not all there. Nothing is verified by being found.
-    """
-    loaded = {der: found for der in certificates if (found := load_any(der)) is not None}
-    for der, leaf in loaded.items():
-        if not _signed(report, leaf):
-            continue
-        ask = _by_subject(loaded, leaf.issuer)
-        ark = _by_subject(loaded, loaded[ask].issuer) if ask else None
-        if ask and ark:
-            return der, ask, ark
-    return None
-
-
 def find_certificate(certificates: tuple[bytes, ...], subject: x509.Name) -> bytes | None:
     """The first of these DER certificates that has this subject."""
-    loaded = {der: found for der in certificates if (found := load_any(der)) is not None}
-    return _by_subject(loaded, subject)
-
-
-def _by_subject(loaded: Mapping[bytes, x509.Certificate], name: x509.Name) -> bytes | None:
-    return next((der for der, found in loaded.items() if found.subject == name), None)
+    named = ((der, load_any(der)) for der in certificates)
+    return next((der for der, found in named if found and found.subject == subject), None)
 
 
 def tcb_parts(tcb: bytes, family: str) -> dict[str, int]:
@@ -190,6 +169,17 @@ def _check_chip(report: SnpReport, key: ChipKey) -> None:
             f"SNP report: expected CHIP_ID {named.hex()} as the VCEK names it, got "
             f"{report.chip_id.hex()}",
         )
+
+
+def hardware_id(certificate: x509.Certificate) -> bytes:
+    """The chip that a VCEK's certificate names, as CHIP_ID has it: 64 bytes, of Turin 8 and zeros
+    (AMD 57230). Empty where it names none."""
+    try:
+        found = certificate.extensions.get_extension_for_oid(_HWID).value
+    except x509.ExtensionNotFound:
+        return b""
+    value = _unwrap(found.value) if isinstance(found, x509.UnrecognizedExtension) else b""
+    return value.ljust(CHIP_ID_BYTES, b"\0") if value else b""
 
 
 def _extension(certificate: x509.Certificate, oid: str) -> bytes:
