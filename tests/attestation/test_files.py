@@ -6,7 +6,8 @@ import errno
 import os
 import resource
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,19 +184,22 @@ def test_a_new_file_never_replaces(tmp_path: Path) -> None:
     assert (tmp_path / "new").read_bytes() == b"ours"
 
 
-@pytest.fixture
-def full_disk() -> Any:
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """For no longer than the write: pytest's own output may go to a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("write", [files.create, files.replace])
 def test_a_full_disk_leaves_nothing_half_written(
-    tmp_path: Path, full_disk: None, write: Callable[[Path, bytes], object]
+    tmp_path: Path, write: Callable[[Path, bytes], object]
 ) -> None:
-    with pytest.raises(Unavailable, match=f"{tmp_path}/key: "):
+    with full_disk(), pytest.raises(Unavailable, match=f"{tmp_path}/key: "):
         write(tmp_path / "key", b"secret")
     assert list(tmp_path.iterdir()) == []
 
