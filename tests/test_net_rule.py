@@ -39,7 +39,7 @@ def stream(url: str) -> None:
 
 def cosign(url: str) -> None:
     key = VerifierKey("witness.example", bytes(32), COSIGNATURE)
-    status, _, _ = witnessing.Peer(url, key)._post(b"")
+    status, _, _ = witnessing.RemoteWitness(url, key)._post(b"")
     if status != 200:
         raise Unavailable(f"{url}: {status}")
 
