@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation.errors import NotChecked
 from attestation.platforms import snp
@@ -16,6 +21,7 @@ from attestation.platforms.snp.report import VCEK, VLEK
 from attestation.platforms.tdx.quote import write_pem
 from attestation.trust.roots import PRODUCTION
 from client_sdk.inspection import eventlog, own, pool
+from client_sdk.inspection.certificates import pem_certificates
 from client_sdk.inspection.files import inspect, inspect_files
 from client_sdk.inspection.pool import SignatureTries, chip_chain
 from client_sdk.inspection.result import CheckInputs, InspectionResult
@@ -184,3 +190,20 @@ def test_a_vlek_is_found_among_several() -> None:
     for key in keys:
         parsed = snp.parse_report(key.report())
         assert chip_chain(parsed, given, SignatureTries()) == key.certificates
+
+
+def test_amd_s_serial_number_in_pem_is_read_without_a_warning() -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = pki.name("SEV-VCEK")
+    start, end = (datetime.fromtimestamp(NOW + day, UTC) for day in (-86_400, 86_400))
+    made = pki.der(
+        x509.CertificateBuilder(name, name, key.public_key(), 1, start, end).sign(
+            key, hashes.SHA384()
+        )
+    )
+    zero = made.replace(bytes.fromhex("a003020102020101"), bytes.fromhex("a003020102020100"), 1)
+    assert zero != made
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pem_certificates(write_pem(zero)) == (zero,)
+        assert inspect("pem", write_pem(zero), CheckInputs(NOW, PRODUCTION))
