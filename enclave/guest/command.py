@@ -53,7 +53,11 @@ async def _run(options: argparse.Namespace) -> None:
         arguments = {"clock": time.monotonic, "tell": _tell}
         threading.Thread(target=keep, args=(action, stopped), kwargs=arguments, daemon=True).start()
     try:
-        await serving([(create_app(guest), options.listen)], ready=_ready, limits=limits)
+        await serving(
+            [(create_app(guest, listen=options.listen), options.listen)],
+            ready=_ready,
+            limits=limits,
+        )
     finally:
         stopped.set()
         await guest.engine.close()

@@ -102,6 +102,11 @@ class Epochs:
         for epoch in over:
             self.ring.retire(epoch.keys)
 
+    def to_end(self, boot_id: bytes) -> bool:
+        """Whether the host is ending this boot now: its agent's feed says so. Raises Unavailable
+        or ParseError."""
+        return boot_id in self._feed.ending()
+
     def end(self) -> Epoch:
         """Forget all keys, for good; the epoch that was used last. Raises Unavailable where
         none was ever anchored."""

@@ -1,4 +1,4 @@
-"""What the agent tells the guest: a fresh beacon, and which evidence is anchored.
+"""What the agent tells the guest: a fresh beacon, which evidence is anchored, and its end.
 
 Believed for nothing: the beacon is written into the KeyBundle, where clients compare it
 with the chain; "anchored" only decides when an epoch begins, and clients check that too.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.formats import cbor
 from attestation.formats.url import split_url
+from attestation.wire import BOOT_BYTES
 
 TIMEOUT_S = 10.0
 MAX_ANSWER = 64 * 1024
@@ -72,8 +73,15 @@ class Feed:
     def anchored(self) -> frozenset[bytes]:
         """Evidence digests. Raises Unavailable or ParseError."""
         value = cbor.decode(self._get("anchored"), limit=MAX_ANSWER)
-        if not isinstance(value, list) or not all(_is_digest(item) for item in value):
+        if not isinstance(value, list) or not all(_is_bytes(item, 32) for item in value):
             raise ParseError("anchored: expected a list of digests of 32 bytes")
+        return frozenset(value)
+
+    def ending(self) -> frozenset[bytes]:
+        """Ids of the boots that the host is ending now. Raises Unavailable or ParseError."""
+        value = cbor.decode(self._get("ending"), limit=MAX_ANSWER)
+        if not isinstance(value, list) or not all(_is_bytes(item, BOOT_BYTES) for item in value):
+            raise ParseError(f"ending: expected a list of boot ids of {BOOT_BYTES} bytes")
         return frozenset(value)
 
     def _get(self, name: str) -> bytes:
@@ -98,5 +106,5 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
     return bytes(data)
 
 
-def _is_digest(value: object) -> bool:
-    return type(value) is bytes and len(value) == 32
+def _is_bytes(value: object, length: int) -> bool:
+    return type(value) is bytes and len(value) == length

@@ -20,10 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attestation import wire
 from attestation.channel.key_config import encode_key_list
-from attestation.errors import Replayed, Unavailable, UsageError
+from attestation.errors import ParseError, Replayed, Unavailable, UsageError
 from attestation.net.arriving import Arrival, Arriving, Crowded
 from attestation.net.cors import shared
-from attestation.net.programs import from_browser
+from attestation.net.programs import from_browser, names_us
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
 from enclave.guest.sealed import SealedAnswer, open_request
@@ -54,8 +54,9 @@ class Counts:
 
 
 class _Service:
-    def __init__(self, guest: Guest) -> None:
-        self._guest = guest
+    def __init__(self, guest: Guest, listen: str) -> None:
+        self._guest, self._listen = guest, listen
+        self._retiring = asyncio.Lock()
         self._counts = Counts()
         self._arriving = Arriving(most=MAX_ARRIVING, most_bytes=MAX_ARRIVING_BYTES)
 
@@ -119,17 +120,26 @@ class _Service:
         return _bytes(answer, wire.CBOR)
 
     async def retire(self, request: Request) -> Response:
-        """For the host alone: agents forward it to nobody, and no web page may ask for it."""
-        if from_browser(request.headers):
+        """For the host alone. Whoever asks, the guest reads in its agent's feed whether to end:
+        boot ids are public, and who reaches this port is not always the host."""
+        if not self._for_host(request):
             return _plain(403)
-        return _bytes(self._guest.retire(), wire.CBOR)
+        async with self._retiring:
+            try:
+                told = await asyncio.to_thread(self._guest.epochs.to_end, self._guest.boot.boot_id)
+            except ParseError:
+                return _plain(503)
+        return _bytes(self._guest.retire(), wire.CBOR) if told else _plain(403)
+
+    def _for_host(self, request: Request) -> bool:
+        return names_us(request.headers, self._listen) and not from_browser(request.headers)
 
     async def health(self, _: Request) -> Response:
         ready = self._guest.epochs.current is not None
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        if from_browser(request.headers):
+        if not self._for_host(request):
             return _plain(403)
         stats, counts = self._guest.engine.stats(), self._counts
         values = {
@@ -212,10 +222,11 @@ class _Streamed(StreamingResponse):
                 self._over()
 
 
-def create_app(guest: Guest) -> ASGIApp:
-    """The ASGI application of one boot."""
+def create_app(guest: Guest, *, listen: str) -> ASGIApp:
+    """The ASGI application of one boot. `retire` and `metrics` are for programs that name this
+    guest by an IP address, localhost or the name in `listen` (HOST:PORT)."""
     app = Starlette(
-        routes=_Service(guest).routes(),
+        routes=_Service(guest, listen).routes(),
         exception_handlers={Unavailable: _unavailable, Exception: _failed},
     )
     app.router.redirect_slashes = False  # a path is one of ours or none

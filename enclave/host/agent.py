@@ -118,6 +118,11 @@ class Agent:
         entries = self._registrar.status.entries
         return _cbor(cbor.encode(sorted(d for d, entry in entries.items() if entry.anchored)))
 
+    async def ending(self, _: Request) -> Response:
+        """Which boot the host is ending now: the guest ends for nobody else."""
+        boot = self._registrar.ending
+        return _cbor(cbor.encode([bytes.fromhex(boot)] if boot else []))
+
     async def status(self, _: Request) -> Response:
         """For the host: what became of each evidence. Nothing of clients."""
         status = self._registrar.status
@@ -146,6 +151,7 @@ class Agent:
         app = _app(
             Route("/beacon", self.beacon),
             Route("/anchored", self.anchored),
+            Route("/ending", self.ending),
             Route("/collateral", self.collateral),
             Route("/status", for_host(self.status, token=token)),
             Route("/retire", for_host(self.retire, token=token), methods=["POST"]),

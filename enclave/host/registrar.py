@@ -117,6 +117,8 @@ class Registrar:
         self._chain, self._contract, self._release = chain, contract, release
         self._collateral, self._tell, self._clock = collateral, tell, clock
         self._collateral_read = self._chain_read = float("-inf")
+        self.ending: str | None = None
+        self._retiring = threading.Lock()
         self._peer, self._retries = Peer(), Retries(clock=clock)
         self._told: dict[str, str] = {}
 
@@ -244,10 +246,19 @@ class Registrar:
             raise Unavailable(
                 "retire: the guest's current evidence is not in the log yet; try again later"
             )
-        word = self._peer.submit(f"{self._guest}{wire.base(status.boot)}retire", b"")
+        word = self._word_of(status.boot)
         request = RetireRequest(status.entry.index, word)
         answer = self._peer.submit(f"{self._log}/retire", request.to_bytes())
         return SubmissionAnswer.from_bytes(answer).index
+
+    def _word_of(self, boot: str) -> bytes:
+        """The guest asks the feed whether its host is ending it, while it is asked to."""
+        with self._retiring:
+            self.ending = boot
+            try:
+                return self._peer.submit(f"{self._guest}{wire.base(boot)}retire", b"")
+            finally:
+                self.ending = None
 
     def _submission(self, base: str, epoch: ListedEpoch) -> Submission:
         """A renewal whose predecessor this agent never logged goes in as a boot: where the

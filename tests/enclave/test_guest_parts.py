@@ -632,6 +632,19 @@ def test_bad_anchored(liar: Liar, value: object) -> None:
         liar.feed.anchored()
 
 
+def test_which_boots_end_is_read(liar: Liar) -> None:
+    liar.says(cbor.encode([bytes(16)]))
+    assert liar.feed.ending() == {bytes(16)}
+    assert liar.asked == ["/ending"]
+
+
+@pytest.mark.parametrize("value", [{}, 7, [7], [bytes(32)], ["0" * 16], [[bytes(16)]], None])
+def test_bad_ends(liar: Liar, value: object) -> None:
+    liar.says(cbor.encode(value))
+    with pytest.raises(ParseError):
+        liar.feed.ending()
+
+
 def hangs_up(handler: BaseHTTPRequestHandler) -> None:
     handler.connection.close()
 

@@ -19,7 +19,7 @@ from attestation import wire
 from attestation.channel import bhttp
 from attestation.channel.client import ClientRequest
 from attestation.channel.key_config import parse_key_list
-from attestation.errors import Truncated, Unavailable
+from attestation.errors import ParseError, Truncated, Unavailable
 from attestation.formats import cbor
 from attestation.formats.evidence import fresh_challenged
 from attestation.formats.keys import bundle_digest
@@ -472,6 +472,7 @@ def test_when_its_epoch_has_ended_nothing_is_served() -> None:
 def test_a_boot_retires_by_its_word_and_serves_nobody_any_more() -> None:
     with room() as guest:
         sealed, bundle = seal(guest), guest.epochs.current.bundle  # type: ignore[union-attr]
+        guest.feed.ended = frozenset({bytes.fromhex(guest.boot)})
         status, _, word = ask(guest, "POST", f"/umay/{guest.boot}/retire")
         assert status == 200
         retirement = Retirement.from_bytes(word)
@@ -482,6 +483,47 @@ def test_a_boot_retires_by_its_word_and_serves_nobody_any_more() -> None:
         assert challenge(guest, bytes(32))[0] == 503
         assert (get(guest, "evidence")[0], epochs_of(guest)) == (404, [])
         assert ask(guest, "POST", f"/umay/{guest.boot}/retire")[2] == word
+
+
+@pytest.mark.parametrize("ended", [frozenset(), frozenset({bytes(16)})], ids=["none", "another"])
+def test_nobody_ends_a_boot_that_its_host_is_not_ending(
+    guest: Room, ended: frozenset[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boot ids are public: any local user who reaches the port could name one."""
+    monkeypatch.setattr(guest.feed, "ended", ended)
+    for headers in ({}, {"authorization": "Bearer x"}, {"host": "localhost"}):
+        path = f"/umay/{guest.boot}/retire"
+        assert ask(guest, "POST", path, **headers)[::2] == (403, b"")
+    assert guest.epochs.current is not None
+
+
+@pytest.mark.parametrize("fails", [Unavailable(SECRET), ParseError(SECRET)])
+def test_a_boot_whose_agent_does_not_say_so_goes_on(
+    guest: Room, fails: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest.feed, "fails", fails)
+    assert ask(guest, "POST", f"/umay/{guest.boot}/retire")[::2] == (503, b"")
+    assert guest.epochs.current is not None
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8402", "localhost.evil.example", "127.0.0.1.evil.example", ""],
+)
+@pytest.mark.parametrize(("method", "name"), [("POST", "retire"), ("GET", "metrics")])
+def test_under_another_name_nothing_of_the_hosts_is_served(
+    guest: Room, host: str, method: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that points its own name here reads what is answered."""
+    monkeypatch.setattr(guest.feed, "ended", frozenset({bytes.fromhex(guest.boot)}))
+    answer = ask(guest, method, f"/umay/{guest.boot}/{name}", host=host)
+    assert answer[::2] == (403, b"")
+    assert guest.epochs.current is not None
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]:7", "10.0.0.7:80", "Guest.Internal:8402"])
+def test_its_host_reads_the_metrics_by_address_or_by_its_name(guest: Room, host: str) -> None:
+    assert ask(guest, "GET", f"/umay/{guest.boot}/metrics", host=host)[0] == 200
 
 
 @pytest.mark.parametrize(("name", "value"), [
@@ -499,6 +541,7 @@ def test_no_web_page_retires_a_boot_or_reads_what_its_host_may(
 
 def test_a_boot_without_an_anchored_epoch_does_not_retire() -> None:
     with room(anchored=False) as guest:
+        guest.feed.ended = frozenset({bytes.fromhex(guest.boot)})
         assert ask(guest, "POST", f"/umay/{guest.boot}/retire")[::2] == (503, b"")
 
 

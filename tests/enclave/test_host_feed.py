@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from tests.helpers.places import ROOT
 from tests.helpers.raw_server import answer, head_of, serving
 from tests.helpers.respelt import RESPELT, respelt
 
-READS = ("/beacon", "/anchored", "/collateral")
+READS = ("/beacon", "/anchored", "/collateral", "/ending")
 TOKEN = "t" * 43
 
 
@@ -108,6 +109,29 @@ def test_by_no_path_is_a_route_of_the_host_reached_without_the_token(
     answer = client.request(method, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "wrong-token")
     assert not retired
+
+
+@pytest.mark.parametrize("fails", [None, Unavailable("gone")])
+def test_the_feed_names_the_boot_that_is_ending_while_the_guest_is_asked(
+    net: Net, monkeypatch: pytest.MonkeyPatch, fails: Exception | None
+) -> None:
+    named: list[object] = []
+
+    def ending() -> object:
+        return cbor.decode(ask(net.feed, "/ending").body)
+
+    def submit(url: str, _: bytes) -> bytes:
+        assert url.endswith(f"/umay/{net.guest.boot_id}/retire")
+        named.append(ending())
+        if fails:
+            raise fails
+        return b"word"
+
+    assert ending() == []
+    monkeypatch.setattr(net.registrar._peer, "submit", submit)
+    with pytest.raises(Unavailable) if fails else nullcontext():
+        assert net.registrar._word_of(net.guest.boot_id) == b"word"
+    assert (named, ending()) == ([[bytes.fromhex(net.guest.boot_id)]], [])
 
 
 BROWSERS = {

@@ -171,12 +171,19 @@ class OwnFeed:
 
     def __init__(self) -> None:
         self.named: frozenset[bytes] = frozenset()
+        self.ended: frozenset[bytes] = frozenset()
+        self.fails: Exception | None = None
 
     def beacon(self) -> Beacon:
         return Beacon(7, bytes(32), int(time.time()) - 30, time.monotonic())
 
     def anchored(self) -> frozenset[bytes]:
         return self.named
+
+    def ending(self) -> frozenset[bytes]:
+        if self.fails is not None:
+            raise self.fails
+        return self.ended
 
 
 @dataclass(frozen=True)
@@ -280,7 +287,7 @@ class Room:
         self.port = self._bound.getsockname()[1]
         self.boot = self.guest.boot.boot_id.hex()
         self.base = f"http://127.0.0.1:{self.port}{wire.base(self.boot)}"
-        self._server = Server(server.create_app(self.guest), limits)
+        self._server = Server(server.create_app(self.guest, listen="guest.internal:1"), limits)
         run = self._server.run
         self._thread = threading.Thread(target=run, args=([self._bound],), daemon=True)
         self._thread.start()
