@@ -12,7 +12,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -25,6 +25,16 @@ EXIT_NOBODY_READS = 128 + 13
 TRACEBACK = "UMAY_TRACEBACK"
 ROOMS = ("attestation", "contracts", "enclave", "client_sdk")
 IMPORT_PAUSE_S = 0.05
+EXTRAS = {
+    "client_sdk.proxy": "proxy",
+    "client_sdk.commands": "proxy",
+    "client_sdk.openai_transport": "openai",
+    "contracts.logservice": "log",
+    "enclave.guest": "guest",
+    "enclave.host": "host",
+}
+"""By module, the extra in setup.cfg with the packages that it needs beside the client's."""
+
 MAX_LINE = 2000
 """Characters of a failure's line."""
 
@@ -53,10 +63,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, MemoryError):
         error = Unavailable("this machine's memory is used up")
     if isinstance(error, ModuleNotFoundError) and _foreign(error.name):
-        error = UsageError(
-            f"the package {error.name} is not installed; this command needs an extra: "
-            "python -m pip install 'umay[proxy]' (or [host], [log], [guest], [openai])"
-        )
+        error = UsageError(lacks(str(error.name).partition(".")[0], _extra_of(error)))
     if isinstance(error, UmayError) and error.exit_code != EXIT_INTERNAL:
         step = getattr(error, "step", "")
         return Failure(error.exit_code, error.code, one_line(str(error)), step)
@@ -66,6 +73,13 @@ def failure_of(error: BaseException) -> Failure:
         f"SECURITY.md says. {TRACEBACK}=1 shows more, and may show prompts and keys"
     )
     return Failure(EXIT_INTERNAL, UmayError.code, text)
+
+
+def lacks(package: str, extra: str | None) -> str:
+    """In words: a package is not installed, and the extra of this repository that brings it."""
+    how = f"pip install -c constraints.txt '.[{extra}]'" if extra else "make dev"
+    needs = f"needs the extra {extra}" if extra else "needs an extra"
+    return f"the package {package} is not installed; this {needs}: in your checkout run: {how}"
 
 
 def run(
@@ -111,6 +125,16 @@ def interrupt(_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
     signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, IMPORT_PAUSE_S)
+
+
+def end_on_signals() -> None:
+    """From now on Ctrl-C and SIGTERM end this process with 0: for a loop that has no other end."""
+
+    def end(*_: object) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
 
 
 def tell(name: str, text: str) -> None:
@@ -233,15 +257,28 @@ def _foreign(module: str | None) -> bool:
     return bool(module) and str(module).partition(".")[0] not in ROOMS
 
 
+def _extra_of(error: BaseException) -> str | None:
+    """The extra of the first module in EXTRAS that it passed."""
+    names = (module for module, _ in _passed(error))
+    found = (EXTRAS.get(".".join(name.split(".")[:2])) for name in names)
+    return next((extra for extra in found if extra), None)
+
+
 def _place(error: BaseException) -> str:
     """The last line of our own that it passed; nothing of what was at work there."""
-    place, trace = "an unknown place", error.__traceback__
-    while trace is not None:
-        module = trace.tb_frame.f_globals.get("__name__", "")
+    place = "an unknown place"
+    for module, line in _passed(error):
         if module.partition(".")[0] in (*ROOMS, "__main__"):
-            place = f"{module}, line {trace.tb_lineno}"
-        trace = trace.tb_next
+            place = f"{module}, line {line}"
     return place
+
+
+def _passed(error: BaseException) -> Iterator[tuple[str, int]]:
+    """Modules and lines, from where it was caught to where it was raised."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame.f_globals.get("__name__", ""), trace.tb_lineno
+        trace = trace.tb_next
 
 
 def _show(error: BaseException) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from attestation.errors import ParseError, Unavailable, VerificationError
 from attestation.formats.evidence import Evidence
@@ -20,6 +21,7 @@ from attestation.trust.policy import Policy
 from attestation.verify.verdict import Report, VerifiedEnclave
 from attestation.verify.verifier import Presented, Verifier
 from client_sdk.chain_reader import ChainReader
+from client_sdk.config import asking
 from client_sdk.presented import Place, fetch_places, fetch_presented
 from client_sdk.pricing import claimed_offer
 from client_sdk.transport import Transport
@@ -60,6 +62,7 @@ class Chooser:
         transport: Transport,
         clock: Callable[[], float],
         on_verified: Callable[[Chosen], None],
+        network: Path | None = None,
     ) -> None:
         self._url, self._policy = url, policy
         self._transport = transport
@@ -67,17 +70,20 @@ class Chooser:
         self._verifier = Verifier(policy)
         self._clock = clock
         self._on_verified = on_verified
+        self._network = network
         self._lock = threading.Lock()
         self._current: Chosen | None = None
         self._resting: dict[str, float] = {}
 
     def places(self) -> tuple[Place, ...]:
         """What the relay or agent lists. Raises Unavailable or ParseError."""
-        return fetch_places(self._transport, self._url)
+        with asking(self._network):
+            return fetch_places(self._transport, self._url)
 
     def anchor(self) -> Anchor:
         """The log's anchor, read now from the chain. Raises Unavailable or ParseError."""
-        return self._reader.anchor()
+        with asking(self._network):
+            return self._reader.anchor()
 
     def present(self, place: Place, anchor: Anchor) -> Presented:
         """What the host presents for a verification against this anchor."""

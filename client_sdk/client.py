@@ -28,6 +28,7 @@ from attestation import wire
 from attestation.arguments import expect
 from attestation.channel import bhttp
 from attestation.errors import NotForUs, UmayError, Unavailable, UsageError, VerificationError
+from attestation.process import one_line
 from attestation.trust.policy import Policy
 
 if TYPE_CHECKING:
@@ -75,13 +76,15 @@ def connect(
 
     if directory is not None:
         expect("directory", directory, str, os.PathLike, what="a directory's path")
-    saved = config.SavedConfig(config.DEFAULT_DIR if directory is None else Path(directory))
+    place = config.DEFAULT_DIR if directory is None else Path(directory)
+    saved = config.SavedConfig(place)
     return Client(
         saved.text("url") if url is None else url,
         policy=_policy(saved.text("policy") if policy is None else policy),
         chain=_chain(saved.text("chain") if chain is None else chain),
         pacing=pacing,
         timeout=timeout,
+        network=place if url is None or chain is None else None,
     )
 
 
@@ -99,8 +102,8 @@ class Client:
     `url` is a relay, an agent or one guest (…/umay/<boot id>); `chain` an endpoint that
     the caller chose. `pacing` hides token timing ("clock", "strict") or not ("none"); None
     leaves it to the guest. `timeout` in seconds is the longest wait until an answer begins, and
-    the longest silence between two pieces of it. Raises UsageError for an argument of a wrong
-    type or value.
+    the longest silence between two pieces of it. `network` is the directory of `umay up` that the
+    addresses come from, for errors. Raises UsageError for an argument of a wrong type or value.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class Client:
         pacing: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
         on_verified: Callable[[Chosen], None] = lambda chosen: None,
+        network: Path | None = None,
     ) -> None:
         from client_sdk.choosing import Chooser
         from client_sdk.transport import Transport
@@ -131,6 +135,7 @@ class Client:
             transport=self._transport,
             clock=clock,
             on_verified=on_verified,
+            network=network,
         )
 
     def __repr__(self) -> str:
@@ -188,15 +193,22 @@ class Client:
 
     # Requests
 
+    def models(self) -> list[str]:
+        """Names of the models that the policy accepts."""
+        return list(dict.fromkeys(name for name, _ in self.policy.models))
+
     def chat(self, body: str | Mapping[str, Any]) -> Answer:
         """One chat completion: an OpenAI body, or just the text of a first message.
 
         A text goes to the model of the policy where that names exactly one. Raises
-        UsageError for what is no JSON, else what `request` raises.
+        UsageError for what is no JSON and for a model that the policy does not name, before
+        anything is sent; else what `request` raises.
         """
         expect("body", body, str, Mapping, what="a text, or a mapping with an OpenAI body")
         whole = self._first_message(body) if isinstance(body, str) else body
-        return self.request("POST", wire.CHAT, _json(whole))
+        content = _json(whole)
+        self._expect_named(whole.get("model"))
+        return self.request("POST", wire.CHAT, content)
 
     def request(self, method: str, path: str, content: bytes = b"") -> Answer:
         """One HTTP request inside the channel; returns when the inner head has come.
@@ -252,13 +264,21 @@ class Client:
         return tuple(headers)
 
     def _first_message(self, text: str) -> dict[str, Any]:
-        names = [name for name, _ in self.policy.models]
+        names = self.models()
         if len(names) != 1:
             raise UsageError(
                 f"body: expected a body that names its model, one of {', '.join(names)}: the "
                 "policy accepts more than one, so a text alone does not say which"
             )
         return {"model": names[0], "messages": [{"role": "user", "content": text}]}
+
+    def _expect_named(self, model: object) -> None:
+        names = self.models()
+        if not isinstance(model, str):
+            raise UsageError(f"body: expected its model; the policy names {', '.join(names)}")
+        if model not in names:
+            shown = one_line(model)[:80]
+            raise UsageError(f"model {shown}: the policy names {', '.join(names)}")
 
 
 def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:

@@ -5,10 +5,15 @@ It holds no secret. Options on the command line win over it.
 
 from __future__ import annotations
 
+import errno
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from attestation.errors import ParseError, UsageError
+from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.files import check_own, check_own_directory, home, read_trusted, unusable
 from attestation.formats import toml
 from attestation.net.url import checked_url
@@ -27,11 +32,13 @@ LITE = "lite:"
 
 @dataclass(frozen=True)
 class Config:
-    """Addresses as URLs; `policy` is the policy file's path."""
+    """Addresses as URLs; `policy` is the policy file's path, `network` the directory whose
+    umay.toml gave one of the addresses."""
 
     url: str
     chain: str
     policy: Path
+    network: Path | None = None
 
     def to_toml(self) -> str:
         return (
@@ -78,7 +85,24 @@ def load(
                 f"expected --{key}, and {path} {state}; give --{key}, start a network with "
                 "`umay up`, or name the directory of a network with --dir"
             )
-    return Config(str(found["url"]), str(found["chain"]), Path(str(found["policy"])))
+    addresses = (str(found["url"]), str(found["chain"]))
+    network = None if given["url"] and given["chain"] else directory
+    return Config(*addresses, Path(str(found["policy"])), network)
+
+
+@contextmanager
+def asking(network: Path | None) -> Iterator[None]:
+    """Where nothing listens at an address from `network`'s umay.toml, the error says what to do."""
+    try:
+        yield
+    except Unavailable as error:
+        if network is None or os.strerror(errno.ECONNREFUSED) not in str(error):
+            raise
+        default = home(network) == home(DEFAULT_DIR)
+        name = str(DEFAULT_DIR) if default else str(network)
+        start = "umay up" if default else f"umay up --dir {shlex.quote(name)}"
+        text = f"{error}; is the network of {name} running? Start it with `{start}`"
+        raise Unavailable(text, again=error.again, retry_after=error.retry_after) from None
 
 
 def read_policy(path: Path) -> Policy:

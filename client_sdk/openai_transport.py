@@ -12,7 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
+from attestation.process import lacks
+
+try:
+    import httpx
+except ModuleNotFoundError as error:
+    if error.name != "httpx":
+        raise
+    raise ModuleNotFoundError(lacks("httpx", "openai"), name="httpx") from None
 
 from attestation.arguments import expect
 from attestation.errors import UmayError

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from attestation import wire
-from attestation.errors import ParseError, Unavailable, UsageError
+from attestation.errors import NotThere, ParseError, Unavailable, UsageError
 from attestation.formats import cbor
 from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES
@@ -35,7 +35,7 @@ def fetch_places(transport: Transport, url: str) -> tuple[Place, ...]:
     root = root.rstrip("/")
     if tail:
         return (_named(root, tail.rstrip("/")),)
-    listing = transport.get(root + wire.LISTING, limit=wire.MAX_LISTING_BYTES)
+    listing = _listing(transport, root)
     try:
         boots = json.loads(listing)["boots"]
         if isinstance(boots, list) and any(isinstance(item, str) for item in boots):
@@ -48,6 +48,16 @@ def fetch_places(transport: Transport, url: str) -> tuple[Place, ...]:
         where = f"{redacted_url(root)}{wire.LISTING}"
         text = 'expected JSON {"boots": [{"boot", "state", …}]}'
         raise ParseError(f"{where}: {text}") from None
+
+
+def _listing(transport: Transport, root: str) -> bytes:
+    try:
+        return transport.get(root + wire.LISTING, limit=wire.MAX_LISTING_BYTES)
+    except NotThere:
+        raise NotThere(
+            f"{redacted_url(root)}: no relay or agent stands at this URL, since it has no "
+            f"{wire.LISTING}; `umay up` prints the relay's address"
+        ) from None
 
 
 def _named(root: str, boot: str) -> Place:

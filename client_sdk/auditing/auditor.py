@@ -22,6 +22,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from attestation.errors import Incomplete, NotThere, ParseError, UmayError, Unavailable
@@ -41,6 +42,7 @@ from client_sdk.auditing.registry_check import check_registry
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.sources import DamagedMirror, HttpSource, Source, log_url, open_source
 from client_sdk.auditing.state import State
+from client_sdk.config import asking
 from client_sdk.transport import Transport
 from contracts.chain import ReadOnlyChain, raw_address
 from contracts.reader import read_anchor
@@ -73,8 +75,9 @@ class Auditor:
     """Audits one contract under one policy, with an endpoint that the auditor chose.
 
     `mirror` (URL or directory) is read in place of the log's own address; `registry` is the
-    address of a Registry that must have allowed what the machines ran. Raises UsageError for a
-    mirror's URL that is none.
+    address of a Registry that must have allowed what the machines ran; `network` is the directory
+    of `umay up` that the endpoint comes from, for errors. Raises UsageError for a mirror's URL
+    that is none.
     """
 
     def __init__(
@@ -85,8 +88,9 @@ class Auditor:
         transport: Transport | None = None,
         mirror: str | None = None,
         registry: str | None = None,
+        network: Path | None = None,
     ) -> None:
-        self._policy, self._chain = policy, chain
+        self._policy, self._chain, self._network = policy, chain, network
         self._registry = None if registry is None else raw_address(registry, "registry")
         self._transport = transport or Transport()
         self._mirror = (
@@ -119,7 +123,8 @@ class Auditor:
         """The contract, checked, and where its log is read."""
         contract = raw_address(contract, "contract")
         audit = Audit(contract, simulated=self._policy.roots.simulated)
-        anchor = read_anchor(self._chain, network=self._policy.network, address=contract)
+        with asking(self._network):
+            anchor = read_anchor(self._chain, network=self._policy.network, address=contract)
         audit.size, audit.root = anchor.size, anchor.root.hex()
         audit.anchored, audit.read_at, audit.level = anchor.time, anchor.read_at, anchor.level
         audit.at = anchor.read_at if scope.now is None else scope.now

@@ -28,6 +28,17 @@ CURRENT = "Current vendor collateral file (may be repeated)."
 ARCHIVE = "Directory of an archive of vendor collateral; the parts valid now are used."
 
 
+class _Contract(click.types.StringParamType):
+    name = "address"
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        return (
+            "`umay up` prints the address of its contract when it starts, and `umay net deploy` "
+            "when it deploys one; for another log, ask its operator or read the policy's "
+            "log_contract"
+        )
+
+
 @click.group()
 def audit() -> None:
     """Verify every entry of a log, starting from its contract; inspect files.
@@ -66,7 +77,9 @@ def _audit_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--policy", type=FILE, help=POLICY),
         click.option("--chain", metavar="URL", help=CHAIN),
-        click.option("--contract", required=True, metavar="ADDRESS", help=CONTRACT),
+        click.option(
+            "--contract", type=_Contract(), required=True, metavar="ADDRESS", help=CONTRACT
+        ),
     ):
         command = option(command)
     return command

@@ -72,7 +72,9 @@ def audit_request(
         )
         scope = dataclasses.replace(scope, state=State(state, under))
     chain = reading(found.chain)
-    auditor = Auditor(policy=policy, chain=chain, mirror=mirror, registry=registry)
+    auditor = Auditor(
+        policy=policy, chain=chain, mirror=mirror, registry=registry, network=found.network
+    )
     return AuditRequest(auditor, policy, scope, contract)
 
 

@@ -157,22 +157,28 @@ def verify(as_json: bool, **where: Any) -> None:
 @client.command()
 @_where
 @click.option(
-    "--model", default="umay-demo", show_default=True, help="Name of the model, as in the policy."
+    "--model", metavar="NAME", help="Name of the model. Default: the only model in the policy."
 )
 @click.option("--max-tokens", default=256, show_default=True, help=MAX_TOKENS)
 @click.argument("prompt")
-def chat(model: str, max_tokens: int, prompt: str, **where: Any) -> None:
+def chat(model: str | None, max_tokens: int, prompt: str, **where: Any) -> None:
     """Send one PROMPT, encrypted to the cheapest enclave that passes verification.
 
     Prints the answer as it arrives, and the token counts of its receipt on standard error.
-    Exit codes: 0 the whole answer came; 3 not authentic; 4 no enclave is accepted by the policy;
+    Exit codes: 0 the whole answer came; 2 the policy does not name the model, and nothing was
+    sent; 3 not authentic; 4 no enclave is accepted by the policy;
     5 unavailable; 6 something could not be checked.
     """
     opened = _client(**where)
     if opened.policy.roots.simulated:
         click.echo("SIMULATED: these machines prove nothing.", err=True)
     messages = [{"role": "user", "content": prompt}]
-    body = {"model": model, "messages": messages, "max_tokens": max_tokens, "stream": True}
+    body = {
+        "model": model or _only_model(opened),
+        "messages": messages,
+        "max_tokens": max_tokens,
+        "stream": True,
+    }
     answer = opened.chat(body)
     for text in answer.stream():
         click.echo(text, nl=False)
@@ -205,9 +211,9 @@ def chat(model: str, max_tokens: int, prompt: str, **where: Any) -> None:
 def proxy(listen: str, token_file: Path, keep_alive: float, **where: Any) -> None:
     """Serve an OpenAI-compatible endpoint on loopback until Ctrl-C.
 
-    Every request is encrypted to an enclave that passed verification. Prints its address as one
-    line of JSON when it is ready. Exit codes: 0 stopped; 2 wrong options or key file; 5 the
-    address cannot be used.
+    Every request is encrypted to an enclave that passed verification. Prints one line of JSON
+    when it is ready: "listening" is its address, "base_url" the base URL for OpenAI clients. Exit
+    codes: 0 stopped; 2 wrong options or key file; 5 the address cannot be used.
     """
     from attestation.files import read_secret
     from attestation.net.serve import serve
@@ -227,7 +233,14 @@ def proxy(listen: str, token_file: Path, keep_alive: float, **where: Any) -> Non
 
 
 def _listening(urls: Sequence[str]) -> None:
-    click.echo(json.dumps({"listening": urls[0]}))
+    click.echo(json.dumps({"listening": urls[0], "base_url": f"{urls[0]}/v1"}))
+
+
+def _only_model(opened: Client) -> str:
+    names = opened.models()
+    if len(names) != 1:
+        raise UsageError(f"--model: the policy names {', '.join(names)}; say which one to ask")
+    return names[0]
 
 
 def _verified(opened: Client, place: Place) -> tuple[Report, int]:
@@ -246,7 +259,8 @@ def _client(**where: Any) -> Client:
 
     found = config.load(**where)
     accepted = config.read_policy(found.policy)
-    return Client(found.url, policy=accepted, chain=reading(found.chain))
+    chain = reading(found.chain)
+    return Client(found.url, policy=accepted, chain=chain, network=found.network)
 
 
 def console() -> Console:

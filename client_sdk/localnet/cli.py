@@ -20,10 +20,13 @@ def up(directory: Path) -> None:
 
     Starts a chain, a log, simulated machines, a relay and an OpenAI-compatible endpoint, and
     prints their addresses and example commands. The next start resumes from --dir. Exit codes:
-    0 stopped; 2 --dir cannot be used; 5 a part did not start, or ended.
+    0 stopped; 2 --dir cannot be used, or an extra is not installed; 5 a part did not start, or
+    ended; 130 interrupted before everything had started.
     """
+    from client_sdk.localnet import extras
     from client_sdk.localnet import up as foreground
 
+    extras.check("umay up")
     signal.signal(signal.SIGTERM, interrupt)
     foreground.run(directory, say=click.echo)
 
@@ -36,13 +39,15 @@ def demo(as_json: bool) -> None:
     """Start a simulated network, send it a sealed prompt, audit it, and attack it.
 
     Uses a temporary directory and removes it. Exit codes: 0 every attack was detected; 1 a check
-    did not hold; 5 a part did not start or did not answer.
+    did not hold; 2 an extra is not installed; 5 a part did not start or did not answer.
     """
     import tempfile
 
+    from client_sdk.localnet import extras
     from client_sdk.localnet.demo import Demo
     from client_sdk.localnet.demo_view import ConsoleStage
 
+    extras.check("umay demo")
     signal.signal(signal.SIGTERM, interrupt)
     with tempfile.TemporaryDirectory(prefix="umay-demo-") as directory:
         stage = None if as_json else ConsoleStage(console())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-from attestation.errors import Unavailable
+from attestation.errors import ParseError, Unavailable
 from attestation.files import replace
 from attestation.formats.digests import engine_digest
 from attestation.formats.measurement import measurement_digest
@@ -69,6 +69,7 @@ class Network:
         self._record, self._threads, self._tell = record, threads, tell
         self._transport = Transport()
         self._ports: dict[str, int] = {}
+        self._ended: dict[str, set[str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +138,7 @@ class Network:
             chain=self.chain_url,
             token_file=self.files.token,
         )
-        base = f"{proxy.ready()['listening']}/v1"
+        base = str(proxy.ready()["base_url"])
         self.parts.append(("proxy", base, "OpenAI endpoint for this machine"))
         return base
 
@@ -155,7 +156,7 @@ class Network:
         shown, told = -1, began
         while (now := time.monotonic()) < began + READY_SECONDS:
             self.supervisor.check()
-            places = self._listed()
+            places = self._listed(self.relay)
             ready = sum(place.state == "ready" for place in places)
             if ready != shown or now - told >= TOLD_SECONDS:
                 shown, told = ready, now
@@ -312,13 +313,29 @@ class Network:
         )
         self._launch(guest)
         agent.ready()
-        price = f"{guest.prompt_price}/{guest.completion_price} nano per token"
-        self.parts.append((f"guest {guest.name}", self.url(f"agent-{guest.name}"), price))
+        prices = f"{guest.prompt_price} / {guest.completion_price}"
+        self.parts.append(
+            (
+                f"agent of guest {guest.name}",
+                self.url(f"agent-{guest.name}"),
+                f"{prices} nano per prompt / answer token",
+            )
+        )
 
     def restart(self, child: str) -> None:
         """A guest that has ended, as a new boot with new keys behind the agent it had."""
         guest = next(guest for guest in self.guests if f"guest-{guest.name}" == child)
+        self._ended[child] = {place.boot for place in self._listed(self._agent(child))}
         self._launch(guest, again=True)
+
+    def serves(self, child: str) -> bool:
+        """Whether the new boot of a guest that was started again is anchored and answers."""
+        listed = self._listed(self._agent(child))
+        new = [place for place in listed if place.boot not in self._ended.get(child, ())]
+        return any(place.state == "ready" for place in new)
+
+    def _agent(self, child: str) -> str:
+        return self.url(child.replace("guest-", "agent-", 1))
 
     def _launch(self, guest: GuestSpec, *, again: bool = False) -> None:
         self._module(
@@ -351,10 +368,10 @@ class Network:
     def _module(self, name: str, module: str, *, again: bool = False, **options: Option) -> Child:
         return self.supervisor.start(name, ["-m", module, *_flags(options)], again=again)
 
-    def _listed(self) -> tuple[Place, ...]:
+    def _listed(self, url: str) -> tuple[Place, ...]:
         try:
-            return fetch_places(self._transport, self.relay)
-        except Unavailable:
+            return fetch_places(self._transport, url)
+        except (Unavailable, ParseError):
             return ()
 
     def _engines(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from attestation.files import create, home, own_directory, read_secret, read_tru
 from attestation.formats import cbor
 from attestation.formats.digests import domain_digest
 from attestation.formats.json import decode
+from attestation.process import lacks
 from client_sdk import policies
 
 NETWORK_ID = "umay-local"
@@ -133,9 +134,7 @@ def demo_model() -> Path:
     """The model that comes with the guest's package, found without importing it."""
     spec = importlib.util.find_spec("enclave.guest")
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(
-            "expected the package enclave.guest, but it is not installed; install umay[guest]"
-        )
+        raise UsageError(lacks("enclave.guest", "guest"))
     return Path(spec.submodule_search_locations[0]) / "demo_model"
 
 

@@ -30,6 +30,8 @@ class RestartsGuests(Protocol):
 
     def restart(self, child: str) -> None: ...
 
+    def serves(self, child: str) -> bool: ...
+
 
 @dataclass
 class GuestRestarter:
@@ -41,6 +43,7 @@ class GuestRestarter:
     last: str = ""
     _tries: dict[str, int] = field(default_factory=dict)
     _due: dict[str, float] = field(default_factory=dict)
+    _awaited: set[str] = field(default_factory=set)
 
     def look(self) -> None:
         """One round. Raises Unavailable, which names the part that has ended for good."""
@@ -50,6 +53,11 @@ class GuestRestarter:
             del self._due[name]
             self.say(f"starting {name} again …")
             self.network.restart(name)
+            self._awaited.add(name)
+        for name in sorted(self._awaited):
+            if self.network.serves(name):
+                self._awaited.remove(name)
+                self.say(f"{name.replace('-', ' ', 1)} serves again")
         running = any(name.startswith(PREFIX) for name in self.network.supervisor.pids)
         if not running and not self._due:
             raise Unavailable(f"every guest has ended; the last one: {self.last}")
@@ -57,6 +65,7 @@ class GuestRestarter:
 
     def _plan(self, child: Child) -> None:
         self.last = child.ended
+        self._awaited.discard(child.name)
         if self.clock() - child.began >= STEADY_S:
             self._tries.pop(child.name, None)
         tries = self._tries.get(child.name, 0)

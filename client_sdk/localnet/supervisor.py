@@ -82,8 +82,9 @@ class Child:
                 lines = file.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
         except OSError:
             lines = []
-        said = f": {' / '.join(line[:400] for line in lines)}" if lines else " and wrote nothing"
-        return f"{said}; its output is in {self.errors}"
+        if not lines:
+            return " and wrote nothing"
+        return f": {' / '.join(line[:400] for line in lines)}; its output is in {self.errors}"
 
     def read(self) -> None:
         """Drains its standard output, so that it never blocks on it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +18,16 @@ WATCH_SECONDS = 0.5
 
 
 def run(directory: Path, *, say: Callable[[str], None]) -> None:
-    """Returns on Ctrl-C. Raises Unavailable naming a part that died; all of them are stopped."""
+    """Returns on Ctrl-C once everything serves; before that it raises KeyboardInterrupt.
+
+    Raises Unavailable naming a part that died; all of them are stopped.
+    """
+    serves = False
     with Network(directory, tell=lambda part: say(f"starting {part} …")) as network:
         try:
             network.start()
             base = network.start_proxy()
+            serves = True
             for line in welcome(network, base):
                 say(line)
             keeper = GuestRestarter(network, say)
@@ -29,11 +36,15 @@ def run(directory: Path, *, say: Callable[[str], None]) -> None:
                 time.sleep(WATCH_SECONDS)
         except KeyboardInterrupt:
             say("stopping …")
+            if not serves:
+                raise
 
 
 def welcome(network: Network, base: str) -> list[str]:
     """What somebody needs to use this network."""
-    parts = [f"  {name:<12} {address}  ({remark})" for name, address, remark in network.parts]
+    width = max((len(name) for name, _, _ in network.parts), default=0)
+    parts = [f"  {name:<{width}}  {where}  ({what})" for name, where, what in network.parts]
+    umay = executable()
     directory = network.files.directory
     where = "" if directory == home(DEFAULT_DIR) else f" --dir {shlex.quote(str(directory))}"
     return [
@@ -45,9 +56,18 @@ def welcome(network: Network, base: str) -> list[str]:
         f"export OPENAI_API_KEY={network.files.api_token()}",
         "",
         "every step of the verification, one question sealed, the audit:",
-        f"  umay client verify{where}",
-        f"  umay client chat{where} 'Good morning.'",
-        f"  umay audit run{where} --contract {network.contract}",
+        f"  {umay} client verify{where}",
+        f"  {umay} client chat{where} 'Good morning.'",
+        f"  {umay} audit run{where} --contract {network.contract}",
         "",
         "Ctrl-C (in scripts SIGTERM) stops everything; the next start resumes chain, log and keys.",
     ]
+
+
+def executable() -> str:
+    """How this `umay` is called in another terminal: by its path, where PATH does not have it."""
+    own = Path(sys.executable).with_name("umay")
+    if shutil.which("umay"):
+        return "umay"
+    words = [str(own)] if own.exists() else [sys.executable, "-m", "client_sdk"]
+    return shlex.join(words)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
@@ -228,6 +227,7 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     the contract says that the log has forked; 2 an option or the key file cannot be used; 3 the
     key file has other content.
     """
+    from attestation.process import end_on_signals
     from contracts.logservice.anchor import AnchorLoop
     from contracts.wallet import Wallet
 
@@ -235,7 +235,7 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     endpoint = toncenter(chain)
     contract = raw_address(contract, "--contract")
     loop = AnchorLoop(log_url, endpoint, Wallet.open(endpoint, wallet), contract, interval)
-    signal.signal(signal.SIGTERM, _stop)
+    end_on_signals()
     ready(anchoring=contract)
     loop.run()
 
@@ -388,7 +388,3 @@ def export(directory: Path, log_url: str, log_key: str, sizes: tuple[int, ...]) 
     size = written.run(origin=origin, log_key=arguments.public_key(log_key), sizes=sizes)
     counts = {"mended": written.files.mended, "renewals_gone": written.renewals_gone}
     ready(directory=str(directory), size=size, new_files=new[0], **counts)
-
-
-def _stop(*_: object) -> NoReturn:
-    raise SystemExit(0)

@@ -59,6 +59,18 @@ FAULTS = {
         "log: two roots",
     ),
     "ctrl-c": ("raise KeyboardInterrupt", 130, ""),
+    "ctrl-c where a loop is meant to end by it": (
+        "import os, signal\nfrom attestation.process import end_on_signals\nend_on_signals()\n"
+        "os.kill(os.getpid(), signal.SIGINT)",
+        0,
+        "",
+    ),
+    "SIGTERM there": (
+        "import os, signal\nfrom attestation.process import end_on_signals\nend_on_signals()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)",
+        0,
+        "",
+    ),
     "an exit code": ("sys.exit(4)", 4, ""),
     "a returned code": ("return 6", 6, ""),
 }
@@ -70,6 +82,28 @@ def test_every_end_is_one_line_and_its_exit_code(body: str, code: int, said: str
     assert done.returncode == code, done.stderr
     assert len(done.stderr.splitlines()) == (1 if said else 0), done.stderr
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+LACKING = {
+    "client_sdk.proxy": ("starlette", "proxy"),
+    "client_sdk.openai_transport": ("httpx", "openai"),
+    "contracts.logservice.server": ("starlette", "log"),
+    "contracts.logservice.postgres": ("psycopg", "log"),
+    "enclave.host.relay": ("starlette", "host"),
+    "enclave.guest.engines.torch_engine": ("torch", "guest"),
+}
+
+
+@pytest.mark.parametrize(("module", "lacking"), LACKING.items(), ids=LACKING)
+def test_the_one_extra_that_is_missing_is_named_and_no_foreign_package(
+    module: str, lacking: tuple[str, str]
+) -> None:
+    package, extra = lacking
+    done = ended(f"sys.modules[{package!r}] = None\nimport {module}")
+    assert done.returncode == 2, done.stderr
+    assert f"the package {package} is not installed" in done.stderr
+    assert f"in your checkout run: pip install -c constraints.txt '.[{extra}]'" in done.stderr
+    assert "umay[" not in done.stderr
 
 
 def test_a_traceback_comes_for_who_asks_and_says_what_it_may_hold() -> None:

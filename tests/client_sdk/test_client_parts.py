@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation.errors import ParseError, UmayError, Unavailable, UsageError
+from attestation.errors import NotThere, ParseError, UmayError, Unavailable, UsageError
 from attestation.trust.policy import Policy
 from client_sdk import config, pricing, sse
 from client_sdk.auditing.sources import log_url
@@ -158,7 +159,9 @@ def test_bad_listings_are_refused(body: bytes) -> None:
 def test_saved_settings_fill_what_was_not_given(tmp_path: Path) -> None:
     saved = config.Config("http://127.0.0.1:1", "http://127.0.0.1:2", tmp_path / "policy.toml")
     (tmp_path / config.NAME).write_text(saved.to_toml())
-    assert config.load(url=None, chain=None, policy=None, directory=tmp_path) == saved
+    assert config.load(url=None, chain=None, policy=None, directory=tmp_path) == replace(
+        saved, network=tmp_path
+    )
     given_one = config.load(url="http://x", chain=None, policy=None, directory=tmp_path)
     assert given_one.url == "http://x" and given_one.chain == saved.chain
 
@@ -234,9 +237,7 @@ def test_children_are_started_watched_and_stopped(tmp_path: Path) -> None:
         supervisor.check()
         child.process.send_signal(signal.SIGKILL)
         child.process.wait(HANG_S)
-        with pytest.raises(
-            Unavailable, match=r"with signal SIGKILL and wrote nothing; .*/sleeper\.err"
-        ):
+        with pytest.raises(Unavailable, match=r"sleeper ended .* SIGKILL and wrote nothing$"):
             supervisor.check()
 
 
@@ -276,3 +277,14 @@ def test_a_directory_that_cannot_be_made_is_named() -> None:
 
     with pytest.raises(UsageError, match="/proc/umay"):
         Files(Path("/proc/umay"))
+
+
+@pytest.mark.parametrize("path", ["", "/log", "/v1"])
+def test_a_server_that_is_no_relay_is_said_to_be_none(path: str) -> None:
+    class Elsewhere:
+        def get(self, url: str, *, limit: int) -> bytes:
+            raise NotThere(f"{url}: there is no such thing (HTTP 404)")
+
+    said = f"^http://127.0.0.1:1{path}: no relay or agent stands at this URL, .* prints the relay's"
+    with pytest.raises(NotThere, match=said):
+        fetch_places(Elsewhere(), f"http://127.0.0.1:1{path}")  # type: ignore[arg-type]

@@ -18,14 +18,19 @@ from typing import Any
 import pytest
 
 from attestation.errors import Unavailable, UsageError
+from attestation.log.note import ED25519, VerifierKey
 from client_sdk.auditing.results import Audit
+from client_sdk.cli import umay as root
+from client_sdk.localnet import extras
 from client_sdk.localnet.demo import Demo, Outcome
 from client_sdk.localnet.drills import Attack
 from contracts import node
 from contracts.localnet.server import become
+from tests.attestation.test_policy import GOOD
 from tests.helpers.places import ROOT
 
 HANG_S = 1800
+VKEY = VerifierKey("o.example/log", bytes(range(32)), ED25519).to_text()
 
 
 def umay(
@@ -96,7 +101,82 @@ def test_ctrl_c_in_the_first_second_is_no_traceback(
     assert "Traceback" not in rest and "KeyboardInterrupt" not in rest
 
 
+NOWHERE = "http://127.0.0.1:1"
+ANYWHERE = ("--listen", "127.0.0.1:0")
+WHERE = ("--chain", f"{NOWHERE}/api/v2", "--policy", "policy.toml")
+CONTRACT = "0:" + "1" * 64
+SERVERS = {
+    "proxy": ("client", "proxy", *ANYWHERE, *WHERE, "--url", NOWHERE, "--token-file", "token"),
+    "relay": ("host", "relay", *ANYWHERE, "--upstream", NOWHERE),
+    "agent": (
+        *("host", "agent", *ANYWHERE, "--feed-listen", "127.0.0.1:0", "--guest", NOWHERE),
+        *("--log", f"{NOWHERE}/log", *WHERE[:2], "--contract", CONTRACT, "--token-file", "feed"),
+        *("--archive", "archive"),
+    ),
+    "log": ("log", "serve", *ANYWHERE, *WHERE, "--dir", "log", "--origin", "o.example/log"),
+    "witness": (
+        *("log", "witness", *ANYWHERE, "--state", "seen", "--name", "w.example/w"),
+        *("--key", "witness.key", "--follow", VKEY),
+    ),
+    "anchoring": (
+        *("log", "anchor", "--log", f"{NOWHERE}/log", *WHERE[:2], "--contract", CONTRACT),
+        *("--wallet", "wallet.key"),
+    ),
+}
+STOPS = [(name, signal.SIGINT) for name in SERVERS] + [("anchoring", signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(("name", "number"), STOPS)
+def test_a_server_that_was_stopped_ends_well(
+    tmp_path: Path, name: str, number: signal.Signals
+) -> None:
+    (tmp_path / "policy.toml").write_text(GOOD)
+    (tmp_path / "token").write_text("0123456789abcdef")
+    (tmp_path / "token").chmod(0o600)
+    key = ("--key", "log.key") if name == "log" else ()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "client_sdk", *SERVERS[name], *key],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+    assert process.stdout
+    ready = process.stdout.readline()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=HANG_S)
+    assert ready and process.returncode == 0, said
+    assert "Traceback" not in said
+    if name == "proxy":
+        told = json.loads(ready)
+        assert told["base_url"] == f"{told['listening']}/v1"
+
+
 # What a machine lacks
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [
+        ({"torch"}, "the extra guest:"),
+        ({"httpx", "psycopg"}, "the extras log and host:"),
+        ({"torch", "starlette"}, "the extras guest, log, host and proxy:"),
+    ],
+)
+def test_up_and_demo_name_every_extra_before_they_begin(
+    monkeypatch: pytest.MonkeyPatch, lacking: set[str], named: str
+) -> None:
+    monkeypatch.setattr(extras, "_installed", lambda package: package not in lacking)
+    for words in (["up", "--dir", "/nowhere"], ["demo"]):
+        with pytest.raises(UsageError, match=f"`umay {words[0]}` needs {named}") as caught:
+            root(words, standalone_mode=False)
+        assert "`make dev`, or pip install -c constraints.txt '.[" in str(caught.value)
+
+
+def test_an_audit_without_a_contract_says_where_its_address_is_printed() -> None:
+    clear(umay("audit", "run"), 2, "`umay up` prints the address of its contract")
 
 
 def full_disk() -> None:

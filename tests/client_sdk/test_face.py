@@ -21,7 +21,7 @@ from attestation.errors import Truncated, Unavailable, UsageError
 from attestation.formats.evidence import Evidence
 from attestation.trust.policy import Policy
 from attestation.verify.verifier import Presented, Verifier
-from client_sdk import Client, connect
+from client_sdk import Client, config, connect
 from client_sdk.client import TIMEOUT_SECONDS
 from client_sdk.openai_transport import SealedTransport
 from tests.attestation.test_policy import GOOD
@@ -46,6 +46,7 @@ HEAVY = {
     "asyncio": "servers",
 }
 OURS = ("attestation.verify", "attestation.platforms", "attestation.nvidia", "contracts", "enclave")
+NOBODY = "http://127.0.0.1:1"
 SECRET = "the moon is my witness"
 
 
@@ -358,7 +359,7 @@ def test_a_stream_is_read_as_text(ada: FakeEnclave) -> None:
     with FakeClient([ada]).chat({"model": "demo", "messages": [], "stream": True}) as answer:
         assert list(answer.stream()) == [f"{n} " for n in range(8)]
         assert answer.receipt is not None
-    assert FakeClient([ada]).chat({"stream": True}).text() == "0 1 2 3 4 5 6 7 "
+    assert FakeClient([ada]).chat({"model": "demo", "stream": True}).text() == "0 1 2 3 4 5 6 7 "
 
 
 def test_an_answer_that_calls_tools_has_no_text(ada: FakeEnclave) -> None:
@@ -465,3 +466,67 @@ def test_no_repr_shows_prompt_answer_length_or_salt(ada: FakeEnclave) -> None:
 def test_every_module_of_the_face_is_importable_alone() -> None:
     for name in ("attestation.lazy", "attestation.arguments", "client_sdk.choosing"):
         importlib.import_module(name)
+
+
+# A model that the policy does not name
+
+UNNAMED = {
+    "another": ({"model": "gpt-4"}, "model gpt-4: the policy names demo"),
+    "its name in capitals": ({"model": "Demo"}, "model Demo: the policy names demo"),
+    "none": ({"messages": []}, "body: expected its model; the policy names demo"),
+    "a list": ({"model": ["demo"]}, "body: expected its model; the policy names demo"),
+    "steering a terminal": ({"model": "\x1b[2J"}, r"model \[2J: the policy names demo"),
+}
+
+
+@pytest.mark.parametrize(("body", "said"), UNNAMED.values(), ids=UNNAMED)
+def test_a_model_that_the_policy_does_not_name_is_refused_before_anything_is_sent(
+    ada: FakeEnclave, body: dict[str, Any], said: str
+) -> None:
+    client = FakeClient([ada])
+    with pytest.raises(UsageError, match=f"^{said}$"):
+        client.chat(body)
+    assert not ada.script.seen
+    client.request("POST", "/v1/chat/completions", json.dumps(body).encode()).read()
+    assert ada.script.seen
+
+
+# A network of this computer that does not run
+
+
+@pytest.mark.parametrize("asked", [lambda c: c.chat("x"), lambda c: c.places()])
+def test_a_network_that_does_not_run_is_told_of_with_its_command(
+    tmp_path: Path, asked: Callable[[Client], object]
+) -> None:
+    (tmp_path / "policy.toml").write_text(GOOD)
+    (tmp_path / "policy.toml").chmod(0o600)
+    saved = config.Config(NOBODY, f"{NOBODY}/api/v2", tmp_path / "policy.toml")
+    (tmp_path / config.NAME).write_text(saved.to_toml())
+    with connect(tmp_path) as client, pytest.raises(Unavailable) as caught:
+        asked(client)
+    end = f"; is the network of {tmp_path} running? Start it with `umay up --dir {tmp_path}`"
+    assert str(caught.value).endswith(f"Connection refused{end}")
+    own = connect(tmp_path, url=NOBODY, chain=f"{NOBODY}/api/v2")
+    with own as client, pytest.raises(Unavailable, match=r"Connection refused$"):
+        asked(client)
+
+
+def test_the_usual_network_is_named_as_everybody_writes_it() -> None:
+    start = "is the network of ~/.umay running[?] Start it with `umay up`$"
+    with pytest.raises(Unavailable, match=start), config.asking(config.DEFAULT_DIR):
+        raise Unavailable("http://127.0.0.1:1: Connection refused")
+    with (
+        pytest.raises(Unavailable, match=r"^the answer was cut$"),
+        config.asking(config.DEFAULT_DIR),
+    ):
+        raise Unavailable("the answer was cut")
+
+
+def test_the_transport_of_openai_names_its_extra() -> None:
+    code = "import sys; sys.modules['httpx'] = None; import client_sdk.openai_transport"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: the package httpx is not installed")
+    assert last.endswith("run: pip install -c constraints.txt '.[openai]'")

@@ -21,7 +21,7 @@ from client_sdk.localnet.supervisor import Child, Supervisor
 from contracts.logservice.database import Sqlite
 from contracts.logservice.witness import Witness
 from enclave.simulator.pki import load_or_make_key
-from tests.helpers.waiting import HANG_S
+from tests.helpers.waiting import HANG_S, wait_for
 
 SLEEPS = "import sys, time; print('guest: up', file=sys.stderr, flush=True); time.sleep(9999)"
 FALLS = "import sys; print('one\\ntwo\\nthree\\nfour', file=sys.stderr); sys.exit(3)"
@@ -33,6 +33,7 @@ class Room:
     def __init__(self, directory: Path) -> None:
         self.supervisor = Supervisor(directory)
         self.body, self.now, self.said = SLEEPS, 0.0, list[str]()
+        self.serving = set[str]()
         for name in ("relay", "guest-ada", "guest-bela"):
             self.start(name)
         self.keeper = GuestRestarter(self, self.said.append, lambda: self.now)
@@ -45,8 +46,14 @@ class Room:
     def restart(self, child: str) -> None:
         self.start(child, again=True)
 
-    def end(self, name: str) -> None:
+    def serves(self, child: str) -> bool:
+        return child in self.serving
+
+    def end(self, name: str, *, spoke: bool = False) -> None:
+        """`spoke`: not before it has written something."""
         child = next(c for c in self.supervisor._children if c.name == name)
+        if spoke:
+            wait_for(child.errors.read_text)
         child.process.kill()
         child.process.wait(HANG_S)
 
@@ -60,12 +67,33 @@ def room(tmp_path: Path) -> Iterator[Room]:
 
 def test_a_guest_that_ends_is_named_and_started_again(room: Room) -> None:
     before = room.supervisor.pids["guest-ada"]
-    room.end("guest-ada")
+    room.end("guest-ada", spoke=True)
     room.keeper.look()
     assert room.supervisor.pids["guest-ada"] != before
     assert "guest-ada ended with signal SIGKILL" in room.said[0]
     assert "guest-ada.err" in room.said[0] and "started again now" in room.said[0]
     assert room.said[1:] == ["starting guest-ada again …"]
+
+
+def test_a_guest_that_was_started_again_is_told_of_once_it_serves(room: Room) -> None:
+    room.end("guest-ada")
+    room.keeper.look()
+    room.keeper.look()
+    assert "guest ada serves again" not in room.said
+    room.serving = {"guest-ada", "guest-bela"}
+    room.keeper.look()
+    room.keeper.look()
+    assert room.said.count("guest ada serves again") == 1
+    assert "guest bela serves again" not in room.said
+
+
+def test_a_guest_that_ends_before_it_serves_is_not_said_to_serve(room: Room) -> None:
+    for _ in range(2):
+        room.end("guest-ada")
+        room.keeper.look()
+    room.serving = {"guest-ada"}
+    room.keeper.look()
+    assert "guest ada serves again" not in room.said
 
 
 def test_one_that_ends_again_waits_longer_each_time_and_is_left_at_last(room: Room) -> None:
@@ -137,7 +165,7 @@ def test_a_part_that_ends_while_a_guest_is_started_ends_the_network(room: Room) 
 
 
 def test_a_part_without_which_there_is_no_network_ends_it(room: Room) -> None:
-    room.end("relay")
+    room.end("relay", spoke=True)
     with pytest.raises(Unavailable, match=r"relay ended with signal SIGKILL.*relay\.err"):
         room.keeper.look()
 
@@ -217,6 +245,58 @@ def test_what_up_prints_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     assert "export OPENAI_BASE_URL=http://127.0.0.1:1/v1" in lines
     assert f"export OPENAI_API_KEY={network.files.api_token()}" in lines
     assert any(f"--dir '{tmp_path}/my net'" in line for line in lines)
+
+
+def test_the_table_says_whose_address_it_is_and_keeps_its_columns(tmp_path: Path) -> None:
+    network = Network(tmp_path / "net")
+    network.files.write_json("network.json", {"contract": "0:ab"})
+    network.parts = [("log", "http://a", "x"), ("agent of guest ada", "http://b", "y")]
+    lines = up.welcome(network, "http://127.0.0.1:1/v1")
+    assert "  agent of guest ada  http://b  (y)" in lines
+    assert "  log                 http://a  (x)" in lines
+
+
+def test_commands_are_shown_by_their_path_where_path_lacks_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "my env" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert up.executable() == f"'{tmp_path}/my env/python' -m client_sdk"
+    for place in ("my env", "bin"):
+        assert up.executable() != "umay"
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "umay").touch(mode=0o700)
+        if place == "my env":
+            assert up.executable() == f"'{tmp_path}/my env/umay'"
+    assert up.executable() == "umay"
+
+
+@pytest.mark.parametrize("at", ["start", "start_proxy"])
+def test_ctrl_c_during_the_start_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def pressed(_: Network) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Network, "start", lambda _: None)
+    monkeypatch.setattr(Network, at, pressed)
+    said = list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        up.run(tmp_path / "net", say=said.append)
+    assert said == ["stopping …"]
+
+
+def test_ctrl_c_once_all_serves_is_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(_: GuestRestarter) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Network, "start", lambda _: None)
+    monkeypatch.setattr(Network, "start_proxy", lambda _: "http://127.0.0.1:1/v1")
+    monkeypatch.setattr(up, "welcome", lambda *_: [])
+    monkeypatch.setattr(GuestRestarter, "look", pressed)
+    said = list[str]()
+    up.run(tmp_path / "net", say=said.append)
+    assert said == ["stopping …"]
 
 
 # The same for what other commands trust

@@ -194,9 +194,9 @@ def allowed(
     from contracts.registry import read_registry
 
     found = config.load(url="-", policy=Path("-"), **where)
-    state, read_at = read_registry(
-        reading(found.chain), address=raw_address(registry, "--registry")
-    )
+    address = raw_address(registry, "--registry")
+    with config.asking(found.network):
+        state, read_at = read_registry(reading(found.chain), address=address)
     entries = entries_of(state, measurement, at(moment))
     if as_json:
         click.echo(json.dumps({"at": at(moment), "read_at": read_at, "entries": entries}))
