@@ -84,7 +84,7 @@ def connect(
         chain=_chain(saved.text("chain") if chain is None else chain),
         pacing=pacing,
         timeout=timeout,
-        network=place if url is None or chain is None else None,
+        network=place if url is None and chain is None else None,
     )
 
 

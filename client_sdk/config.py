@@ -33,7 +33,7 @@ LITE = "lite:"
 @dataclass(frozen=True)
 class Config:
     """Addresses as URLs; `policy` is the policy file's path, `network` the directory whose
-    umay.toml gave one of the addresses."""
+    umay.toml gave all addresses that are asked."""
 
     url: str
     chain: str
@@ -86,7 +86,7 @@ def load(
                 "`umay up`, or name the directory of a network with --dir"
             )
     addresses = (str(found["url"]), str(found["chain"]))
-    network = None if given["url"] and given["chain"] else directory
+    network = None if chain or url not in (None, NOT_ASKED) else directory
     return Config(*addresses, Path(str(found["policy"])), network)
 
 

@@ -506,7 +506,7 @@ def test_a_network_that_does_not_run_is_told_of_with_its_command(
         asked(client)
     end = f"; is the network of {tmp_path} running? Start it with `umay up --dir {tmp_path}`"
     assert str(caught.value).endswith(f"Connection refused{end}")
-    own = connect(tmp_path, url=NOBODY, chain=f"{NOBODY}/api/v2")
+    own = connect(tmp_path, url=NOBODY)
     with own as client, pytest.raises(Unavailable, match=r"Connection refused$"):
         asked(client)
 
