@@ -31,7 +31,7 @@ up: dev ## run a simulated network until Ctrl-C
 test: dev ## run all tests that need no special hardware
 	$(TEST)
 
-test-fast: dev ## run the tests that need no services and take no minutes
+test-fast: dev ## run the tests that need no services (a few minutes on two cores)
 	$(TEST) --fast
 
 test-long: dev ## run the long tests that make test leaves out

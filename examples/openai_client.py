@@ -1,6 +1,6 @@
 """The `openai` package, sealed inside this process. `python examples/openai_client.py [DIRECTORY]`
 
-Needs the extra `openai`: pip install 'umay[openai]' openai
+Needs an extra and the package: pip install -c constraints.txt '.[openai]' openai (in a checkout)
 """
 
 import sys

@@ -1,6 +1,7 @@
 """What can go wrong, and what to do then. `python examples/when_it_fails.py [DIRECTORY]`
 
-Asks for a model that no policy names, so that there is something to see.
+Asks for a model that no policy names, so that there is something to see: it is refused before
+anything is sent.
 """
 
 import sys

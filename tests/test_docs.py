@@ -12,6 +12,7 @@ from types import ModuleType
 import click
 import pytest
 
+from attestation.verify.verifier import PLAN
 from scripts import api_docs, check_cli, rooms
 from scripts.rooms import TOPS
 from tests.helpers.places import ROOT
@@ -177,6 +178,16 @@ def test_a_public_name_without_a_docstring_is_found(monkeypatch: pytest.MonkeyPa
     assert list(api_docs.undocumented([module])) == []
     module.__doc__ = None
     assert list(api_docs.undocumented([module])) == ["face"]
+
+
+# The plan
+
+
+def test_the_architecture_has_the_steps_of_the_verifier() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `([a-z-]+)` \| [A-Z].*\. \|$", page, re.M)
+    expected = [(str(number), name) for number, (name, _) in enumerate(PLAN, 1)]
+    assert rows == expected
 
 
 # Troubleshooting quotes messages

@@ -374,6 +374,20 @@ def up(tmp_path: Path) -> Iterator[Up]:
         process.communicate(timeout=HANG_S)
 
 
+def test_up_that_is_interrupted_while_it_starts_did_not_succeed(tmp_path: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(
+            [*UMAY, "up", "--dir", str(tmp_path / number.name)],
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
+        assert process.stdout.readline().startswith("starting ")
+        process.send_signal(number)
+        assert process.wait(HANG_S) == 130
+        assert process.stdout.read().endswith("stopping …\n")
+
+
 def test_up_resumes_and_only_a_guest_may_crash(tmp_path: Path, up: Up) -> None:
     first = up()
     contract = json.loads((tmp_path / "network.json").read_text())["contract"]
@@ -397,6 +411,7 @@ def test_up_resumes_and_only_a_guest_may_crash(tmp_path: Path, up: Up) -> None:
     lines = iter(second.stdout.readline, "")
     assert any("guest-ada ended with signal SIGKILL" in line for line in lines)
     assert any("starting guest-ada again" in line for line in lines)
+    assert any("guest ada serves again" in line for line in lines)
     assert second.poll() is None and "guest-bela" in children(tmp_path)
     url = next(line for line in config.splitlines() if line.startswith("url")).split('"')[1]
     until = time.monotonic() + HANG_S
