@@ -322,7 +322,7 @@ def test_nothing_is_sent_under_a_policy_that_refuses(network: Network) -> None:
     before = network.files.record.stat().st_size
     client = Client(network.relay, policy=policy, chain=network.chain())
     with pytest.raises(Refused, match="unknown-model"):
-        client.chat({"model": MODEL_NAME, "messages": []})
+        client.chat({"model": "other", "messages": []})
     handled = network.files.record.read_bytes()[before:]
     assert b"/ohttp" not in handled
 

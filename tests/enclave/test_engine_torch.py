@@ -247,7 +247,7 @@ def test_cancel_while_waiting():
 def test_queue_is_bounded():
     async def body(engine):
         held = [engine.generate(chat("Tell me a story.")) for _ in range(3)]
-        with pytest.raises(QueueFull, match="2 requests wait"):
+        with pytest.raises(QueueFull, match="2 requests are waiting already"):
             engine.generate(chat("hello"))
         await held[0].aclose()
         assert (await collect(engine.generate(chat("hello"))))[-1].finish_reason == "stop"

@@ -20,13 +20,16 @@ def table(contract: str) -> dict[str, int]:
     return found.get(contract, {})
 
 
-def check(contract: str, name: str, gas: int) -> None:
-    """The message costs what is written; written anew where that was asked for."""
+def check(contract: str, name: str, gas: int, *, within: int = 0) -> None:
+    """The message costs what is written; written anew where that was asked for.
+
+    `within` is for messages whose random signatures are now and then a byte shorter.
+    """
     if os.environ.get("UMAY_RECORD_GAS"):
         whole = json.loads(PATH.read_text())
         whole.setdefault(contract, {})[name] = gas
         PATH.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
-    assert table(contract).get(name) == gas, f"{contract}, {name}: {gas} gas"
+    assert abs(table(contract)[name] - gas) <= within, f"{contract}, {name}: {gas} gas"
 
 
 def occupied(account: AccountState) -> tuple[int, int]:
