@@ -136,7 +136,16 @@ AGENT = ["--listen", "x", "--feed-listen", "x", "--guest", "http://x", "--log", 
 COMMANDS = {
     "audit run --contract": ["audit", "run", *CHAIN, "--policy", "policy.toml", "--contract"],
     "audit allowed --registry": ["audit", "allowed", *CHAIN, "--measurement", "0", "--registry"],
-    "log anchor --contract": ["log", "anchor", *CHAIN, "--log", "x", "--wallet", "x", "--contract"],
+    "log anchor --contract": [
+        "log",
+        "anchor",
+        *CHAIN,
+        "--log",
+        "http://127.0.0.1:9/log",
+        "--wallet",
+        "x",
+        "--contract",
+    ],
     "host agent --contract": [
         *("host", "agent", *AGENT, *CHAIN, "--collateral", "policy.toml", "--contract"),
     ],
