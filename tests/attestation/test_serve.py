@@ -343,6 +343,7 @@ def test_the_oldest_half_sent_body_makes_room() -> None:
     with place() as here:
         kept = here.connect(GET)
         assert is_good(kept)
+        wait_for(lambda: here.app.at_work == 0)
         first = here.connect(post(b"/body"))
         wait_for(lambda: here.app.at_work == 1)
         kept.sendall(post(b"/body"))
