@@ -48,7 +48,10 @@ class OwnFeed(Feed):
 async def main(port: int, slots: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         guest = await booted(Path(directory), slots)
-        routes = [Route("/plain", plain(guest), methods=["POST"]), Mount("/", create_app(guest))]
+        routes = [
+            Route("/plain", plain(guest), methods=["POST"]),
+            Mount("/", create_app(guest, listen="127.0.0.1")),
+        ]
         await serving([(Starlette(routes=routes), f"127.0.0.1:{port}")], ready=lambda urls: None)
 
 

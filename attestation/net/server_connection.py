@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import socket
 import termios
 from array import array
 from collections.abc import Callable
@@ -131,6 +132,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(0)  # so that a byte not taken is noticed
+        opened = transport.get_extra_info("socket")
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a token waits for no other
         limits = self.server_state.limits
         self._answer = Pace(
             lambda: -self._unsent(), transport.abort, rate=limits.rate, grace=limits.stall_s
