@@ -45,7 +45,7 @@ def manifest_digest(manifest: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Collateral:
-    """Named parts, e.g. "intel/tcb_info" or "nvidia/rim/<id>" (docs/spec/collateral.md)."""
+    """Named parts, e.g. "intel/tcb_info" or "nvidia/rim/<id>"; vendors/fetch.py names them all."""
 
     parts: Mapping[str, bytes]
 

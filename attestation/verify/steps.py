@@ -33,6 +33,7 @@ from attestation.formats.evidence import (
     gpu_nonce,
     report_data_binding,
 )
+from attestation.formats.json import object_of
 from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.formats.measurement import measurement_digest
 from attestation.nvidia import CheckedDevice
@@ -361,6 +362,4 @@ def _json(what: str, data: bytes) -> dict[str, Any]:
         value = json.loads(data)
     except (ValueError, RecursionError):
         raise ParseError(f"{what}: expected JSON, got bytes that are not JSON") from None
-    if not isinstance(value, dict):
-        raise ParseError(f"{what}: expected a JSON object, got a {type(value).__name__}")
-    return value
+    return object_of(value, what=what)

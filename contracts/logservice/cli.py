@@ -30,6 +30,15 @@ def ready(**fields: object) -> None:
     click.echo(json.dumps(fields))
 
 
+_keep_alive = click.option(
+    "--keep-alive",
+    type=click.FloatRange(1),
+    default=75,
+    show_default=True,
+    help=arguments.KEEP_ALIVE,
+)
+
+
 @click.group()
 def log() -> None:
     """Run a transparency log, anchor it on the chain, and witness it."""
@@ -78,13 +87,7 @@ def log() -> None:
     help="Delete the evidence of renewals after this many days (at least 2). "
     "Without this option it is kept forever.",
 )
-@click.option(
-    "--keep-alive",
-    type=click.FloatRange(1),
-    default=75,
-    show_default=True,
-    help=arguments.KEEP_ALIVE,
-)
+@_keep_alive
 def serve(
     directory: Path | None,
     database: str | None,
@@ -267,13 +270,7 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
 )
 @click.option("--chain", metavar="URL", help=f"Only with --contract. {arguments.READ_CHAIN}")
 @click.option("--log", "log_url", metavar="URL", help=f"Only with --contract. {arguments.LOG_URL}")
-@click.option(
-    "--keep-alive",
-    type=click.FloatRange(1),
-    default=75,
-    show_default=True,
-    help=arguments.KEEP_ALIVE,
-)
+@_keep_alive
 def witness(
     state: Path,
     listen: str,

@@ -25,6 +25,11 @@ ROOTS = "Policy file whose vendor roots are accepted. Default: the vendors' prod
 CHAIN = "Chain endpoint: URL of a toncenter v2 API, or lite:CONFIG.json for proven reads."
 
 
+_keep_alive = click.option(
+    "--keep-alive", type=click.FloatRange(1), default=75, show_default=True, help=KEEP_ALIVE
+)
+
+
 @click.group()
 def host() -> None:
     """Run the servers in front of a guest: the agent and the relay."""
@@ -70,9 +75,7 @@ def host() -> None:
     type=click.IntRange(0),
     help="Index of the log entry of the guest's release. Default: none is named.",
 )
-@click.option(
-    "--keep-alive", type=click.FloatRange(1), default=75, show_default=True, help=KEEP_ALIVE
-)
+@_keep_alive
 def agent(
     listen: str,
     feed_listen: str,
@@ -198,9 +201,7 @@ def retire(feed: str, token_file: Path) -> None:
     type=FILE,
     help="Write every byte that passes to this file, to show that it is ciphertext.",
 )
-@click.option(
-    "--keep-alive", type=click.FloatRange(1), default=75, show_default=True, help=KEEP_ALIVE
-)
+@_keep_alive
 def relay(listen: str, upstream: tuple[str, ...], record: Path | None, keep_alive: float) -> None:
     """Serve one address for many agents until stopped, and route requests by boot id.
 
