@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 PYTHON ?= python3
 MINUTES ?= 2
-TEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+TEST := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help dev demo up test test-fast test-long lint fix type docs contracts vectors mutate fuzz bench check clean
 .DEFAULT_GOAL := help

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 
 from attestation.errors import EXIT_INTERNAL, UmayError, Unavailable, UsageError
@@ -25,6 +26,7 @@ EXIT_NOBODY_READS = 128 + 13
 TRACEBACK = "UMAY_TRACEBACK"
 ROOMS = ("attestation", "contracts", "enclave", "client_sdk")
 IMPORT_PAUSE_S = 0.05
+Handler = Callable[[int, FrameType | None], None]
 EXTRAS = {
     "client_sdk.proxy": "proxy",
     "client_sdk.commands": "proxy",
@@ -123,18 +125,35 @@ def interrupt(_number: int, frame: FrameType | None) -> None:
     extension modules swallow what is raised there."""
     if not _importing(frame) or not hasattr(signal, "setitimer"):
         raise KeyboardInterrupt
-    signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, IMPORT_PAUSE_S)
+    _soon(interrupt)
 
 
 def end_on_signals() -> None:
     """From now on Ctrl-C and SIGTERM end this process with 0: for a loop that has no other end."""
-
-    def end(*_: object) -> None:
-        raise SystemExit(0)
-
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+        signal.signal(number, _end)
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(0)
+
+
+def _soon(handler: Handler) -> None:
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, IMPORT_PAUSE_S)
+
+
+def _swallowed(lost: sys.UnraisableHookArgs, *, traces: bool) -> None:
+    """What is raised in a callback of a fork or of the garbage collector is lost: an end that was
+    asked for there is asked for again."""
+    handlers: dict[type[BaseException], Handler] = {
+        KeyboardInterrupt: interrupt,
+        SystemExit: _end,
+    }
+    if lost.exc_type in handlers and hasattr(signal, "setitimer"):
+        _soon(handlers[lost.exc_type])
+    elif traces:
+        sys.__unraisablehook__(lost)
 
 
 def tell(name: str, text: str) -> None:
@@ -210,6 +229,7 @@ def _prepare(name: str, traces: bool) -> None:
     import warnings
 
     signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = partial(_swallowed, traces=traces)
     for number, mode in enumerate(("r", "w", "w")):
         _exist(number, mode)
     for stream in (sys.stdout, sys.stderr):
@@ -222,7 +242,6 @@ def _prepare(name: str, traces: bool) -> None:
     threading.excepthook = lambda failed: tell(
         name, f"a part stopped: {failure_of(failed.exc_value or MemoryError()).text}"
     )
-    sys.unraisablehook = lambda _: None
     make = logging.getLogRecordFactory()
 
     def without_traceback(*args: object, **named: object) -> logging.LogRecord:

@@ -76,6 +76,34 @@ FAULTS = {
 }
 
 
+def signalled(where: str) -> str:
+    """A loop that gets the signal within a callback whose exceptions the interpreter drops."""
+    return (
+        "import os, signal, subprocess, sys, time, weakref\n"
+        "def kill(*_): os.kill(os.getpid(), number)\n"
+        f"{where}\n"
+        "while True: time.sleep(0.01)"
+    )
+
+
+FORK = "os.register_at_fork({}=kill)\nsubprocess.Popen(['true'], preexec_fn=lambda: None).wait()"
+CALLBACKS = {
+    "before a fork": FORK.format("before"),
+    "after a fork": FORK.format("after_in_parent"),
+    "a weak reference's end": "class A: pass\na = A()\nr = weakref.ref(a, kill)\ndel a",
+    "an object's end": "class A: __del__ = kill\nA()",
+}
+
+
+@pytest.mark.parametrize("where", CALLBACKS.values(), ids=CALLBACKS)
+@pytest.mark.parametrize("traces", [True, False])
+def test_a_signal_within_a_callback_still_ends_the_process(where: str, traces: bool) -> None:
+    interrupted = ended("number = 2\n" + signalled(where), traces=traces)
+    assert (interrupted.returncode, interrupted.stderr) == (130, "")
+    looping = "from attestation.process import end_on_signals\nend_on_signals()\nnumber = 15\n"
+    assert ended(looping + signalled(where), traces=traces).returncode == 0
+
+
 @pytest.mark.parametrize(("body", "code", "said"), FAULTS.values(), ids=FAULTS)
 def test_every_end_is_one_line_and_its_exit_code(body: str, code: int, said: str) -> None:
     done = ended(body)
