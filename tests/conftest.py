@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from tests.helpers.progress import Progress
 
 SLOW = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
-settings.register_profile("short", max_examples=80, deadline=None, suppress_health_check=SLOW)
+settings.register_profile("short", max_examples=60, deadline=None, suppress_health_check=SLOW)
 settings.load_profile("short")
 """Long searches are `make fuzz`'s."""
 
@@ -22,6 +22,22 @@ LONGEST_FIRST = (
 )
 """Files by how long they take: what starts last and takes long leaves one core idle."""
 
+
+WITH_SERVICES = (
+    "tests/attestation/test_evidence_index.py",
+    "tests/attestation/test_fetch.py",
+    "tests/attestation/test_process.py",
+    "tests/attestation/test_serve.py",
+    "tests/client_sdk/test_audit_cli.py",
+    "tests/client_sdk/test_commands.py",
+    "tests/client_sdk/test_face.py",
+    "tests/client_sdk/test_keeping.py",
+    "tests/enclave/test_guest_boot.py",
+    "tests/enclave/test_guest_server.py",
+    "tests/enclave/test_host_agent.py",
+    "tests/enclave/test_host_relay.py",
+)
+"""Further files that --fast leaves out: they start services or programs, or judge all evidence."""
 
 END = len(LONGEST_FIRST)
 
@@ -40,7 +56,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_slow(item: pytest.Item) -> bool:
-    return item.get_closest_marker("e2e") is not None or _place(item.nodeid) < END
+    return (
+        item.get_closest_marker("e2e") is not None
+        or _place(item.nodeid) < END
+        or item.nodeid.startswith(WITH_SERVICES)
+    )
 
 
 def _place(nodeid: str) -> int:

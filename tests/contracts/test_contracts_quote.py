@@ -559,7 +559,7 @@ def refused_flips(bench: Bench, address: str, message: Cell, count: int) -> None
 
 
 def test_any_flipped_bit_is_refused(bench: Bench, target: str) -> None:
-    refused_flips(bench, target, quote_verifier.verify_full(good()), 150)
+    refused_flips(bench, target, quote_verifier.verify_full(good()), 100)
 
 
 # ---- real quotes

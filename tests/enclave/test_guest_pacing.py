@@ -22,6 +22,7 @@ from enclave.guest import pacing
 from enclave.guest.engines.base import EngineFailed, Usage
 from enclave.guest.pacing import STRICT_FRAME_BYTES, paced_events, padded_body
 from enclave.guest.sealed import open_request
+from tests.helpers import virtual_time
 from tests.helpers.guest_room import CHAT, Room, Script, post, room, stream
 
 PACED = ("clock", "strict")
@@ -261,7 +262,7 @@ def sealed_sizes(guest: Room, request: bhttp.Request) -> list[int]:
         answer = await open_request(guest.guest, coming([sealed]), chunked=True)
         return b"".join([piece async for piece in answer.stream()])
 
-    data, sizes = asyncio.run(exchange())[32:], []  # after the nonce
+    data, sizes = virtual_time.run(exchange())[32:], []  # after the nonce
     while True:
         start = varint_size(data[0])
         length = varint_of(data[:start])
