@@ -3,6 +3,8 @@
 PY := .venv/bin/python
 PYTHON ?= python3
 MINUTES ?= 2
+# Some 500 processes start in the tests: without bytecode each would compile every module again.
+export PYTHONDONTWRITEBYTECODE :=
 TEST := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help dev demo up test test-fast test-long lint fix type docs contracts vectors mutate fuzz bench check clean

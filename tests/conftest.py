@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -46,6 +48,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="leave out services and what takes long")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --fast slow files are not even imported."""
+    name = collection_path.relative_to(config.rootpath).as_posix()
+    return True if config.option.fast and _is_slow_file(name) else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The longest files first; with --fast, only what needs no services and takes no minutes."""
     if config.option.fast:
@@ -56,11 +64,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_slow(item: pytest.Item) -> bool:
-    return (
-        item.get_closest_marker("e2e") is not None
-        or _place(item.nodeid) < END
-        or item.nodeid.startswith(WITH_SERVICES)
-    )
+    return item.get_closest_marker("e2e") is not None or _is_slow_file(item.nodeid)
+
+
+def _is_slow_file(name: str) -> bool:
+    return _place(name) < END or name.startswith(WITH_SERVICES)
 
 
 def _place(nodeid: str) -> int:
