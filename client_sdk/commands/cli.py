@@ -65,7 +65,7 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
 
 @client.group()
 def policy() -> None:
-    """Explain a policy file, or make one."""
+    """Explain a policy file, make one, or convert an old one."""
 
 
 @policy.command()
@@ -104,7 +104,8 @@ def check(file: Path, as_json: bool) -> None:
 def make(network: Path, rules: str, out: Path | None) -> None:
     """Make a policy from a NETWORK file and the rules that Umay ships.
 
-    NETWORK is a TOML file with the tables [network], [[release]] and [[model]] of one network.
+    NETWORK is a TOML file with the tables [network], [registry], [witnesses], [[release]] and
+    [[model]] of one network.
     Exit codes: 0 the policy was made; 2 the two parts together are not a valid policy; 4 the
     network has simulated roots and the rules are for production.
     """
@@ -121,6 +122,33 @@ def make(network: Path, rules: str, out: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         replace(out, text.encode(), mode=0o644)
+
+
+@policy.command("convert")
+@click.argument("file", type=FILE)
+@click.option("--out", type=FILE, help="File to write the policy to. Default: standard output.")
+def convert_policy(file: Path, out: Path | None) -> None:
+    """Write a policy FILE of version 1 as version 2.
+
+    Comments stay. The tables that version 2 adds are written at the end and say "none", because
+    version 1 could not demand them: the new policy accepts what the old one accepted. Exit codes:
+    0 the policy was written; 2 the FILE does not exist or is not a policy of version 1.
+    """
+    from attestation.files import replace, unusable
+    from client_sdk.policies.convert import ADDED, convert
+
+    try:
+        text = convert(file.read_bytes())
+    except OSError as error:
+        raise unusable(file, error) from None
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        replace(out, text, mode=0o644)
+    names = ", ".join(f"[{name}]" for name in ADDED)
+    click.echo(f'{names}: written as "none"; fill them in to demand more', err=True)
 
 
 @client.command()

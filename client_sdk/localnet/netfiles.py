@@ -168,6 +168,12 @@ log_origin = "{facts.origin}"
 log_key = "{facts.log_key}"
 anchor = "reported"
 max_anchor_age_s = 600
+
+[registry]
+contract = "none"
+
+[witnesses]
+required = "none"
 {releases}
 [[model]]
 name = "{facts.model_name}"

@@ -1,7 +1,8 @@
 """The rules that Umay ships, and policies made of them and a network's own part.
 
-A policy file is rules (freshness, CPU, GPU, channel) and what a network publishes about
-itself: [network], [[release]], [[model]], and for a simulated one its roots.
+A policy file is rules (freshness, CPU, GPU, channel, …) and what a network publishes about
+itself: [network], [registry], [witnesses], [[release]], [[model]], and for a simulated one its
+roots.
 """
 
 from __future__ import annotations

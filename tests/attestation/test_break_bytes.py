@@ -82,4 +82,4 @@ def test_prices_too_long_for_a_number_come_last(digits: int, name: str) -> None:
 
 def test_a_policy_number_of_five_thousand_digits() -> None:
     with pytest.raises(ParseError):
-        Policy.from_toml(GOOD.replace("version = 1", "version = " + "1" * 5000).encode())
+        Policy.from_toml(GOOD.replace("version = 2", "version = " + "1" * 5000).encode())

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from attestation.errors import ParseError
 from attestation.trust.anchor import reaches
-from attestation.trust.policy import KEYS, Policy
+from attestation.trust.policy import Policy
+from attestation.trust.policy_file import KEYS, NOT_ENFORCED
 from attestation.trust.roots import PRODUCTION
 
 GOOD = f"""
-version = 1
+version = 2
 [network]
 id = "umay-test"
 log_contract = "0:{"c0" * 32}"
@@ -21,6 +22,10 @@ log_origin = "127.0.0.1:1/log"
 log_key = "{"22" * 32}"
 anchor = "reported"
 max_anchor_age_s = 600
+[registry]
+contract = "none"
+[witnesses]
+required = "none"
 [freshness]
 max_beacon_age_s = 7200
 challenge = "optional"
@@ -43,6 +48,10 @@ min_driver = "any"
 revocation = "required"
 [channel]
 pq = "required"
+[custody]
+required = "none"
+[market]
+contract = "none"
 [[release]]
 name = "r1"
 launch_ids = []
@@ -136,7 +145,7 @@ def test_every_key_that_is_read_is_known() -> None:
 
 
 BAD = {
-    "another version": ("version = 1", "version = 2"),
+    "another version": ("version = 2", "version = 3"),
     "anchor may not be claimed": ('anchor = "reported"', 'anchor = "claimed"'),
     "negative age": ("max_anchor_age_s = 600", "max_anchor_age_s = -1"),
     "age true": ("max_anchor_age_s = 600", "max_anchor_age_s = true"),
@@ -153,7 +162,7 @@ BAD = {
     "shape without measurements": (f'laptop = ["{"33" * 32}"]', "laptop = []"),
     "no shapes": (f'laptop = ["{"33" * 32}"]', ""),
     "not TOML": ("[network]", "[network"),
-    "a key of ten thousand parts": ("version = 1", ".".join("a" * 10_000) + " = 1"),
+    "a key of ten thousand parts": ("version = 2", ".".join("a" * 10_000) + " = 1"),
 }
 
 
@@ -162,6 +171,23 @@ def test_wrong_values_are_refused(old: str, new: str) -> None:
     assert old in GOOD
     with pytest.raises(ParseError, match="policy"):
         Policy.from_toml(GOOD.replace(old, new, 1).encode())
+
+
+@pytest.mark.parametrize(("name", "key"), NOT_ENFORCED.items())
+@pytest.mark.parametrize("value", ['"required"', '"any"', "0", "[]"])
+def test_what_cannot_be_enforced_is_refused_by_name(name: str, key: str, value: str) -> None:
+    part = f'[{name}]\n{key} = "none"'
+    assert part in GOOD
+    with pytest.raises(ParseError) as caught:
+        Policy.from_toml(GOOD.replace(part, f"[{name}]\n{key} = {value}").encode())
+    assert f'policy: [{name}] {key}: expected "none"' in str(caught.value)
+    with pytest.raises(ParseError, match="unknown key"):
+        Policy.from_toml(GOOD.replace(part, f"{part}\nsurplus = 1").encode())
+
+
+def test_version_1_is_refused_with_the_command_that_converts_it() -> None:
+    with pytest.raises(ParseError, match="expected 2, got 1; `umay client policy convert FILE`"):
+        Policy.from_toml(GOOD.replace("version = 2", "version = 1").encode())
 
 
 def test_unsafe_without_every_root_list_is_refused() -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
-from attestation.errors import Refused, UmayError
+from attestation.errors import Refused, UmayError, UsageError
 from attestation.trust.policy import Policy
 from attestation.trust.roots import PRODUCTION
 from client_sdk.cli import umay
 from client_sdk.policies import make
+from client_sdk.policies.convert import convert as policies_convert
 from client_sdk.policy_view import explain, relaxations
 from tests.attestation.test_policy import GOOD, UNSAFE
 
@@ -83,6 +85,45 @@ def test_the_command(tmp_path: Path) -> None:
     assert shown.exit_code == 0 and "relaxed rules:" in shown.output
     found = CliRunner().invoke(umay, ["client", "policy", "check", "--json", str(file)])
     assert json.loads(found.output)["rules"]["network"] == "umay-test"
+
+
+FIRST = GOOD.replace("version = 2", "version = 1  # of the year 2026")
+for part in ("registry", "witnesses", "custody", "market"):
+    FIRST = re.sub(rf"\[{part}\]\n[a-z]+ = \"none\"\n", "", FIRST)
+
+
+def convert(tmp_path: Path, text: str) -> Result:
+    file, out = tmp_path / "old.toml", tmp_path / "new.toml"
+    file.write_text(text)
+    arguments = ["client", "policy", "convert", str(file), "--out", str(out)]
+    return CliRunner().invoke(umay, arguments)
+
+
+def test_a_policy_of_version_1_is_converted_and_means_the_same(tmp_path: Path) -> None:
+    done = convert(tmp_path, FIRST)
+    assert done.exit_code == 0 and 'written as "none"' in done.stderr
+    new = (tmp_path / "new.toml").read_text()
+    assert Policy.from_toml(new.encode()) == Policy.from_toml(GOOD.encode())
+    assert "version = 2  # of the year 2026" in new and "registry" not in FIRST
+
+
+NOT_CONVERTED = {
+    "version 2": GOOD,
+    "no version": FIRST.replace("version = 1", "versions = 1"),
+    "not TOML": FIRST + "[",
+    "another spelling of the version": FIRST.replace("version = 1", "version = 0x1"),
+    "the version in a text alone": 'note = """\nversion = 1\n"""\n' + FIRST,
+    "no policy": "version = 1\n",
+}
+
+
+@pytest.mark.parametrize("text", NOT_CONVERTED.values(), ids=NOT_CONVERTED)
+def test_what_is_no_policy_of_version_1_is_not_converted(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "old.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError):
+        policies_convert(file.read_bytes())
+    assert convert(tmp_path, text).exit_code != 0 and not (tmp_path / "new.toml").exists()
 
 
 NETWORK = (
