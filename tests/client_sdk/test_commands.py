@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,8 +20,11 @@ import pytest
 
 from attestation.errors import Unavailable, UsageError
 from attestation.log.note import ED25519, VerifierKey
+from attestation.trust.policy import Policy
+from client_sdk import config
 from client_sdk.auditing.results import Audit
 from client_sdk.cli import umay as root
+from client_sdk.commands import cli as commands
 from client_sdk.localnet import extras
 from client_sdk.localnet.demo import Demo, Outcome
 from client_sdk.localnet.drills import Attack
@@ -122,8 +126,13 @@ SERVERS = {
         *("log", "anchor", "--log", f"{NOWHERE}/log", *WHERE[:2], "--contract", CONTRACT),
         *("--wallet", "wallet.key"),
     ),
+    "watch": (
+        *("audit", "watch", *WHERE, "--contract", CONTRACT, "--keep", "kept", "--json"),
+        *("--every", "1"),
+    ),
 }
-STOPS = [(name, signal.SIGINT) for name in SERVERS] + [("anchoring", signal.SIGTERM)]
+STOPS = [(name, signal.SIGINT) for name in SERVERS]
+STOPS += [(name, signal.SIGTERM) for name in ("anchoring", "watch")]
 
 
 @pytest.mark.parametrize(("name", "number"), STOPS)
@@ -152,6 +161,101 @@ def test_a_server_that_was_stopped_ends_well(
     if name == "proxy":
         told = json.loads(ready)
         assert told["base_url"] == f"{told['listening']}/v1"
+
+
+@pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_chain_that_was_stopped_ends_well(tmp_path: Path, number: signal.Signals) -> None:
+    words = ("net", "chain", "--dir", str(tmp_path / "chain"))
+    with _begun(*words) as process:
+        assert "listening" in json.loads(process.stdout.readline())
+        process.send_signal(number)
+        assert process.wait(HANG_S) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_was_stopped_says_so_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with _begun("demo", TMPDIR=str(tmp_path)) as process:
+        while not list(tmp_path.glob("umay-demo-*/chain")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, said = process.communicate(timeout=HANG_S)
+    assert process.returncode == 130 and "Traceback" not in out + said, said
+    assert not list(tmp_path.glob("umay-demo-*"))
+
+
+def _begun(*words: str, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "client_sdk", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+
+
+# A network of this computer that does not run
+
+ASKED = {
+    "an audit": ("audit", "run", "--contract", CONTRACT),
+    "an entry": ("audit", "entry", "0", "--contract", CONTRACT),
+    "a proof": ("audit", "prove", "--index", "0", "--out", "proof", "--contract", CONTRACT),
+    "a Registry": ("audit", "allowed", "--registry", CONTRACT, "--measurement", "ab" * 32),
+    "a verification": ("client", "verify"),
+}
+
+
+@pytest.mark.parametrize("words", ASKED.values(), ids=ASKED)
+def test_the_command_that_starts_the_network_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policy.toml").write_text(GOOD)
+    saved = config.Config(NOWHERE, f"{NOWHERE}/api/v2", tmp_path / "policy.toml")
+    (tmp_path / config.NAME).write_text(saved.to_toml())
+    with pytest.raises(Unavailable) as caught:
+        root([*words, "--dir", str(tmp_path)], standalone_mode=False)
+    assert str(caught.value).endswith(f"Start it with `umay up --dir {tmp_path}`")
+    with pytest.raises(Unavailable, match=r"Connection refused$"):
+        root(
+            [*words, "--dir", str(tmp_path), "--chain", f"{NOWHERE}/api/v2"], standalone_mode=False
+        )
+
+
+# Which model is asked
+
+
+def test_the_one_model_of_the_policy_is_asked_unless_another_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Asked(Exception):
+        pass
+
+    class Named:
+        def __init__(self, *names: str) -> None:
+            self.names = names
+            self.policy = Policy.from_toml(GOOD.encode())
+
+        def models(self) -> list[str]:
+            return list(self.names)
+
+        def chat(self, body: dict[str, Any]) -> None:
+            raise Asked(body["model"])
+
+    def asked(*names: str, options: tuple[str, ...] = ()) -> str:
+        monkeypatch.setattr(commands, "_client", lambda **where: Named(*names))
+        with pytest.raises(Asked) as caught:
+            root(["client", "chat", *options, "Good evening."], standalone_mode=False)
+        return str(caught.value)
+
+    assert asked("one") == "one"
+    assert asked("one", "two", options=("--model", "two")) == "two"
+    with pytest.raises(UsageError, match=r"^--model: the policy names one, two; say which"):
+        asked("one", "two")
 
 
 # What a machine lacks
