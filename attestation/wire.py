@@ -9,6 +9,8 @@ decided here too: `shared_method` and `shared_log_method`.
 from __future__ import annotations
 
 import re
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attestation.errors import ParseError
@@ -39,14 +41,47 @@ OHTTP_REQUEST, OHTTP_RESPONSE = "message/ohttp-req", "message/ohttp-res"
 CHUNKED_REQUEST, CHUNKED_RESPONSE = "message/ohttp-chunked-req", "message/ohttp-chunked-res"
 
 CONTENT_TYPE, CACHE_CONTROL = "content-type", "cache-control"
+RETRY_AFTER = "retry-after"
+"""In whole seconds, inside the seal and outside."""
+
 INCREMENTAL, INCREMENTAL_YES = "incremental", "?1"
 """Tells relays and proxies not to wait for the whole message (RFC 9457's structured true)."""
 
 PACING_FIELD, RECEIPT_TRAILER = b"umay-pacing", b"umay-receipt"
 """Inside the sealed exchange."""
 
+IDEMPOTENCY_FIELD, RECEIPT_SALTS_TRAILER = b"idempotency-key", b"umay-receipt-salts"
+"""Inside too: a retry repeats the whole inner request with its key. It is given the first answer
+with its receipt, and that one's salts: base64 of 32 bytes for the request, 32 for the response."""
+
 PACINGS, DEFAULT_PACING = ("none", "clock", "strict"), "clock"
 CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
+
+_IDEMPOTENCY_KEY = re.compile(rb"[!-~]{16,64}")
+
+
+def new_idempotency_key() -> bytes:
+    """A key for one request and all its retries: random, because whoever knows key and request is
+    given the answer."""
+    return secrets.token_hex(16).encode()
+
+
+def read_idempotency_key(fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    """The key among an inner request's header fields; None where there is none.
+
+    Raises ParseError unless it stands there once, as 16 to 64 visible ASCII characters.
+    """
+    values = [value for name, value in fields if name == IDEMPOTENCY_FIELD]
+    if not values:
+        return None
+    if len(values) > 1 or not _IDEMPOTENCY_KEY.fullmatch(values[0]):
+        raise ParseError(
+            "idempotency-key: expected one field of 16 to 64 visible ASCII characters, as a UUID is"
+        )
+    return values[0]
+
+
+# Outside the sealed exchange
 
 REFUSED = b'{"title":"not a request to this enclave"}'
 """The one answer (HTTP 400) to whatever fails before a request is open and authentic."""

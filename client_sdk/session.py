@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from attestation.channel import bhttp, padding
@@ -25,7 +26,12 @@ from attestation.formats.receipt import (
     matches,
 )
 from attestation.verify.verdict import VerifiedEnclave
-from attestation.wire import MAX_REQUEST_BYTES, RECEIPT_TRAILER
+from attestation.wire import (
+    MAX_REQUEST_BYTES,
+    RECEIPT_SALTS_TRAILER,
+    RECEIPT_TRAILER,
+    read_idempotency_key,
+)
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,23 @@ class CheckedReceipt:
 class SealedExchange:
     """`body` is what to POST; `push` what comes back, then `finish`.
 
-    `pq` is the policy's floor, `now` Unix seconds. Raises Refused when the verification
-    has expired or no key reaches the floor, ParseError for a request over the limit.
+    `pq` is the policy's floor, `now` Unix seconds. A retry repeats `request` with its
+    idempotency key; `earlier` are the enclaves that it was sealed to before, whose receipt the
+    answer may have. Raises Refused when the verification has expired or no key reaches the
+    floor, ParseError for a request over the limit or a key of another form.
     """
 
     def __init__(
-        self, enclave: VerifiedEnclave, request: bhttp.Request, *, pq: str, now: int
+        self,
+        enclave: VerifiedEnclave,
+        request: bhttp.Request,
+        *,
+        pq: str,
+        now: int,
+        earlier: Sequence[VerifiedEnclave] = (),
     ) -> None:
-        self.enclave = enclave
+        self.enclave, self._earlier = enclave, tuple(earlier)
+        self._keyed = read_idempotency_key(request.headers) is not None
         self._client = ClientRequest.to(enclave, pq=pq, now=now)
         self._message = bhttp.encode_request(request)
         self.media_type = self._client.media_type
@@ -84,19 +99,42 @@ class SealedExchange:
         Raises ChannelError where there is none, NotAuthentic("receipt", …) where it is
         not of this exchange.
         """
-        encoded = next((value for name, value in self._trailers if name == RECEIPT_TRAILER), None)
+        encoded = self._trailer(RECEIPT_TRAILER)
         if encoded is None:
             raise ChannelError("answer: expected a receipt in its trailer, got none")
-        signed = SignedReceipt.from_bytes(_decode(encoded))
+        signed = SignedReceipt.from_bytes(_decode(encoded, "receipt"))
         receipt = signed.open(self.enclave.bundle.receipt_key)
-        salts = [
-            self._client.export(label, SALT_BYTES)
-            for label in (REQUEST_SALT_LABEL, RESPONSE_SALT_LABEL)
-        ]
-        check_receipt(receipt, self.enclave)
-        _hash(receipt.request_hash, salts[0], self._message, "request")
-        _hash(receipt.response_hash, salts[1], bytes(self._content), "response")
-        return CheckedReceipt(receipt, signed, salts[0], salts[1])
+        request_salt, response_salt = self._salts()
+        check_receipt(receipt, self._signer(receipt))
+        _hash(receipt.request_hash, request_salt, self._message, "request")
+        _hash(receipt.response_hash, response_salt, bytes(self._content), "response")
+        return CheckedReceipt(receipt, signed, request_salt, response_salt)
+
+    def _salts(self) -> tuple[bytes, bytes]:
+        """Of this exchange; a repeated answer brings those of the exchange that it first went to.
+
+        Whatever they are, the receipt holds only where its hashes are of this request and answer.
+        """
+        encoded = self._trailer(RECEIPT_SALTS_TRAILER) if self._keyed else None
+        if encoded is None:
+            export = self._client.export
+            return export(REQUEST_SALT_LABEL, SALT_BYTES), export(RESPONSE_SALT_LABEL, SALT_BYTES)
+        salts = _decode(encoded, "salts")
+        if len(salts) != 2 * SALT_BYTES:
+            raise ParseError(f"salts: expected {2 * SALT_BYTES} bytes, got {len(salts)}")
+        return salts[:SALT_BYTES], salts[SALT_BYTES:]
+
+    def _signer(self, receipt: Receipt) -> VerifiedEnclave:
+        """The enclave whose evidence the receipt should name: of an earlier attempt at the same
+        boot, where the answer was given to that."""
+        receipt_key, named = self.enclave.bundle.receipt_key, receipt.evidence_digest
+        for before in self._earlier if self._keyed else ():
+            if before.bundle.receipt_key == receipt_key and before.evidence_digest == named:
+                return before
+        return self.enclave
+
+    def _trailer(self, name: bytes) -> bytes | None:
+        return next((value for key, value in self._trailers if key == name), None)
 
     def _events(self, plaintexts: list[bytes]) -> list[bhttp.Event]:
         events: list[bhttp.Event] = []
@@ -140,11 +178,11 @@ def _hash(expected: bytes, salt: bytes, content: bytes, what: str) -> None:
         )
 
 
-def _decode(encoded: bytes) -> bytes:
+def _decode(encoded: bytes, what: str) -> bytes:
     try:
         return base64.b64decode(encoded, validate=True)
     except (ValueError, binascii.Error):
-        raise ParseError("receipt: expected base64") from None
+        raise ParseError(f"{what}: expected base64") from None
 
 
 __all__ = ["CheckedReceipt", "SealedExchange", "check_receipt"]

@@ -24,6 +24,7 @@ from enclave.guest.engines.base import (
 )
 from enclave.guest.engines.openai_request import from_openai
 from enclave.guest.guest import Guest
+from enclave.guest.runs import AnswerGone, KeyReused, TooManyKeys
 
 JSON, SSE = wire.JSON.encode(), wire.EVENTS.encode()
 Kind = Literal["chat", "completion"]
@@ -41,7 +42,7 @@ class Account:
 @dataclass(frozen=True)
 class Reply:
     """An inner answer. `pieces` are whole SSE events, or one JSON body; reading them raises
-    what the engine raises."""
+    what the engine raises. `retry_after` in seconds, where the request may be sent again."""
 
     status: int
     media_type: bytes
@@ -49,12 +50,15 @@ class Reply:
     pacing: str = "none"
     account: Account | None = None
     answer: Answer | None = None
+    retry_after: int | None = None
 
     async def aclose(self) -> None:
         """Cancels the engine's answer, even where not one piece of it was read."""
-        await self.pieces.aclose()
-        if self.answer is not None:
-            await self.answer.aclose()
+        try:
+            await self.pieces.aclose()
+        finally:
+            if self.answer is not None:
+                await self.answer.aclose()
 
 
 class ApiError(UmayError):
@@ -62,29 +66,40 @@ class ApiError(UmayError):
 
     exit_code = UsageError.exit_code
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, *, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.retry_after = status, code, retry_after
 
     def reply(self) -> Reply:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         error = {"message": str(self), "type": kind, "param": None, "code": self.code}
-        return Reply(self.status, JSON, _once({"error": error}))
+        pieces = _once({"error": error})
+        return Reply(self.status, JSON, pieces, retry_after=self.retry_after)
 
 
-def failure(error: Exception) -> Reply:
+_REFUSALS: dict[type[Exception], tuple[int, str]] = {
+    ContextOverflow: (400, "context_length_exceeded"),
+    KeyReused: (422, "idempotency_key_reused"),
+    AnswerGone: (410, "idempotency_answer_gone"),
+    UsageError: (400, "invalid_value"),
+    TooManyKeys: (429, "idempotency_full"),
+    QueueFull: (429, "queue_full"),
+}
+"""Status and code of an error whose message is for the client, the narrower class first."""
+
+
+def failure(guest: Guest, error: Exception) -> Reply:
     """What the client is told of it: the text of what nobody expected could hold the prompt."""
-    match error:
-        case ApiError():
-            return error.reply()
-        case ContextOverflow():
-            return ApiError(400, "context_length_exceeded", str(error)).reply()
-        case UsageError():
-            return ApiError(400, "invalid_value", str(error)).reply()
-        case QueueFull():
-            return ApiError(429, "queue_full", str(error)).reply()
-        case EngineFailed():
-            return ApiError(503, "engine_failed", "the engine stopped").reply()
+    if isinstance(error, ApiError):
+        return error.reply()
+    if isinstance(error, EngineFailed):
+        return ApiError(503, "engine_failed", "the engine stopped").reply()
+    for kind, (status, code) in _REFUSALS.items():
+        if isinstance(error, kind):
+            later = guest.retry_after() if status == 429 else None
+            return ApiError(status, code, str(error), retry_after=later).reply()
     return ApiError(500, "internal", "the request could not be answered").reply()
 
 
@@ -93,7 +108,7 @@ async def respond(guest: Guest, request: bhttp.Request) -> Reply:
     try:
         return await _respond(guest, request)
     except Exception as error:
-        return failure(error)
+        return failure(guest, error)
 
 
 async def _respond(guest: Guest, request: bhttp.Request) -> Reply:

@@ -14,10 +14,12 @@ from attestation.formats.keys import bundle_digest
 from attestation.formats.receipt import TIME_GRAIN_S
 from attestation.platforms.tdx.quote import parse_quote
 from attestation.wire import NONCE_BYTES
+from enclave.guest.busy import Busy
 from enclave.guest.engines.base import Engine
 from enclave.guest.epochs import Epochs
 from enclave.guest.keys import BootKeys, Configs
 from enclave.guest.platforms.tsm import Platform
+from enclave.guest.runs import Runs
 
 MAX_CHALLENGES = 2
 """At once: a quote takes the machine tens of milliseconds."""
@@ -35,6 +37,8 @@ class Guest:
     model_name: str
     prices: dict[str, int]
     clock: Callable[[], float] = time.monotonic
+    runs: Runs = field(default_factory=Runs, repr=False)
+    _busy: Busy = field(default_factory=Busy, repr=False)
     _challenges: threading.Semaphore = field(
         default_factory=lambda: threading.Semaphore(MAX_CHALLENGES), repr=False
     )
@@ -61,13 +65,22 @@ class Guest:
             self._challenges.release()
 
     def retire(self) -> bytes:
-        """Forget every key of this boot, for good, and say so: a Retirement.
+        """Forget every key and answer of this boot, for good, and say so: a Retirement.
 
         Raises Unavailable where nothing was ever anchored.
         """
         last = self.epochs.end()
+        self.runs.clear()
         return self.boot.retire(bundle_digest(last.bundle.to_bytes())).to_bytes()
 
     def receipt_time(self) -> int:
         """Unix seconds by beacon and monotonic clock, in whole minutes."""
         return self.epochs.utime(self.clock()) // TIME_GRAIN_S * TIME_GRAIN_S
+
+    def answer_ended(self) -> None:
+        """An engine's answer has ended, whole or not: whoever waits moves on."""
+        self._busy.ended(self.clock(), waiting=self.engine.stats().waiting)
+
+    def retry_after(self) -> int:
+        """In how many seconds the engine's queue should have room."""
+        return self._busy.retry_after(waiting=self.engine.stats().waiting)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
@@ -23,11 +24,13 @@ from attestation.formats.receipt import (
     amount_of,
     salted_hash,
 )
-from attestation.wire import CONTENT_TYPE, RECEIPT_TRAILER
+from attestation.wire import CONTENT_TYPE, RECEIPT_TRAILER, RETRY_AFTER, read_idempotency_key
 from enclave.guest.api import SSE, Account, ApiError, Reply, failure, respond
+from enclave.guest.engines.base import Usage
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
 from enclave.guest.pacing import paced_events, padded_body
+from enclave.guest.runs import Listener
 
 
 async def open_request(guest: Guest, body: AsyncIterator[bytes], *, chunked: bool) -> SealedAnswer:
@@ -51,40 +54,48 @@ class SealedAnswer:
         self.media_type = incoming.response_media_type
         self._guest, self._epoch, self._incoming = guest, epoch, incoming
         self._message = message
-        self._hashed = bytearray()
 
     async def stream(self) -> AsyncGenerator[bytes]:
         """Never raises but to be cancelled: a broken answer just ends early."""
         with contextlib.suppress(Exception):  # whatever it is, its text could hold the prompt
             writer, encoder = self._incoming.response(), bhttp.ResponseEncoder()
-            request_hash, begun = await self._begin()
-            reply = begun.reply
-            begin = encoder.head(reply.status, ((CONTENT_TYPE.encode(), reply.media_type),))
-            async with contextlib.aclosing(begun):
-                async for piece in begun.pieces():
-                    self._hashed += piece
+            async with contextlib.aclosing(await self._begin()) as listener:
+                begin = encoder.head(listener.status, listener.headers)
+                async for piece in listener.pieces():
                     if sealed := writer.write(begin + encoder.content(piece)):
                         yield sealed
                     begin = b""
-            last = _filled(encoder.finish(self._trailers(request_hash, reply.account)))
+                last = _filled(encoder.finish(listener.trailers()))
             if sealed := writer.write(last):
                 yield sealed
             yield writer.finish()
 
-    async def _begin(self) -> tuple[bytes, _Begun]:
-        """The salted hash of the request without its padding, and what to answer.
+    async def _begin(self) -> Listener:
+        """To the run of this request, once its first piece is there.
 
-        The request itself is not kept while the answer lasts. Whatever goes wrong before the
-        first piece would leave is answered with its status.
+        Whatever goes wrong before that is answered with its status.
         """
         try:
-            request = self._decoded()
-            request_hash = self._salted(REQUEST_SALT_LABEL, bhttp.encode_request(request))
-            reply = await respond(self._guest, request)
-            del request
-            return request_hash, await _begun(reply)
+            return await self._listen().begin()
         except Exception as error:
-            return b"", await _begun(failure(error))
+            return await self._refuse(error).begin()
+
+    def _listen(self) -> Listener:
+        """Nothing is awaited here: between finding no run and beginning one, none can begin."""
+        request = self._decoded()
+        message = bhttp.encode_request(request)
+        salts = _Salts(*(self._incoming.export(label, SALT_BYTES) for label in _LABELS))
+        terms = _Terms(self._guest, self._epoch, salts, salted_hash(salts.request, message))
+        key = _key(request)
+        return self._guest.runs.listen(
+            key, message, functools.partial(_ask, terms, request), salts.request + salts.response
+        )
+
+    def _refuse(self, error: Exception) -> Listener:
+        async def refused() -> _Answering:
+            return _Answering(failure(self._guest, error))
+
+        return self._guest.runs.listen(None, b"", refused, b"")
 
     def _decoded(self) -> bhttp.Request:
         message, self._message = self._message, b""
@@ -93,60 +104,82 @@ class SealedAnswer:
         except (ParseError, Truncated) as error:
             raise ApiError(400, "bad_message", str(error)) from None
 
-    def _trailers(self, request_hash: bytes, account: Account | None) -> bhttp.Fields:
-        if account is None or account.usage is None:
-            return ()
-        signed = self._guest.boot.sign(self._receipt(request_hash, account))
-        return ((RECEIPT_TRAILER, base64.b64encode(signed.to_bytes())),)
 
-    def _salted(self, label: bytes, content: bytes) -> bytes:
-        return salted_hash(self._incoming.export(label, SALT_BYTES), content)
+_LABELS = REQUEST_SALT_LABEL, RESPONSE_SALT_LABEL
 
-    def _receipt(self, request_hash: bytes, account: Account) -> Receipt:
-        usage, bundle = account.usage, self._epoch.bundle
-        if usage is None:
-            raise ParseError("receipt: expected token counts, got none")
+
+@dataclass(frozen=True, repr=False)
+class _Salts:
+    request: bytes
+    response: bytes
+
+
+@dataclass(frozen=True, repr=False)
+class _Terms:
+    """What the receipt of a run says besides its counts: of the exchange that began it."""
+
+    guest: Guest
+    epoch: Epoch
+    salts: _Salts
+    request_hash: bytes
+
+    def receipt(self, account: Account, usage: Usage, content: bytes) -> Receipt:
+        bundle = self.epoch.bundle
         tokens = (usage.prompt, usage.cached, usage.completion, usage.reasoning)
         return Receipt(
-            evidence_digest=self._epoch.evidence_digest,
+            evidence_digest=self.epoch.evidence_digest,
             model_digest=bundle.model_digest,
-            request_hash=request_hash,
-            response_hash=self._salted(RESPONSE_SALT_LABEL, bytes(self._hashed)),
+            request_hash=self.request_hash,
+            response_hash=salted_hash(self.salts.response, content),
             finish_reason=account.finish_reason,
             tokens=tokens,
             price_digest=bundle.price_digest,
-            amount=amount_of(self._guest.prices, tokens),
-            time=self._guest.receipt_time(),
-            sequence=self._guest.boot.next_sequence(),
+            amount=amount_of(self.guest.prices, tokens),
+            time=self.guest.receipt_time(),
+            sequence=self.guest.boot.next_sequence(),
         )
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """A paced answer whose first piece is there; close it, or its engine goes on."""
+class _Answering:
+    """A reply as the source of a run. `terms` are None for what has no receipt."""
 
-    reply: Reply
-    first: bytes
-    rest: AsyncGenerator[bytes]
+    def __init__(self, reply: Reply, terms: _Terms | None = None) -> None:
+        self.status, self.headers = reply.status, _headers(reply)
+        self.pieces = _paced(reply)
+        self._reply, self._terms = reply, terms
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        yield self.first
-        async for piece in self.rest:
-            yield piece
+    def trailers(self, content: bytes) -> bhttp.Fields:
+        account, terms = self._reply.account, self._terms
+        if account is None or account.usage is None or terms is None:
+            return ()
+        signed = terms.guest.boot.sign(terms.receipt(account, account.usage, content))
+        return ((RECEIPT_TRAILER, base64.b64encode(signed.to_bytes())),)
 
     async def aclose(self) -> None:
-        await self.rest.aclose()
-        await self.reply.aclose()
+        try:
+            await self.pieces.aclose()
+        finally:  # also where this is cancelled: the engine must know
+            await self._reply.aclose()
+        if self._terms is not None and self._reply.answer is not None:
+            self._terms.guest.answer_ended()
 
 
-async def _begun(reply: Reply) -> _Begun:
-    """Raises what the answer raises before its first piece."""
-    paced = _paced(reply)
+async def _ask(terms: _Terms, request: bhttp.Request) -> _Answering:
+    return _Answering(await respond(terms.guest, request), terms)
+
+
+def _key(request: bhttp.Request) -> bytes | None:
     try:
-        return _Begun(reply, await anext(paced), paced)
-    except BaseException:
-        await reply.aclose()
-        raise
+        return read_idempotency_key(request.headers)
+    except ParseError as error:
+        raise ApiError(400, "invalid_value", str(error)) from None
+
+
+def _headers(reply: Reply) -> bhttp.Fields:
+    headers = ((CONTENT_TYPE.encode(), reply.media_type),)
+    if reply.retry_after is None:
+        return headers
+    return (*headers, (RETRY_AFTER.encode(), str(reply.retry_after).encode()))
 
 
 def _paced(reply: Reply) -> AsyncGenerator[bytes]:

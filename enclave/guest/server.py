@@ -156,13 +156,15 @@ class _Service:
         chunked = SEALED.get(request.headers.get(wire.CONTENT_TYPE, ""))
         if chunked is None:
             return self._refuse(wire.REFUSED)
-        if self._full or self._guest.epochs.current is None:
+        if self._guest.epochs.current is None:
             return _plain(503)
+        if self._full:
+            return self._later()
         answer = await self._opened(request, chunked=chunked)
         if isinstance(answer, Response):
             return answer
         if self._full:
-            return _plain(503)
+            return self._later()
         self._counts.open += 1
         self._counts.answered += 1
         return _Streamed(answer.stream(), answer.media_type, self._over)
@@ -176,7 +178,7 @@ class _Service:
             ):
                 return await open_request(self._guest, body, chunked=chunked)
         except Crowded:
-            return _plain(503)
+            return self._later()
         except Replayed:
             return self._refuse(wire.REPLAYED)
         except Exception:  # whatever it is: one answer to all of it
@@ -185,6 +187,9 @@ class _Service:
     @property
     def _full(self) -> bool:
         return self._counts.open >= MAX_AT_ONCE
+
+    def _later(self) -> Response:
+        return Response(b"", 503, {wire.RETRY_AFTER: str(self._guest.retry_after())})
 
     def _over(self) -> None:
         self._counts.open -= 1

@@ -1,6 +1,7 @@
 """Moving HTTP from one side to the other without holding or reading it.
 
-Only what was asked for goes on: method, path, body, two headers of the sealed channel.
+Only what was asked for goes on: method, path, body, two headers of the sealed channel; back
+come those two, how long it may be cached, and when to try again.
 Nothing that names the client is added. Only known paths go on, compared as they stand on
 the wire. A client that leaves ends the request upstream at once; an upstream that breaks
 ends the client's answer without its proper end.
@@ -22,7 +23,7 @@ from attestation.errors import ParseError, Unavailable
 from attestation.net.server_connection import Limits
 
 REQUEST_HEADERS = (wire.CONTENT_TYPE, wire.INCREMENTAL)
-RESPONSE_HEADERS = (*REQUEST_HEADERS, wire.CACHE_CONTROL)
+RESPONSE_HEADERS = (*REQUEST_HEADERS, wire.CACHE_CONTROL, wire.RETRY_AFTER)
 BODY_SECONDS = 60.0
 GET_SECONDS = 5.0
 READ_SECONDS = 120.0

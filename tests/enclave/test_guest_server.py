@@ -336,8 +336,8 @@ def test_more_than_may_be_open_are_told_to_wait(
         wait_for(lambda: guest.open_requests == 1)
         first = pool.submit(send, guest, seal(guest))
         wait_for(lambda: guest.counts["umay_requests_open"] == 2 and guest.engine.asked)
-        status, _, body = send(guest, seal(guest))
-        assert (status, body) == (503, b"")
+        status, headers, body = send(guest, seal(guest))
+        assert (status, body) == (503, b"") and 1 <= int(headers["retry-after"]) <= 60
         late.sendall(sealed[-1:])  # which is whole while the first is open
         assert late.recv(1 << 16).startswith(b"HTTP/1.1 503 ")
         assert first.result()[0] == 200
@@ -371,7 +371,8 @@ def test_of_too_many_that_arrive_the_oldest_makes_room(monkeypatch: pytest.Monke
             begin(held[-1], guest, CHUNKED, length=9)
             wait_for(lambda: guest.open_requests == number + 1)  # noqa: B023
         assert send(guest, seal(guest))[0] == 200
-        assert held[0].recv(1 << 16).startswith(b"HTTP/1.1 503 ")
+        crowded = held[0].recv(1 << 16)
+        assert crowded.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1\r\n" in crowded
         held[1].sendall(b"x" * 9)
         assert held[1].recv(1 << 16).startswith(b"HTTP/1.1 400 ")
 

@@ -410,6 +410,14 @@ def test_only_known_headers_come_back(still: Net) -> None:
     }
 
 
+def test_when_to_try_again_comes_back(net: Net) -> None:
+    net.make_ready()
+    net.guest.mode = "full"
+    answer = ask(net.url, f"/umay/{net.guest.boot_id}/ohttp", method="POST", body=b"x")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "7")
+    assert "x-guest" not in answer.headers
+
+
 def test_a_body_over_the_limit_is_refused(net: Net) -> None:
     net.make_ready()
     assert status_of(net, "challenge", "POST", bytes(32)) == 200

@@ -83,7 +83,8 @@ class Script:
 
 
 class ScriptedAnswer:
-    """`slow_close` seconds pass within `aclose`, as in an engine that must ask somebody."""
+    """Cancelled at once, as by the torch engine; `slow_close` seconds pass within `aclose`, as in
+    an engine that must ask somebody."""
 
     def __init__(self, script: Script) -> None:
         self._script, self._at, self._done = script, 0, False
@@ -110,7 +111,8 @@ class ScriptedAnswer:
     async def aclose(self) -> None:
         if not self._done:
             self._done = True
-            await asyncio.sleep(self.slow_close)
+            if self.slow_close:
+                await asyncio.sleep(self.slow_close)
             self.cancelled.set()
 
 
@@ -124,6 +126,7 @@ class ScriptedEngine:
         self.asked: list[GenerateRequest] = []
         self.answers: list[ScriptedAnswer] = []
         self.slow_close = 0.0
+        self.waiting = 0
 
     async def start(self) -> EngineInfo:
         return INFO
@@ -137,7 +140,8 @@ class ScriptedEngine:
         return self.answers[-1]
 
     def stats(self) -> EngineStats:
-        return EngineStats(slots=4, running=0, waiting=0, finished=0, cancelled=0, tokens=0)
+        waiting = self.waiting
+        return EngineStats(slots=4, running=0, waiting=waiting, finished=0, cancelled=0, tokens=0)
 
     async def close(self) -> None:
         pass
@@ -310,12 +314,15 @@ def post(
     path: str = wire.CHAT,
     pacing: str | None = "none",
     method: str = "POST",
+    key: bytes | None = None,
 ) -> bhttp.Request:
-    """An inner request; `body` is JSON, or bytes as they are."""
+    """An inner request; `body` is JSON, or bytes as they are; `key` makes it repeatable."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers: bhttp.Fields = ((wire.CONTENT_TYPE.encode(), wire.JSON.encode()),)
     if pacing is not None:
         headers += ((wire.PACING_FIELD, pacing.encode()),)
+    if key is not None:
+        headers += ((wire.IDEMPOTENCY_FIELD, key),)
     return bhttp.Request(method, path, headers, content)
 
 

@@ -163,6 +163,8 @@ class ScriptedGuest:
         await self._keep(request)
         if self.mode == "no head":
             await self._until_left(request)
+        if self.mode == "full":
+            return Response(b"", 503, {"retry-after": "7", "x-guest": "1"})
         return _Sealed(self)
 
     async def _until_left(self, request: Request) -> None:
