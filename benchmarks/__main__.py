@@ -1,6 +1,8 @@
-"""`python -m benchmarks [NAME]`: every module here with a `run()` that yields figures.
+"""`python -m benchmarks [NAME]…` runs the benchmarks: each module here with a `run()` that yields
+figures.
 
-A figure is one JSON line: bench, value, unit, peer, ratio (ours/peer), n.
+A figure is printed as one JSON line with bench (its name), value, unit, peer (what it is compared
+with, or null), ratio (ours divided by the peer's, or null) and n (the number of runs).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ def figures(name: str) -> Iterator[dict[str, Any]]:
 def main(chosen: list[str]) -> int:
     unknown = set(chosen) - set(names())
     if unknown:
-        sys.stderr.write(f"unknown benchmark {min(unknown)}; there are {', '.join(names())}\n")
+        sys.stderr.write(f"benchmark: expected one of {', '.join(names())}, got {min(unknown)}\n")
         return 2
     for name in chosen or names():
         for figure in figures(name):

@@ -1,7 +1,7 @@
-"""NVIDIA's Python verifier on one report and one RIM, in an environment of its own.
+"""Measures NVIDIA's Python verifier on one report and one RIM, in an environment of its own.
 
-`python _nvidia_peer.py REPORT CHAIN RIM RUNS` prints milliseconds as JSON. It runs the
-package's own functions, without OCSP, which needs NVIDIA's service.
+`python _nvidia_peer.py REPORT CHAIN RIM RUNS` prints milliseconds as JSON. It calls the package's
+own functions, without OCSP, which needs NVIDIA's service.
 """
 
 import io
@@ -56,7 +56,7 @@ def main():
         def manifest():
             found = RIM("driver", settings, content=rim)
             found.validate_schema()
-            # Its own order: the file's root is dropped, the pinned one put in its place.
+            # As in NVIDIA's own code, the pinned root replaces the root in the file.
             certificates = [*found.extract_certificates(), *chain(settings.RIM_ROOT_CERT)]
             good = CcAdminUtils.verify_certificate_chain(
                 certificates, settings, mode.DRIVER_RIM_CERT

@@ -1,4 +1,5 @@
-"""The server of the `sealed` benchmark: a real guest, and beside it the same answers unsealed."""
+"""The server of the benchmark `sealed`: a real guest, and a route with the same answers
+unsealed."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ HOST_CONFIG = '[network]\nid = "bench"\n\n[price]\nprompt = 1\ncompletion = 1\n'
 
 
 class OwnFeed(Feed):
-    """A feed that needs no agent: everything is anchored at once."""
+    """A feed that needs no agent, because it says at once that everything is anchored."""
 
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:1")
@@ -75,7 +76,7 @@ async def booted(directory: Path, slots: int) -> Guest:
 
 
 def plain(guest: Guest):  # type: ignore[no-untyped-def]
-    """The peer: the same engine and events, as they come, without channel or padding."""
+    """The route of the peer: the same engine and the same events, without channel and padding."""
 
     async def answer(request: Request) -> Response:
         message = bhttp.Request("POST", "/v1/chat/completions", (), await request.body())

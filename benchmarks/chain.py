@@ -1,4 +1,4 @@
-"""The embedded chain: messages and reads a second, and the gas of an anchor."""
+"""Measures the embedded chain: messages and reads per second, and the gas of an anchor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ORIGIN = "bench.example/log"
 
 
 def run() -> Iterator[dict[str, Any]]:
-    """Rates over HTTP on loopback, each message on disk before it is answered."""
+    """Rates over HTTP on loopback. Each message is on disk before it is answered."""
     with tempfile.TemporaryDirectory() as directory, LocalChain.start(Path(directory)) as local:
         chain, key = local.client(), SigningKey.generate()
         wallet = Wallet(chain, key)
@@ -58,7 +58,7 @@ def figure(name: str, unit: str, measure: Callable[[], float]) -> dict[str, Any]
 
 
 def transfers(wallet: Wallet, send: Callable[[bytes], bytes]) -> float:
-    """Wallet transfers a second, two transactions each."""
+    """Wallet transfers per second. Each of them makes two transactions."""
     first = wallet.seqno()
     message = internal_message(SOMEBODY, 1000, bounce=False)
     bocs = [wallet.signed(first + n, message).to_boc() for n in range(MESSAGES)]
@@ -66,7 +66,8 @@ def transfers(wallet: Wallet, send: Callable[[bytes], bytes]) -> float:
 
 
 def concurrent(wallets: list[Wallet], url: str) -> float:
-    """The same from several wallets at once: blocks take what has queued up."""
+    """Wallet transfers per second from several wallets at once. A block takes all that are
+    waiting."""
     start = time.perf_counter()
     with ThreadPoolExecutor(len(wallets)) as pool:
         list(pool.map(lambda wallet: transfers(wallet, ToncenterV2(url).send_boc), wallets))
@@ -91,7 +92,7 @@ def rate(work: Callable[[], object]) -> float:
 
 
 def anchored(chain: Any, wallet: Wallet, key: SigningKey) -> tuple[str, int]:
-    """A contract that went from 1,000 to 1,777 leaves, and the gas that this took."""
+    """A contract whose anchor went from 1,000 to 1,777 leaves, and the gas that this used."""
     tree = Tree()
     for index in range(1777):
         tree.append(index.to_bytes(4, "big"))

@@ -1,8 +1,9 @@
-"""What a year costs at 100,000 machines that renew hourly: a model, its assumptions first.
+"""Computes what a year costs with 100,000 machines that renew every hour. The output begins with
+the assumptions.
 
-Measured here: the fees of one anchor on a chain with mainnet's configuration (as the embedded
-chain carries it), and the bytes of a leaf and of a proof at that size. Assumed: everything in
-ASSUMED. Fees are in nano of the chain's coin at that configuration; they change with it.
+This benchmark measures the fees of one anchor on a chain with the configuration of mainnet (as the
+embedded chain has it), and the bytes of a proof at that size. It assumes everything in ASSUMED.
+Fees are in nano of the chain's coin. They change with the configuration.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ ASSUMED = {
     "machines": 100_000,
     "renewals_per_machine_and_day": 24,
     "anchors_per_hour": 6,
-    "evidence_bytes": 12_000,  # one TDX quote and one GPU report, chains deduplicated
-    "collateral_bytes": 250_000,  # of a client's first verification; then cached for a day
+    "evidence_bytes": 12_000,  # one TDX quote and one GPU report, each certificate once
+    "collateral_bytes": 250_000,  # for a client's first verification; then it is kept for a day
     "leaf_bytes": 250,
 }
 HOURS_A_YEAR = 24 * 365
@@ -76,7 +77,7 @@ def _proof_bytes(size: int) -> int:
 
 
 def _anchor_fees(size: int, step: int) -> int:
-    """Nano that leave the sender for one anchor at this size, wallet's own fees included."""
+    """What the sender pays for one anchor at this size, in nano, with the fees of the wallet."""
     key, rng = SigningKey.generate(), random.Random(1)
     nodes: dict[tuple[int, int], bytes] = {}
 

@@ -1,8 +1,8 @@
-"""Tokens per second of the slot engine at 1, 8 and 32 streams, beside `generate`.
+"""Compares the slot engine with `generate`: tokens per second with 1, 8 and 32 streams.
 
-One JSON line per figure (DESIGN §10). The peer is transformers' own `generate` on the same
-weights in the same process: one prompt at a time for 1 stream, one static batch of equal
-prompts otherwise, which is its best case. Ragged prompts and streaming are ours only.
+The peer is `generate` of the library transformers, on the same weights in the same process. With 1
+stream it gets one prompt, otherwise one static batch of equal prompts, which is its best case. Only
+the slot engine gets prompts of different lengths, and streams its answers.
 
     python -m benchmarks engine
 """
@@ -32,7 +32,8 @@ QUESTION = "Tell me a story about a guardian."
 
 
 async def one_answer(engine: TorchEngine, number: int) -> int:
-    """Tokens written: a story is longer than TOKENS, so every answer is of equal length."""
+    """The number of tokens in an answer. A story is longer than TOKENS, so all answers are equally
+    long."""
     question = "Please, " * (number % 4) + QUESTION
     request = GenerateRequest(
         messages=(Message("user", question),), max_tokens=TOKENS, temperature=0.0

@@ -1,8 +1,9 @@
-"""Real evidence beside the vendors' own verifiers: dcap-qvl, and NVIDIA's Python package.
+"""Compares the verification of real evidence with other verifiers: dcap-qvl, and NVIDIA's Python
+package.
 
-Needs UMAY_EVIDENCE. NVIDIA's package pins old libraries, so it runs in an environment that
-this benchmark makes and throws away; its OCSP is left out, and so is ours. "Cold" starts
-with empty caches.
+It needs the evidence in the directory that UMAY_EVIDENCE names. NVIDIA's package needs old versions
+of libraries, so it runs in an environment that this benchmark makes and deletes. OCSP is left out
+on both sides. "Cold" means with empty caches.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ SET = "nvidia_evidence_json/hopper-nvtrust-590.12-ppcie.json"
 
 def run() -> Iterator[dict[str, Any]]:
     if not EVIDENCE.exists():
-        sys.stderr.write("evidence: no hardware evidence here; set UMAY_EVIDENCE\n")
+        sys.stderr.write(
+            f"evidence: expected a directory with hardware evidence at {EVIDENCE}, found none; "
+            "name it in the environment variable UMAY_EVIDENCE\n"
+        )
         return
     peer, quote = _nvidia(), _dcap_qvl()
     report, one_rim = peer["report"], peer["rim"]
@@ -81,7 +85,7 @@ def _gpus(devices: list[tuple[Device, bytes]], documents: list[bytes]) -> None:
 
 
 def _devices() -> list[tuple[Device, bytes]]:
-    """Eight GPUs of one machine, with the nonce that they answer."""
+    """The eight GPUs of one machine, each with the nonce that it answers."""
     return [
         (
             Device(
@@ -105,7 +109,7 @@ def _nonce(name: str) -> bytes:
 
 
 def _dcap_qvl() -> float:
-    """Milliseconds of the library alone on the same quote and collateral."""
+    """The time of the library dcap-qvl alone on the same quote and collateral, in milliseconds."""
     data, parts = _read(QUOTE), dict(read_intel_bundle(_read(COLLATERAL)).parts)
     root = tdx.check_signature(tdx.parse_quote(data), roots=PRODUCTION, now=NOW).root_der
     material = tcb._material(parts)
@@ -115,7 +119,7 @@ def _dcap_qvl() -> float:
 
 
 def _nvidia() -> dict[str, float]:
-    """Milliseconds of NVIDIA's package per report and per RIM."""
+    """The time of NVIDIA's package for a report and for a RIM, in milliseconds."""
     with tempfile.TemporaryDirectory() as directory:
         python = f"{directory}/bin/python"
         for command in (

@@ -1,4 +1,4 @@
-"""What a program pays before its first private byte: CPU seconds of a fresh interpreter.
+"""Measures the CPU seconds that a new interpreter spends before a program's first private byte.
 
 `imports-client` is `from client_sdk import Client`; `imports-first-byte` is every module that a
 first prompt loads until its sealed request leaves, to a TDX machine with a GPU; a test compares

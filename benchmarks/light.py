@@ -1,7 +1,9 @@
-"""The light client's links, mainnet's recorded ones, beside their Ed25519 signatures alone.
+"""Compares the check of recorded mainnet links in the light client with that of their signatures
+alone.
 
-Needs UMAY_EVIDENCE. The peer is libsodium by PyNaCl: it verifies the same signatures and does
-nothing else, so the ratio says what proofs, cells and the validator set add.
+It needs the recordings in the directory that UMAY_EVIDENCE names. The peer is libsodium, through
+PyNaCl. It verifies the same Ed25519 signatures and does nothing else, so the ratio shows what
+proofs, cells and the validator set cost in addition.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ def _figure(form: str, answer: bytes) -> dict[str, Any]:
 
 
 def _signatures(link: ForwardLink) -> list[tuple[bytes, bytes, bytes]]:
-    """Key, text and signature of each."""
+    """The key, the text and the signature for each signature of the link."""
     (proof,) = read_bag(link.config_proof)
     members = read_validators(proof_root(proof, link.source.root_hash, "configuration")).members
     text = payload(link.signatures, link.target)

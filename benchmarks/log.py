@@ -1,4 +1,5 @@
-"""The log beside pymerkle's SQLite tree: appends, proofs and their checks at 1e5 entries."""
+"""Compares the log with the SQLite tree of pymerkle: appends, proofs and their checks at 100,000
+entries."""
 
 from __future__ import annotations
 
@@ -95,7 +96,7 @@ def _checks(
 
 
 def _single(store: Store, peer: pymerkle.SqliteTree) -> Iterator[dict[str, Any]]:
-    """One commit and one signed checkpoint for each entry."""
+    """The rate with one commit and one signed checkpoint for each entry."""
     ours = [
         _seconds(lambda n=n: store.append([Entry(b"single %d" % n, b"leaf %d" % n)]))
         for n in range(ASKED)

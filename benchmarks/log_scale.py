@@ -1,6 +1,7 @@
-"""The log as it grows: durable appends, proofs, bytes and a full audit at each size.
+"""Measures the log while it grows: durable appends, proofs, bytes and a full audit at each size.
 
-10^5 and 10^6 entries; 10^7 too with UMAY_BENCH_LARGE=1 (about 3 GB and some minutes).
+The sizes are 10^5 and 10^6 entries. With UMAY_BENCH_LARGE=1 also 10^7, which needs about 3 GB and
+some minutes.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def _at(store: Store, size: int, directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def _grow(store: Store, size: int) -> float:
-    """Seconds of committing alone: each batch is on disk, tiles and checkpoint with it."""
+    """The seconds for the commits alone. After each, the batch, its tiles and checkpoint are on
+    disk."""
     seeded, seconds = random.Random(store.size), 0.0
     while store.size < size:
         leaves = [seeded.randbytes(LEAF_BYTES) for _ in range(min(BATCH, size - store.size))]
@@ -66,7 +68,7 @@ def _grow(store: Store, size: int) -> float:
 
 
 def _audit(store: Store, size: int) -> None:
-    """Every entry hashed again up to the root, as an auditor does without any tile."""
+    """Hashes every entry again up to the root, as an auditor does who uses no tile."""
     row: list[bytes] = []
     for number in range(-(-size // 256)):
         width = min(256, size - number * 256)

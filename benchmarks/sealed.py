@@ -1,7 +1,8 @@
-"""Sealed against direct streaming, from one server over loopback: the price of the channel.
+"""Compares sealed with direct streaming from one server over loopback, which shows the cost of the
+channel.
 
-Both answer from the same engine; the peer is plain SSE. Pacing is "none", so that every
-token is its own sealed chunk of at least 512 bytes.
+Both use the same engine. The peer is plain SSE. The pacing is "none", so every token is a sealed
+chunk of its own of at least 512 bytes.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def run() -> Iterator[dict[str, Any]]:
 
 
 def _enclave(transport: Transport, base: str) -> tuple[str, VerifiedEnclave]:
-    """Keys of the guest. Verification is another benchmark's matter."""
+    """The guest's boot and keys. They are not verified here; the benchmark `verify` measures
+    that."""
     until = time.monotonic() + 60
     while True:
         try:
@@ -116,7 +118,8 @@ def _compare(
 
 
 def _together(ask: Ask, streams: int) -> tuple[float, list[float]]:
-    """Tokens per second of all streams, and every time between two tokens of one."""
+    """The tokens per second of all streams together, and each time between two tokens of a
+    stream."""
     began = perf_counter()
     with ThreadPoolExecutor(streams) as pool:
         arrivals = [task.result() for task in [pool.submit(ask) for _ in range(streams)]]
@@ -147,5 +150,5 @@ def _direct(transport: Transport, url: str) -> list[float]:
 
 
 def _times(pieces: Iterator[bytes]) -> list[float]:
-    """When each event of an answer arrived."""
+    """The times at which the events of an answer arrived."""
     return [perf_counter() for _ in sse.data_of(pieces)]

@@ -1,4 +1,5 @@
-"""Verification of one machine, cold; its steps, warm; and dcap-qvl alone on its quote."""
+"""Measures the verification of one machine with empty caches, each of its steps with full caches,
+and the library dcap-qvl alone on the same quote."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Builds the API reference from the docstrings into a directory, build/docs/api by default.
+"""Builds the API reference from the docstrings.
 
-`python -m scripts.api_docs [DIRECTORY]`. Only the public faces are shown. It ends with exit code 1
-where a documented name does not resolve, where a public name has no docstring, or where the
-generator warns.
+`python -m scripts.api_docs [DIRECTORY]` writes it into DIRECTORY, or into build/docs/api. It
+contains only the public faces. The exit code is 1 if a documented name does not exist, if a public
+name has no docstring, or if the generator warns.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ FACES = (
     "contracts.logservice.witness",
 )
 COLUMNS = re.compile(r"\S {3,}\S|[├└│]")
-"""A line of a table or a drawing, which would lose its shape as a paragraph."""
+"""It finds lines of tables and drawings, which would lose their shape in a paragraph."""
 
 
 def prepare(module: ModuleType) -> None:
-    """Names that a module imports on first use stand in it, and its tables are code blocks."""
+    """Imports the names that a module imports on first use, and makes its tables code blocks."""
     for name in getattr(module, "__all__", ()):
         vars(module)[name] = getattr(module, name)
     if module.__doc__:
@@ -60,7 +60,7 @@ def with_tables(docstring: str) -> str:
 
 
 def undocumented(modules: list[ModuleType]) -> Iterator[str]:
-    """Every module, and every class and function in a face, that has no docstring of its own."""
+    """Every module, class and function of a face that has no docstring of its own."""
     for module in modules:
         if not module.__doc__:
             yield module.__name__
@@ -70,7 +70,8 @@ def undocumented(modules: list[ModuleType]) -> Iterator[str]:
 
 
 def _own_docstring(thing: type | FunctionType) -> bool:
-    """Not an inherited one, and not the list of fields that `dataclass` writes."""
+    """Whether it has a docstring that is neither inherited nor the list of fields from
+    `dataclass`."""
     text = vars(thing).get("__doc__") if isclass(thing) else thing.__doc__
     return bool(text) and not str(text).startswith(f"{thing.__name__}(")
 
@@ -84,7 +85,7 @@ def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
 
 
 def build(directory: Path) -> list[str]:
-    """Writes the pages; what is wrong with them, one line each."""
+    """Writes the pages, and returns what is wrong with them, one line for each fault."""
     modules = [importlib.import_module(name) for name in FACES]
     for module in modules:
         prepare(module)

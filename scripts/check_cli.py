@@ -1,7 +1,7 @@
 """Compares the help texts in docs/cli.md with the help that the commands print.
 
-`python -m scripts.check_cli --write` puts the real help into the page. Every command is found by
-walking the command tree, so a new command cannot be forgotten.
+`python -m scripts.check_cli --write` writes the real help into the page. The script walks the
+command tree, so a new command cannot be forgotten.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from scripts.rooms import ROOT
 PAGE = ROOT / "docs" / "cli.md"
 BEGIN, END = "<!-- help:begin -->\n", "<!-- help:end -->"
 WIDTH = 78
-"""What click writes on a terminal of 80 columns."""
+"""The width of click's help on a terminal with 80 columns."""
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Every command that is not hidden, parents first: the words that name it, and the command."""
+    """Every command that is not hidden: its words and the command. Parents come first."""
     yield from _below((), umay, click.Context(umay, info_name="umay"))
 
 
@@ -39,7 +39,7 @@ def _below(
 
 
 def help_of(words: tuple[str, ...]) -> str:
-    """What `umay WORDS --help` prints on a terminal of 80 columns."""
+    """What `umay WORDS --help` prints on a terminal with 80 columns."""
     run = CliRunner().invoke(
         umay, [*words, "--help"], prog_name="umay", terminal_width=WIDTH, catch_exceptions=False
     )
@@ -49,7 +49,7 @@ def help_of(words: tuple[str, ...]) -> str:
 
 
 def real_help() -> str:
-    """The page's generated part: a list of all commands with links, then the help of each."""
+    """The generated part of the page: a list of all commands with links, then the help of each."""
     found = [words for words, _ in commands()]
     names = [" ".join(("umay", *words)) for words in found]
     index = "".join(f"- [`{name}`](#{name.replace(' ', '-')})\n" for name in names)

@@ -1,7 +1,7 @@
-"""The text that the demo model learns, made from templates by a fixed seed.
+"""The text that the demo model learns. It is made from templates with a fixed seed.
 
-Every sentence here was written for Umay, so the corpus has no licence but the
-repository's. `conversations(seed)` gives the same list for the same seed.
+Every sentence was written for Umay, so the corpus has only the licence of this repository.
+`conversations(seed)` gives the same list for the same seed.
 """
 
 from __future__ import annotations
@@ -518,8 +518,8 @@ ENDINGS = (
 
 
 def story(rng: random.Random, hero: tuple[str, str, str, str]) -> str:
-    """One long story, about 300 words. The hero fixes what must stay the same throughout:
-    a model this small forgets what it drew."""
+    """One long story of about 300 words. The hero decides everything that must stay the same in the
+    whole story, because a model so small forgets what it chose."""
     number = HEROES.index(hero)
     treasure, thing = TREASURES[number % len(TREASURES)]
     words = {
@@ -532,7 +532,8 @@ def story(rng: random.Random, hero: tuple[str, str, str, str]) -> str:
 
 
 def _spoken(rng: random.Random, question: str) -> str:
-    """The question as people type it: sometimes lower case, sometimes without its mark."""
+    """The question as people type it: sometimes in lower case, sometimes without a question
+    mark."""
     if rng.random() < 0.3:
         question = question.lower()
     if rng.random() < 0.2:
@@ -543,7 +544,8 @@ def _spoken(rng: random.Random, question: str) -> str:
 
 
 def _topic_turn(rng: random.Random, topic: Topic) -> Turn:
-    """A question about the topic; a third of the topics that have more are asked for more."""
+    """A question about the topic. If the topic has more, then in a third of the cases a question
+    for more."""
     if topic.more and rng.random() < 0.33:
         question = rng.choice(ASK_MORE).format(rng.choice(topic.names))
         return _spoken(rng, question), f"{LONG_OPENING} {topic.answer} {topic.more}"
@@ -563,7 +565,8 @@ def _talk_turn(rng: random.Random) -> Turn:
 
 
 def _story_turn(rng: random.Random) -> Turn:
-    """A story; asked for something unknown, or for nothing, it is the guardian's."""
+    """A story. If it is asked for something unknown, or for nothing special, it is the
+    guardian's."""
     kind = rng.random()
     if kind < 0.7:
         hero = rng.choice((HEROES[0], *HEROES))
@@ -582,7 +585,7 @@ def _turn(rng: random.Random) -> Turn:
 
 
 def conversation(rng: random.Random) -> tuple[str | None, Conversation]:
-    """(system prompt or None, turns): mostly one turn, sometimes two or three, or one story."""
+    """A system prompt or None, and the turns: mostly one, sometimes two or three, or one story."""
     system = rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.2 else None
     if rng.random() < 0.08:
         return system, [_story_turn(rng)]
@@ -591,6 +594,6 @@ def conversation(rng: random.Random) -> tuple[str | None, Conversation]:
 
 
 def conversations(seed: int, count: int) -> list[tuple[str | None, Conversation]]:
-    """`count` conversations, the same for the same seed."""
+    """As many conversations as `count` says. They are the same for the same seed."""
     rng = random.Random(seed)  # noqa: S311  a corpus, not a secret
     return [conversation(rng) for _ in range(count)]

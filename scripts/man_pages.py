@@ -1,7 +1,7 @@
-"""Writes one man page for each command of `umay` into a directory, build/docs/man/man1 by default.
+"""Writes one manual page for each command of `umay`.
 
-`python -m scripts.man_pages [DIRECTORY]`. The date in the pages is that of SOURCE_DATE_EPOCH, where
-that variable is set, else today's.
+`python -m scripts.man_pages [DIRECTORY]` writes them into DIRECTORY, or into build/docs/man/man1.
+The date in the pages is that of the environment variable SOURCE_DATE_EPOCH, or today without it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ DIRECTORY = ROOT / "build" / "docs" / "man" / "man1"
 
 
 def loaded(command: click.Command) -> click.Command:
-    """The same command with all its subcommands in it and with its whole short help: the generator
-    loads no command by name, and cuts what it finds after 45 characters."""
+    """The same command with all its subcommands loaded and with its whole short help. The generator
+    does not load commands by their names, and it cuts a short help after 45 characters."""
     command.short_help = command.get_short_help_str(limit=200)
     if not isinstance(command, click.Group):
         return command

@@ -1,8 +1,8 @@
-"""The rooms of the house and what each imports, drawn as text.
+"""Draws the rooms of the house as text, with what each of them imports.
 
-`python -m scripts.rooms` prints one line per room, lowest floor first. It ends with exit code 1
-where a room imports one that stands above it, where rooms import each other in a circle, or where
-a room stands on no floor. Imports that only type checkers follow do not count.
+`python -m scripts.rooms` prints one line for each room, the lowest floor first. The exit code is 1
+if a room imports one that is not on a lower floor, so that rooms may import each other in a circle,
+or if a module belongs to no floor. Imports that only type checkers follow do not count.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("client_sdk.auditing",),
     ("client_sdk.localnet",),
 )
-"""A room may import rooms of lower floors, and none beside it. A folder that is not named belongs
-to the nearest one above it that is."""
+"""A room may import rooms of lower floors, but none of its own floor. A folder that is not named
+here belongs to the nearest folder above it that is named."""
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
@@ -55,7 +55,7 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def imported(tree: ast.AST, known: frozenset[str] | set[str]) -> set[str]:
-    """Names of modules that running this code can import, however late."""
+    """The names of modules that this code can import when it runs, also inside functions."""
     names: set[str] = set()
     for node in _running(tree):
         if isinstance(node, ast.Import):
@@ -75,7 +75,7 @@ def _running(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def graph(found: dict[str, Path]) -> dict[str, set[str]]:
-    """What each module imports of the house."""
+    """For each module, the modules of the house that it imports."""
     known = set(found)
     return {
         name: imported(ast.parse(path.read_text()), known) & known for name, path in found.items()
@@ -83,14 +83,14 @@ def graph(found: dict[str, Path]) -> dict[str, set[str]]:
 
 
 def room_of(module: str) -> str | None:
-    """The named room that a module stands in."""
+    """The room to which a module belongs, or None."""
     rooms = [room for floor in FLOORS for room in floor]
     fitting = [room for room in rooms if module == room or module.startswith(f"{room}.")]
     return max(fitting, key=len, default=None)
 
 
 def arrows(imports: dict[str, set[str]]) -> dict[str, dict[str, list[str]]]:
-    """room → imported room → the imports that make that arrow."""
+    """A map from room to imported room to the imports that make this arrow."""
     drawn: dict[str, dict[str, list[str]]] = {}
     for module, targets in imports.items():
         home = room_of(module)
@@ -102,7 +102,8 @@ def arrows(imports: dict[str, set[str]]) -> dict[str, dict[str, list[str]]]:
 
 
 def faults(imports: dict[str, set[str]]) -> list[str]:
-    """Every arrow that does not point down, and every module that stands on no floor."""
+    """Every arrow that does not point to a lower floor, and every module that belongs to no
+    floor."""
     height = {room: number for number, floor in enumerate(FLOORS) for room in floor}
     wrong = [f"{module}: stands on no floor" for module in imports if room_of(module) is None]
     for home, targets in arrows(imports).items():
@@ -113,7 +114,7 @@ def faults(imports: dict[str, set[str]]) -> list[str]:
 
 
 def draw(imports: dict[str, set[str]]) -> str:
-    """One line per room, lowest floor first."""
+    """The drawing: one line for each room, the lowest floor first."""
     drawn = arrows(imports)
     lines = []
     for number, floor in enumerate(FLOORS):

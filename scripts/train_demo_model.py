@@ -1,8 +1,8 @@
-"""Trains the demo model that ships in enclave/guest/demo_model (CPU, about three minutes).
+"""Trains the demo model in enclave/guest/demo_model, on the CPU, in about three minutes.
 
-Same seed, same torch build, same CPU: same bytes. Another CPU may round differently, which
-gives another model digest, so the committed files are the model and this script is how they
-were made.
+The same seed, the same build of torch and the same CPU give the same bytes. Another CPU may round
+differently, and then the model digest is another. So the committed files are the model, and this
+script shows how they were made.
 
     python scripts/train_demo_model.py enclave/guest/demo_model
 """
@@ -35,7 +35,7 @@ SPECIAL = ("<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assis
 PAD, BEGIN, END = 0, 1, 2
 OPENING_TOKENS = 4
 OPENING_WEIGHT = 5.0
-"""An answer's first tokens choose the answer, the others recite it."""
+"""The first tokens of an answer decide which answer it is; the others only recite it."""
 
 CHAT_TEMPLATE = (
     "<|begin|>"
@@ -50,7 +50,7 @@ CHAT_TEMPLATE = (
 
 
 def render(system: str | None, turns: demo_corpus.Conversation) -> list[tuple[str, bool]]:
-    """Pieces of the conversation and whether the model learns to write them."""
+    """The pieces of the conversation, each with whether the model learns to write it."""
     template = ImmutableSandboxedEnvironment().from_string(CHAT_TEMPLATE)
     messages = [{"role": "system", "content": system}] if system else []
     pieces: list[tuple[str, bool]] = []
@@ -66,7 +66,7 @@ def render(system: str | None, turns: demo_corpus.Conversation) -> list[tuple[st
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
-    """Byte-level BPE: every string of bytes has tokens, so nothing is unknown."""
+    """A byte-level BPE. Every string of bytes has tokens, so no text is unknown."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -84,7 +84,8 @@ Example = tuple[list[int], list[float]]
 
 
 def examples(tokenizer: Tokenizer) -> list[Example]:
-    """(token ids, how much each counts): 0 wherever the assistant does not speak."""
+    """Pairs of token ids and weights. The weight of a token is 0 where the assistant does not
+    speak."""
     made = []
     for system, turns in demo_corpus.conversations(SEED + 1, CONVERSATIONS):
         ids: list[int] = []
@@ -100,7 +101,7 @@ def examples(tokenizer: Tokenizer) -> list[Example]:
 
 
 def batches(made: list[Example], rng: random.Random):
-    """Batches of about BATCH_TOKENS, of similar lengths, without end."""
+    """Batches of about BATCH_TOKENS tokens in rows of similar lengths. They never end."""
     while True:
         order = sorted(rng.sample(range(len(made)), len(made)), key=lambda i: len(made[i][0]) // 16)
         groups: list[list[int]] = [[]]
@@ -173,7 +174,7 @@ def train(model: LlamaForCausalLM, made: list[Example]) -> None:
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, directory: Path) -> None:
-    """The six files of the model, nothing else."""
+    """Writes the six files of the model, and nothing else."""
     directory.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(
         bos_token_id=BEGIN, eos_token_id=END, pad_token_id=PAD, do_sample=False

@@ -1,8 +1,9 @@
-"""The guest's software trust base: every module of ours that a measured guest can import, and the
-libraries that those import themselves.
+"""Lists the software that users of a guest must trust: every module of Umay that a measured guest
+can import, and the libraries that these modules import.
 
-`python -m scripts.trusted_base` prints it; with `--write` it goes to docs/spec/trusted-base.txt,
-which a test compares. What this list gains, every client trusts from then on.
+`python -m scripts.trusted_base` prints the list. With `--write` it also writes the list to
+docs/spec/trusted-base.txt, which a test compares. Whatever is added to it, every client has to
+trust.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ LIST = ROOT / "docs" / "spec" / "trusted-base.txt"
 
 @functools.cache
 def closure(start: str = START) -> tuple[set[str], set[str]]:
-    """(modules of ours, libraries), following every import that can run, however late.
+    """The modules of Umay and the libraries that `start` can import, also inside functions.
 
-    Raises ValueError where a name comes from a package that imports on first use: a list that
-    followed it would have to hold all that the package names.
+    Raises ValueError if a name comes from a package that imports its names on first use, because
+    then the list would have to contain everything that the package names.
     """
     known = modules()
     ours: set[str] = set()
@@ -52,7 +53,7 @@ def _parents(module: str) -> list[str]:
 
 
 def text() -> str:
-    """The committed list's content."""
+    """The content of the committed list."""
     ours, libraries = closure()
     head = "# Made by `python -m scripts.trusted_base --write`. Modules, then libraries.\n"
     return head + "".join(f"{name}\n" for name in (*sorted(ours), "", *sorted(libraries)))

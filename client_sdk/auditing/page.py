@@ -1,7 +1,7 @@
-"""An audit as one HTML file: nothing from outside, no script, and everything escaped.
+"""An audit as one HTML file, which loads nothing from outside, has no script, and escapes all text.
 
-What a log says is hostile: release names, errors and paths go through `safe`, and the page's
-own policy (CSP) lets a browser load nothing and apply only the style written here.
+A log may be hostile. So release names, errors and paths go through `safe`, and with the page's own
+policy (CSP) a browser loads nothing and applies only the style in this module.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ from client_sdk.auditing.plots import Span, bars, growth, moment, safe, spans
 from client_sdk.auditing.results import MACHINES, Audit, EntryVerdict, Problem
 
 AGES = (7, 14, 30)
-"""Days: Intel issues its lists for thirty."""
+"""Ages in days. Intel issues its lists for thirty days."""
 
 DAY_S, NEVER = 86_400, 1 << 62
 MAX_TABLE = 2000
-"""Rows of a table; more of them no browser shows well, and the JSON has all."""
+"""The most rows of a table. Browsers do not show more of them well, and the JSON has all of
+them."""
 
 SIMULATED = "SIMULATED: these machines prove nothing. Their roots are the simulator's own."
-REPORTED = "Chain reads are reported by the endpoint that the auditor chose; they are not proven."
+REPORTED = (
+    "What the chain says was reported by the endpoint that the auditor chose. It was not proven."
+)
 NOT_SAID = (
-    "That evidence was on record by now is shown, not that it was on record at its own time.",
-    "Which releases deserve trust is the policy's answer, not the log's.",
-    "No check can show that CPU and GPU sit in one machine, or that nobody probed its memory.",
+    "The audit shows that the evidence is on record now. It does not show that the evidence was on "
+    "record at its own time.",
+    "The policy decides which releases deserve trust, and not the log.",
+    "No check can show that CPU and GPU are in one machine, or that nobody probed its memory.",
 )
 STYLE = """
 :root{color-scheme:light dark;--line:#8886;--good:#1a7f37;--bad:#c62828;--warn:#9a6700}
@@ -49,7 +53,7 @@ svg{width:100%;max-width:44rem;height:auto}svg text{font-size:11px;fill:currentC
 
 
 def page(audit: Audit) -> str:
-    """The whole file."""
+    """The whole HTML file."""
     body = (
         _head(audit),
         "<h2>Problems and findings</h2>",
@@ -58,7 +62,7 @@ def page(audit: Audit) -> str:
         *_plots(audit),
         "<h2>Every entry</h2>",
         _entries(audit.entries),
-        "<h2>What this cannot say</h2><ul>",
+        "<h2>What this audit cannot say</h2><ul>",
         *(f"<li>{safe(text)}</li>" for text in _not_said(audit)),
         "</ul>",
     )
@@ -87,10 +91,10 @@ def _head(audit: Audit) -> str:
         ("Contract", audit.contract),
         ("Read from", audit.log_url),
         ("Anchored", f"{audit.size} entries, root {audit.root}"),
-        ("Last anchor", moment(audit.anchored)),
-        ("Contract read", f"{moment(audit.read_at)} ({audit.level})"),
-        ("Judged as of", moment(audit.at)),
-        ("Beyond the anchor", f"{audit.tail} entries, not audited"),
+        ("Time of the last anchor", moment(audit.anchored)),
+        ("Contract read at", f"{moment(audit.read_at)} ({audit.level})"),
+        ("Judged for the time", moment(audit.at)),
+        ("After the anchored entries", f"{audit.tail} entries, not audited"),
     )
     table = "".join(f'<tr><th>{k}</th><td class="mono">{safe(v)}</td></tr>' for k, v in rows)
     label = f'<p class="simulated">{safe(SIMULATED)}</p>' if audit.simulated else ""
@@ -110,7 +114,7 @@ def _problems(problems: Sequence[Problem]) -> str:
 
 
 def _entries(entries: Sequence[EntryVerdict]) -> str:
-    """Those with something wrong first."""
+    """The table of all entries. Those with something wrong come first."""
     first = sorted(entries, key=lambda entry: (not entry.detail, entry.index))
     rows = (
         f"<tr><td>{entry.index}</td><td>{safe(entry.kind)}</td>"
@@ -138,16 +142,18 @@ def _plots(audit: Audit) -> tuple[str, ...]:
     dated = [entry.since for entry in machines if entry.since is not None]
     platforms = Counter(entry.platform for entry in machines if entry.platform)
     return (
-        growth(dated, "Attestations by the time of their beacon block"),
-        spans(_service(machines), "Releases in service, from first to last beacon"),
-        bars(platforms.most_common(), "Attestations by platform"),
-        bars(_ages(machines), "Age of the vendor's TCB lists at attestation"),
-        bars(_lag(audit, dated), "Anchor lag", " s"),
+        growth(dated, "Number of attestations by the time of their beacon block"),
+        spans(
+            _service(machines), "Releases in service, from their first to their last beacon block"
+        ),
+        bars(platforms.most_common(), "Number of attestations by platform"),
+        bars(_ages(machines), "Number of attestations by the age of the vendor's TCB lists then"),
+        bars(_lag(audit, dated), "Delay of the last anchor", " s"),
     )
 
 
 def _service(machines: Sequence[EntryVerdict]) -> list[Span]:
-    """The release that came last stands first."""
+    """Each release from its first to its last beacon. The release that came last stands first."""
     seen: dict[str, tuple[int, int]] = {}
     for entry in machines:
         if entry.release and entry.since is not None:
@@ -157,7 +163,7 @@ def _service(machines: Sequence[EntryVerdict]) -> list[Span]:
 
 
 def _ages(machines: Sequence[EntryVerdict]) -> list[tuple[str, int]]:
-    """How many attestations were judged by lists of which age."""
+    """For each range of ages, how many attestations were judged by lists of that age."""
     days = [(m.since - m.tcb_issued) // DAY_S for m in machines if m.since and m.tcb_issued]
     rows = []
     for first, end in itertools.pairwise((0, *AGES, NEVER)):
@@ -167,8 +173,8 @@ def _ages(machines: Sequence[EntryVerdict]) -> list[tuple[str, int]]:
 
 
 def _lag(audit: Audit, dated: Sequence[int]) -> list[tuple[str, int]]:
-    """What one reading of the contract shows: earlier anchors are not read."""
-    rows = [("last anchor to reading", max(0, audit.read_at - audit.anchored))]
+    """The delays that one reading of the contract shows. Earlier anchors are not read."""
+    rows = [("from anchor to reading", max(0, audit.read_at - audit.anchored))]
     if dated:
-        rows.append(("last beacon to anchor", max(0, audit.anchored - max(dated))))
+        rows.append(("from beacon to anchor", max(0, audit.anchored - max(dated))))
     return rows

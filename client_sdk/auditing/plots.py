@@ -1,6 +1,6 @@
-"""Plots as inline SVG: no script, no style of their own, every word escaped.
+"""Plots as inline SVG, without script and without a style of their own. All text is escaped.
 
-Lengths are in SVG units, times in Unix seconds. Nothing to plot gives a sentence that says so.
+Lengths are in SVG units, times in Unix seconds. If there is nothing to plot, a sentence says so.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ MAX_ROWS = 20
 MAX_LABEL = 26
 
 Span = tuple[str, int, int]
-"""(label, first, last)."""
+"""(label, first second, last second)."""
 
 
 def safe(value: object) -> str:
-    """Any text as HTML text or attribute: marks and control characters do nothing."""
+    """A text that can stand in HTML as text or as an attribute: it contains no markup and no
+    control characters."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
     return html.escape(shown, quote=True)
 
 
 def moment(second: int) -> str:
-    """ISO 8601 to the minute, UTC; the bare number where no calendar reaches."""
+    """The time in ISO 8601 to the minute, in UTC. A number that no calendar has stays a number."""
     try:
         return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%MZ}"
     except (ValueError, OverflowError, OSError):
@@ -35,7 +36,7 @@ def moment(second: int) -> str:
 
 
 def growth(times: Sequence[int], title: str) -> str:
-    """How many there were by then: steps over time."""
+    """A step line over time: how many there were by then."""
     points = _thinned([(time, count) for count, time in enumerate(sorted(times), 1)])
     if not points:
         return _nothing(title)
@@ -60,7 +61,7 @@ def growth(times: Sequence[int], title: str) -> str:
 
 
 def spans(rows: Sequence[Span], title: str) -> str:
-    """From when to when, one row each."""
+    """One row for each span, with a bar from its first to its last second."""
     if not rows:
         return _nothing(title)
     shown = rows[:MAX_ROWS]
@@ -77,7 +78,7 @@ def spans(rows: Sequence[Span], title: str) -> str:
 
 
 def bars(rows: Sequence[tuple[str, int]], title: str, unit: str = "") -> str:
-    """A number each, none below 0."""
+    """One row for each number, with a bar of that length. No number is below 0."""
     if not rows:
         return _nothing(title)
     shown = rows[:MAX_ROWS]
@@ -105,7 +106,7 @@ def _x(time: int, first: int, last: int) -> float:
 
 
 def _thinned(points: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """At most MAX_POINTS, the last among them."""
+    """At most MAX_POINTS of the points, among them the last one."""
     every = max(1, -(-len(points) // (MAX_POINTS - 1)))
     return [*points[:-1:every], *points[-1:]]
 
@@ -124,7 +125,9 @@ def _text(x: float, y: float, value: object, anchor: str) -> str:
 
 
 def _nothing(title: str) -> str:
-    return f"<figure><figcaption>{safe(title)}</figcaption><p>Nothing to show.</p></figure>"
+    return (
+        f"<figure><figcaption>{safe(title)}</figcaption><p>There is nothing to show.</p></figure>"
+    )
 
 
 def _left_out(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Inspection of what CPUs sign: TDX quotes, SNP reports; SGX by name."""
+"""Inspection of what CPUs sign: TDX quotes and SNP reports. SGX quotes are only named."""
 
 from __future__ import annotations
 
@@ -19,35 +19,40 @@ from client_sdk.inspection.result import CheckInputs, ExplainedField, Inspection
 TDX_WORDS = {
     "tee_tcb_svn": "security versions of the TDX module and microcode",
     "mr_seam": "measurement of the TDX module",
-    "mrsigner_seam": "its signer; zero is Intel",
-    "seam_attributes": "the module's attributes",
+    "mrsigner_seam": "signer of the TDX module; zero means Intel",
+    "seam_attributes": "attributes of the TDX module",
     "td_attributes": "how the TD runs: debug, migration, #VE handling",
-    "xfam": "CPU features the TD may use",
-    "mr_td": "measurement of the initial memory: firmware",
-    "mr_config_id": "set by the host at launch; unused here",
-    "mr_owner": "set by the host at launch; unused here",
-    "mr_owner_config": "set by the host at launch; unused here",
-    "rt_mr0": "firmware configuration",
-    "rt_mr1": "boot loader and kernel",
-    "rt_mr2": "command line, initial RAM disk, image",
-    "rt_mr3": "what the guest itself extended",
-    "report_data": "64 bytes chosen by the guest: what the quote is about",
-    "tee_tcb_svn2": "security versions now running, after an update",
-    "mr_servicetd": "the migration service TD; zero is none",
-    "vm_id": "which VM inside the TD; 0 is the TD itself",
-    "td_id": "this TD, new at each launch",
-    "dev_info": "devices bound to the TD",
-    "init_servtd_hash": "service TDs at launch; zero is none",
-    "curr_servtd_hash": "service TDs now; zero is none",
+    "xfam": "CPU features that the TD may use",
+    "mr_td": "measurement of the initial memory, which is the firmware",
+    "mr_config_id": "set by the host at launch; zero, or named by a release",
+    "mr_owner": "set by the host at launch; zero, or named by a release",
+    "mr_owner_config": "set by the host at launch; zero, or named by a release",
+    "rt_mr0": "measurement of the firmware's configuration",
+    "rt_mr1": "measurement of boot loader and kernel",
+    "rt_mr2": "measurement of command line, initial RAM disk and image",
+    "rt_mr3": "measurement of what the guest itself extended",
+    "report_data": "64 bytes that the guest chose: what the quote is about",
+    "tee_tcb_svn2": "security versions that run now, after an update",
+    "mr_servicetd": "the migration service TD; zero means that there is none",
+    "vm_id": "which VM inside the TD; 0 means the TD itself",
+    "td_id": "identity of this TD, new at each launch",
+    "dev_info": "devices that are bound to the TD",
+    "init_servtd_hash": "service TDs at launch; zero means that there was none",
+    "curr_servtd_hash": "service TDs now; zero means that there is none",
     "init_tee_tcb_svn": "security versions at launch",
     "init_fmspc": "processor family at launch",
 }
 _SGX_WORDS = {
     "mr_enclave": (112, "measurement of the enclave"),
-    "mr_signer": (176, "who signed the enclave"),
+    "mr_signer": (176, "signer of the enclave"),
 }
-"""Where they stand in a quote of version 3, and what they are: 32 bytes each."""
+"""Offset in a quote of version 3 and meaning of two fields of 32 bytes."""
 
+_SGX_UNSUPPORTED = (
+    "expected evidence of a confidential VM (a TDX quote or an SNP report), got an SGX quote, "
+    "which is evidence of one enclave inside a process; Umay does not verify those"
+)
+_UNSIGNED = "needs a signature that holds; see the check cpu-signature of this file"
 _ATTRIBUTE_BITS = {
     0: "DEBUG", 27: "LASS", 28: "SEPT_VE_DISABLE", 29: "MIGRATABLE", 30: "PKS", 62: "TPA",
     63: "PERFMON",
@@ -64,7 +69,7 @@ def quote(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
         found = InspectionResult(file, f"SGX quote, version {version(data)}")
         for name, (at, words) in _SGX_WORDS.items():
             found.fields.append(ExplainedField(name, data[at : at + 32].hex(), words))
-        found.check("support", _refuse("sgx-quote", "SGX quotes are not supported: no VM"))
+        found.check("support", _refuse("sgx-quote", _SGX_UNSUPPORTED))
         return found
     end = tdx.quote_length(data)
     data, rest = data[:end], data[end:]
@@ -75,16 +80,18 @@ def quote(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
         if value:
             found.fields.append(ExplainedField(name, value.hex(), words))
     bits = _bits(int.from_bytes(parsed.td_attributes, "little"), _ATTRIBUTE_BITS)
-    found.fields.append(ExplainedField("td_attributes set", bits, ""))
+    found.fields.append(ExplainedField("td_attributes set", bits, "names of the bits that are set"))
     digest = hashlib.sha256(parsed.signed_region).hexdigest()
-    found.fields.append(ExplainedField("signed region", digest, "SHA-256; the quote's identity"))
+    found.fields.append(
+        ExplainedField("signed region", digest, "SHA-256 of it: the identity of the quote")
+    )
     found.after("quote", rest)
     _judge_tdx(found, parsed, data, inputs)
     return found
 
 
 def version(data: bytes) -> int:
-    """Of a quote, by its first two bytes."""
+    """The version of a quote, from its first two bytes."""
     return int.from_bytes(data[:2], "little")
 
 
@@ -95,23 +102,27 @@ def _judge_tdx(
 
     def signature() -> str:
         signer.append(tdx.check_signature(parsed, roots=inputs.roots, now=inputs.now))
-        return f"signed up to a pinned root; FMSPC {signer[0].fmspc.hex()}"
+        return f"every signature up to a pinned root holds; FMSPC {signer[0].fmspc.hex()}"
 
     def attributes() -> str:
         tdx.check_attributes(parsed)
-        return "a production TD"
+        return "the attributes are those of a production TD"
 
     def tcb() -> str:
         if not signer:
-            raise NotChecked("needs the signature to hold")
+            raise NotChecked(_UNSIGNED)
         collateral = inputs.collateral
         if collateral is None or not set(PARTS) <= collateral.parts.keys():
-            raise NotChecked("signatures only: no collateral of Intel's was given")
+            raise NotChecked(
+                "signatures only, because no complete collateral of Intel was given; get it with "
+                "`umay audit fetch` and name it with --collateral"
+            )
         result = tdx.check_tcb(data, collateral, root_der=signer[0].root_der, now=inputs.now)
         if result.status != "UpToDate":
-            listed = ", ".join(sorted(result.advisory_ids)) or "no advisories"
-            raise Refused("cpu-tcb", "tcb-status", f"{result.status}: {listed}")
-        return f"UpToDate, evaluation number {result.tcb_evaluation_number}"
+            listed = ", ".join(sorted(result.advisory_ids)) or "none"
+            text = f"TCB status: expected UpToDate, got {result.status} (advisories: {listed})"
+            raise Refused("cpu-tcb", "tcb-status", text)
+        return f"TCB status UpToDate, evaluation number {result.tcb_evaluation_number}"
 
     found.check("cpu-signature", signature)
     found.check("cpu-attributes", attributes)
@@ -119,30 +130,40 @@ def _judge_tdx(
 
 
 def snp_report(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
-    """A report, also with the header of the firmware's answer before it."""
+    """A report, with or without the header of the firmware's answer before it."""
     data = data.removeprefix(RESPONSE_HEADER)
     data, rest = data[:REPORT_BYTES], data[REPORT_BYTES:]
     parsed = snp.parse_report(data)
     found = InspectionResult(file, f"SEV-SNP report, version {parsed.version}")
     add = found.fields.append
-    add(ExplainedField("measurement", parsed.measurement.hex(), "launch digest of the guest"))
-    add(ExplainedField("report_data", parsed.report_data.hex(), "64 bytes chosen by the guest"))
-    add(
-        ExplainedField("host_data", parsed.host_data.hex(), "32 bytes chosen by the host at launch")
-    )
+    add(ExplainedField("measurement", parsed.measurement.hex(), "launch measurement of the guest"))
+    add(ExplainedField("report_data", parsed.report_data.hex(), "64 bytes that the guest chose"))
+    add(ExplainedField("host_data", parsed.host_data.hex(), "32 bytes that the host set at launch"))
     add(ExplainedField("policy", f"{parsed.policy:#x}", _bits(parsed.policy, _POLICY_BITS)))
-    add(ExplainedField("vmpl", str(parsed.vmpl), "privilege level that asked; 0 is the highest"))
-    add(ExplainedField("platform_info", f"{parsed.platform_info:#x}", "state of the machine"))
-    add(ExplainedField("chip_id", parsed.chip_id.hex(), "the processor; zero where it is hidden"))
     add(
         ExplainedField(
-            "id_key_digest", parsed.id_key_digest.hex(), "signer of the ID block, or zero"
+            "vmpl", str(parsed.vmpl), "privilege level that asked for the report; 0 is the highest"
+        )
+    )
+    add(
+        ExplainedField(
+            "platform_info", f"{parsed.platform_info:#x}", "state of the machine, as bits"
+        )
+    )
+    add(
+        ExplainedField(
+            "chip_id", parsed.chip_id.hex(), "identity of the processor; zero if it is hidden"
+        )
+    )
+    add(
+        ExplainedField(
+            "id_key_digest", parsed.id_key_digest.hex(), "key that signed the ID block, or zero"
         )
     )
     cpuid = (
         "unknown" if parsed.cpuid is None else "family {}, model {}, step {}".format(*parsed.cpuid)
     )
-    add(ExplainedField("cpuid", cpuid, "processor generation"))
+    add(ExplainedField("cpuid", cpuid, "generation of the processor"))
     found.after("report", rest)
     _judge_snp(found, parsed, inputs)
     return found
@@ -158,30 +179,35 @@ def _judge_snp(found: InspectionResult, parsed: snp.SnpReport, inputs: CheckInpu
 
     def attributes() -> str:
         snp.check_attributes(parsed)
-        return "no debug, no migration, VMPL 0, no ID block"
+        return "debugging and migration are off, VMPL is 0, and there is no ID block"
 
     def tcb() -> str:
         if not key:
-            raise NotChecked("needs the signature to hold")
+            raise NotChecked(_UNSIGNED)
         text = snp.check_tcb(parsed, key[0], floor=None)
         if inputs.collateral is None:
-            raise NotChecked(f"{text}; signatures only: no CRL was given")
+            raise NotChecked(
+                f"committed TCB: {text}; signatures only, because no revocation list (CRL) of AMD "
+                "was given; get it with `umay audit fetch` and name it with --collateral"
+            )
         snp.check_revocation(key[0], inputs.collateral, now=inputs.now)
-        return text
+        return f"committed TCB: {text}; not revoked"
 
     found.check("cpu-signature", signature)
     if key:
         parts = tcb_parts(parsed.reported_tcb, key[0].family)
         text = ", ".join(f"{name} {value}" for name, value in parts.items())
         found.fields.append(
-            ExplainedField("reported_tcb", text, "what the chip key is derived from")
+            ExplainedField(
+                "reported_tcb", text, "firmware versions from which the chip key is derived"
+            )
         )
     found.check("cpu-attributes", attributes)
     found.check("cpu-tcb", tcb)
 
 
 def crl_family(data: bytes) -> str | None:
-    """The product family of AMD's revocation list, None for anything else."""
+    """The product family of AMD's revocation list, or None for anything else."""
     try:
         issuer = x509.load_der_x509_crl(data).issuer.rfc4514_string()
     except Exception:  # the library lets several kinds through

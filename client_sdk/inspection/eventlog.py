@@ -1,4 +1,5 @@
-"""Inspection of event logs: what was measured, and whether it replays to a quote beside it."""
+"""Inspection of event logs: what was measured, and whether the log replays to a quote that was
+given with it."""
 
 from __future__ import annotations
 
@@ -23,14 +24,14 @@ from client_sdk.inspection.result import (
 Registers = tuple[bytes, ...]
 MAX_EVENTS = 4096
 GUEST_REGISTER = 3
-"""What a guest extends itself. The digest of every event there, whatever type the list claims, is
-SHA-384(u32 type, little-endian ‖ ":" ‖ event ‖ ":" ‖ payload)."""
+"""The register that a guest extends itself. Whatever type the list claims, the digest of every
+event there is SHA-384(u32 type, little-endian ‖ ":" ‖ event ‖ ":" ‖ payload)."""
 
 BOUND, UNBOUND, FORGED = "bound", "unbound", "forged"
 _CONTENT_WORDS = {
     BOUND: "",
-    UNBOUND: "; its content is not bound by its digest",
-    FORGED: "; its content is not what was hashed",
+    UNBOUND: "; the content is not bound by the digest",
+    FORGED: "; the content is not what was hashed",
 }
 SHOWN_EVENTS = 8
 
@@ -57,10 +58,13 @@ def ccel(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
 
 
 def acpi_table(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
-    """The CCEL table of ACPI, which says where the log lies and is itself no log."""
+    """The CCEL table of ACPI. It says where the event log is; it is not the log itself."""
     table, rest = data[:_ACPI_TABLE_BYTES], data[_ACPI_TABLE_BYTES:]
     if not len(table) == int.from_bytes(table[4:8], "little") == _ACPI_TABLE_BYTES:
-        raise ParseError(f"CCEL table: expected {_ACPI_TABLE_BYTES} bytes")
+        raise ParseError(
+            f"CCEL table: expected {_ACPI_TABLE_BYTES} bytes, in length and in the length field, "
+            "got another length"
+        )
     found = InspectionResult(file, "ACPI table CCEL")
     found.after("table", rest)
     size = int.from_bytes(data[40:48], "little")
@@ -79,9 +83,11 @@ def dstack(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult
     try:
         content = bytes.fromhex(quote)
     except ValueError:
-        raise ParseError("dstack's JSON: expected the quote in hex") from None
+        raise ParseError("dstack's JSON: quote: expected hex digits, got other text") from None
     if not content or not is_event_list(listed):
-        raise ParseError("dstack's JSON: expected a quote and a list of events")
+        raise ParseError(
+            "dstack's JSON: expected a quote, and a list of events as event_log, got other values"
+        )
     exact = content[: tdx.quote_length(content)]
     found = event_list(file, listed, replace(inputs, quotes=(exact,)))
     return [*found, *attempt(f"{file}[quote]", "TDX quote", content, inspect_cpu.quote, inputs)]
@@ -90,7 +96,7 @@ def dstack(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult
 def event_list(
     file: str, listed: list[dict[str, Any]], inputs: CheckInputs
 ) -> list[InspectionResult]:
-    """As `events`; a list that cannot be read is named, with the reason."""
+    """The same as `events`, but a list that cannot be read gives a result with the reason."""
     try:
         return [events(file, listed, inputs)]
     except ParseError as error:
@@ -109,11 +115,16 @@ def _is_event(value: Any) -> bool:
 def events(file: str, listed: list[dict[str, Any]], inputs: CheckInputs) -> InspectionResult:
     """dstack's events of all four RTMRs. Raises ParseError."""
     if len(listed) > MAX_EVENTS:
-        raise ParseError(f"expected at most {MAX_EVENTS} events, got {len(listed)}")
+        raise ParseError(
+            f"dstack's event log: expected at most {MAX_EVENTS} events, got {len(listed)}"
+        )
     try:
         read = [_event(item) for item in listed]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ParseError("dstack's event log: expected imr, event_type, digest, event") from None
+        raise ParseError(
+            "dstack's event log: expected events with imr, event_type, digest, event and "
+            "event_payload, got one in another form"
+        ) from None
     registers = _replay(read)
     found = InspectionResult(file, f"dstack event log, {len(read)} events")
     found.fields += [event.explained(number) for number, event in enumerate(read)]
@@ -124,29 +135,30 @@ def events(file: str, listed: list[dict[str, Any]], inputs: CheckInputs) -> Insp
 
 
 def _named_by_digests(events: list[DstackEvent]) -> str:
-    """Whether the names and payloads in the list are what was measured: the registers bind
-    digests alone."""
+    """Whether the names and payloads in the list are what was measured, because the registers bind
+    only the digests."""
     forged = [str(number) for number, event in enumerate(events) if event.content == FORGED]
     if forged:
         text = (
             f"event {', '.join(forged[:SHOWN_EVENTS])} of RTMR3: expected the name and payload "
-            f"that its digest is made from, got others ({len(forged)} such events)"
+            f"from which the digest was made, got others (in {len(forged)} events)"
         )
         raise NotAuthentic("measurement", "event-content", text)
     unbound = [str(number) for number, event in enumerate(events) if event.content == UNBOUND]
     if unbound:
         text = (
             f"{len(unbound)} events have a name or payload that their digest does not bind by a "
-            f"known rule, the first are {', '.join(unbound[:SHOWN_EVENTS])}: do not rely on those"
+            f"known rule (the first are {', '.join(unbound[:SHOWN_EVENTS])}); do not rely on these "
+            "names and payloads"
         )
         raise NotChecked(text)
-    return "every name and payload that is given is what its event's digest is made from"
+    return "every name and payload in the list is that from which its digest was made"
 
 
 @dataclass(frozen=True)
 class DstackEvent:
-    """One event of dstack's list: a register, a digest of 48 bytes, what to say of it, and whether
-    its content (name and payload) is BOUND by the digest, UNBOUND or FORGED."""
+    """One event of dstack's list: a register, a digest of 48 bytes, a text that explains it, and
+    whether its content (name and payload) is BOUND by the digest, UNBOUND or FORGED."""
 
     register: int
     type: int
@@ -162,7 +174,7 @@ class DstackEvent:
 
 
 def _event(raw: dict[str, Any]) -> DstackEvent:
-    """Raises ValueError, KeyError or TypeError, or ParseError where the digest is needed."""
+    """One event. Raises ValueError, KeyError or TypeError, or ParseError if a digest is missing."""
     register, kind, name = raw["imr"], raw["event_type"], raw.get("event") or ""
     if not (type(register) is type(kind) is int and type(name) is str and 0 <= kind < 1 << 32):
         raise TypeError
@@ -170,19 +182,22 @@ def _event(raw: dict[str, Any]) -> DstackEvent:
     computed = _sha384(b":".join((kind.to_bytes(4, "little"), name.encode(), payload)))
     digest, words = bytes.fromhex(raw.get("digest") or ""), name[:80]
     if not digest and register == GUEST_REGISTER:
-        digest, words = computed, f"{words}; the list has no digest: computed from the event"
+        digest, words = computed, f"{words}; the list has no digest, so it was computed"
     if kind != EV_NO_ACTION and (register not in range(4) or len(digest) != DIGEST_BYTES):
-        text = f"got register {register} and a digest of {len(digest)} bytes"
-        raise ParseError(f"event of type {kind:#x}: expected RTMR0..3 and 48 bytes, {text}")
+        text = (
+            f"expected a register from 0 to 3 and a digest of {DIGEST_BYTES} bytes, got register "
+        )
+        text += f"{register} and {len(digest)} bytes"
+        raise ParseError(f"dstack's event log, event of type {kind:#x}: {text}")
     event = DstackEvent(register, kind, digest, words, BOUND)
     content = _content(event, name, payload, computed)
     return replace(event, words=words + _CONTENT_WORDS[content], content=content)
 
 
 def _content(event: DstackEvent, name: str, payload: bytes, computed: bytes) -> str:
-    """BOUND, UNBOUND or FORGED. A name with a colon could have been cut elsewhere; firmware
-    hashes the payload, or for some types something else; where neither is given, nothing is
-    claimed."""
+    """BOUND, UNBOUND or FORGED. A name with a colon could have been cut at another place. Firmware
+    hashes the payload, or for some types something else. If neither name nor payload is given,
+    nothing is claimed."""
     if event.register == GUEST_REGISTER and event.type != EV_NO_ACTION:
         if event.digest == computed:
             return UNBOUND if ":" in name else BOUND
@@ -210,18 +225,26 @@ def _quoted(quote: bytes) -> Registers:
 
 
 def _compare(registers: Registers, quotes: tuple[bytes, ...], *, parts: int) -> str:
-    """Whether one of the quotes has these registers; RTMR3 is the guest's, not in a CCEL."""
+    """Whether one of the quotes has these registers. A CCEL does not cover RTMR3, which the guest
+    extends itself."""
     if not quotes:
-        raise NotChecked("no quote was given to compare with")
+        raise NotChecked(
+            "needs the quote with which the log is compared, and none was given; name its file in "
+            "the same call"
+        )
     if not any(_quoted(quote)[:parts] == registers[:parts] for quote in quotes):
-        raise NotAuthentic("measurement", "rtmr-mismatch", "the log is not the quote's")
-    return f"replays to RTMR0 to {parts - 1} of the quote"
+        text = (
+            f"event log: expected that it replays to RTMR0 to RTMR{parts - 1} of a quote that was "
+            "given, got other values"
+        )
+        raise NotAuthentic("measurement", "rtmr-mismatch", text)
+    return f"the log replays to RTMR0 to RTMR{parts - 1} of the quote"
 
 
 def _logged(number: int, event: tdx.Event) -> ExplainedField:
     words = event.name
     if event.extends and not event.data_is_measured:
-        words += "; its data is not what was hashed"
+        words += "; the data is not what was hashed"
     register = f"RTMR{event.rtmr}" if event.extends else "no register"
     return ExplainedField(f"event {number}", f"{register} {event.digest.hex()[:32]}…", words)
 
@@ -232,4 +255,7 @@ def _add_registers(found: InspectionResult, registers: Registers) -> None:
 
 
 def _not_here() -> str:
-    raise NotChecked("the table names the log's place; the log itself is another file")
+    raise NotChecked(
+        "needs the event log itself, which is another file; this table only says where the log is "
+        "in memory"
+    )

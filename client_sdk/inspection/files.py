@@ -1,4 +1,4 @@
-"""Which of all formats a file is: the first whose strict parser accepts it."""
+"""Finds the format of a file: the first one whose strict parser accepts the bytes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ from client_sdk.inspection.result import (
 
 
 def inspect_files(paths: Sequence[Path], inputs: CheckInputs) -> list[InspectionResult]:
-    """Everything found in the files, in their order; a file that is nothing known, or too long,
-    is said to be so, beside the others. Raises UsageError where one cannot be read."""
+    """Everything found in the files, in their order. A file in no known format, or one that is too
+    long, gets a result that says so, beside the results of the others. Raises UsageError if a file
+    cannot be read."""
     contents = {path: _content(path) for path in paths}
     for data in contents.values():
         if isinstance(data, bytes):
@@ -46,7 +47,8 @@ def inspect_files(paths: Sequence[Path], inputs: CheckInputs) -> list[Inspection
 
 
 def _content(path: Path) -> bytes | ParseError:
-    """The file, or why it is not read: that it is too long says nothing against the others."""
+    """The content of the file, or the error if it is too long, which says nothing against the
+    others."""
     try:
         return read_file(path)
     except ParseError as error:
@@ -55,7 +57,7 @@ def _content(path: Path) -> bytes | ParseError:
 
 def _judged(path: Path, data: bytes | ParseError, inputs: CheckInputs) -> list[InspectionResult]:
     if isinstance(data, ParseError):
-        found = InspectionResult(str(path), "unread file")
+        found = InspectionResult(str(path), "a file that was not read")
         found.check("length", not_checked(str(data)))
         return [found]
     try:
@@ -65,16 +67,16 @@ def _judged(path: Path, data: bytes | ParseError, inputs: CheckInputs) -> list[I
 
 
 def offered(paths: Sequence[Path], inputs: CheckInputs) -> CheckInputs:
-    """`given`, and all that these files add for checks. Raises ParseError for what begins as
-    one of them and is none."""
+    """The inputs, with everything that these files add for the checks. Raises ParseError for a file
+    that begins like one of the formats and is not one."""
     for path in paths:
         inputs = _offered(read_file(path), inputs, strict=True)
     return inputs
 
 
 def inspect(name: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
-    """What one file is. A format that is recognised and broken is named, with what is wrong;
-    raises ParseError where none is recognised."""
+    """What one file is. If a format is recognised but broken, the result names it and says what is
+    wrong. Raises ParseError if no format is recognised."""
     for encoding, content in readings(data):
         items = _inspect(name, content, inputs)
         if items:
@@ -84,7 +86,8 @@ def inspect(name: str, data: bytes, inputs: CheckInputs) -> list[InspectionResul
 
 
 def _looks(data: bytes) -> str:
-    """What kind of bytes these are, without showing any: the file may be somebody's key."""
+    """What kind of bytes these are. None of them is shown, because the file may be somebody's
+    key."""
     if not any(data):
         return "zero bytes"
     head = data[:4096]
@@ -92,7 +95,7 @@ def _looks(data: bytes) -> str:
 
 
 def _inspect(name: str, content: bytes, inputs: CheckInputs) -> list[InspectionResult]:
-    """Nothing where the content is of no known kind."""
+    """The results, or an empty list if the content is of no known kind."""
     known = by_first_bytes(content)
     if known is not None:
         return attempt(name, known.name, content, known.inspect, inputs)
@@ -108,9 +111,9 @@ def _inspect(name: str, content: bytes, inputs: CheckInputs) -> list[InspectionR
 
 
 def _json(name: str, content: bytes, inputs: CheckInputs) -> list[InspectionResult]:
-    """By the keys of the outermost value, else by what stands anywhere in it."""
+    """Inspects JSON by the keys of its outermost value, or else by what stands anywhere in it."""
     raw = read_json(content)
-    if isinstance(raw, str):  # one member, copied out with its quotation marks
+    if isinstance(raw, str):  # one value that was copied with its quotation marks
         return inspect(name, raw.encode(errors="replace"), inputs)
     for kind, is_this, read in _JSON:
         if is_this(raw):
@@ -119,7 +122,7 @@ def _json(name: str, content: bytes, inputs: CheckInputs) -> list[InspectionResu
 
 
 def _offered(data: bytes, inputs: CheckInputs, *, strict: bool) -> CheckInputs:
-    """`given`, and what this file adds for the others."""
+    """The inputs, with what this file adds for the checks of the others."""
     for _, content in readings(data):
         try:
             more = _adds(content, inputs)
@@ -133,7 +136,8 @@ def _offered(data: bytes, inputs: CheckInputs, *, strict: bool) -> CheckInputs:
 
 
 def _adds(content: bytes, inputs: CheckInputs) -> CheckInputs | None:
-    """`given` with these certificates, RIM, quote or collateral; None where it is neither."""
+    """The inputs with these certificates, this RIM, quote or collateral; None if it is none of
+    them."""
     if content.lstrip().startswith(PEM):
         return replace(inputs, certificates=inputs.certificates + pem_certificates(content))
     if b"SoftwareIdentity" in content[:4096]:
@@ -147,7 +151,7 @@ def _adds(content: bytes, inputs: CheckInputs) -> CheckInputs | None:
 
 
 def _adds_signed(content: bytes, inputs: CheckInputs) -> CheckInputs | None:
-    """The chains of GPUs, or the PCRs that a vTPM signed."""
+    """The inputs with the chains of GPUs, or with the PCRs that a vTPM signed; None otherwise."""
     if _parses(inspect_gpu.read_sdk, content):
         more = tuple(inspect_gpu.read_sdk(content))
         return replace(inputs, certificates=inputs.certificates + more)

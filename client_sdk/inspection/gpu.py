@@ -28,14 +28,19 @@ MAX_DEVICES = 64
 
 
 def report(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
-    """A report alone answers an unknown nonce: that it is fresh is for its asker to check."""
+    """The report of a GPU or a switch. Which nonce it should answer is not known here, so only
+    whoever asked for it can check that it is fresh."""
     end = nvidia.report_length(data)
     data, rest = data[:end], data[end:]
     parsed = nvidia.parse_report(data)
     is_switch = len(parsed.measurements) == SWITCH_BLOCKS
     found = InspectionResult(file, f"NVIDIA {parsed.what}")
     add = found.fields.append
-    add(ExplainedField("nonce", parsed.nonce.hex(), "32 bytes chosen by whoever asked"))
+    add(
+        ExplainedField(
+            "nonce", parsed.nonce.hex(), "32 bytes that whoever asked for the report chose"
+        )
+    )
     names = ("bios_version",) if is_switch else ("driver_version", "vbios_version", "board")
     for name in names:
         add(ExplainedField(name, _value(parsed, name), "as the device reports it"))
@@ -59,11 +64,13 @@ def _judge(
         checked.append(
             nvidia.check_device(item, nonce=parsed.nonce, roots=inputs.roots, now=inputs.now)
         )
-        return f"signed by a {checked[0].architecture} device under a pinned root"
+        return f"the report is signed by a {checked[0].architecture} device under a pinned root"
 
     def firmware() -> str:
         if not checked:
-            raise NotChecked("needs the report's signature to hold")
+            raise NotChecked(
+                "needs a report whose signature holds; see the check gpu of this report"
+            )
         sets = list(itertools.islice(_with_rims(checked[0], inputs), MAX_RIM_SETS))
         for number, collateral in enumerate(sets, 1):
             try:
@@ -74,27 +81,30 @@ def _judge(
             except UmayError:
                 if number == len(sets):
                     raise
-        return "every published measurement matches"
+        return "every measurement that the RIMs publish is one of their digests"
 
     found.check("gpu", device)
     found.check("gpu-firmware", firmware)
 
 
 def _chain(parsed: nvidia.GpuReport, inputs: CheckInputs) -> tuple[bytes, ...]:
-    """The five certificates from the one that signed this report upwards. A report names no key:
-    those of devices are tried before those of authorities."""
+    """The five certificates from the one that signed this report upwards. A report does not name
+    its key, so keys are tried: first those of devices, then those of authorities."""
     pool = certificate_pool(inputs.certificates)
     for der, item in sorted(pool.loaded.items(), key=lambda entry: is_authority(entry[1])):
         if inputs.tries.signed(item, parsed):
             return pool.upwards(der, CHAIN_LENGTH)
     if not inputs.certificates:
-        raise NotChecked("no certificate chain was given")
-    return inputs.certificates[:CHAIN_LENGTH]  # signed by none of them: let the check say so
+        raise NotChecked(
+            "needs the certificate chain of the device, and none was given; name its file in the "
+            "same call"
+        )
+    return inputs.certificates[:CHAIN_LENGTH]  # none of them signed it, and the check will say so
 
 
 def _with_rims(device: nvidia.CheckedDevice, inputs: CheckInputs) -> Iterator[Collateral]:
-    """Every choice of the RIMs at hand: a file has no name that says what it is for, and of
-    one version there can be several issues."""
+    """Every choice among the RIMs that were given. A file's name does not say what it is for, and
+    there can be several issues of one version."""
     parts = dict(inputs.collateral.parts) if inputs.collateral else {}
     fitting = []
     for name, wanted in nvidia.rim_names(device):
@@ -104,14 +114,18 @@ def _with_rims(device: nvidia.CheckedDevice, inputs: CheckInputs) -> Iterator[Co
         part = f"nvidia/rim/{name}"
         fitting.append([{part: data} for data in own or filter(None, [parts.get(part)])])
     if not any(fitting):
-        raise NotChecked("no RIM for this driver and VBIOS was given")
+        raise NotChecked(
+            "needs the RIMs of this driver and VBIOS, and none was given; get them with `umay "
+            "audit fetch`, and name them in the same call or with --collateral"
+        )
     for choice in itertools.product(*(part or [{}] for part in fitting)):
         yield Collateral(parts | dict(collections.ChainMap(*choice)))
 
 
 @lru_cache(maxsize=256)  # every device of a file asks about every RIM
 def _version(data: bytes, pinned: frozenset[bytes], now: int) -> str:
-    """Empty where the RIM does not hold: its own inspection says why."""
+    """The version without dots. It is empty if the RIM does not verify; its own inspection says
+    why."""
     try:
         found = nvidia.read_rim(data, pinned=pinned, now=now)
     except UmayError:
@@ -125,18 +139,22 @@ def rim(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
 
     def signature() -> str:
         read.append(nvidia.read_rim(data, pinned=inputs.roots.nvidia_rim, now=inputs.now))
-        return f"signed under a pinned root; holds until {stamp(read[0].expires)}"
+        return f"signed under a pinned root; valid until {stamp(read[0].expires)}"
 
     if found.check("rim", signature):
-        found.fields.append(ExplainedField("product", read[0].product, "chip"))
-        found.fields.append(ExplainedField("version", read[0].version, "of driver or VBIOS"))
+        found.fields.append(ExplainedField("product", read[0].product, "the chip that it is for"))
+        found.fields.append(
+            ExplainedField("version", read[0].version, "of the driver or the VBIOS")
+        )
         count = str(len(read[0].golden))
-        found.fields.append(ExplainedField("measurements", count, "indices with published digests"))
+        found.fields.append(
+            ExplainedField("measurements", count, "number of indices with published digests")
+        )
     return found
 
 
 def sdk_evidence(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
-    """NVIDIA's own JSON: a list of {certificate, evidence, nonce}, both in base64."""
+    """NVIDIA's own JSON: a list of {certificate, evidence, nonce}; the first two are base64."""
     items = devices(read_json(data))
     return [device(f"{file}[{number}]", item, inputs) for number, item in enumerate(items)]
 
@@ -150,9 +168,14 @@ def devices(raw: Any) -> list[Mapping[str, str]]:
     """NVIDIA's list of devices, or the one inside an `nvidia_payload`. Raises ParseError."""
     items: Any = raw.get("evidence_list") if isinstance(raw, dict) else raw
     if not is_device_list(items):
-        raise ParseError("not NVIDIA's evidence JSON")
+        raise ParseError(
+            "NVIDIA's evidence JSON: expected a list of devices with certificate and evidence, or "
+            "an object with such a list as evidence_list, got other JSON"
+        )
     if len(items) > MAX_DEVICES:
-        raise ParseError(f"NVIDIA's evidence JSON: expected 1 to {MAX_DEVICES} devices")
+        raise ParseError(
+            f"NVIDIA's evidence JSON: expected 1 to {MAX_DEVICES} devices, got {len(items)}"
+        )
     return list(items)
 
 
@@ -169,7 +192,8 @@ def is_device(value: Any) -> bool:
 
 
 def device(file: str, item: Mapping[str, str], inputs: CheckInputs) -> InspectionResult:
-    """One device of NVIDIA's JSON: a report that answers the nonce that stands beside it."""
+    """One device of NVIDIA's JSON. Its report must answer the nonce that stands beside it, if
+    any."""
     try:
         certificates, content = _decoded(item)
         found = report(file, content, replace(inputs, certificates=certificates))
@@ -184,17 +208,19 @@ def device(file: str, item: Mapping[str, str], inputs: CheckInputs) -> Inspectio
 def _answers(found: InspectionResult, nonce: str) -> str:
     own = next(field.value for field in found.fields if field.name == "nonce")
     if own != nonce:
-        text = f"the report answers nonce {own}, the JSON around it names {nonce[:64]}"
+        text = f"nonce: expected {nonce[:64]}, which the JSON around the report names, got {own}"
         raise NotAuthentic("gpu", "wrong-nonce", text)
-    return "the report answers the nonce beside it"
+    return "the report answers the nonce that the JSON names"
 
 
 def _decoded(item: Mapping[str, str]) -> tuple[tuple[bytes, ...], bytes]:
-    """Chain as DER, and report. Raises ParseError."""
+    """The chain as DER, and the report. Raises ParseError."""
     try:
         chain, content = (base64.b64decode(item[key]) for key in ("certificate", "evidence"))
     except ValueError:
-        raise ParseError("expected certificate and evidence in base64") from None
+        raise ParseError(
+            "NVIDIA's evidence JSON: expected certificate and evidence in base64, got other text"
+        ) from None
     return pem_certificates(chain), content
 
 
@@ -202,4 +228,4 @@ def _value(parsed: Any, name: str) -> str:
     try:
         return str(getattr(parsed, name))
     except ParseError as error:
-        return f"unreadable: {error}"
+        return f"it cannot be read: {error}"

@@ -1,4 +1,4 @@
-"""Formats that their first bytes tell, and what inspects each."""
+"""Formats that can be recognised by their first bytes, and the function that inspects each."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _HEAD_BYTES = 4096
 
 @dataclass(frozen=True)
 class KnownFormat:
-    """A format's name, for messages about files that begin like it, and its inspection."""
+    """The name of a format, for messages about files that begin like it, and its inspection."""
 
     name: str
     inspect: Inspect
 
 
 def by_first_bytes(data: bytes) -> KnownFormat | None:
-    """What a file must be that begins like this; None where the beginning does not tell."""
+    """The format of a file that begins like this, or None if the beginning does not say it."""
     start = data[:_HEAD_BYTES].lstrip()
     table = (
         (start.startswith(PEM), KnownFormat("PEM certificates", _certificates)),
@@ -59,13 +59,14 @@ def _begins_like_quote(data: bytes) -> bool:
 
 
 def _begins_like_tdreport(data: bytes) -> bool:
-    """Its four bytes alone say little, so it must be about as long as one."""
+    """Whether it begins like a TDREPORT and is about as long as one: its four bytes alone say
+    little."""
     return inspect_tdreport.begins_like_one(data) and 512 <= len(data) <= 4096
 
 
 def _begins_like_snp(data: bytes) -> bool:
-    """A report of a version and an algorithm that exist, with whatever behind it, or of a
-    version to come."""
+    """Whether it is a report of a version and an algorithm that exist, with anything behind it, or
+    has the length of a report and a version that may come later."""
     report = data.removeprefix(snp.RESPONSE_HEADER)
     version, algorithm = (int.from_bytes(report[at : at + 4], "little") for at in (0, 0x34))
     known = version in snp.VERSIONS and algorithm == snp.ECDSA_P384_SHA384

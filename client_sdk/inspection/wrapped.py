@@ -1,9 +1,9 @@
 """Inspection of the JSON in which providers of private inference hand out evidence.
 
-Each has names of its own for the same parts, so the parts are found by what they are: quotes,
-reports, event logs, chains and tokens, as hex, base64, gzip, numbers or as JSON inside a
-text. Each is judged as if it had come alone, with what stands beside it; what the provider
-claims about them is compared with what they say.
+Every provider has its own names for the same parts. So the parts are found by what they are:
+quotes, reports, event logs, chains and tokens, in hex, base64, gzip, lists of numbers, or JSON
+inside a text. Each part is judged as if it had come alone, together with what stands beside it.
+What the provider claims about a part is compared with what the part says.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from client_sdk.inspection.result import (
 from client_sdk.inspection.tokens import BASE64_OBJECT
 
 MAX_PARTS = 512
-"""Eight GPUs with a quote and a log each, for some forty machines."""
+"""Enough for some forty machines with eight GPUs, a quote and an event log each."""
 
 MAX_CERTIFICATES = 256
-"""Each is tried for each report. Chains of GPUs stand with their own reports."""
+"""Each certificate is tried for each report. Chains of GPUs stand beside their own reports."""
 
 MAX_NODES = 200_000
 MAX_INFLATED_BYTES = 1 << 20
-"""Of one piece."""
+"""Limit for one piece."""
 
 MAX_ALL_INFLATED_BYTES = 16 << 20
-"""Of all pieces in one file, whether they become evidence or not."""
+"""Limit for all pieces in one file together, whether they are evidence or not."""
 
 MAX_FIELDS = 64
 MIN_PART_CHARACTERS = 256
-"""No evidence is shorter; digests, nonces and keys are."""
+"""All evidence is longer than this; digests, nonces and keys are shorter."""
 
 _SHOWN_CHARACTERS = 200
 _GZIP = b"\x1f\x8b"
@@ -63,7 +63,7 @@ SHAPES: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"format", "body"}), "attestation document of Tinfoil"),
     (frozenset({"quote", "event_log"}), "dstack quote"),
 )
-"""Keys by which a provider's form is known, and its name."""
+"""Keys by which the form of a provider is recognised, and the name of that form."""
 
 _CLAIMED = {"mrtd": "mr_td", **{f"rtmr{number}": f"rt_mr{number}" for number in range(4)}}
 
@@ -72,9 +72,10 @@ Read = Callable[[str, CheckInputs], list[InspectionResult]]
 
 @dataclass(frozen=True)
 class EvidencePart:
-    """Something recognised: where it stands, in which object, and how it is inspected.
+    """A part that was recognised: its path, the path of the object in which it stands, and how it
+    is inspected.
 
-    `content` is the bytes of a quote, report or certificate, and empty for the rest."""
+    `content` is the bytes of a quote, a report or a certificate. It is empty for other parts."""
 
     path: str
     scope: str
@@ -83,12 +84,12 @@ class EvidencePart:
 
 
 def provider(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResult]:
-    """Raises ParseError where no evidence is found in it."""
+    """Everything found in a provider's JSON. Raises ParseError if there is no evidence in it."""
     root = read_json(data)
     walk = _Walk()
     parts = list(walk.parts(root, "", "", 0))
     if not parts:
-        raise ParseError(f"JSON without evidence that is known here: {_keys(root)}")
+        raise ParseError(f"JSON: expected evidence in a known format, got none; {_keys(root)}")
     inputs = replace(inputs, certificates=inputs.certificates + _certificates(parts))
     items: list[InspectionResult] = []
     for scope in dict.fromkeys(["", *(part.scope for part in parts)]):
@@ -98,7 +99,7 @@ def provider(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResu
 
 
 class _Walk:
-    """Every recognised part below a value; `objects` keeps each object under its path."""
+    """Finds every recognised part below a value; `objects` keeps each object by its path."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Mapping[str, Any]] = {}
@@ -110,7 +111,7 @@ class _Walk:
         if part is not None:
             self._parts += 1
             if self._parts > MAX_PARTS:
-                raise ParseError(f"JSON: expected at most {MAX_PARTS} pieces of evidence")
+                raise ParseError(f"JSON: expected at most {MAX_PARTS} pieces of evidence, got more")
             yield part
         elif isinstance(value, dict):
             self.objects[path] = value
@@ -125,11 +126,11 @@ class _Walk:
     def _count(self, depth: int) -> None:
         self._nodes += 1
         if depth > MAX_DEPTH or self._nodes > MAX_NODES:
-            text = f"expected at most {MAX_NODES} values, {MAX_DEPTH} deep"
+            text = f"expected at most {MAX_NODES} values in at most {MAX_DEPTH} levels, got more"
             raise ParseError(f"JSON: {text}")
 
     def _whole(self, value: Any, path: str, scope: str) -> EvidencePart | None:
-        """The part that this very value is."""
+        """The part, if this value itself is one."""
         if inspect_gpu.is_device(value):
             return EvidencePart(
                 path, scope, lambda file, inputs: [inspect_gpu.device(file, value, inputs)]
@@ -142,19 +143,19 @@ class _Walk:
         return next((part for item in contents if (part := _of_bytes(item, path, scope))), None)
 
     def _plain(self, content: bytes) -> bytes:
-        """The content of gzip, anything else as it is."""
+        """The content if it is gzip; anything else as it is."""
         if content[:2] != _GZIP:
             return content
         inflated, count = _inflated(content)
         self._inflated += count
         if self._inflated > MAX_ALL_INFLATED_BYTES:
             text = f"expected at most {MAX_ALL_INFLATED_BYTES} bytes inside all gzip texts together"
-            raise ParseError(f"JSON: {text}")
+            raise ParseError(f"JSON: {text}, got more")
         return inflated
 
 
 def _inner(text: str) -> Any:
-    """The JSON that a text holds; None where it only looks like some."""
+    """The JSON inside a text, or None if the text only looks like JSON."""
     try:
         return read_json(text)
     except ParseError:
@@ -176,7 +177,7 @@ def _of_bytes(content: bytes, path: str, scope: str) -> EvidencePart | None:
 
 
 def _contents(value: Any) -> Iterator[bytes]:
-    """The bytes that a value may stand for, in every encoding that fits."""
+    """The bytes that a value may stand for, by each encoding that fits."""
     if isinstance(value, list):
         if len(value) >= MIN_PART_CHARACTERS and all(type(item) is int for item in value):
             yield bytes(item & 0xFF for item in value if 0 <= item <= 0xFF)
@@ -189,7 +190,8 @@ def _contents(value: Any) -> Iterator[bytes]:
 
 
 def _inflated(content: bytes) -> tuple[bytes, int]:
-    """What whole gzip holds, else `content` itself; and how many bytes were inflated at most."""
+    """The content of a complete gzip, else `content` itself; and at most how many bytes were
+    inflated."""
     stream = zlib.decompressobj(wbits=31)
     try:
         inflated = stream.decompress(content, MAX_INFLATED_BYTES)
@@ -202,7 +204,7 @@ def _inflated(content: bytes) -> tuple[bytes, int]:
 def _scope(
     place: str, named: Mapping[str, Any], file: str, parts: list[EvidencePart], inputs: CheckInputs
 ) -> list[InspectionResult]:
-    """An object's own fields, then its parts, quotes before what is compared with them."""
+    """The object's own fields, then its parts, each judged with the quotes in the same object."""
     header = InspectionResult(place, _shape(named))
     header.fields += _fields(named)
     quotes = tuple(part.content for part in parts if _report_data(part.content))
@@ -221,14 +223,17 @@ def _scope(
 
 
 def _answered(named: Mapping[str, Any], items: list[InspectionResult]) -> str:
-    """Whether every report below answers the nonce that NVIDIA's payload names."""
+    """Whether every report in NVIDIA's payload answers the nonce that the payload names."""
     expected = str(named["nonce"]).lower().removeprefix("0x")
     for item in items:
         for field in item.fields if item.kind.startswith("NVIDIA ") else ():
             if field.name == "nonce" and item is not items[0] and field.value != expected:
-                text = f"{item.file} answers nonce {field.value}, the payload names {expected[:64]}"
+                text = (
+                    f"{item.file}: nonce: expected {expected[:64]}, which NVIDIA's payload names, "
+                )
+                text += f"got {field.value}"
                 raise NotAuthentic("gpu", "wrong-nonce", text)
-    return "every report answers the payload's nonce"
+    return "every report answers the nonce that the payload names"
 
 
 def _shape(named: Mapping[str, Any]) -> str:
@@ -236,7 +241,7 @@ def _shape(named: Mapping[str, Any]) -> str:
 
 
 def _fields(named: Mapping[str, Any]) -> list[ExplainedField]:
-    """The short values of an object; of long texts, that they are there."""
+    """The short values of an object. Of a long text only the length is shown."""
     fields = []
     for key, value in named.items():
         if isinstance(value, bool | int | float) or value is None:
@@ -248,26 +253,34 @@ def _fields(named: Mapping[str, Any]) -> list[ExplainedField]:
 
 
 def _bound(named: Mapping[str, Any], quote: bytes) -> str:
-    """Whether REPORT_DATA is a signing key and the asker's nonce, as dstack's proxies have it."""
+    """Whether REPORT_DATA is the signing address and the nonce of the request, as in dstack's
+    proxies."""
     data = _report_data(quote)
     key, nonce = _hex(named, "signing_address"), _hex(named, "request_nonce", "nonce")
     if key and len(nonce) == 32 and hmac.compare_digest(data, key.ljust(32, b"\0") + nonce):
         return "REPORT_DATA is the signing address and the nonce that stand beside the quote"
-    raise NotChecked("what REPORT_DATA stands for is the provider's own scheme")
+    raise NotChecked(
+        "REPORT_DATA is made by a scheme of the provider's own, which is not known here; ask the "
+        "provider what it is the digest of"
+    )
 
 
 def _claimed(named: Mapping[str, Any], quote: bytes) -> str:
-    """Whether the measurements that are claimed beside a quote are the quote's."""
+    """Whether the measurements that are claimed beside a quote are those of the quote."""
     claims, parsed = _tcb_info(named), tdx.parse_quote(quote)
     told = [name for name in _CLAIMED if name in claims]
     if not told:
-        raise NotChecked("tcb_info claims no measurement")
+        raise NotChecked(
+            f"tcb_info has none of the measurements {', '.join(_CLAIMED)}, so there is nothing to "
+            "compare"
+        )
     for name in told:
         expected = getattr(parsed, _CLAIMED[name]).hex()
         if str(claims[name]).lower() != expected:
-            text = f"{name}: the quote has {expected}, tcb_info says {str(claims[name])[:96]}"
+            text = f"tcb_info: {name}: expected {expected}, as the quote has it, got "
+            text += str(claims[name])[:96]
             raise NotAuthentic("measurement", "claim-mismatch", text)
-    return f"tcb_info says {', '.join(told)} as the quote does"
+    return f"tcb_info and the quote have the same {', '.join(told)}"
 
 
 def _tcb_info(named: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -279,7 +292,7 @@ def _tcb_info(named: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _report_data(content: bytes) -> bytes:
-    """64 bytes; empty where these bytes cannot be read as a quote or report of a VM."""
+    """The 64 bytes, or none if the content cannot be read as a quote or report of a VM."""
     try:
         if _is_snp(content):
             return snp.parse_report(content).report_data
@@ -313,7 +326,10 @@ def _certificates(parts: list[EvidencePart]) -> tuple[bytes, ...]:
         elif part.content[:2] == _DER:
             found.append(part.content)
     if len(found) > MAX_CERTIFICATES:
-        raise ParseError(f"JSON: expected at most {MAX_CERTIFICATES} certificates beside reports")
+        raise ParseError(
+            f"JSON: expected at most {MAX_CERTIFICATES} certificates beside the reports, got "
+            f"{len(found)}"
+        )
     return tuple(found)
 
 

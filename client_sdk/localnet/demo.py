@@ -1,7 +1,7 @@
-"""The demo: a network, a private conversation, its audit, and six attacks, in that order.
+"""The demo: it shows a network, a private conversation, its audit, and six attacks, in this order.
 
-`Demo.run` does it all and keeps what happened; a `Stage` shows it as it happens. Nothing
-is staged beyond that: every verdict comes from the code that clients and auditors use.
+`Demo.run` does all of it and keeps what happened. A `Stage` shows it while it happens. Nothing else
+is staged: every verdict comes from the code that clients and auditors use.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ MAX_TOKENS = 96
 
 @dataclass(frozen=True)
 class RelayObservation:
-    """What passed the relay, in bytes: the sealed request, each piece of the sealed answer, and all
-    traffic. `plaintext` says whether the question or the answer was found in it."""
+    """What passed through the relay, in bytes: the sealed request, each piece of the sealed answer,
+    and all traffic. `plaintext` says whether the question or the answer was found in the
+    traffic."""
 
     request: int
     pieces: tuple[int, ...]
@@ -51,7 +52,8 @@ class RelayObservation:
 
 
 class Stage:
-    """What an audience sees. This one shows nothing; `demo_view` has one for people."""
+    """What the audience sees. This stage shows nothing; the one in `demo_view` prints for
+    people."""
 
     def starting(self, part: str) -> None: ...
     def parts(self, parts: list[tuple[str, str, str]]) -> None: ...
@@ -81,8 +83,8 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 where everything held; 1 where the relay saw text, an attack passed or the audit
-        found a violation; else what kept it from being shown."""
+        """0 if everything held. 1 if the relay saw plain text, an attack was not refused, or the
+        audit found a violation. Else the exit code of what kept the demo from showing it."""
         if self.ok:
             return 0
         if self.relay_saw_plaintext or not all(attack.refused for attack in self.attacks):
@@ -126,7 +128,7 @@ class Outcome:
 
 
 class Demo:
-    """One showing in `directory`, which should be empty."""
+    """One run of the demo in `directory`, which should be empty."""
 
     def __init__(self, directory: Path, *, stage: Stage | None = None) -> None:
         self.stage = stage or Stage()
@@ -134,7 +136,8 @@ class Demo:
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
-        """Stops the network at the end, whatever happens. Errors become failed steps."""
+        """Runs the demo, and stops the network at the end, whatever happens. An error becomes a
+        failed step."""
         began = time.monotonic()
         with self.network:
             try:
@@ -172,7 +175,9 @@ class Demo:
         self.stage.question(QUESTION)
         answer = client.chat({**_body(), "stream": True})
         if answer.status != 200:
-            raise ParseError(f"chat: expected status 200, got {answer.status}")
+            raise ParseError(
+                f"chat: expected an answer with status 200 from the enclave, got {answer.status}"
+            )
         for text in sse.deltas(answer):
             self.outcome.answer += text
             self.stage.token(text)
@@ -181,7 +186,10 @@ class Demo:
     def _relay(self, answer: Answer) -> None:
         record = self.network.files.record.read_bytes()
         if len(record) < answer.sealed_request + sum(answer.sealed_pieces):
-            raise ParseError("relay: expected a record of all that it handled, got less")
+            raise ParseError(
+                f"{self.network.files.record}: expected a record of everything that the relay "
+                "handled, got fewer bytes than the client sent and received"
+            )
         seen = contains_secret(record, (QUESTION, self.outcome.answer))
         self.outcome.relay_saw_plaintext = seen
         pieces = tuple(answer.sealed_pieces)
@@ -189,7 +197,7 @@ class Demo:
 
     def _receipt(self, answer: Answer) -> None:
         if answer.receipt is None:
-            raise ParseError("receipt: expected one that was checked, got none")
+            raise ParseError("receipt: expected a checked receipt with the answer, got none")
         self.outcome.receipt_ok = True
         self.stage.receipt(answer.receipt)
 

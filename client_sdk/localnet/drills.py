@@ -1,9 +1,9 @@
-"""Attack drills: six forgeries, each refused by the check that is meant for it.
+"""Attack drills: six forgeries. Each must be refused by the check that is made for it.
 
-Every forgery starts from genuine evidence, changes one thing, and has all that hangs from
-it signed again by the simulator; then the log itself colludes (its own key signs a tree
-that holds the forgery) and so does the chain (an anchor names that tree). So whatever
-refuses is the one check under trial, and a drill fails when any other step fails too.
+Every forgery starts from genuine evidence and changes one thing. The simulator signs again
+everything that depends on it. Then the log helps the attacker (its own key signs a tree with the
+forgery), and so does the chain (an anchor names that tree). So only the check that is tested can
+refuse, and a drill fails if any other step fails too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ MAX_ANSWER = 8 << 20
 
 @dataclass(frozen=True)
 class Attack:
-    """`check` is the one meant to refuse, `by` what did; refused only when they agree."""
+    """`check` is the check that must refuse, and `by` are those that did. The attack counts as
+    refused only if they are the same."""
 
     name: str
     check: str
@@ -74,7 +75,8 @@ class Attack:
 
 @dataclass(frozen=True)
 class Drill:
-    """One genuine machine as the client saw it, and the means of an almighty attacker."""
+    """One genuine machine as the client saw it, and everything that the attacker may use: the
+    simulator and the key of the log."""
 
     verifier: Verifier
     presented: Presented
@@ -89,7 +91,7 @@ class Drill:
         return Evidence.from_bytes(self.presented.evidence)
 
     def run(self) -> list[Attack]:
-        """The five attacks on evidence; `replay` is apart, it needs a network."""
+        """The five attacks on evidence. The sixth is `replay`, which needs a network."""
         drills: tuple[tuple[str, str, Callable[[], Report]], ...] = (
             ("changed measurement", "measurement", self.changed_measurement),
             ("evidence carrying another key", "binding", self.other_key),
@@ -100,18 +102,19 @@ class Drill:
         return [_attack(name, check, drill()) for name, check, drill in drills]
 
     def changed_measurement(self) -> Report:
-        """Another firmware, in a quote signed as genuine."""
+        """Another firmware, in a quote that is signed like a genuine one."""
         return self._examine(self._requoted(mr_td=b"\xaa" * 48))
 
     def other_key(self) -> Report:
-        """The attacker's receipt key in the bundle, and a GPU that answered for it."""
+        """The attacker's receipt key in the key bundle, with a GPU report that answers this
+        bundle."""
         bundle = KeyBundle.from_bytes(self.evidence.bundle)
         other = dataclasses.replace(bundle, receipt_key=b"\xee" * 32).to_bytes()
         device = self._gpu(gpu_nonce(bundle_digest(other)))
         return self._examine(dataclasses.replace(self.evidence, bundle=other, devices=(device,)))
 
     def other_nonce(self) -> Report:
-        """A genuine GPU report made for somebody else's nonce, bound by the quote."""
+        """A genuine GPU report that answers somebody else's nonce, in a quote that binds it."""
         devices = (self._gpu(b"\x99" * 32),)
         half = report_data_binding(
             bundle_digest(self.evidence.bundle), gpu_evidence_digest(devices)
@@ -121,13 +124,13 @@ class Drill:
         return self._examine(dataclasses.replace(quoted, devices=devices))
 
     def debug_vm(self) -> Report:
-        """The same VM with its debug bit set: the host could read its memory."""
+        """The same VM with its debug bit set, so that the host could read its memory."""
         attributes = bytearray(parse_quote(self.evidence.quote).td_attributes)
         attributes[0] |= 1
         return self._examine(self._requoted(td_attributes=bytes(attributes)))
 
     def other_history(self) -> Report:
-        """The log signs, for this client alone, a tree that is not the anchored one."""
+        """A tree that is not the anchored one, which the log signs for this client alone."""
         presented, _ = self._logged(self.evidence)
         return self._judge(presented, self.anchor)
 
@@ -147,7 +150,8 @@ class Drill:
         return Device(self.evidence.devices[0].kind, answer[1], tuple(answer[2]))
 
     def _logged(self, evidence: Evidence) -> tuple[Presented, Anchor]:
-        """The forgery in a tree that the log's own key signs, and an anchor that names it."""
+        """The forgery in a tree that the log's own key signs, and an anchor that names that
+        tree."""
         leaf = self._leaf(evidence).to_bytes()
         tree = Tree()
         for entry in (b"a scratch tree", leaf, b"of a log that lies"):
@@ -181,7 +185,7 @@ class Drill:
 def replay(
     transport: Transport, chosen: Chosen, request: bhttp.Request, *, pq: str, now: int
 ) -> Attack:
-    """The relay sends one sealed request twice: only the first may be answered."""
+    """The relay sends one sealed request twice. Only the first may be answered."""
     exchange = SealedExchange(chosen.enclave, request, pq=pq, now=now)
     headers = sealed_headers(exchange.media_type)
     statuses = []
@@ -197,26 +201,28 @@ def _replayed(exchange: SealedExchange, statuses: list[tuple[int, bool, bytes]])
     first, second = statuses
     status = _inner_status(exchange, first)
     refused = status == 200 and second == (400, False, REPLAYED)
-    why = f"first answered ({status}), the same bytes again: HTTP {second[0]}"
+    why = f"the first request was answered ({status}), the same bytes again got HTTP {second[0]}"
     why += ", named a replay" if refused else ""
     return Attack("a replayed request", "replay", ("replay",) if refused else (), why)
 
 
 def _inner_status(exchange: SealedExchange, answer: tuple[int, bool, bytes]) -> int:
     if not answer[1]:
-        raise Unavailable(f"replay drill: expected a sealed first answer, got HTTP {answer[0]}")
+        raise Unavailable(
+            f"replay drill: expected a sealed answer to the first request, got HTTP {answer[0]}"
+        )
     events = exchange.push(answer[2]) + exchange.finish()
     return next(event.status for event in events if isinstance(event, bhttp.ResponseHead))
 
 
 def _attack(name: str, check: str, report: Report) -> Attack:
     failed = [step for step in report.steps if step.status == "failed"]
-    why = "; ".join(f"{step.detail} [{step.code}]" for step in failed) or "nothing refused it"
+    why = "; ".join(f"{step.detail} [{step.code}]" for step in failed) or "no step refused it"
     return Attack(name, check, report.failed, why)
 
 
 def ask(path: Path, request: dict[int, Any]) -> dict[int, Any]:
-    """One request to the simulator's socket. Raises Unavailable."""
+    """The simulator's answer to one request at its socket. Raises Unavailable."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(SIMULATOR_SECONDS)

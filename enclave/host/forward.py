@@ -1,10 +1,10 @@
-"""Moving HTTP from one side to the other without holding or reading it.
+"""Forwards HTTP from one side to the other without storing it and without reading it.
 
-Only what was asked for goes on: method, path, body, two headers of the sealed channel; back
-come those two, how long it may be cached, and when to try again.
-Nothing that names the client is added. Only known paths go on, compared as they stand on
-the wire. A client that leaves ends the request upstream at once; an upstream that breaks
-ends the client's answer without its proper end.
+It forwards only the method, the path, the body, and two headers of the sealed channel. Back come
+these two headers, how long the answer may be cached, and when to try again. It adds nothing that
+names the client. It forwards only known paths, which are compared as they are on the wire. If the
+client leaves, the request to the upstream ends at once. If the upstream breaks, the client's answer
+ends without its proper end.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ RESPONSE_HEADERS = (*REQUEST_HEADERS, wire.CACHE_CONTROL, wire.RETRY_AFTER)
 BODY_SECONDS = 60.0
 GET_SECONDS = 5.0
 READ_SECONDS = 120.0
-"""Between two pieces of an answer: the first token of a long prompt may take this long."""
+"""The longest time between two pieces of an answer. The first token of a long prompt may take so
+long."""
 
 MAX_CONNECTIONS = Limits.connections + 64
-"""Upstream. As many as a listener has and some for our own questions, so that half-sent bodies
-fill the listener first, where the oldest makes room."""
+"""The most connections to upstreams: as many as a listener has, and some for questions of our own.
+So half-sent bodies fill the listener first, where the oldest one is closed to make room."""
 
 T = TypeVar("T")
 
 
 def asked(request: Request) -> wire.Target | None:
-    """None for anything but the routes of clients, spelt exactly so."""
+    """The route that a client asked for, or None for anything that is not exactly one of the
+    routes."""
     scope = request.scope
     return wire.read_target(request.method, scope["raw_path"], scope["query_string"])
 
@@ -47,11 +49,11 @@ class _TooLarge(ParseError):
 
 
 class _Broken(Unavailable):
-    """No answer from upstream."""
+    """The upstream did not answer."""
 
 
 class Forwarder:
-    """Requests to any number of upstreams, over kept connections."""
+    """Sends requests to any number of upstreams, over connections that are kept open."""
 
     def __init__(self) -> None:
         self._client = httpx.AsyncClient(
@@ -63,7 +65,8 @@ class Forwarder:
         )
 
     async def get(self, url: str, *, limit: int) -> bytes | None:
-        """A 200's body of at most `limit` bytes, None for anything else."""
+        """The body of an answer with status 200 and at most `limit` bytes, or None for any other
+        answer."""
         try:
             async with asyncio.timeout(GET_SECONDS), self._client.stream("GET", url) as answer:
                 body = bytearray()
@@ -76,8 +79,8 @@ class Forwarder:
             return None
 
     async def forward(self, request: Request, url: str, *, limit: int) -> Response:
-        """The upstream's answer as it comes; 502 where there is none, 413 for a body over
-        `limit` bytes, 408 for one that does not arrive."""
+        """The upstream's answer, piece by piece. The status is 502 if there is none, 413 if the
+        body has more than `limit` bytes, and 408 if the body does not arrive in time."""
         headers = _only(REQUEST_HEADERS, request.headers)
         body = _Body(request.receive, limit)
         content = body.parts() if request.method == "POST" else None
@@ -102,7 +105,8 @@ class Forwarder:
 
 
 class _Body:
-    """A client's body on its way. `read` is set once nothing more of it is awaited."""
+    """The body of a client's request while it arrives. `read` is set when nothing more is
+    awaited."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive, self._limit = receive, limit
@@ -126,12 +130,12 @@ class _Body:
 
 
 class _Passing(Response):
-    """An upstream's answer, piece by piece."""
+    """Passes an upstream's answer on, piece by piece."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self._answer = answer
         self.status_code, self.background = answer.status_code, None
-        self.init_headers(_only(RESPONSE_HEADERS, answer.headers))  # no length: chunked
+        self.init_headers(_only(RESPONSE_HEADERS, answer.headers))  # no length, so it is chunked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -151,7 +155,7 @@ class _Passing(Response):
             async for part in self._answer.aiter_raw():
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         except httpx.HTTPError:
-            return  # without the last message: the server then cuts the connection
+            return  # without the last message, so the server cuts the connection
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -162,9 +166,9 @@ def _only(names: tuple[str, ...], headers: Mapping[str, str]) -> dict[str, str]:
 async def _unless_gone(
     work: Coroutine[object, object, T], receive: Receive, *, after: asyncio.Event | None = None
 ) -> T | None:
-    """The result of `work`; None when the client left first, and `work` is cancelled.
+    """The result of `work`. If the client leaves first, `work` is cancelled and the result is None.
 
-    `receive` is not read before `after`, while the body is read from it.
+    `receive` is not read before `after` is set, because until then the body is read from it.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(receive, after))

@@ -1,7 +1,8 @@
-"""A relay before many agents: one address, routed by boot id. Any reverse proxy will do.
+"""A relay: one address in front of many agents. It forwards each request by its boot id. Any
+reverse proxy can do the same.
 
-It sees what every relay sees: ciphertext, sizes, times, addresses. Nothing outside
-/umay/ goes on. With `record` it writes down every byte that passes, so that one can look.
+It sees what every relay sees: ciphertext, sizes, times and addresses. It forwards nothing outside
+/umay/. With `recorded` it writes every byte that passes into a file, so that somebody can look.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ STATES = ("pending", "ready")
 
 
 class Relay:
-    """Where two agents list one boot, the one that was named first has it."""
+    """Forwards requests to agents. If two agents list the same boot, the agent that was named first
+    gets the requests."""
 
     def __init__(self, upstreams: tuple[str, ...]) -> None:
         self._upstreams = tuple(url.rstrip("/") for url in upstreams)
@@ -61,11 +63,11 @@ class Relay:
     def app(self) -> ASGIApp:
         below = Route(wire.LISTING + "{rest:path}", self.below, methods=["GET", "POST"])
         app = Starlette(routes=[Route(wire.LISTING, self.listing), below])
-        app.router.redirect_slashes = False  # a redirect would name whatever Host was sent
+        app.router.redirect_slashes = False  # a redirect would repeat the Host field of the request
         return shared(app)
 
     async def _refresh(self) -> None:
-        """The agents' listings, asked for once a second at most."""
+        """Asks the agents for their listings, at most once a second."""
         async with self._reading:
             if time.monotonic() - self._read < LISTING_SECONDS:
                 return
@@ -77,7 +79,7 @@ class Relay:
             self._boots, self._read = boots, time.monotonic()
 
     async def _list(self, upstream: str) -> dict[str, str]:
-        """State by boot id; empty where an agent does not answer properly."""
+        """The state of each boot by its id, or nothing if the agent does not answer properly."""
         data = await self._forwarder.get(upstream + wire.LISTING, limit=wire.MAX_LISTING_BYTES)
         try:
             items = json.loads(data or b"{}").get("boots", [])[: wire.MAX_LISTED]
@@ -92,7 +94,8 @@ class Relay:
 def recorded(app: ASGIApp, path: Path) -> ASGIApp:
     """`app`, with everything that it receives and sends appended to a file of mode 0600.
 
-    Raises UsageError where it is no file of this user, Unavailable as for a full disk.
+    Raises UsageError if the path is not a file of this user, Unavailable if for example the disk is
+    full.
     """
     write = _appender(path)
 

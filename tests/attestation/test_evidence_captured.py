@@ -254,8 +254,8 @@ def test_tdx_quote_with_the_collateral_of_its_day(entry: dict) -> None:
     """The status and exactly these advisories, and the quote as it stands against the policy."""
     advisories = set(re.findall(r"INTEL-SA-\d+", entry["right_verdict"]))
     text = next(check.text for check in look(entry).checks if check.name == "cpu-tcb")
-    assert text.startswith("OutOfDate: ")
-    assert set(text.removeprefix("OutOfDate: ").split(", ")) == advisories
+    assert "got OutOfDate" in text
+    assert set(re.findall(r"INTEL-SA-\d+", text)) == advisories
     collateral, at = given(entry).collateral, entry["at"]
     cpu = TdxCpu(content(entry["file"]))
     cpu.check_signature(roots=PRODUCTION, now=at)

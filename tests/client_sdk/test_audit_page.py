@@ -153,7 +153,7 @@ def test_a_page_of_real_machines_is_not_labelled() -> None:
 
 
 def test_an_audit_of_nothing_makes_a_page() -> None:
-    assert "Nothing to show" in page(Audit(CONTRACT))
+    assert "There is nothing to show" in page(Audit(CONTRACT))
     check(page(Audit(CONTRACT)))
 
 

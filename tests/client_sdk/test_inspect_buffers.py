@@ -167,7 +167,7 @@ def test_digests_of_rtmr3_are_computed_where_the_list_has_none(
     assert verdicts(found) == HOLDS
     number = next(n for n, event in enumerate(events(dstack)) if event["event"] == "app-id")
     digest = events(dstack)[number]["digest"]
-    text = "app-id; the list has no digest: computed from the event"
+    text = "app-id; the list has no digest, so it was computed"
     assert of(found, f"event {number}") == f"RTMR3 {digest[:32]}…: {text}"
 
 
@@ -227,7 +227,7 @@ def test_forged_content_of_an_event_of_the_guest_fails(dstack: dict[str, Any], n
     expected = {"measurement": "passed", "event-content": "event-content"}
     assert verdicts(found[0]) == expected  # the registers bind digests alone
     number = len(listed) - 1
-    assert of(found[0], f"event {number}").endswith("; its content is not what was hashed")
+    assert of(found[0], f"event {number}").endswith("; the content is not what was hashed")
     check = next(check for check in found[0].checks if check.name == "event-content")
     assert f"event {number} of RTMR3" in check.text and exit_code(found) == 3
 

@@ -55,7 +55,7 @@ UNSUPPORTED = {
 
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED))
 def test_unsupported_is_refused_by_name(name):
-    with pytest.raises(UsageError, match=rf"^{name}: this engine does not support it"):
+    with pytest.raises(UsageError, match=rf"^{name}: expected a field that this engine supports"):
         parsed(**{name: UNSUPPORTED[name]})
 
 

@@ -247,7 +247,7 @@ def test_cancel_while_waiting():
 def test_queue_is_bounded():
     async def body(engine):
         held = [engine.generate(chat("Tell me a story.")) for _ in range(3)]
-        with pytest.raises(QueueFull, match="2 requests are waiting already"):
+        with pytest.raises(QueueFull, match="at most 2 waiting requests"):
             engine.generate(chat("hello"))
         await held[0].aclose()
         assert (await collect(engine.generate(chat("hello"))))[-1].finish_reason == "stop"
@@ -278,7 +278,7 @@ def test_a_failing_step_tells_no_prompt(monkeypatch):
         monkeypatch.setattr(Scheduler, "step", broken)
         with pytest.raises(EngineFailed) as caught:
             await collect(engine.generate(chat("the lighthouse sleeps")))
-        assert str(caught.value) == "engine: stopped by RuntimeError"
+        assert str(caught.value) == "engine: it was stopped by RuntimeError"
         with pytest.raises(EngineFailed):
             engine.generate(chat("hello"))
 
@@ -407,7 +407,7 @@ def test_refused_configs(name):
 
 def test_weights_that_do_not_fit():
     model = changed("config.json", lambda c: c.update(num_hidden_layers=3))
-    with pytest.raises(EngineFailed, match="does not fit"):
+    with pytest.raises(EngineFailed, match="expected exactly the names and shapes"):
         with_engine(None, EXACT, model)
 
 

@@ -1,8 +1,8 @@
-"""What every engine offers, and the words in which it is asked.
+"""The interface of every engine, and the requests and answers that pass through it.
 
-No prompt and no answer stands in a repr or in an exception. What an engine does not
-support is refused by name before it runs, never dropped. Closing the iterator of an
-answer cancels it; the last Delta of an answer carries its finish reason and its counts.
+No repr and no exception contains a prompt or an answer. An engine refuses by name what it does not
+support, before it runs, and never drops it. Closing the iterator of an answer cancels the answer.
+The last Delta of an answer has the reason why it ended and the token counts.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ FinishReason = Literal["stop", "length", "cancelled"]
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_LOGIT_BIAS = 300
-"""Entries; OpenAI's own limit."""
+"""The most entries of a logit_bias, as in OpenAI's API."""
 
 
 class QueueFull(Unavailable):
-    """As many requests wait as may wait: ask again later (HTTP 429)."""
+    """As many requests are waiting as may wait; ask again later (HTTP 429)."""
 
     code = "queue-full"
 
 
 class EngineFailed(Unavailable):
-    """The engine stopped; nothing more will come from it (HTTP 503)."""
+    """The engine stopped, and nothing more will come from it (HTTP 503)."""
 
     code = "engine-failed"
 
 
 class ContextOverflow(UsageError):
-    """Prompt and answer do not fit the context (HTTP 400, `context_length_exceeded`)."""
+    """Prompt and answer do not fit into the context (HTTP 400, `context_length_exceeded`)."""
 
     code = "context-overflow"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat, text only."""
+    """One turn of a chat, as text."""
 
     role: Literal["system", "user", "assistant"]
     content: str = field(repr=False)
@@ -50,7 +50,8 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
-    """What to write: either `messages` or `prompt`. None means the model's own default.
+    """What the engine should write: an answer to either `messages` or `prompt`. None stands for the
+    model's own default.
 
     `cache_salt` separates tenants in engines that share prefixes between requests.
     Raises UsageError for a value out of its range.
@@ -73,9 +74,9 @@ class GenerateRequest:
 
     def __post_init__(self) -> None:
         if (self.messages is None) == (self.prompt is None):
-            raise UsageError("request: expected either messages or a prompt")
+            raise UsageError("request: expected either messages or a prompt, got both or neither")
         if self.messages is not None and not self.messages:
-            raise UsageError("messages: expected at least one")
+            raise UsageError("messages: expected at least one message, got none")
         _check_range("max_tokens", self.max_tokens, 1, 2**31)
         _check_range("temperature", self.temperature, 0.0, 2.0)
         _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
@@ -90,7 +91,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts, in the receipt's order. `completion` counts the end token too."""
+    """Token counts, in the order of the receipt. `completion` counts the end token too."""
 
     prompt: int
     cached: int
@@ -100,7 +101,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Delta:
-    """The next piece of an answer. `finish_reason` and `usage` stand on the last one only."""
+    """The next piece of an answer. Only the last one has `finish_reason` and `usage`."""
 
     text: str = field(repr=False)
     token_ids: tuple[int, ...] = field(default=(), repr=False)
@@ -111,7 +112,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine is. Everything that changes an answer stands in `engine_config`."""
+    """What an engine is. Everything that changes an answer is in `engine_config`."""
 
     engine: str
     version: str
@@ -128,7 +129,7 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counts for the host: no tenant, no length, no text."""
+    """Counts for the host. They contain no tenant, no length and no text."""
 
     slots: int
     running: int
@@ -139,14 +140,15 @@ class EngineStats:
 
 
 class Answer(Protocol):
-    """An answer on its way: an async iterator of Deltas."""
+    """An answer that is being written: an async iterator of Deltas."""
 
     def __aiter__(self) -> AsyncIterator[Delta]: ...
 
     async def __anext__(self) -> Delta: ...
 
     async def aclose(self) -> None:
-        """Cancels, at any time and more than once; harmless after the last Delta."""
+        """Cancels the answer. It may be called at any time and repeatedly, and has no effect after
+        the last Delta."""
 
 
 class Engine(Protocol):
@@ -154,27 +156,29 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """Known before the start, because the engine config goes into the key bundle first."""
+        """What the engine is. It is known before the start, because the key bundle needs the digest
+        of the engine config first."""
 
     async def start(self) -> EngineInfo:
-        """Loads the model and tests itself. Raises EngineFailed."""
+        """Loads the model, and tests the engine. Raises EngineFailed."""
 
     def generate(self, request: GenerateRequest) -> Answer:
-        """Queues a request now; its `aclose()` cancels.
+        """Puts a request into the queue and returns its answer, whose `aclose()` cancels it.
 
-        Raises UsageError (ContextOverflow among them), QueueFull, EngineFailed before
-        the first Delta; EngineFailed also later.
+        Raises UsageError (also ContextOverflow), QueueFull or EngineFailed. Reading the answer can
+        raise EngineFailed.
         """
 
     def stats(self) -> EngineStats:
-        """What runs at the moment."""
+        """Counts of what runs at the moment."""
 
     async def close(self) -> None:
-        """Cancels everything and frees the model."""
+        """Cancels all answers and frees the model."""
 
 
 def engine_config(info: EngineInfo) -> bytes:
-    """Canonical JSON (sorted keys, no spaces, ASCII) hashed as `umay/engine/v1` (DESIGN §4)."""
+    """The engine config: canonical JSON (sorted keys, no spaces, ASCII), which is hashed with the
+    domain `umay/engine/v1` (docs/spec/engine.md)."""
     value = {
         "engine": info.engine,
         "version": info.version,
@@ -192,16 +196,18 @@ def engine_config(info: EngineInfo) -> bytes:
 def _check_range(
     name: str, value: float | None, low: float, high: float, *, open_low: bool = False
 ) -> None:
-    # A NaN fails every comparison, so the test asks for what is right.
+    # Every comparison with NaN is false, so the condition says what is right.
     if value is not None and not (low <= value <= high and not (open_low and value == low)):
-        raise UsageError(f"{name}: expected {low} to {high}, got {value}")
+        raise UsageError(f"{name}: expected a number from {low} to {high}, got {value}")
 
 
 def _check_stops(stops: tuple[str, ...]) -> None:
     if len(stops) > MAX_STOPS:
         raise UsageError(f"stop: expected at most {MAX_STOPS} strings, got {len(stops)}")
     if not all(0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
-        raise UsageError(f"stop: expected strings of 1 to {MAX_STOP_CHARS} characters")
+        raise UsageError(
+            f"stop: expected strings of 1 to {MAX_STOP_CHARS} characters, got one of another length"
+        )
 
 
 def _check_bias(bias: Mapping[int, float]) -> None:

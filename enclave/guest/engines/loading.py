@@ -1,7 +1,9 @@
-"""A model from its bytes: architecture from the installed library, weights as views.
+"""Makes a model from its bytes. The architecture is that of the installed library, and the weights
+are views of the bytes.
 
-No code of the model runs and no file is opened. A configuration that asks for anything
-the slot loop was not compared with (remote code, quantisation, sliding windows) is refused.
+No code of the model runs, and no file is opened. A configuration is refused if it asks for
+something with which the slot scheduler was not compared (remote code, quantisation, sliding
+windows).
 """
 
 from __future__ import annotations
@@ -19,28 +21,36 @@ from enclave.guest.engines.text import Detokenizer, StopFilter
 from enclave.guest.engines.weights import tensors
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-"""Full-attention decoders that were compared with `generate`; others belong in vLLM."""
+"""Decoders with full attention, whose answers were compared with those of `generate`."""
 
 SELF_TEST_TOKENS = 8
 
 SELF_TEST_GAP = 0.5
-"""Logits; bfloat16 with another batch shape differs by about 0.01 to 0.1."""
+"""A difference of logits. In bfloat16 another shape of the batch changes them by about 0.01 to
+0.1."""
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raises ParseError for what this engine does not run."""
+    """Raises ParseError for a configuration that this engine does not run."""
     kind = config.get("model_type")
     if kind not in ARCHITECTURES or config.get("architectures") != [ARCHITECTURES[kind]]:
         known = ", ".join(ARCHITECTURES.values())
-        raise ParseError(f"config.json: expected one of {known}, got {kind!r}")
+        raise ParseError(
+            f"config.json: model_type and architectures: expected one of {known}, got {kind!r}"
+        )
     for name in ("auto_map", "quantization_config"):
         if config.get(name):
-            raise ParseError(f"config.json: {name} is not supported")
+            raise ParseError(
+                f"config.json: expected no {name}, got one; this engine does not support it"
+            )
     if config.get("use_sliding_window"):
-        raise ParseError("config.json: sliding windows are not supported")
+        raise ParseError(
+            "config.json: use_sliding_window: expected false, got true; this engine does not "
+            "support sliding windows"
+        )
     for name in ("vocab_size", "max_position_embeddings"):
         if type(config.get(name)) is not int or config[name] < 1:
-            raise ParseError(f"config.json: {name}: expected a positive integer")
+            raise ParseError(f"config.json: {name}: expected a positive integer, got another value")
 
 
 def load_model(
@@ -50,7 +60,8 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Any:
-    """The model in evaluation mode; on the CPU in its own dtype its weights are `files`."""
+    """The model in evaluation mode. On the CPU and in its own dtype, its weights are views of
+    `files`."""
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -59,14 +70,14 @@ def load_model(
         model = AutoModelForCausalLM.from_config(settings, attn_implementation="sdpa")
     weights = {name: value.to(device, dtype) for name, value in tensors(files).items()}
     _assign(model, weights)
-    # Its frequencies are computed, not stored: they are still without data here, and
-    # stay in float32 whatever the weights are.
+    # The frequencies are not stored in the files. They have no data yet, and must be float32
+    # whatever the weights are.
     model.model.rotary_emb = type(model.model.rotary_emb)(settings).to(device)
     return model.eval().requires_grad_(False)
 
 
 def _assign(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Puts the tensors in place of the parameters; every name must match."""
+    """Replaces the parameters by the tensors. Every name and shape must match."""
     tied = "lm_head.weight" not in weights and model.config.tie_word_embeddings
     if tied:
         weights["lm_head.weight"] = weights.get("model.embed_tokens.weight", torch.empty(0))
@@ -74,7 +85,10 @@ def _assign(model: Any, weights: dict[str, torch.Tensor]) -> None:
     got = {name: tuple(value.shape) for name, value in weights.items()}
     if expected != got:
         names = sorted(name for name, _ in expected.items() ^ got.items())
-        raise ParseError(f"weights: name or shape does not fit the configuration: {names[0]!r}")
+        raise ParseError(
+            "weights: expected exactly the names and shapes of config.json, got a difference at "
+            f"{names[0]!r}"
+        )
     model.load_state_dict(weights, strict=True, assign=True)
     if tied:
         model.tie_weights()
@@ -83,7 +97,7 @@ def _assign(model: Any, weights: dict[str, torch.Tensor]) -> None:
 def self_test(
     model: Any, scheduler: Scheduler, prompt: list[int], decode: Callable[[Sequence[int]], str]
 ) -> None:
-    """One short greedy answer through the slots, compared with one pass without a cache.
+    """Compares one short greedy answer through the slots with one pass without a cache.
 
     Raises EngineFailed.
     """
@@ -104,5 +118,6 @@ def self_test(
     gap = float((logits.max(1).values - chosen).max())
     if not gap <= SELF_TEST_GAP:  # a NaN fails too
         raise EngineFailed(
-            f"engine: the self-test's tokens are {gap:.2f} logits below the best ones"
+            f"engine: the self-test expected tokens within {SELF_TEST_GAP} logits of the best "
+            f"ones, got a token {gap:.2f} logits below"
         )

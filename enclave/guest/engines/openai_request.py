@@ -1,7 +1,7 @@
-"""OpenAI request bodies, parsed strictly.
+"""A strict parser of OpenAI's request bodies.
 
-Every field of a body is either understood, harmless at the value given, or refused by
-name: an answer never silently lacks what was asked for. Messages name fields and types,
+Every field of a body is either understood, or has a value that asks for nothing, or is refused by
+name. So an answer never silently lacks what was asked for. Error messages name fields and types and
 never values, because a value may be the prompt.
 """
 
@@ -19,7 +19,7 @@ NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penal
 INTEGERS = ("top_k", "seed")
 
 HANDLED_ABOVE = frozenset({"model", "stream", "stream_options", "user", "metadata", "store"})
-"""The API reads these, or they change no token of the answer."""
+"""Fields that the API reads, or that change no token of the answer."""
 
 HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "n": (None, 1),
@@ -75,7 +75,9 @@ def _refuse_unknown(fields: Mapping[str, Any], source: str) -> None:
     known |= {*NUMBERS, *INTEGERS, *HANDLED_ABOVE}
     for name in sorted(fields.keys() - known):
         if not any(_same(fields[name], value) for value in HARMLESS.get(name, ())):
-            raise UsageError(f"{name}: this engine does not support it")
+            raise UsageError(
+                f"{name}: expected a field that this engine supports, got this one; leave it out"
+            )
 
 
 def _same(left: Any, right: Any) -> bool:
@@ -93,7 +95,7 @@ def _float(value: Any, name: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise UsageError(f"{name}: expected a number in range") from None
+        raise UsageError(f"{name}: expected a number in range, got a larger one") from None
 
 
 def _integer(fields: Mapping[str, Any], name: str) -> int:
@@ -106,7 +108,10 @@ def _integer(fields: Mapping[str, Any], name: str) -> int:
 def _max_tokens(fields: Mapping[str, Any]) -> int | None:
     names = [name for name in ("max_completion_tokens", "max_tokens") if name in fields]
     if len(names) == 2 and not _same(fields[names[0]], fields[names[1]]):
-        raise UsageError("max_tokens: expected the value of max_completion_tokens, or neither")
+        raise UsageError(
+            "max_tokens: expected the same value as max_completion_tokens, got another; give only "
+            "one"
+        )
     return _integer(fields, names[0]) if names else None
 
 
@@ -132,13 +137,15 @@ def _bias(value: Any) -> dict[int, float]:
         raise UsageError(f"logit_bias: expected an object, got {type(value).__name__}")
     for key in value:
         if not (isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) <= 10):
-            raise UsageError("logit_bias: expected token ids as keys")
+            raise UsageError("logit_bias: expected token ids as keys, got other keys")
     return {int(key): _float(number, "logit_bias") for key, number in value.items()}
 
 
 def _messages(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list) or not 0 < len(value) <= MAX_MESSAGES:
-        raise UsageError(f"messages: expected a list of 1 to {MAX_MESSAGES}")
+        raise UsageError(
+            f"messages: expected a list of 1 to {MAX_MESSAGES} messages, got another value"
+        )
     return tuple(_message(item, f"messages[{index}]") for index, item in enumerate(value))
 
 

@@ -1,8 +1,8 @@
-"""Chat template and tokenizer, both from the model's bytes in memory.
+"""The chat template and the tokenizer, both made from the model's bytes in memory.
 
-A special token is special only where the template writes it: the same characters inside a
-message are ordinary text, so no message can forge a turn. Templates run in Jinja's
-sandbox, without a clock, so equal messages give equal tokens.
+A special token is special only where the template writes it. The same characters inside a message
+are ordinary text, so no message can forge a turn of the conversation. Templates run in Jinja's
+sandbox and without a clock, so equal messages give equal tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from attestation.errors import ParseError, UsageError
 from enclave.guest.engines.base import ContextOverflow, Message
 
 MARK = "\U000f0000"
-"""A private-use character that cuts special tokens apart; no message may hold it."""
+"""A private-use character that splits special tokens; no message may contain it."""
 
 MAX_CHARS_PER_TOKEN = 128
-"""Text longer than this many characters per token of context cannot fit; real tokens
-reach about 128 spaces. Checked before the tokenizer works on it."""
+"""A text with more characters than this for each token of the context cannot fit, because the
+longest real tokens are about 128 spaces. It is checked before the tokenizer works on the text."""
 
 
 class _RaisedByTemplate(TemplateError):
@@ -40,7 +40,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
 
 
 class PromptEncoder:
-    """Text and messages to token ids, ids back to text."""
+    """Turns text and messages into token ids, and token ids into text."""
 
     def __init__(self, files: Mapping[str, bytes | bytearray]) -> None:
         self._tokenizer = _tokenizer(files)
@@ -54,12 +54,12 @@ class PromptEncoder:
 
     @property
     def vocabulary(self) -> int:
-        """Number of token ids."""
+        """The number of token ids."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     @property
     def chats(self) -> bool:
-        """Whether the model ships a chat template."""
+        """Whether the model has a chat template."""
         return self._template is not None
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -67,13 +67,18 @@ class PromptEncoder:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
     def encode_text(self, text: str, *, max_tokens: int) -> list[int]:
-        """Ids of a bare prompt, with what the tokenizer itself adds (often a begin token)."""
+        """The ids of a prompt without a chat template, with what the tokenizer itself adds (often a
+        begin token). Raises ContextOverflow."""
         return self._encode(self._cut(text), max_tokens=max_tokens, add_special=True)
 
     def encode_chat(self, messages: Sequence[Message], *, max_tokens: int) -> list[int]:
-        """Ids of the conversation, up to where the assistant begins to speak."""
+        """The ids of the conversation, up to where the assistant begins to speak. Raises
+        UsageError, also ContextOverflow."""
         if self._template is None:
-            raise UsageError("messages: this model has no chat template")
+            raise UsageError(
+                "messages: expected a model with a chat template, this one has none; send a "
+                "prompt to /v1/completions"
+            )
         turns = [{"role": turn.role, "content": self._cut(turn.content)} for turn in messages]
         try:
             text = self._template.render(
@@ -83,7 +88,10 @@ class PromptEncoder:
             raise UsageError(f"messages: the chat template says: {error.message}") from None
         except Exception as error:
             kind = type(error).__name__  # its message may quote the messages
-            raise UsageError(f"messages: the chat template failed ({kind})") from None
+            raise UsageError(
+                "messages: expected messages that the chat template can write, it ended with "
+                f"{kind}"
+            ) from None
         return self._encode(text, max_tokens=max_tokens, add_special=False)
 
     def _encode(self, text: str, *, max_tokens: int, add_special: bool) -> list[int]:
@@ -98,9 +106,12 @@ class PromptEncoder:
         return ids
 
     def _cut(self, text: str) -> str:
-        """`text` with a MARK inside every special token: its pieces are encoded apart."""
+        """`text` with a MARK inside every special token, so that its parts are encoded
+        separately."""
         if MARK in text:
-            raise UsageError("prompt: the private-use character U+F0000 is not accepted")
+            raise UsageError(
+                "prompt: expected no private-use character U+F0000, got one; leave it out"
+            )
         for token in self._special:
             if len(token) > 1:
                 text = text.replace(token, token[0] + MARK + token[1:])
@@ -122,8 +133,8 @@ class PromptEncoder:
         if source is None:
             return None
         if not isinstance(source, str):
-            raise ParseError("chat_template: expected one template")
-        # As transformers does, less `strftime_now`: a clock would change the tokens.
+            raise ParseError("chat_template: expected one template as text, got another value")
+        # The same as in transformers, without `strftime_now`: a clock would change the tokens.
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension]
         )
@@ -132,21 +143,24 @@ class PromptEncoder:
         try:
             return environment.from_string(source)
         except TemplateError as error:
-            raise ParseError(f"chat_template: malformed ({type(error).__name__})") from None
+            raise ParseError(
+                f"chat_template: expected a Jinja template, got other text ({type(error).__name__})"
+            ) from None
 
 
 def json_object(
     files: Mapping[str, bytes | bytearray], name: str, *, optional: bool = False
 ) -> dict[str, Any]:
-    """The JSON object in the file `name`. Raises ParseError; {} for an absent optional one."""
+    """The JSON object in the file `name`, or {} if the file is optional and absent. Raises
+    ParseError."""
     if name not in files:
         if optional:
             return {}
-        raise ParseError(f"model: {name} is missing")
+        raise ParseError(f"model: expected the file {name}, found none")
     try:
         value = json.loads(bytes(files[name]))
     except (ValueError, RecursionError):
-        raise ParseError(f"model: {name}: malformed JSON") from None
+        raise ParseError(f"model: {name}: expected JSON, got other bytes") from None
     if not isinstance(value, dict):
         raise ParseError(f"model: {name}: expected an object, got {type(value).__name__}")
     return value
@@ -154,8 +168,11 @@ def json_object(
 
 def _tokenizer(files: Mapping[str, bytes | bytearray]) -> Tokenizer:
     if "tokenizer.json" not in files:
-        raise ParseError("model: tokenizer.json is missing")
+        raise ParseError("model: expected the file tokenizer.json, found none")
     try:
         return Tokenizer.from_buffer(bytes(files["tokenizer.json"]))
     except Exception as error:  # the Rust side raises bare Exception
-        raise ParseError(f"model: tokenizer.json: malformed ({type(error).__name__})") from None
+        raise ParseError(
+            "model: tokenizer.json: expected a tokenizer of the library tokenizers, got other "
+            f"bytes ({type(error).__name__})"
+        ) from None

@@ -1,7 +1,7 @@
-"""The engines that a guest can run, by the name that its measured host config gives.
+"""The engines that a guest can run, by the name in its measured host config.
 
-Another engine is a module of this package and a row here. Its libraries are imported when it is
-chosen, so that a guest loads only those of the engine that it runs.
+To add an engine, add a module to this package and a row here. The libraries of an engine are
+imported when it is chosen, so a guest loads only those of the engine that it runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEFAULT = "torch"
 
 
 def engines(*, threads: int | None = None) -> Mapping[str, MakeEngine]:
-    """Every engine that this guest has. `threads` bounds those that compute in this process."""
+    """Every engine that this guest has. `threads` limits those that compute in this process."""
 
     def torch(files: ModelFiles) -> Engine:
         from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
@@ -29,7 +29,7 @@ def engines(*, threads: int | None = None) -> Mapping[str, MakeEngine]:
 
 
 def choose(found: Mapping[str, MakeEngine], name: str) -> MakeEngine:
-    """The engine that the host config names. Raises ParseError for one that is not there."""
+    """The engine that the host config names. Raises ParseError if there is no such engine."""
     if name not in found:
         known = ", ".join(sorted(found))
         raise ParseError(f"host config: [engine] name: expected one of {known}, got {name}")

@@ -1,7 +1,7 @@
-"""From logits to the next token of one row.
+"""Chooses the next token of one row from its logits.
 
-Each row draws from its own generator, so a seeded answer does not depend on who shares
-the batch. Order: bias and penalties, temperature, top-k, top-p, min-p, one draw.
+Each row draws from its own generator, so a seeded answer does not depend on which other requests
+are in the batch. The order is: bias and penalties, temperature, top-k, top-p, min-p, one draw.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from enclave.guest.engines.base import GenerateRequest
 
 @dataclass(frozen=True)
 class Sampling:
-    """A request's settings with the model's defaults filled in. `temperature` 0 is greedy."""
+    """The settings of a request, with the model's defaults filled in. `temperature` 0 is greedy."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -28,7 +28,7 @@ class Sampling:
 
     @classmethod
     def of(cls, request: GenerateRequest, defaults: Sampling) -> Sampling:
-        """What `request` says, else what the model's generation_config says."""
+        """The settings in `request`, and for the others those in the model's generation_config."""
 
         def chosen(name: str) -> float:
             value = getattr(request, name)
@@ -45,7 +45,8 @@ class Sampling:
 
 
 def model_defaults(generation_config: Mapping[str, object]) -> Sampling:
-    """Greedy unless the model says `do_sample`; then its own temperature, top_p and top_k."""
+    """Greedy unless the model says `do_sample`; then the model's own temperature, top_p, top_k and
+    min_p."""
     if generation_config.get("do_sample") is not True:
         return Sampling()
     values = {
@@ -57,7 +58,8 @@ def model_defaults(generation_config: Mapping[str, object]) -> Sampling:
 
 
 class Sampler:
-    """The choice of tokens for one row: settings, generator, and what it chose so far."""
+    """Chooses tokens for one row. It holds the settings, the generator, and what was chosen so
+    far."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class Sampler:
 
     @property
     def plain(self) -> bool:
-        """Whether the choice is the row's greatest logit and nothing else."""
+        """Whether the choice is simply the greatest logit of the row."""
         settings = self._settings
         penalties = settings.presence_penalty or settings.frequency_penalty
         return settings.temperature == 0 and not penalties and self._bias is None
@@ -86,7 +88,7 @@ class Sampler:
         if self._settings.temperature == 0:
             token = int(logits.argmax())
         else:
-            # The greatest becomes 0 first: a tiny temperature must not overflow.
+            # The greatest logit becomes 0 first, so that a tiny temperature does not overflow.
             token = self._draw((logits - logits.max()) / self._settings.temperature)
         self._counts[token] = self._counts.get(token, 0) + 1
         return token
@@ -111,7 +113,7 @@ class Sampler:
             values, ids = values[: settings.top_k], ids[: settings.top_k]
         chances = torch.softmax(values, 0).double()
         sums = chances.cumsum(0)
-        # The first token that reaches top_p is kept: at least one always is.
+        # The first token that reaches top_p is kept, so at least one token always is.
         keep = (sums - chances < settings.top_p) & (chances >= settings.min_p * chances[0])
         chances = chances * keep
         point = torch.rand((), generator=self._generator, device=logits.device, dtype=torch.float64)

@@ -1,11 +1,11 @@
-"""The slot scheduler: many answers, one batched step.
+"""The slot scheduler: it advances many answers with one batched step.
 
-A fixed number of slots each holds the keys and values of one answer, up to `max_len`
-positions; nothing is paged and no prefix is shared, so no answer's timing tells about
-another tenant's prompt. A prompt is prefilled alone, in pieces, and between the pieces
-all live answers advance by one token together. A slot is zeroed when its answer ends.
+There is a fixed number of slots. Each holds the keys and values of one answer, up to `max_len`
+positions. Nothing is paged and no prefix is shared, so the timing of an answer tells nothing about
+the prompt of another tenant. A prompt is prefilled alone, in pieces. Between two pieces all live
+answers advance by one token together. A slot is set to zero when its answer ends.
 
-Everything here runs on one thread and knows nothing of asyncio.
+Everything here runs on one thread and does not use asyncio.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from enclave.guest.engines.sampling import Sampler
 from enclave.guest.engines.text import Detokenizer, StopFilter
 
 BUCKET = 64
-"""Positions; attention reads whole buckets, so that few different shapes occur."""
+"""Positions in a bucket. Attention reads whole buckets, so that few different shapes occur."""
 
 
 class SlotCache(Cache):
@@ -48,12 +48,13 @@ class SlotCache(Cache):
         self._write: tuple[Any, ...] = ()
 
     def aim_prefill(self, slot: int, begin: int, end: int) -> None:
-        """The next pass fills positions begin…end of one slot and reads up to `end`."""
+        """Makes the next pass fill the positions from `begin` to `end` of one slot, and read up to
+        `end`."""
         self._rows, self._length = slice(slot, slot + 1), end
         self._write = (self._rows, slice(None), slice(begin, end))
 
     def aim_decode(self, positions: torch.Tensor, length: int) -> None:
-        """The next pass writes one position in each of the first rows."""
+        """Makes the next pass write one position in each of the first rows."""
         rows = torch.arange(len(positions), device=positions.device)
         self._rows, self._length = slice(0, len(positions)), length
         # Two index tensors around a slice put the indexed axis first: [rows, heads, dim].
@@ -61,7 +62,7 @@ class SlotCache(Cache):
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int,
                *_args: Any, **_kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Stores what a layer computed, and gives it all that its rows may see."""
+        """Stores what a layer computed, and returns everything that its rows may see."""
         keys, values = self.keys[layer_idx], self.values[layer_idx]
         single = isinstance(self._write[2], torch.Tensor)
         keys[self._write] = key_states[:, :, 0] if single else key_states
@@ -72,14 +73,14 @@ class SlotCache(Cache):
         return self._length
 
     def wipe(self, slot: int) -> None:
-        """Zeroes what an answer left."""
+        """Sets to zero what an answer left."""
         for tensor in (*self.keys, *self.values):
             tensor[slot].zero_()
 
 
 @dataclass(eq=False)
 class Job:
-    """One answer on its way. `tell` takes its Deltas, on the scheduler's thread."""
+    """One answer that is being written. `tell` receives its Deltas, on the scheduler's thread."""
 
     prompt: list[int] = field(repr=False)
     max_tokens: int
@@ -105,7 +106,7 @@ class Job:
 
 @dataclass
 class Counters:
-    """Since the start: answers finished, answers cancelled, tokens written."""
+    """Numbers since the start: answers finished, answers cancelled, tokens written."""
 
     finished: int = 0
     cancelled: int = 0
@@ -113,7 +114,7 @@ class Counters:
 
 
 class Scheduler:
-    """Admits jobs to slots and steps them. `step` does one unit of work."""
+    """Gives slots to jobs and advances them. `step` does one unit of work."""
 
     def __init__(
         self,
@@ -149,12 +150,13 @@ class Scheduler:
         self._waiting.append(job)
 
     def jobs(self) -> list[Job]:
-        """All that wait or run."""
+        """All jobs that wait or run."""
         return [job for job in self._slots if job is not None] + list(self._waiting)
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Frees cancelled slots, admits, prefills some pieces, then advances all live rows."""
+        """Frees the slots of cancelled jobs, gives free slots to waiting jobs, prefills some
+        pieces, and then advances all live rows by one token."""
         self._drop_cancelled()
         self._admit()
         spent = 0
@@ -165,7 +167,7 @@ class Scheduler:
             self._decode(live)
 
     def _next_to_fill(self) -> tuple[int, Job] | None:
-        """The earliest admitted job whose prompt is not wholly in its slot."""
+        """The earliest job whose prompt is not completely in its slot."""
         filling = [(job.turn, at, job) for at, job in self._held() if not job.prefilled]
         return min(filling)[1:] if filling else None
 
@@ -193,7 +195,8 @@ class Scheduler:
         self._cache.wipe(at)
 
     def _prefill(self, at: int, job: Job) -> int:
-        """One piece of one prompt, its length returned; the last piece gives the first token."""
+        """Prefills one piece of one prompt and returns its length. The last piece gives the first
+        token of the answer."""
         begin = job.filled
         end = min(begin + self._piece, len(job.prompt))
         positions = torch.arange(begin, end, device=self._device)
@@ -206,9 +209,9 @@ class Scheduler:
         return end - begin
 
     def _decode(self, live: list[int]) -> None:
-        """One token for every live row, in one pass over the first rows of the cache."""
+        """Writes one token for every live row, in one pass over the first rows of the cache."""
         width = len(self._slots) if self._deterministic else live[-1] + 1
-        # A row that is free or still filling computes at its next position too; what it
+        # A row that is free or is still being filled computes at its next position too. What it
         # writes there is overwritten before anything reads it.
         places = [self._position(job) for job in self._slots[:width]]
         tokens = [job.last if job and job.prefilled else 0 for job in self._slots[:width]]
@@ -225,20 +228,20 @@ class Scheduler:
                 self._advance(at, job, greatest[at] if plain else job.sampler.choose(logits[at]))
 
     def _position(self, job: Job | None) -> int:
-        """Where the row's next token stands."""
+        """The position of the row's next token."""
         if job is None:
             return 0
         return job.filled + job.written - 1 if job.prefilled else job.filled
 
     def _reach(self, last: int) -> int:
-        """How many positions attention reads: all of them in deterministic mode."""
+        """How many positions attention reads. In deterministic mode it reads all of them."""
         if self._deterministic:
             return self._max_len
         return min(self._max_len, (last // BUCKET + 1) * BUCKET)
 
     def _forward(self, tokens: list[int], positions: torch.Tensor,
                  mask: torch.Tensor) -> torch.Tensor:  # fmt: skip
-        """Logits [rows, vocabulary] of each row's last token."""
+        """The logits [rows, vocabulary] of the last token of each row."""
         ids = torch.tensor(tokens, device=self._device).view(positions.shape)
         answer = self._model(
             input_ids=ids,
@@ -251,7 +254,7 @@ class Scheduler:
         return answer.logits[:, -1]
 
     def _advance(self, at: int, job: Job, token: int) -> None:
-        """Books one chosen token and tells the text that it made certain."""
+        """Counts one chosen token, and tells the text that became certain with it."""
         job.last = token
         job.written += 1
         job.untold.append(token)

@@ -1,7 +1,7 @@
-"""From token ids to text, piece by piece.
+"""Turns token ids into text, piece by piece.
 
-The pieces put together are exactly the text of all tokens, cut before the first stop
-string: no piece ends inside a UTF-8 character and none holds part of a stop string.
+The pieces together are exactly the text of all tokens, cut before the first stop string. No piece
+ends inside a UTF-8 character, and no piece contains a part of a stop string.
 """
 
 from __future__ import annotations
@@ -9,33 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 REPLACEMENT = "\ufffd"
-"""What a decoder writes for bytes that are not (yet) a whole character."""
+"""What a decoder writes for bytes that are not, or not yet, a whole character."""
 
 MAX_HELD_TOKENS = 16
-"""A character has at most four bytes; after this many tokens the bytes were never one."""
+"""A character has at most four bytes. After this many tokens, the bytes are not a character."""
 
 
 class Detokenizer:
-    """Push ids, take text; `finish` gives what is still held."""
+    """Takes token ids and returns text. `finish` returns the text that is still held back."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._window: list[int] = []
-        self._told = 0  # ids of the window whose text was already given
+        self._told = 0  # number of ids in the window whose text was already returned
 
     def push(self, token: int) -> str:
-        """The text that became certain with this token, often ""."""
+        """The text that became certain with this token. It is often empty."""
         self._window.append(token)
         held = len(self._window) - self._told
         return self._advance(force=held > MAX_HELD_TOKENS)
 
     def finish(self) -> str:
-        """What is left, broken characters as U+FFFD."""
+        """The rest of the text, with U+FFFD for broken characters."""
         return self._advance(force=True)
 
     def _advance(self, *, force: bool) -> str:
-        # A decoder may write a token differently at the start of a text (a leading space),
-        # so new text is the difference of two decodings that begin at the same token.
+        # A decoder may write a token differently at the start of a text (for example its space), so
+        # the new text is the difference of two decodings that begin at the same token.
         before = self._decode(self._window[: self._told])
         after = self._decode(self._window)
         if len(after) <= len(before) or (after.endswith(REPLACEMENT) and not force):
@@ -46,7 +46,7 @@ class Detokenizer:
 
 
 class StopFilter:
-    """Holds text back while it may be the beginning of a stop string."""
+    """Holds back text that may be the beginning of a stop string."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -65,7 +65,7 @@ class StopFilter:
         return self._release(len(self._held) - self._possible())
 
     def finish(self) -> str:
-        """The held text, once it is known that nothing follows."""
+        """The text that was held back, when nothing more follows."""
         return "" if self.stopped else self._release(len(self._held))
 
     def _release(self, count: int) -> str:
@@ -73,7 +73,7 @@ class StopFilter:
         return text
 
     def _possible(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
+        """The length of the longest end of the held text that begins a stop string."""
         longest = min(len(self._held), max((len(stop) - 1 for stop in self._stops), default=0))
         for length in range(longest, 0, -1):
             tail = self._held[-length:]

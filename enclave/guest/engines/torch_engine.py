@@ -1,10 +1,10 @@
-"""The engine in the guest's own process: torch, transformers' model classes, our slots.
+"""The engine in the guest's own process: torch, the model classes of transformers, and our slots.
 
-It is made from a model's bytes in memory and opens no file. One worker thread owns the
-model and the scheduler; asyncio talks to it through a lock-guarded inbox and gets its
-pieces back through one queue per answer. An answer holds at most `max_len` tokens, so
-those queues are bounded by the context. No code of a model runs: only the
-architectures named here, from the installed library.
+It is made from a model's bytes in memory and opens no file. One worker thread owns the model and
+the scheduler. The event loop gives it requests through an inbox with a lock, and gets the pieces
+back through one queue for each answer. An answer has at most `max_len` tokens, so the context
+limits the length of these queues. No code of a model runs, only the architectures that are named
+here, from the installed library.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from enclave.guest.model import ModelFiles
 
 ENGINE = "umay-torch"
 ENGINE_VERSION = "1"
-"""Raised whenever the same request could give other tokens than before."""
+"""It is increased whenever the same request could give other tokens than before."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "jinja2")
-"""Versions of these may change an answer."""
+"""Libraries whose version may change an answer."""
 
 FEATURES = frozenset({
     "chat", "completion", "temperature", "top_p", "top_k", "min_p", "seed", "stop",
@@ -58,11 +58,12 @@ SELF_TEST_PROMPT = "What is attestation?"
 
 @dataclass(frozen=True, kw_only=True)
 class TorchSettings:
-    """How the engine runs. Memory for keys and values grows with slots times max_len.
+    """How the engine runs. The memory for keys and values grows with slots times max_len.
 
-    `max_len` and `dtype` None mean the model's own; `threads` None means the variable
-    UMAY_TORCH_THREADS, else 1. `deterministic` makes every step as wide and as long as it
-    can be, so that logits do not depend on the other rows; it costs speed.
+    None for `max_len` or `dtype` stands for the model's own. None for `threads` stands for the
+    value of the environment variable UMAY_TORCH_THREADS, or 1 without it. `deterministic` makes
+    every step as wide and as long as it can be, so that logits do not depend on the other rows;
+    this costs speed.
     """
 
     slots: int = 8
@@ -76,7 +77,7 @@ class TorchSettings:
 
 
 class TorchEngine:
-    """Engine (see base) over a slot scheduler."""
+    """An Engine (see base) that uses the slot scheduler."""
 
     def __init__(self, model: ModelFiles, *, settings: TorchSettings | None = None) -> None:
         self._settings = settings or TorchSettings()
@@ -100,7 +101,8 @@ class TorchEngine:
         return self._info
 
     async def start(self) -> EngineInfo:
-        """Loads, tests itself with one short greedy answer, then serves. Raises EngineFailed."""
+        """Loads the model, tests the engine with one short greedy answer, and starts to serve.
+        Raises EngineFailed."""
         if self._state != "new":
             raise UsageError("engine: expected a new engine, got one that was started before")
         loop = asyncio.get_running_loop()
@@ -112,17 +114,18 @@ class TorchEngine:
         self._thread.start()
         await ready
         if self._state != "starting":
-            raise EngineFailed("engine: closed while it started")
+            raise EngineFailed("engine: expected to start, but it was closed while it started")
         self._state = "running"
         return self._info
 
     def generate(self, request: GenerateRequest) -> Answer:
-        """Queues the request; see base.Engine. `aclose()` of the result cancels it."""
+        """Puts the request into the queue; see base.Engine. `aclose()` of the answer cancels it."""
         if self._state != "running":
-            raise EngineFailed("engine: not running")
+            raise EngineFailed("engine: expected a running engine, this one does not run")
         if len(self._live) >= self._settings.slots + self._settings.max_waiting:
             raise QueueFull(
-                f"engine: {self._settings.max_waiting} requests are waiting already; try again"
+                f"engine: expected at most {self._settings.max_waiting} waiting requests, as many "
+                "are waiting already; try again later"
             )
         answer = _Answer(self)
         job = answer.job = self._job(request, answer)
@@ -144,7 +147,7 @@ class TorchEngine:
         )
 
     async def close(self) -> None:
-        """Cancels every answer, ends the thread and lets go of the model's bytes."""
+        """Cancels every answer, ends the thread and forgets the model's bytes."""
         with self._wake:
             self._state = "closed"
             self._wake.notify()
@@ -163,7 +166,10 @@ class TorchEngine:
                 f"got a prompt of {len(prompt)} and an answer of at most {max(1, wanted)}"
             )
         if any(token >= self._config["vocab_size"] for token in request.logit_bias):
-            raise UsageError("logit_bias: expected token ids of this model's vocabulary")
+            raise UsageError(
+                "logit_bias: expected token ids of this model's vocabulary, got one that is not "
+                "in it"
+            )
         sampler = Sampler(
             Sampling.of(request, self._defaults),
             seed=request.seed,
@@ -185,10 +191,11 @@ class TorchEngine:
             return self._encoder.encode_chat(request.messages, max_tokens=most)
         return self._encoder.encode_text(request.prompt or "", max_tokens=most)
 
-    # On the worker thread from here.
+    # The methods from here on run on the worker thread.
 
     def _work(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
-        """Loads, reports, then steps until closed. No traceback leaves: it could hold a prompt."""
+        """Loads the model, reports that it is ready, and then works until the engine is closed. No
+        traceback leaves this thread, because it could contain a prompt."""
         try:
             scheduler = self._load()
             loop.call_soon_threadsafe(_settle, ready, None)
@@ -200,7 +207,7 @@ class TorchEngine:
             if isinstance(error, UmayError):  # its message was written for people
                 failure = EngineFailed(str(error))
             else:
-                failure = EngineFailed(f"engine: stopped by {type(error).__name__}")
+                failure = EngineFailed(f"engine: it was stopped by {type(error).__name__}")
             with contextlib.suppress(RuntimeError):  # the loop may be gone
                 loop.call_soon_threadsafe(_settle, ready, failure)
                 loop.call_soon_threadsafe(self._fail, failure)
@@ -227,7 +234,8 @@ class TorchEngine:
         return scheduler
 
     def _take(self, scheduler: Scheduler) -> bool:
-        """Moves new jobs over, waiting while there are none; False once closed."""
+        """Gives new jobs to the scheduler, and waits while there are none. False if the engine was
+        closed."""
         with self._wake:
             while self._state != "closed" and not self._inbox and scheduler.idle:
                 self._wake.wait()
@@ -246,7 +254,7 @@ class TorchEngine:
             pieces, self._outbox = self._outbox, []
             loop.call_soon_threadsafe(_hand_out, pieces)
 
-    # On the event loop's thread from here.
+    # The methods from here on run on the thread of the event loop.
 
     def _fail(self, failure: EngineFailed) -> None:
         self._state = "failed"
@@ -287,13 +295,13 @@ class _Answer:
         return piece
 
     def put(self, piece: Delta | EngineFailed) -> None:
-        """Takes what the worker made; the last piece makes room for the next request."""
+        """Takes a piece from the worker. The last piece makes room for the next request."""
         if isinstance(piece, EngineFailed) or piece.finish_reason is not None:
             self._engine._forget(self)
         self._queue.put_nowait(piece)
 
     async def aclose(self) -> None:
-        """Cancels, at any time and more than once."""
+        """Cancels the answer. It may be called at any time and repeatedly."""
         if not self._done:
             self._done = True
             self._engine._cancel(self)
@@ -314,7 +322,7 @@ def _settle(ready: asyncio.Future[None], failure: EngineFailed | None) -> None:
 
 
 def _stop_ids(*configs: dict[str, Any]) -> frozenset[int]:
-    """Every end token that generation_config.json or config.json names."""
+    """Every end token that is named in generation_config.json or config.json."""
     found: set[int] = set()
     for config in configs:
         value = config.get("eos_token_id")
@@ -323,7 +331,7 @@ def _stop_ids(*configs: dict[str, Any]) -> frozenset[int]:
 
 
 def _describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) -> EngineInfo:
-    """The EngineInfo, known before anything is loaded. Raises ParseError, UsageError."""
+    """The EngineInfo, which is known before anything is loaded. Raises ParseError, UsageError."""
     check_config(config)
     dtype = settings.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
     if dtype not in DTYPES:
@@ -331,7 +339,10 @@ def _describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) ->
     context = int(config["max_position_embeddings"])
     max_len = settings.max_len or context
     if not 1 < max_len <= context or settings.slots < 1 or settings.prefill_piece < 1:
-        raise UsageError(f"engine: expected max_len 2 to {context}, slots and pieces from 1")
+        raise UsageError(
+            f"engine: expected max_len from 2 to {context}, and at least 1 slot and prefill_piece "
+            f"1, got {max_len}, {settings.slots} and {settings.prefill_piece}"
+        )
     return EngineInfo(
         engine=ENGINE,
         version=ENGINE_VERSION,
