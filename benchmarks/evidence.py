@@ -3,7 +3,8 @@ package.
 
 It needs the evidence in the directory that UMAY_EVIDENCE names. NVIDIA's package needs old versions
 of libraries, so it runs in an environment that this benchmark makes and deletes. OCSP is left out
-on both sides. "Cold" means with empty caches.
+on both sides. "Cold" means with nothing remembered; a second machine of the same kind finds what
+the first one left.
 """
 
 from __future__ import annotations
@@ -22,13 +23,11 @@ from typing import Any
 
 import dcap_qvl
 
-from attestation import nvidia
+from attestation import nvidia, remembered
 from attestation.formats.evidence import GPU, Device
-from attestation.nvidia import rim as rims
 from attestation.platforms import tdx
 from attestation.platforms.tdx import tcb
 from attestation.trust.roots import PRODUCTION
-from attestation.x509.walk import check_signed
 from client_sdk.inspection.collateral import read_intel_bundle
 from client_sdk.inspection.gpu import pem_certificates
 
@@ -36,8 +35,16 @@ EVIDENCE = Path(os.environ.get("UMAY_EVIDENCE", "../shared/evidence"))
 NOW = 1_792_454_400  # 2026-10-20: collateral and both RIMs are current
 RUNS = 15
 PEER = "nv-local-gpu-verifier==2.7.3"
-QUOTE = "tdx_quote/tdx-quote-v4-phala-network-tdx_quote-f1c85033.bin"
-COLLATERAL = "collateral_bundle/b0c06f000000-tdx-2026-10-08.json"
+QUOTE = "tdx_quote/tdx-quote-v4-phala-network-tdx_quote-f1c85033.bin", NOW
+PAIR = (
+    ("tdx_quote/tdx-quote-v4-dstack-tee-quote-report-cbdb5b2f.bin", 1_771_977_600),
+    ("tdx_quote/tdx-quote-v5-google-quote_v5_sample-cf77a6e9.bin", 1_771_977_600),
+)
+"""Quotes of two processors (PPID) with one FMSPC; 2026-02-25, when their collateral is current."""
+COLLATERAL = {
+    NOW: "collateral_bundle/b0c06f000000-tdx-2026-10-08.json",
+    PAIR[0][1]: "collateral_bundle/90c06f000000-tdx-2026-02-18.json",
+}
 REPORT = "hopper-nvtrust-550.90.07"
 RIMS = (
     "nvidia_rim/nvat-NV_GPU_DRIVER_GH100_550.144.03.xml",
@@ -64,16 +71,34 @@ def run() -> Iterator[dict[str, Any]]:
     both = f"dcap-qvl and {PEER}"
     yield _beside("verify-tdx-1-gpu-2-rims", whole, quote + report + 2 * one_rim, both)
     machine = _cold(lambda: (_tdx(), _gpus(devices, documents)))
+    yield from _second(devices, documents)
     yield _beside("verify-tdx-8-gpus", machine, quote + 8 * (report + 2 * one_rim), both)
 
 
-def _tdx() -> None:
-    data = _read(QUOTE)
+def _second(
+    devices: list[tuple[Device, bytes]], documents: list[bytes]
+) -> Iterator[dict[str, Any]]:
+    """A second machine after a first one: another processor and another GPU of the same kind."""
+
+    def first() -> None:
+        _tdx(PAIR[0])
+        _gpus(devices[:1], documents)
+
+    cold = _cold(first)
+    second = _cold(lambda: (_tdx(PAIR[1]), _gpus(devices[1:2], documents)), before=first)
+    yield _beside("verify-second-machine", second, cold, "the first machine")
+    quote = _cold(lambda: _tdx(PAIR[1]), before=first)
+    yield _beside("verify-second-tdx-quote", quote, _dcap_qvl(PAIR[1]), "dcap-qvl")
+
+
+def _tdx(quote: tuple[str, int] = QUOTE) -> None:
+    name, now = quote
+    data = _read(name)
     parsed = tdx.parse_quote(data)
-    signer = tdx.check_signature(parsed, roots=PRODUCTION, now=NOW)
+    signer = tdx.check_signature(parsed, roots=PRODUCTION, now=now)
     tdx.check_attributes(parsed)
-    collateral = read_intel_bundle(_read(COLLATERAL))
-    tdx.check_tcb(data, collateral, root_der=signer.root_der, now=NOW)
+    collateral = read_intel_bundle(_read(COLLATERAL[now]))
+    tdx.check_tcb(data, collateral, root_der=signer.root_der, now=now)
 
 
 def _gpus(devices: list[tuple[Device, bytes]], documents: list[bytes]) -> None:
@@ -108,13 +133,14 @@ def _nonce(name: str) -> bytes:
     return nvidia.parse_report(_read(f"nvidia_gpu_report/{name}.bin")).nonce
 
 
-def _dcap_qvl() -> float:
+def _dcap_qvl(quote: tuple[str, int] = QUOTE) -> float:
     """The time of the library dcap-qvl alone on the same quote and collateral, in milliseconds."""
-    data, parts = _read(QUOTE), dict(read_intel_bundle(_read(COLLATERAL)).parts)
-    root = tdx.check_signature(tdx.parse_quote(data), roots=PRODUCTION, now=NOW).root_der
+    name, now = quote
+    data, parts = _read(name), dict(read_intel_bundle(_read(COLLATERAL[now])).parts)
+    root = tdx.check_signature(tdx.parse_quote(data), roots=PRODUCTION, now=now).root_der
     material = tcb._material(parts)
     return median(
-        _ms(lambda: dcap_qvl.verify_with_root_ca(data, material, root, NOW)) for _ in range(RUNS)
+        _ms(lambda: dcap_qvl.verify_with_root_ca(data, material, root, now)) for _ in range(RUNS)
     )
 
 
@@ -136,11 +162,11 @@ def _nvidia() -> dict[str, float]:
     return figures
 
 
-def _cold(work: Callable[[], object]) -> float:
+def _cold(work: Callable[[], object], before: Callable[[], object] = int) -> float:
     times = []
     for _ in range(RUNS):
-        check_signed.cache_clear()
-        rims._read.cache_clear()
+        remembered.forget()
+        before()
         times.append(_ms(work))
     return median(times)
 

@@ -17,7 +17,7 @@ TOPS = ("attestation", "contracts", "enclave", "client_sdk")
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("attestation.errors", "attestation.lazy"),
-    ("attestation.arguments", "attestation.files", "attestation.wire"),
+    ("attestation.arguments", "attestation.files", "attestation.remembered", "attestation.wire"),
     ("attestation.formats", "attestation.process"),
     ("attestation.net",),
     ("attestation.x509", "attestation.log"),

@@ -7,6 +7,8 @@ be current. A certificate without an answer does not pass.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -16,13 +18,16 @@ from cryptography.x509 import ocsp
 
 from attestation.errors import NotAuthentic, Refused
 from attestation.formats.collateral import Collateral
-from attestation.formats.dates import lapse, seconds
+from attestation.formats.dates import Window, lapse, seconds
 from attestation.formats.digests import sha256
-from attestation.x509.certificate import common_name, load_certificate
+from attestation.remembered import remembered
+from attestation.x509.certificate import common_name, fingerprint, load_certificate
 from attestation.x509.profile import NVIDIA_OCSP
-from attestation.x509.walk import check_under
+from attestation.x509.walk import check_dates, check_link
 
 MAX_CLOCK_SKEW_S = 300
+REMEMBERED_ANSWERS = 1024
+"""Some ten for each machine of eight GPUs and four switches are shared; the rest is its own."""
 
 
 def part_name(certificate: x509.Certificate) -> str:
@@ -50,11 +55,45 @@ def check(
             f"{_name(certificate)}: expected an OCSP answer in the collateral, got none; "
             "fetch it anew",
         )
+    answer = _answered(data, certificate, issuer)
+    if answer.responder is not None:
+        check_dates((answer.responder,), NVIDIA_OCSP, now=now)
+    _check_status(answer, certificate)
+    return _check_dates(answer, now)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a signed answer says of one certificate. `responder` signed it where the certificate's
+    issuer did not; `window` is None where no next update is named."""
+
+    responder: x509.Certificate | None
+    status: ocsp.OCSPCertStatus
+    reason: x509.ReasonFlags | None
+    window: Window | None
+
+
+@remembered(
+    most=REMEMBERED_ANSWERS,
+    key=lambda data, certificate, issuer: (
+        sha256(data),
+        fingerprint(certificate),
+        fingerprint(issuer),
+    ),
+)
+def _answered(data: bytes, certificate: x509.Certificate, issuer: x509.Certificate) -> _Answer:
+    """All of `check` that does not depend on the time: the answer is about this certificate, and
+    signed by its issuer or a responder of that one."""
     response = _load(data)
-    _check_signer(response, issuer, now)
+    responder = _check_signer(response, issuer)
     single = _single(response, certificate, issuer)
-    _check_status(single, certificate)
-    return _check_dates(single, now)
+    end = single.next_update_utc
+    return _Answer(
+        responder,
+        single.certificate_status,
+        single.revocation_reason,
+        None if end is None else (seconds(single.this_update_utc), seconds(end)),
+    )
 
 
 def _load(data: bytes) -> ocsp.OCSPResponse:
@@ -90,11 +129,13 @@ def _load(data: bytes) -> ocsp.OCSPResponse:
     return response
 
 
-def _check_signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: int) -> None:
-    signer = issuer
+def _check_signer(response: ocsp.OCSPResponse, issuer: x509.Certificate) -> x509.Certificate | None:
+    """The responder that signed in the issuer's name; None where the issuer did it itself."""
+    responder = None
     if response.certificates and response.certificates[0] != issuer:
-        signer = response.certificates[0]
-        check_under(signer, issuer, NVIDIA_OCSP, now=now)
+        responder = response.certificates[0]
+        check_link(responder, issuer, NVIDIA_OCSP)
+    signer = responder or issuer
     key, algorithm = signer.public_key(), response.signature_hash_algorithm
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
         algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512
@@ -113,6 +154,7 @@ def _check_signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: in
             "OCSP answer: expected a signature by the issuer or its responder, got one "
             "that does not hold",
         ) from None
+    return responder
 
 
 def _single(
@@ -138,16 +180,16 @@ def _name(certificate: x509.Certificate) -> str:
     return f"certificate {common_name(certificate)!r}"
 
 
-def _check_status(single: ocsp.OCSPSingleResponse, certificate: x509.Certificate) -> None:
-    if single.certificate_status is ocsp.OCSPCertStatus.GOOD:
+def _check_status(answer: _Answer, certificate: x509.Certificate) -> None:
+    if answer.status is ocsp.OCSPCertStatus.GOOD:
         return
-    if single.certificate_status is ocsp.OCSPCertStatus.UNKNOWN:
+    if answer.status is ocsp.OCSPCertStatus.UNKNOWN:
         raise Refused(
             "gpu",
             "revocation-unknown",
             f"{_name(certificate)}: expected the OCSP status good, got unknown",
         )
-    if single.revocation_reason is x509.ReasonFlags.certificate_hold:
+    if answer.reason is x509.ReasonFlags.certificate_hold:
         raise Refused(
             "gpu",
             "certificate-hold",
@@ -158,11 +200,10 @@ def _check_status(single: ocsp.OCSPSingleResponse, certificate: x509.Certificate
     )
 
 
-def _check_dates(single: ocsp.OCSPSingleResponse, now: int) -> int:
-    if (end := single.next_update_utc) is None:
+def _check_dates(answer: _Answer, now: int) -> int:
+    if answer.window is None:
         raise Refused("gpu", "ocsp-expired", "OCSP answer: expected a next update, got none")
-    window = seconds(single.this_update_utc), seconds(end)
-    if found := lapse(window, now, skew=MAX_CLOCK_SKEW_S):
+    if found := lapse(answer.window, now, skew=MAX_CLOCK_SKEW_S):
         word, text = found
         raise Refused("gpu", f"ocsp-{word}", f"OCSP answer: {text}")
-    return window[1]
+    return answer.window[1]

@@ -15,13 +15,14 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
 
 from cryptography import x509
 from lxml import etree
 
 from attestation.errors import NotAuthentic, ParseError
+from attestation.formats.digests import sha256
+from attestation.remembered import remembered
 from attestation.x509.certificate import expires, has_signed
 from attestation.x509.profile import NVIDIA_RIM
 from attestation.x509.walk import Chain, check_dates, check_links, load_chain
@@ -33,7 +34,8 @@ SIGNATURE_BYTES = 96
 _SWID = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
 _HASH = "{http://www.w3.org/2001/04/xmlenc#sha384}Hash"
 _DS = "{http://www.w3.org/2000/09/xmldsig#}"
-_XML = "{http://www.w3.org/XML/1998/namespace}"
+_XML_ATTRIBUTES = etree.XPath("descendant-or-self::*[@xml:*]")
+_CROWDED = etree.XPath(f"descendant-or-self::*[count(@*) > {MAX_ATTRIBUTES}]")
 _PARTS = ("SignedInfo", "SignatureValue", "KeyInfo")
 _C14N11 = "http://www.w3.org/2006/12/xml-c14n11"
 _SHAPE = (
@@ -46,7 +48,7 @@ _DECLARATION = re.compile(rb"""<\?xml version=["']1\.0["']( encoding=["'](?i:UTF
 _BANNED = (b"<!", b"<?", b"\0")
 _LEAVES = (f"{_SWID}Entity", f"{_SWID}Link", f"{_SWID}Meta")
 _BRANCHES = (f"{_SWID}Payload", f"{_DS}Signature")
-_SHA384_HEX = re.compile("[0-9a-fA-F]{96}")
+_SHA384_LIST = re.compile("[0-9a-fA-F]{96}( [0-9a-fA-F]{96})*")
 _DIGEST = "http://www.w3.org/2001/04/xmldsig-more#sha384"
 
 
@@ -70,15 +72,18 @@ def read_rim(data: bytes, *, pinned: frozenset[bytes], now: int) -> Rim:
     """
     certificates, outcome = _read(data, pinned)
     check_dates(certificates, NVIDIA_RIM, now=now)
-    if isinstance(outcome, NotAuthentic):
-        raise NotAuthentic("gpu", outcome.code, outcome.message)
-    return outcome
+    if isinstance(outcome, Rim):
+        return outcome
+    raise NotAuthentic("gpu", *outcome)
 
 
-@lru_cache(maxsize=64)  # one RIM serves every GPU of a machine, and the next machine too
-def _read(data: bytes, pinned: frozenset[bytes]) -> tuple[Chain, Rim | NotAuthentic]:
+@remembered(
+    most=64,  # one RIM serves every GPU of a machine, and the next machine too
+    key=lambda data, pinned: (sha256(data), pinned),
+)
+def _read(data: bytes, pinned: frozenset[bytes]) -> tuple[Chain, Rim | tuple[str, str]]:
     """All of `read_rim` that does not depend on the time: the signer's chain, and what it
-    signed, or why that does not hold."""
+    signed, or why that does not hold (code and message)."""
     root = _parse(data)
     _check_form(root)
     signature = _one(root, f"{_DS}Signature")
@@ -87,7 +92,7 @@ def _read(data: bytes, pinned: frozenset[bytes]) -> tuple[Chain, Rim | NotAuthen
     try:
         return certificates, _content(root, signature, certificates)
     except NotAuthentic as error:
-        return certificates, error
+        return certificates, (error.code, error.message)
 
 
 def _content(root: etree._Element, signature: etree._Element, certificates: Chain) -> Rim:
@@ -142,13 +147,10 @@ def _check_form(root: etree._Element) -> None:
             raise ParseError(
                 f"RIM: expected known elements in their places, got {str(child.tag)[:120]}"
             )
-    for element in root.iter():
-        if len(element.attrib) > MAX_ATTRIBUTES:
-            raise ParseError(
-                f"RIM: expected at most {MAX_ATTRIBUTES} attributes, got {len(element.attrib)}"
-            )
-        if any(str(key).startswith(_XML) for key in element.attrib):
-            raise ParseError("RIM: expected no xml: attributes, got one")
+    if _CROWDED(root):
+        raise ParseError(f"RIM: expected at most {MAX_ATTRIBUTES} attributes, got more")
+    if _XML_ATTRIBUTES(root):
+        raise ParseError("RIM: expected no xml: attributes, got one")
 
 
 def _signed_digest(info: etree._Element, value: etree._Element, leaf: x509.Certificate) -> bytes:
@@ -247,9 +249,9 @@ def _digests(resource: etree._Element) -> tuple[bytes, ...]:
     written = [_attribute(resource, f"{_HASH}{number}") for number in range(count)]
     if sum(str(key).startswith(_HASH) for key in resource.attrib) != count:
         raise ParseError(f"RIM: expected {count} digests as alternatives says, got another number")
-    if not all(_SHA384_HEX.fullmatch(text) for text in written):
+    if not _SHA384_LIST.fullmatch(" ".join(written)):
         raise ParseError("RIM: expected digests of 48 bytes in hex, got other text")
-    return tuple(bytes.fromhex(text) for text in written)
+    return tuple(map(bytes.fromhex, written))
 
 
 def _one(parent: etree._Element, tag: str) -> etree._Element:

@@ -17,8 +17,13 @@ from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 from attestation.errors import ParseError
 from attestation.formats.dates import Window, seconds
 from attestation.formats.digests import sha256
+from attestation.remembered import remembered
 
 MIN_RSA_BITS = 2048
+REMEMBERED_CERTIFICATES = 512
+"""Some ten authorities stand above the machines of each kind."""
+MAX_REMEMBERED_BYTES = 4096
+"""Of one certificate: the vendors' have at most 2048."""
 _SERIAL_ZERO = bytes.fromhex("a003020102020100")
 """Version 3, serial number 0: so AMD's chip keys begin."""
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
@@ -30,6 +35,11 @@ _ECDSA = {
 }
 
 
+def _short(der: bytes) -> bytes | None:
+    return sha256(der) if len(der) <= MAX_REMEMBERED_BYTES else None
+
+
+@remembered(most=REMEMBERED_CERTIFICATES, key=_short)
 def load_certificate(der: bytes) -> x509.Certificate:
     """One certificate of any vendor. Raises ParseError."""
     try:
@@ -73,6 +83,11 @@ def common_name(certificate: x509.Certificate) -> str:
     """Empty where the subject has none, or more than one."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if len(names) == 1 else ""
+
+
+def fingerprint(certificate: x509.Certificate) -> bytes:
+    """SHA-256 (32 bytes) of the whole certificate."""
+    return certificate.fingerprint(hashes.SHA256())
 
 
 def spki_digest(certificate: x509.Certificate) -> bytes:

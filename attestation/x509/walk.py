@@ -12,16 +12,17 @@ The chain comes with the evidence and is worth nothing but for its last key:
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from attestation.errors import NotAuthentic, ParseError
 from attestation.formats.dates import lapse
+from attestation.remembered import remembered
 from attestation.x509.certificate import (
     algorithm,
     common_name,
+    fingerprint,
     key_kind,
     load_certificate,
     spki_digest,
@@ -65,13 +66,10 @@ def check_links(chain: Chain, profile: Profile, *, pinned: Collection[bytes]) ->
         _check_issued(certificate, issuer, profile)
 
 
-def check_under(
-    certificate: x509.Certificate, issuer: x509.Certificate, profile: Profile, *, now: int
-) -> None:
-    """One certificate under an authority whose own chain has been checked."""
+def check_link(certificate: x509.Certificate, issuer: x509.Certificate, profile: Profile) -> None:
+    """One certificate under an authority whose own chain has been checked, but for its dates."""
     check_role(certificate, profile, 0)
     _check_issued(certificate, issuer, profile)
-    check_dates((certificate,), profile, now=now)
 
 
 def check_dates(chain: Chain, profile: Profile, *, now: int) -> None:
@@ -196,7 +194,10 @@ def _unlinked(
     )
 
 
-@lru_cache(maxsize=1024)  # the same few authorities stand above every machine
+@remembered(
+    most=1024,  # the same few authorities stand above every machine
+    key=lambda certificate, issuer: (fingerprint(certificate), fingerprint(issuer)),
+)
 def check_signed(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
     """Names and signature of one link. Raises what the library raises."""
     certificate.verify_directly_issued_by(issuer)

@@ -138,7 +138,7 @@ def test_any_part_raises_only_our_errors(name: str, data: bytes, at: int) -> Non
             pass
 
 
-GOOD = TcbResult("UpToDate", frozenset(), 20, MIDNIGHT, MIDNIGHT + DAY, "{}")
+GOOD = TcbResult("UpToDate", frozenset(), 20, MIDNIGHT, MIDNIGHT + DAY)
 
 
 def decide(result: TcbResult, **options: object) -> None:

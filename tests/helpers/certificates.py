@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from attestation.x509.certificate import spki_digest
 from attestation.x509.profile import Profile, Role
-from attestation.x509.walk import Chain, check_chain, check_under
+from attestation.x509.walk import Chain, check_chain, check_dates, check_link
 
 NOW = 1_795_000_000
 TODAY = datetime.fromtimestamp(NOW, UTC)
@@ -120,7 +120,8 @@ def changed(profile: Profile, at: int, length: int = 3, **changes: Any) -> Chain
 def walk(profile: Profile, chain: Chain, now: int = NOW) -> None:
     """As the profile's users walk: a responder stands under an authority already checked."""
     if profile.first.responder:
-        check_under(chain[0], chain[1], profile, now=now)
+        check_link(chain[0], chain[1], profile)
+        check_dates(chain[:1], profile, now=now)
     else:
         check_chain(chain, profile, pinned={spki_digest(build(good(profile))[-1])}, now=now)
 

@@ -84,9 +84,7 @@ class World:
             price_digest=price_digest(PRICE),
             host_config_digest=host_config_digest(HOST),
         )
-        ask(simulator, "launch", "vm", 1)
-        for event in (HOST, INIT_DONE):
-            ask(simulator, "tdx.extend", "vm", hashlib.sha384(event).digest())
+        launch(simulator, "vm")
         collateral = Collateral(ask(simulator, "collateral")[1])
         blank = Evidence(platform="tdx", bundle=bundle.to_bytes(), quote=b"")
         world = cls(
@@ -95,15 +93,13 @@ class World:
         world.evidence = world.prove(bundle)
         return world
 
-    def prove(self, bundle: KeyBundle, nonce: bytes | None = None) -> Evidence:
+    def prove(self, bundle: KeyBundle, nonce: bytes | None = None, vm: str = "vm") -> Evidence:
         """Genuine evidence for `bundle`: GPU reports first, then the quote over them."""
         b = bundle_digest(bundle.to_bytes())
-        report = ask(
-            self.simulator, "gpu.report", "vm", 0, gpu_nonce(b) if nonce is None else nonce
-        )
+        report = ask(self.simulator, "gpu.report", vm, 0, gpu_nonce(b) if nonce is None else nonce)
         devices = (device_of(report),)
         data = report_data_binding(b, gpu_evidence_digest(devices))
-        quoted = ask(self.simulator, "tdx.quote", "vm", data + fresh_published(bundle.beacon[1]))
+        quoted = ask(self.simulator, "tdx.quote", vm, data + fresh_published(bundle.beacon[1]))
         exact = quoted_of(quoted)
         return Evidence(
             platform="tdx",
@@ -174,6 +170,13 @@ class World:
             read_at=NOW - 10,
             level="reported",
         )
+
+
+def launch(simulator: Simulator, vm: str) -> None:
+    """A VM with one GPU, whose guest has measured the host config."""
+    ask(simulator, "launch", vm, 1)
+    for event in (HOST, INIT_DONE):
+        ask(simulator, "tdx.extend", vm, hashlib.sha384(event).digest())
 
 
 def ask(simulator: Simulator, op: str, *arguments: Any) -> dict[int, Any]:

@@ -9,11 +9,13 @@ from cryptography import x509
 from attestation.errors import NotAuthentic, ParseError, Refused
 from attestation.formats.collateral import Collateral
 from attestation.formats.dates import Window, lapse
+from attestation.formats.digests import sha256
 from attestation.platforms.snp.chain import ChipKey, tcb_parts
 from attestation.platforms.snp.report import SnpReport
+from attestation.remembered import remembered
 from attestation.trust.roots import Roots
 from attestation.x509 import crl as crls
-from attestation.x509.certificate import common_name
+from attestation.x509.certificate import common_name, fingerprint
 from attestation.x509.profile import AMD_CRL
 from attestation.x509.walk import check_chain, load_chain
 
@@ -130,21 +132,28 @@ def check_crl(data: bytes, ark: bytes, *, roots: Roots, now: int) -> int:
 def _current(
     data: bytes, ark: x509.Certificate, now: int
 ) -> tuple[x509.CertificateRevocationList, Window]:
-    try:
-        crl = crls.load_crl(data)
-    except ParseError as error:
-        raise NotAuthentic("cpu-tcb", "crl-malformed", str(error)) from None
-    if not crls.is_signed(crl, ark, AMD_CRL):
-        raise NotAuthentic(
-            "cpu-tcb",
-            "crl-signature",
-            f"CRL: expected the signature of {common_name(ark)!r}, got one that does not hold",
-        )
+    crl = _signed(data, ark)
     window = crls.window(crl)
     if found := lapse(window, now):
         word, text = found
         raise Refused("cpu-tcb", f"crl-{word}", f"the CRL of {common_name(ark)!r}: {text}")
     return crl, window
+
+
+@remembered(most=16, key=lambda data, ark: (sha256(data), fingerprint(ark)))
+def _signed(data: bytes, ark: x509.Certificate) -> x509.CertificateRevocationList:
+    """All of `_current` that does not depend on the time. AMD has one list per family."""
+    try:
+        crl = crls.load_crl(data)
+    except ParseError as error:
+        raise NotAuthentic("cpu-tcb", "crl-malformed", str(error)) from None
+    if crls.is_signed(crl, ark, AMD_CRL):
+        return crl
+    raise NotAuthentic(
+        "cpu-tcb",
+        "crl-signature",
+        f"CRL: expected the signature of {common_name(ark)!r}, got one that does not hold",
+    )
 
 
 def check_alias_free(report: SnpReport) -> None:

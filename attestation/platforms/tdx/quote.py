@@ -12,6 +12,7 @@ import binascii
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from attestation.errors import ParseError
 from attestation.formats.buffers import cut_zeros
@@ -160,7 +161,7 @@ class TdQuote:
         names = (*BODY_FIELDS, *ADDED_FIELDS)
         return tuple(getattr(self, name) for name in names if name != "report_data")
 
-    @property
+    @cached_property
     def pck_chain(self) -> tuple[bytes, ...]:
         """The PCK certificates as DER, leaf first, root last. Not yet parsed as X.509."""
         return parse_pem_chain(self.pck_pem)
@@ -197,7 +198,9 @@ def parse_quote(data: bytes) -> TdQuote:
     signature_data = Cursor(cursor.take(cursor.u32()), "TDX quote signature data")
     cursor.end()
     fields = body | _signature_data(signature_data)
-    return TdQuote(reserved, vendor, user_data, version=version, **fields)
+    quote = TdQuote(reserved, vendor, user_data, version=version, **fields)
+    _ = quote.pck_chain  # what is malformed must fail now
+    return quote
 
 
 def cut_padding(buffer: bytes) -> bytes:
@@ -249,7 +252,6 @@ def _signature_data(cursor: Cursor) -> dict[str, bytes]:
     _expect("inner certification data type", CERTIFICATION_PCK_CHAIN, qe.u16())
     fields["pck_pem"] = qe.take(qe.u32())
     qe.end()
-    parse_pem_chain(fields["pck_pem"])
     return fields
 
 

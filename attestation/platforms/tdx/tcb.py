@@ -18,6 +18,8 @@ import dcap_qvl
 from attestation.errors import NotAuthentic, ParseError, Refused, VerificationError
 from attestation.formats.collateral import Collateral
 from attestation.formats.dates import Window, lapse, seconds
+from attestation.formats.digests import sha256
+from attestation.remembered import remembered
 from attestation.trust.policy import TCB_STATUSES
 from attestation.x509 import crl as crls
 
@@ -35,6 +37,9 @@ PARTS = (
     PCK_CRL_CHAIN,
     ROOT_CRL,
 )
+
+REMEMBERED_LISTS = 64
+"""Intel has one TCB info for each family of processors, and three other lists."""
 
 _BODY = re.compile(rb'\{"(tcbInfo|enclaveIdentity)":(\{.*\}),"signature":"([0-9a-fA-F]{128})"\}\s*')
 _DATE = "%Y-%m-%dT%H:%M:%SZ"
@@ -95,7 +100,6 @@ class TcbResult:
     tcb_evaluation_number: int
     issued: int
     expires: int
-    raw: str
 
 
 @dataclass(frozen=True)
@@ -117,22 +121,18 @@ def check_tcb(
     NotAuthentic("cpu-tcb", ...); never judges whether the status is acceptable.
     """
     parts = {name: _part(collateral, name) for name in PARTS}
-    tcb_info, qe_identity = _answers(parts)
-    windows = {
-        TCB_INFO: dates(tcb_info, TCB_INFO),
-        QE_IDENTITY: dates(qe_identity, QE_IDENTITY),
-        **{name: crl_dates(parts[name], name) for name in (PCK_CRL, ROOT_CRL)},
-    }
+    published = {name: _published(name, parts[name]) for name in (TCB_INFO, QE_IDENTITY)}
+    windows = {name: window for name, (window, _) in published.items()}
+    windows |= {name: crl_dates(parts[name], name) for name in (PCK_CRL, ROOT_CRL)}
     for name, window in windows.items():
         check_current(name, window, now)
     report = _verify(quote_bytes, parts, root_der, now)
     return TcbResult(
         status=str(report.status),
         advisory_ids=frozenset(str(item) for item in report.advisory_ids),
-        tcb_evaluation_number=min(_number(tcb_info), _number(qe_identity)),
+        tcb_evaluation_number=min(number for _, number in published.values()),
         issued=min(start for name, (start, _) in windows.items() if name != ROOT_CRL),
         expires=min(end for _, end in windows.values()),
-        raw=str(report.to_json()),
     )
 
 
@@ -176,20 +176,32 @@ def _part(collateral: Collateral, name: str) -> bytes:
         ) from None
 
 
-def _answers(parts: dict[str, bytes]) -> tuple[SignedDocument, SignedDocument]:
-    return signed_answer(TCB_INFO, parts[TCB_INFO]), signed_answer(QE_IDENTITY, parts[QE_IDENTITY])
+@remembered(most=REMEMBERED_LISTS, key=lambda name, data: (name, sha256(data)))
+def _published(name: str, data: bytes) -> tuple[Window, int]:
+    """The dates and the evaluation number of a TCB info or QE identity, which dcap-qvl has not
+    checked yet. Raises NotAuthentic("collateral-malformed")."""
+    signed = signed_answer(name, data)
+    return dates(signed, name), _number(signed)
 
 
 def signed_answer(name: str, data: bytes) -> SignedDocument:
     """The document under this part name. Raises NotAuthentic("collateral-malformed")."""
+    text, signature = _split(name, data)
+    try:
+        return SignedDocument(text, signature, json.loads(text))
+    except (ValueError, RecursionError):
+        raise _malformed(name) from None
+
+
+def _split(name: str, data: bytes) -> tuple[str, bytes]:
+    """The JSON text as it was signed, and its signature (64 bytes)."""
     wanted = {TCB_INFO: b"tcbInfo", QE_IDENTITY: b"enclaveIdentity"}[name]
     match = _BODY.fullmatch(data)
     if match is None or match[1] != wanted:
         raise _malformed(name)
     try:
-        text = match[2].decode()
-        return SignedDocument(text, bytes.fromhex(match[3].decode()), json.loads(text))
-    except (ValueError, RecursionError):
+        return match[2].decode(), bytes.fromhex(match[3].decode())
+    except ValueError:
         raise _malformed(name) from None
 
 
@@ -224,6 +236,7 @@ def _second(text: str) -> int:
     return seconds(datetime.strptime(text, _DATE).replace(tzinfo=UTC))
 
 
+@remembered(most=REMEMBERED_LISTS, key=lambda data, name: sha256(data))
 def crl_dates(data: bytes, name: str) -> Window:
     """(last update, next update) in Unix seconds. Raises NotAuthentic."""
     try:
@@ -241,17 +254,19 @@ def _malformed(name: str) -> NotAuthentic:
 
 
 def _material(parts: dict[str, bytes]) -> dcap_qvl.QuoteCollateralV3:
-    tcb_info, qe_identity = _answers(parts)
+    (tcb_info, tcb_signature), (qe_identity, qe_signature) = (
+        _split(name, parts[name]) for name in (TCB_INFO, QE_IDENTITY)
+    )
     return dcap_qvl.QuoteCollateralV3(
         pck_crl_issuer_chain=parts[PCK_CRL_CHAIN].decode("ascii"),
         root_ca_crl=parts[ROOT_CRL],
         pck_crl=parts[PCK_CRL],
         tcb_info_issuer_chain=parts[TCB_INFO_CHAIN].decode("ascii"),
-        tcb_info=tcb_info.text,
-        tcb_info_signature=tcb_info.signature,
+        tcb_info=tcb_info,
+        tcb_info_signature=tcb_signature,
         qe_identity_issuer_chain=parts[QE_IDENTITY_CHAIN].decode("ascii"),
-        qe_identity=qe_identity.text,
-        qe_identity_signature=qe_identity.signature,
+        qe_identity=qe_identity,
+        qe_identity_signature=qe_signature,
     )
 
 
