@@ -37,11 +37,11 @@ from attestation.verify.verifier import Verifier
 from client_sdk.auditing import tree
 from client_sdk.auditing.claims import check_claims
 from client_sdk.auditing.documents import check_document
-from client_sdk.auditing.machines import Machines
+from client_sdk.auditing.machines import MachineJudge
 from client_sdk.auditing.registry_check import check_registry
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.sources import DamagedMirror, HttpSource, Source, log_url, open_source
-from client_sdk.auditing.state import State
+from client_sdk.auditing.state import AuditState
 from client_sdk.config import asking
 from client_sdk.transport import Transport
 from contracts.chain import ReadOnlyChain, raw_address
@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Scope:
+class AuditScope:
     """What an audit covers, and as of when.
 
     `sample` is how many entries are verified, chosen at random; None means all. `now` is in Unix
@@ -64,7 +64,7 @@ class Scope:
     """
 
     sample: int | None = None
-    state: State | None = None
+    state: AuditState | None = None
     now: int | None = None
     current: Collateral | None = None
     progress: tree.Progress = tree.silent
@@ -98,9 +98,9 @@ class Auditor:
         )
         self._verifier = Verifier(policy)
 
-    def run(self, contract: str, scope: Scope | None = None) -> Audit:
+    def run(self, contract: str, scope: AuditScope | None = None) -> Audit:
         """Raises Unavailable or ParseError where the contract itself cannot be read."""
-        scope = scope or Scope()
+        scope = scope or AuditScope()
         audit, anchor, source = self.begin(contract, scope)
         note = step(audit, "log", lambda: tree.anchored_checkpoint(source, anchor))
         found = step(audit, "tree", lambda: tree.anchored_tree(source, anchor, scope.progress))
@@ -119,7 +119,7 @@ class Auditor:
         if self._registry is not None:
             check_registry(audit, self._chain, self._registry)
 
-    def begin(self, contract: str, scope: Scope) -> tuple[Audit, Anchor, Source]:
+    def begin(self, contract: str, scope: AuditScope) -> tuple[Audit, Anchor, Source]:
         """The contract, checked, and where its log is read."""
         contract = raw_address(contract, "contract")
         audit = Audit(contract, simulated=self._policy.roots.simulated)
@@ -139,9 +139,9 @@ class Auditor:
         anchor: Anchor,
         note: bytes | None,
         get_hash: Callable[[int, int], bytes],
-        scope: Scope,
-    ) -> Machines:
-        return Machines(
+        scope: AuditScope,
+    ) -> MachineJudge:
+        return MachineJudge(
             verifier=self._verifier,
             chain=self._chain,
             source=source,
@@ -179,7 +179,7 @@ class Auditor:
             audit.incomplete("old-read", text)
 
     def _entries(
-        self, audit: Audit, machines: Machines, leaves: list[bytes | None], scope: Scope
+        self, audit: Audit, machines: MachineJudge, leaves: list[bytes | None], scope: AuditScope
     ) -> None:
         chosen = _chosen(audit, len(leaves), scope.sample)
         for index, data in enumerate(leaves):
@@ -197,7 +197,7 @@ def _not_pinned(audit: Audit, what: str, expected: str, got: str) -> None:
     audit.violation(f"other-{what}", text)
 
 
-def judge(audit: Audit, machines: Machines, index: int, data: bytes) -> EntryVerdict:
+def judge(audit: Audit, machines: MachineJudge, index: int, data: bytes) -> EntryVerdict:
     """One entry; its problems go to `audit`."""
     kind = "unknown"
     try:
@@ -221,7 +221,7 @@ def judge(audit: Audit, machines: Machines, index: int, data: bytes) -> EntryVer
 
 
 def _missing(
-    audit: Audit, machines: Machines, index: int, kind: str, data: bytes, error: NotThere
+    audit: Audit, machines: MachineJudge, index: int, kind: str, data: bytes, error: NotThere
 ) -> EntryVerdict:
     """The log itself must have all evidence. A mirror may lack it, and so may the log for old
     renewals where the auditor accepts that."""
@@ -249,7 +249,7 @@ def _other_bytes(audit: Audit, index: int, source: Source) -> EntryVerdict:
 
 
 def _known(
-    audit: Audit, machines: Machines, index: int, data: bytes, state: State | None
+    audit: Audit, machines: MachineJudge, index: int, data: bytes, state: AuditState | None
 ) -> EntryVerdict:
     """Verified now, or earlier and kept."""
     kept = state.recall(index, data) if state else None
@@ -286,7 +286,7 @@ def _unseen(index: int, data: bytes) -> EntryVerdict:
     return EntryVerdict(index, kind, "", "", "not checked", "not in the sample")
 
 
-def _tiles(source: Source, built: Tree, anchor: Anchor, scope: Scope) -> None:
+def _tiles(source: Source, built: Tree, anchor: Anchor, scope: AuditScope) -> None:
     tree.check_tiles(source, built, anchor.size, scope.progress)
 
 

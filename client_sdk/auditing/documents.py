@@ -11,11 +11,11 @@ from attestation.formats.retirement import Retirement
 from attestation.log.documents import collateral_leaf, retire_leaf
 from attestation.log.leaf import COLLATERAL, RELEASE, Leaf, release_leaf
 from client_sdk.auditing import sources
-from client_sdk.auditing.machines import Machines
+from client_sdk.auditing.machines import MachineJudge
 from client_sdk.auditing.results import KINDS, EntryVerdict
 
 
-def check_document(machines: Machines, index: int, leaf: Leaf) -> EntryVerdict:
+def check_document(machines: MachineJudge, index: int, leaf: Leaf) -> EntryVerdict:
     """Raises Unavailable where something lacks, NotAuthentic, Refused or ParseError for what
     contradicts."""
     document = sources.blob(machines.source, leaf.evidence_digest)
@@ -36,7 +36,7 @@ def check_document(machines: Machines, index: int, leaf: Leaf) -> EntryVerdict:
     return EntryVerdict(index, KINDS[leaf.kind], boot, leaf.evidence_digest.hex()[:16], "on record")
 
 
-def _retire_leaf(machines: Machines, index: int, leaf: Leaf, retirement: Retirement) -> Leaf:
+def _retire_leaf(machines: MachineJudge, index: int, leaf: Leaf, retirement: Retirement) -> Leaf:
     previous = leaf.previous
     if previous is None or previous >= index:
         raise NotAuthentic(

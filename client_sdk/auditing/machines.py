@@ -41,7 +41,7 @@ STEPS_JUDGED_NOW = (
 
 
 @dataclass(frozen=True)
-class Machines:
+class MachineJudge:
     """Judges the entries of machines against one log and chain.
 
     `note` is the anchored checkpoint, or None where it could not be read. `current` is today's

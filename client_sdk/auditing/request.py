@@ -14,9 +14,9 @@ from attestation.trust.policy import Policy
 from attestation.vendors.archive import Archive
 from attestation.wire import read_boot_id
 from client_sdk import config
-from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.progress import ProgressDisplay
-from client_sdk.auditing.state import State, question
+from client_sdk.auditing.state import AuditState, audit_digest
 from client_sdk.auditing.tree import silent
 from client_sdk.inspection.files import offered
 from client_sdk.inspection.result import CheckInputs
@@ -32,7 +32,7 @@ class AuditRequest:
 
     auditor: Auditor
     policy: Policy
-    scope: Scope
+    scope: AuditScope
     contract: str
 
 
@@ -56,7 +56,7 @@ def audit_request(
     found = config.load(url="-", **where)
     policy, now = config.read_policy(found.policy), int(time.time())
     current = _current(collateral, archive, policy, now)
-    scope = Scope(
+    scope = AuditScope(
         sample=sample,
         now=now,
         current=current,
@@ -64,13 +64,13 @@ def audit_request(
         renewals_kept_s=None if renewals_kept is None else renewals_kept * DAY_S,
     )
     if state is not None:
-        under = question(
+        under = audit_digest(
             contract=contract,
             policy=found.policy.read_bytes(),
             collateral=current.manifest_digest() if current else None,
             now=now,
         )
-        scope = dataclasses.replace(scope, state=State(state, under))
+        scope = dataclasses.replace(scope, state=AuditState(state, under))
     chain = reading(found.chain)
     auditor = Auditor(
         policy=policy, chain=chain, mirror=mirror, registry=registry, network=found.network

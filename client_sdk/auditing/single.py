@@ -17,9 +17,9 @@ from attestation.log.submission import ArchiveRecord
 from attestation.log.tiles import WIDTH, TilePath
 from attestation.trust.anchor import Anchor
 from client_sdk.auditing import sources, tree
-from client_sdk.auditing.auditor import Auditor, Scope, judge, step
+from client_sdk.auditing.auditor import Auditor, AuditScope, judge, step
 from client_sdk.auditing.claims import parsed, wrong_previous, wrong_release
-from client_sdk.auditing.machines import Machines
+from client_sdk.auditing.machines import MachineJudge
 from client_sdk.auditing.results import Audit, EntryVerdict
 from client_sdk.auditing.sources import Source
 
@@ -33,7 +33,7 @@ class AuditedEntry:
     index: int
     data: bytes
     proof: bytes
-    machines: Machines
+    machines: MachineJudge
 
     @property
     def entry(self) -> EntryVerdict | None:
@@ -52,7 +52,7 @@ class AuditedEntry:
         }
 
 
-def audit_entry(auditor: Auditor, contract: str, index: int, scope: Scope) -> AuditedEntry:
+def audit_entry(auditor: Auditor, contract: str, index: int, scope: AuditScope) -> AuditedEntry:
     """Raises Unavailable or ParseError where the contract cannot be read, UsageError where
     the anchored tree has no such entry."""
     audit, anchor, source = auditor.begin(contract, scope)
@@ -70,7 +70,7 @@ def audit_entry(auditor: Auditor, contract: str, index: int, scope: Scope) -> Au
     return AuditedEntry(audit, index, data, machines.proof(index, data) or b"", machines)
 
 
-def find_boot(auditor: Auditor, contract: str, boot: bytes, scope: Scope) -> int:
+def find_boot(auditor: Auditor, contract: str, boot: bytes, scope: AuditScope) -> int:
     """Index of a boot's (16 bytes) newest anchored entry. Not verified: see audit_entry.
 
     Raises UsageError where the log has none, Unavailable where that cannot be said.
@@ -93,7 +93,7 @@ def find_boot(auditor: Auditor, contract: str, boot: bytes, scope: Scope) -> int
     raise UsageError(f"boot {boot.hex()}: expected an anchored entry of this boot, got none")
 
 
-def _claims(audit: Audit, machines: Machines, index: int, data: bytes, boot: str) -> None:
+def _claims(audit: Audit, machines: MachineJudge, index: int, data: bytes, boot: str) -> None:
     """The earlier entries that it names are there and fit."""
     leaf = parsed(data)
     if leaf is None or leaf.kind not in (BOOT, RENEW):
@@ -111,7 +111,7 @@ def _claims(audit: Audit, machines: Machines, index: int, data: bytes, boot: str
         audit.violation("bad-previous", f"entry {index}: {wrong_previous(leaf)}", index)
 
 
-def _earlier(machines: Machines, named: int, index: int) -> Leaf | None:
+def _earlier(machines: MachineJudge, named: int, index: int) -> Leaf | None:
     return parsed(machines.leaf_at(named)) if named < index else None
 
 

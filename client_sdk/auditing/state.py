@@ -30,15 +30,19 @@ _TIMES = ("since", "tcb_issued")
 _KEPT = (*_TEXTS, *_TIMES, "keys", "now")
 
 
-def question(*, contract: str, policy: bytes, collateral: bytes | None, now: int) -> bytes:
-    """32 bytes that differ where an earlier answer does not count any more. `policy` is its
-    file's bytes, `collateral` a manifest digest, `now` Unix seconds."""
+def audit_digest(*, contract: str, policy: bytes, collateral: bytes | None, now: int) -> bytes:
+    """32 bytes for what an audit asks. They are others if an earlier result is no longer valid.
+    `policy` is the bytes of the policy file, `collateral` the digest of a manifest, `now` Unix
+    seconds."""
     fields = [1, contract, sha256(policy), collateral, now // WINDOW_S]
     return domain_digest("umay/audit-state/v1", cbor.encode(fields))
 
 
-class State:
-    """Raises UsageError where the file cannot be used or is none of this program's."""
+class AuditState:
+    """What audits have verified so far, kept in a file.
+
+    Raises UsageError if the file cannot be used or was not written by an audit.
+    """
 
     def __init__(self, path: Path, under: bytes) -> None:
         self._path = path

@@ -21,8 +21,8 @@ from client_sdk.localnet.drills import ask
 from client_sdk.localnet.netfiles import (
     GUESTS,
     HOST,
-    Files,
     GuestSpec,
+    NetworkFiles,
     PolicyFacts,
     demo_model,
     model_digest,
@@ -62,7 +62,7 @@ class Network:
         threads: int | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.files = Files(directory)
+        self.files = NetworkFiles(directory)
         self.guests = guests
         self.parts: list[tuple[str, str, str]] = []
         self.supervisor = Supervisor(self.files.errors)

@@ -58,10 +58,11 @@ class PolicyFacts:
     """(name, measurement, engine config digests; none of them means any)"""
 
 
-class Files:
-    """Paths under one directory: this user's own, made with mode 0700 where there is none.
+class NetworkFiles:
+    """The files of a network, in one directory of this user, which is made with mode 0700 if it
+    does not exist.
 
-    Raises UsageError where others could have prepared it.
+    Raises UsageError if other users could have prepared the directory.
     """
 
     def __init__(self, directory: Path) -> None:

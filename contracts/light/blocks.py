@@ -51,7 +51,7 @@ class BlockId:
 
 
 @dataclass(frozen=True)
-class Header:
+class BlockHeader:
     """Fields of BlockInfo. utime is Unix seconds; validator_hash and catchain_seqno identify the
     session that signed the block."""
 
@@ -78,7 +78,7 @@ def short_id(key: bytes) -> bytes:
     return hashlib.sha256(ED25519_TAG + key).digest()
 
 
-def read_header(block: Cell) -> Header:
+def read_header(block: Cell) -> BlockHeader:
     """The header of a Block cell. Raises ParseError, and NotAuthentic if the header is pruned."""
     root = Reader(block, "block").expect(0x11EF55AA, 32)
     info = Reader(root.ref(), "block info").expect(0x9BC7A987, 32)
@@ -94,10 +94,10 @@ def read_header(block: Cell) -> Header:
         raise ParseError(
             f"block info: not_master is {not_master}, which does not fit workchain {workchain}"
         )
-    return Header(workchain, shard, seqno, utime, key_block, info.uint(32), info.uint(32))
+    return BlockHeader(workchain, shard, seqno, utime, key_block, info.uint(32), info.uint(32))
 
 
-def read_block_header(answer: bytes) -> tuple[BlockId, Header]:
+def read_block_header(answer: bytes) -> tuple[BlockId, BlockHeader]:
     """The block that a liteServer.blockHeader names, and that block's header.
 
     The caller must prove that the block is part of the chain. Raises ParseError, NotAuthentic.
@@ -121,7 +121,7 @@ def read_shard(data: Reader) -> tuple[int, int]:
     return workchain, prefix | tag
 
 
-def check_header(block: Cell, block_id: BlockId) -> Header:
+def check_header(block: Cell, block_id: BlockId) -> BlockHeader:
     """The header of this masterchain block. Raises NotAuthentic if it is of another block."""
     header = read_header(block)
     got = (header.workchain, header.shard, header.seqno)

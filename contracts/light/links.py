@@ -28,8 +28,8 @@ from contracts.light.blocks import (
     MASTERCHAIN,
     MAX_VALIDATORS,
     WHOLE_SHARD,
+    BlockHeader,
     BlockId,
-    Header,
     Validators,
     check_header,
     read_validators,
@@ -88,7 +88,7 @@ class CheckedLink:
     """One valid link: `count` validators signed it, with `weight` out of `total`."""
 
     target: BlockId
-    header: Header
+    header: BlockHeader
     count: int
     weight: int
     total: int
@@ -237,7 +237,7 @@ def _validators(trusted: BlockId, config_proof: bytes) -> Validators:
     return read_validators(block)
 
 
-def _check_session(signed: SignatureSet, header: Header) -> None:
+def _check_session(signed: SignatureSet, header: BlockHeader) -> None:
     got = (signed.validator_hash, signed.catchain_seqno)
     expected = (header.validator_hash, header.catchain_seqno)
     if got != expected:

@@ -22,8 +22,9 @@ from contracts.registry import GUEST, MODEL, read_registry
 
 
 @dataclass(frozen=True)
-class Registry:
-    """The Registry at `address`. It is read for each question, so a revocation counts at once."""
+class RegistryReader:
+    """Reads the Registry at `address`. It is read again for each question, so a revocation takes
+    effect at once."""
 
     chain: ReadOnlyChain
     address: str
@@ -61,7 +62,7 @@ class PolicyAdmission:
     """
 
     def __init__(
-        self, policy: Path, chain: ReadOnlyChain, registry: Registry | None = None
+        self, policy: Path, chain: ReadOnlyChain, registry: RegistryReader | None = None
     ) -> None:
         self._path, self._chain, self._registry = policy, chain, registry
 

@@ -120,7 +120,7 @@ def serve(
     from attestation.net.server_connection import Limits
     from contracts.logservice import server
     from contracts.logservice.admission import no_release
-    from contracts.logservice.admit import PolicyAdmission, Registry
+    from contracts.logservice.admit import PolicyAdmission, RegistryReader
     from contracts.logservice.documents import release_entry
     from contracts.logservice.store import Store, load_or_create_key
 
@@ -130,7 +130,9 @@ def serve(
         if release is not None and store.size == 0:
             store.append([release_entry(release.read_bytes())])
         endpoint = reading(chain)
-        allowed = Registry(endpoint, raw_address(registry, "--registry")) if registry else None
+        allowed = (
+            RegistryReader(endpoint, raw_address(registry, "--registry")) if registry else None
+        )
         admission = PolicyAdmission(policy, endpoint, allowed)
         _, _, path = origin.partition("/")
         app = server.create_app(

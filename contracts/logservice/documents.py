@@ -64,11 +64,13 @@ def retire_entry(request: RetireRequest, log: Reader) -> Entry:
     return Entry(key, leaf.to_bytes(), blobs=(request.retirement,))
 
 
-class Finder(Protocol):
+class KeyIndex(Protocol):
+    """Finds the index of the leaf that has a key."""
+
     def find(self, key: bytes) -> int | None: ...
 
 
-def check_not_retired(evidence: bytes, log: Finder) -> None:
+def check_not_retired(evidence: bytes, log: KeyIndex) -> None:
     """Raises Refused if the boot of this evidence has retired."""
     boot_id = KeyBundle.from_bytes(Evidence.from_bytes(evidence).bundle).boot_id
     if log.find(retire_key(boot_id)) is not None:

@@ -13,7 +13,7 @@ _TILE_BYTES = tiles.WIDTH * HASH_BYTES
 
 
 @dataclass(frozen=True)
-class Head:
+class TreeHead:
     """A committed state: the unfinished tile of every level, and its signed checkpoint."""
 
     size: int

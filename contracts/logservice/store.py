@@ -34,7 +34,7 @@ from attestation.log.merkle import (
 )
 from attestation.log.proof import Proof
 from contracts.logservice.database import SCHEMA_VERSION, Database, Transaction
-from contracts.logservice.growth import Head, grow, load_edge, root_of
+from contracts.logservice.growth import TreeHead, grow, load_edge, root_of
 
 CACHED_TILES = 512
 """The inner rows of a full tile need about 30 kB, so the cache needs at most 16 MB."""
@@ -207,7 +207,7 @@ class Store:
         number, offset = divmod(index << height, tiles.WIDTH)
         return self._pyramid(row, number)[height][offset >> height]
 
-    def _open(self, transaction: Transaction) -> Head:
+    def _open(self, transaction: Transaction) -> TreeHead:
         version = transaction.version()
         if version == 0:
             return self._create(transaction)
@@ -219,13 +219,13 @@ class Store:
             raise LogError(_other_tree(f"{head.size} entries", f"a last index of {last}"))
         return head
 
-    def _create(self, transaction: Transaction) -> Head:
+    def _create(self, transaction: Transaction) -> TreeHead:
         head = self._signed(0, ())
         transaction.create()
         transaction.run("INSERT INTO checkpoint VALUES (0, ?)", (head.checkpoint,))
         return head
 
-    def _load(self, rows: Callable[..., list[tuple[Any, ...]]]) -> Head:
+    def _load(self, rows: Callable[..., list[tuple[Any, ...]]]) -> TreeHead:
         """The last committed state, its checkpoint verified and its root recomputed."""
         size, signed = rows(_LAST)[0]
         head = checkpoints.verify(bytes(signed), origin=self._origin, log_key=self._public_key)
@@ -237,9 +237,9 @@ class Store:
         edge = load_edge(size, row_of)
         if edge is None or (head.size, head.root) != (size, root_of(size, edge)):
             raise LogError(_other_tree(f"size {head.size} and root {head.root.hex()}", "another"))
-        return Head(size, edge, bytes(signed))
+        return TreeHead(size, edge, bytes(signed))
 
-    def _follow(self, rows: Callable[..., list[tuple[Any, ...]]]) -> Head:
+    def _follow(self, rows: Callable[..., list[tuple[Any, ...]]]) -> TreeHead:
         """The last committed state, possibly by another writer. Raises LogError if the log shrank
         or changed."""
         known = self._head
@@ -254,22 +254,26 @@ class Store:
             )
         return known
 
-    def _newest(self) -> Head:
+    def _newest(self) -> TreeHead:
         if not self._database.shared:
             return self._head
         with self._head_lock:
             found = self._follow(self._database.all)
         return self._moved(found)
 
-    def _moved(self, head: Head) -> Head:
+    def _moved(self, head: TreeHead) -> TreeHead:
         with self._head_lock:
             if head.size > self._head.size:
                 self._head = head
             return self._head
 
     def _write(
-        self, transaction: Transaction, head: Head, entries: list[Entry], known: dict[bytes, int]
-    ) -> Head:
+        self,
+        transaction: Transaction,
+        head: TreeHead,
+        entries: list[Entry],
+        known: dict[bytes, int],
+    ) -> TreeHead:
         """Write the entries, add their indexes to `known`, and return the state to commit."""
         edge, finished = grow(head.size, head.edge, [leaf_hash(e.leaf) for e in entries])
         new = self._signed(head.size + len(entries), edge)
@@ -303,9 +307,9 @@ class Store:
         transaction.many(put, kept.items())
         transaction.many("DELETE FROM passing WHERE digest = ?", [(digest,) for digest in kept])
 
-    def _signed(self, size: int, edge: tuple[bytes, ...]) -> Head:
+    def _signed(self, size: int, edge: tuple[bytes, ...]) -> TreeHead:
         head = Checkpoint(self._origin, size, root_of(size, edge))
-        return Head(size, edge, checkpoints.sign(head, key=self._key))
+        return TreeHead(size, edge, checkpoints.sign(head, key=self._key))
 
     def _load_pyramid(self, row: int, number: int) -> tuple[tuple[bytes, ...], ...]:
         tile = self.tile(tiles.TilePath(row, number))

@@ -24,7 +24,7 @@ from attestation.formats import cbor
 from attestation.net.cors import shared
 from contracts.chain import ReadOnlyChain
 from enclave.host.feed import for_host, guarded, refused
-from enclave.host.forward import Forwarder, asked
+from enclave.host.forward import Forwarder, target_of
 from enclave.host.registrar import LogEntry, Registrar
 
 MAX_PROOFS_KEPT = 256
@@ -54,7 +54,7 @@ class Agent:
 
     async def below(self, request: Request) -> Response:
         """Everything under /umay/<boot>/."""
-        wanted = asked(request)
+        wanted = target_of(request)
         if wanted is None or wanted.boot != self._registrar.status.boot:
             return Response(b"", 404)
         if wanted.path == "collateral":

@@ -145,7 +145,7 @@ def _collateral(
     from attestation.trust.roots import PRODUCTION
     from attestation.vendors.archive import Archive
     from attestation.vendors.fetch import Services
-    from enclave.host.collateral import FromVendors, from_file, from_simulator
+    from enclave.host.collateral import VendorCollateral, from_file, from_simulator
 
     given = [name for name, value in _named(simulator, file, archive) if value is not None]
     if len(given) != 1:
@@ -160,7 +160,7 @@ def _collateral(
     roots = Policy.from_toml(policy.read_bytes()).roots if policy else PRODUCTION
     named = Services(**{name: url for name, url in services.items() if url})
     kept = Archive(archive or Path())
-    return FromVendors(guest, kept, services=named, roots=roots, tell=_tell)
+    return VendorCollateral(guest, kept, services=named, roots=roots, tell=_tell)
 
 
 def _named(*places: Path | None) -> list[tuple[str, Path | None]]:

@@ -44,11 +44,12 @@ def from_simulator(path: Path) -> Collateral:
     return Collateral(answer[1])
 
 
-class FromVendors:
-    """Asks the vendors for what the guest's evidence needs, and keeps it in an archive.
+class VendorCollateral:
+    """Asks the vendors for the collateral that the guest's evidence needs, and keeps it in an
+    archive.
 
-    Before a guest has evidence, and while a vendor does not answer, the archive's parts that
-    still count serve. `umay audit fetch --archive` fills it for a first boot.
+    Before a guest has evidence, and while a vendor does not answer, the parts in the archive that
+    are still valid are used. `umay audit fetch --archive` fills the archive for a first boot.
     """
 
     def __init__(

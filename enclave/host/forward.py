@@ -37,7 +37,7 @@ So half-sent bodies fill the listener first, where the oldest one is closed to m
 T = TypeVar("T")
 
 
-def asked(request: Request) -> wire.Target | None:
+def target_of(request: Request) -> wire.Target | None:
     """The route that a client asked for, or None for anything that is not exactly one of the
     routes."""
     scope = request.scope
@@ -48,7 +48,7 @@ class _TooLarge(ParseError):
     """The client's body is longer than this route takes."""
 
 
-class _Broken(Unavailable):
+class _UpstreamFailed(Unavailable):
     """The upstream did not answer."""
 
 
@@ -93,15 +93,15 @@ class Forwarder:
             return Response(b"", 413)
         except TimeoutError:
             return Response(b"", 408)
-        except (_Broken, ClientDisconnect):
+        except (_UpstreamFailed, ClientDisconnect):
             return Response(b"", 502)
-        return Response(b"", 502) if answer is None else _Passing(answer)
+        return Response(b"", 502) if answer is None else _ForwardedAnswer(answer)
 
     async def _send(self, sent: httpx.Request) -> httpx.Response:
         try:
             return await self._client.send(sent, stream=True)
         except httpx.HTTPError as error:
-            raise _Broken from error
+            raise _UpstreamFailed from error
 
 
 class _Body:
@@ -129,7 +129,7 @@ class _Body:
         self.read.set()
 
 
-class _Passing(Response):
+class _ForwardedAnswer(Response):
     """Passes an upstream's answer on, piece by piece."""
 
     def __init__(self, answer: httpx.Response) -> None:

@@ -24,7 +24,7 @@ from attestation import wire
 from attestation.errors import ParseError
 from attestation.files import open_own
 from attestation.net.cors import shared
-from enclave.host.forward import Forwarder, asked
+from enclave.host.forward import Forwarder, target_of
 
 LISTING_SECONDS = 1.0
 STATES = ("pending", "ready")
@@ -50,7 +50,7 @@ class Relay:
         return JSONResponse({"boots": boots}, headers={wire.CACHE_CONTROL: "no-cache"})
 
     async def below(self, request: Request) -> Response:
-        wanted = asked(request)
+        wanted = target_of(request)
         if wanted is None:
             return Response(b"", 404)
         if wanted.boot not in self._boots:

@@ -19,7 +19,7 @@ from attestation.formats.collateral import Collateral
 from attestation.vendors.archive import Archive
 from attestation.verify.verifier import Verifier
 from client_sdk.cli import umay
-from enclave.host.collateral import FromVendors
+from enclave.host.collateral import VendorCollateral
 from tests.attestation.test_fetch import Vendors
 from tests.helpers.world import NOW, World
 
@@ -144,7 +144,7 @@ def test_an_agent_asks_the_vendors_and_keeps_what_they_say(
 ) -> None:
     told: list[str] = []
     archive = Archive(tmp_path)
-    ask = FromVendors(
+    ask = VendorCollateral(
         guest.url,
         archive,
         services=vendors.services,

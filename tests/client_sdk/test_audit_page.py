@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from attestation.log.leaf import Leaf
 from client_sdk.auditing import page as pages
 from client_sdk.auditing import plots
-from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.page import page
 from client_sdk.auditing.results import Audit, EntryVerdict, Problem
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, start
@@ -112,7 +112,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def audited(world: World, leaves: list[Leaf]) -> Audit:
     net = Net(world, leaves, world.presented(), [])
-    return Auditor(policy=world.policy, chain=net, transport=net).run(CONTRACT, Scope())  # type: ignore[arg-type]
+    return Auditor(policy=world.policy, chain=net, transport=net).run(CONTRACT, AuditScope())  # type: ignore[arg-type]
 
 
 def test_a_real_audit_makes_a_page(world: World) -> None:

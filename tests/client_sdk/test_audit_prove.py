@@ -17,7 +17,7 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.digests import domain_digest, sha256
 from attestation.log.proof import verify_proof
 from attestation.trust.anchor import BlockRef
-from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import ENDPOINT, HERE, WORD, check, prove
 from client_sdk.auditing.single import AuditedEntry, audit_entry, find_boot
@@ -44,7 +44,7 @@ def good(world: World) -> EnclaveProof:
 
 
 def single(net: Net, index: int, mirror: str | None = None) -> AuditedEntry:
-    return audit_entry(auditor(net, mirror), CONTRACT, index, Scope())
+    return audit_entry(auditor(net, mirror), CONTRACT, index, AuditScope())
 
 
 def auditor(net: Net, mirror: str | None = None) -> Auditor:
@@ -128,16 +128,16 @@ def test_a_renewal_of_another_boot_is_a_violation(world: World) -> None:
 
 
 def test_the_newest_entry_of_a_boot_is_found(net: Net) -> None:
-    assert find_boot(auditor(net), CONTRACT, bytes(16), Scope()) == 2
+    assert find_boot(auditor(net), CONTRACT, bytes(16), AuditScope()) == 2
     del net.answers["submission/2"]
-    assert find_boot(auditor(net), CONTRACT, bytes(16), Scope()) == 1
+    assert find_boot(auditor(net), CONTRACT, bytes(16), AuditScope()) == 1
     with pytest.raises(Unavailable, match="evidence of 1 entries could not be read"):
-        find_boot(auditor(net), CONTRACT, b"\x01" * 16, Scope())
+        find_boot(auditor(net), CONTRACT, b"\x01" * 16, AuditScope())
 
 
 def test_a_boot_that_the_log_never_had_is_said(net: Net) -> None:
     with pytest.raises(UsageError, match="expected an anchored entry of this boot"):
-        find_boot(auditor(net), CONTRACT, b"\x01" * 16, Scope())
+        find_boot(auditor(net), CONTRACT, b"\x01" * 16, AuditScope())
 
 
 # -- making a file

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from attestation.log.leaf import Leaf
-from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.results import Audit
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, start
 from tests.client_sdk.test_client_audit import CONTRACT
@@ -33,7 +33,7 @@ def audited(world: World, leaves: list[Leaf], gone: str = "", **scope: int) -> A
     for path in [path for path in net.answers if gone and path.startswith(gone)]:
         del net.answers[path]
     auditor = Auditor(policy=world.policy, chain=net, transport=net)  # type: ignore[arg-type]
-    return auditor.run(CONTRACT, Scope(now=NOW, **scope))
+    return auditor.run(CONTRACT, AuditScope(now=NOW, **scope))
 
 
 def check(audit: Audit) -> None:

@@ -21,11 +21,11 @@ from attestation.log.leaf import Leaf
 from attestation.log.tiles import encode_bundle
 from attestation.verify.verifier import Presented
 from client_sdk.auditing import registry_check
-from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.progress import ProgressDisplay
 from client_sdk.auditing.results import Audit
 from client_sdk.auditing.sources import open_source
-from client_sdk.auditing.state import State, question
+from client_sdk.auditing.state import AuditState, audit_digest
 from client_sdk.transport import MAX_ANSWER, Transport
 from contracts.registry import GUEST, MODEL, Entry, RegistryState
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, codes, start
@@ -45,7 +45,7 @@ def net(world: World) -> Net:
     return Net(world, [RELEASE, boot(world, release=0)], world.presented(), [])
 
 
-def run(net: Net, scope: Scope | None = None, mirror: str | None = None) -> Audit:
+def run(net: Net, scope: AuditScope | None = None, mirror: str | None = None) -> Audit:
     auditor = Auditor(policy=net.world.policy, chain=net, transport=net, mirror=mirror)  # type: ignore[arg-type]
     return auditor.run(CONTRACT, scope)
 
@@ -59,7 +59,7 @@ def finding_codes(found: Audit) -> set[str]:
 
 @pytest.mark.parametrize("count", [1, 2, 50])
 def test_a_sample_is_never_good(net: Net, count: int) -> None:
-    found = run(net, Scope(sample=count))
+    found = run(net, AuditScope(sample=count))
     assert found.exit_code == 6 and codes(found) == {"sampled"}
     left_out = [entry for entry in found.entries if entry.detail == "not in the sample"]
     assert len(left_out) == max(0, 2 - count)
@@ -67,7 +67,7 @@ def test_a_sample_is_never_good(net: Net, count: int) -> None:
 
 def test_a_sample_still_finds_what_the_tree_shows(world: World) -> None:
     net = Net(world, [RELEASE, boot(world, previous=0)], world.presented(), [])
-    found = run(net, Scope(sample=1))
+    found = run(net, AuditScope(sample=1))
     assert found.exit_code == 1 and "bad-previous" in codes(found)
 
 
@@ -75,14 +75,14 @@ def test_a_sample_still_finds_what_the_tree_shows(world: World) -> None:
 
 
 def asked(now: int = NOW, policy: bytes = b"policy") -> bytes:
-    return question(contract=CONTRACT, policy=policy, collateral=None, now=now)
+    return audit_digest(contract=CONTRACT, policy=policy, collateral=None, now=now)
 
 
 def test_what_verified_is_not_verified_again(net: Net, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    assert run(net, Scope(state=State(path, asked()))).exit_code == 0
+    assert run(net, AuditScope(state=AuditState(path, asked()))).exit_code == 0
     del net.answers["submission/1"]
-    found = run(net, Scope(state=State(path, asked())))
+    found = run(net, AuditScope(state=AuditState(path, asked())))
     assert found.exit_code == 0 and found.entries[1].verdict == "verified"
     assert found.entries[1].boot and found.entries[1].report is None
 
@@ -96,32 +96,32 @@ def test_under_another_question_all_is_verified_again(
     net: Net, tmp_path: Path, under: bytes
 ) -> None:
     path = tmp_path / "state"
-    run(net, Scope(state=State(path, asked())))
+    run(net, AuditScope(state=AuditState(path, asked())))
     del net.answers["submission/1"]
-    assert run(net, Scope(state=State(path, under))).exit_code == 6
+    assert run(net, AuditScope(state=AuditState(path, under))).exit_code == 6
 
 
 def test_a_state_spares_no_look_at_the_tree(net: Net, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    run(net, Scope(state=State(path, asked())))
+    run(net, AuditScope(state=AuditState(path, asked())))
     data = net.answers["tile/entries/000.p/2"]
     net.answers["tile/entries/000.p/2"] = data[:-1] + bytes([data[-1] ^ 1])
-    assert run(net, Scope(state=State(path, asked()))).exit_code == 1
+    assert run(net, AuditScope(state=AuditState(path, asked()))).exit_code == 1
 
 
 def test_what_failed_is_not_kept(net: Net, tmp_path: Path) -> None:
     path = tmp_path / "state"
     kept = net.answers.pop("submission/1")
-    assert run(net, Scope(state=State(path, asked()))).exit_code == 6
+    assert run(net, AuditScope(state=AuditState(path, asked()))).exit_code == 6
     assert len(path.read_bytes().splitlines()) == 1
     net.answers["submission/1"] = kept
-    assert run(net, Scope(state=State(path, asked()))).exit_code == 0
+    assert run(net, AuditScope(state=AuditState(path, asked()))).exit_code == 0
 
 
 def test_findings_of_an_earlier_run_are_told_again(net: Net, tmp_path: Path) -> None:
     path, under = tmp_path / "state", asked(now=LATER)
-    first = run(net, Scope(now=LATER, state=State(path, under)))
-    again = run(net, Scope(now=LATER, state=State(path, under)))
+    first = run(net, AuditScope(now=LATER, state=AuditState(path, under)))
+    again = run(net, AuditScope(now=LATER, state=AuditState(path, under)))
     assert finding_codes(first) == finding_codes(again) != set()
 
 
@@ -137,17 +137,17 @@ def test_another_file_is_no_state_and_stays_as_it_is(tmp_path: Path, content: by
     path = tmp_path / "state"
     path.write_bytes(content)
     with pytest.raises(UsageError):
-        State(path, asked())
+        AuditState(path, asked())
     assert path.read_bytes() == content
 
 
 def test_an_entry_of_a_state_has_all_its_fields(net: Net, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    run(net, Scope(state=State(path, asked())))
+    run(net, AuditScope(state=AuditState(path, asked())))
     head, line = path.read_text().splitlines()
     path.write_text(head + "\n" + json.dumps({**json.loads(line), "keys": 7}) + "\n")
     with pytest.raises(UsageError, match="remove it"):
-        run(net, Scope(state=State(path, asked())))
+        run(net, AuditScope(state=AuditState(path, asked())))
 
 
 def test_an_interrupted_audit_goes_on(world: World, tmp_path: Path) -> None:
@@ -159,27 +159,27 @@ def test_an_interrupted_audit_goes_on(world: World, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(net, Scope(state=State(path, asked()), progress=interrupted))
+        run(net, AuditScope(state=AuditState(path, asked()), progress=interrupted))
     path.write_bytes(path.read_bytes() + b'{"index": 1, "lea')
     del net.answers["submission/0"]
-    found = run(net, Scope(state=State(path, asked())))
+    found = run(net, AuditScope(state=AuditState(path, asked())))
     assert [entry.verdict for entry in found.entries] == ["verified", "refused"]
     assert path.read_bytes().endswith(b"}\n")
 
 
 def test_a_state_is_of_a_leafs_bytes(net: Net, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    state = State(path, asked())
+    state = AuditState(path, asked())
     state.keep(run(net).entries[1], b"leaf")
     state.close()
-    assert State(path, asked()).recall(1, b"leaf") is not None
-    assert State(path, asked()).recall(1, b"another leaf") is None
-    assert State(path, asked(policy=b"other")).recall(1, b"leaf") is None
+    assert AuditState(path, asked()).recall(1, b"leaf") is not None
+    assert AuditState(path, asked()).recall(1, b"another leaf") is None
+    assert AuditState(path, asked(policy=b"other")).recall(1, b"leaf") is None
 
 
 def test_a_state_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        State(tmp_path / "no" / "state", asked())
+        AuditState(tmp_path / "no" / "state", asked())
 
 
 # -- a mirror
@@ -297,7 +297,7 @@ def test_a_tail_with_other_bytes_is_a_violation(net: Net) -> None:
 
 
 def test_a_stale_endpoint_is_incomplete(net: Net) -> None:
-    found = run(net, Scope(now=LATER))
+    found = run(net, AuditScope(now=LATER))
     assert codes(found) == {"old-read"} and found.exit_code == 6
 
 
@@ -345,7 +345,7 @@ def test_what_fails_only_today_is_a_finding(net: Net, world: World) -> None:
         world.policy,
     )
     try:
-        found = run(net, Scope(now=LATER))
+        found = run(net, AuditScope(now=LATER))
     finally:
         net.world.policy = kept
     assert found.exit_code == 0 and found.entries[1].verdict == "verified"
@@ -356,14 +356,14 @@ def test_what_fails_only_today_is_a_finding(net: Net, world: World) -> None:
 def test_collateral_of_today_counts_today(net: Net, world: World) -> None:
     parts = dict(world.collateral.parts)
     parts["intel/tcb_info"] = b"{}"
-    found = run(net, Scope(current=Collateral(parts)))
+    found = run(net, AuditScope(current=Collateral(parts)))
     assert found.exit_code == 0 and found.entries[1].verdict == "verified"
     assert finding_codes(found) and found.entries[1].now
 
 
 def test_more_collateral_of_today_than_fits_is_incomplete(net: Net) -> None:
     many = Collateral({f"intel/part{number}": b"" for number in range(256)})
-    found = run(net, Scope(current=many))
+    found = run(net, AuditScope(current=many))
     assert found.exit_code == 6 and found.entries[1].verdict == "not checked"
 
 
@@ -379,7 +379,7 @@ def test_progress_is_told_but_not_of_short_work(
     net: Net, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[tuple[str, int, int]] = []
-    run(net, Scope(progress=lambda *told: seen.append(told)))
+    run(net, AuditScope(progress=lambda *told: seen.append(told)))
     assert ("entries verified", 2, 2) in seen and ("tiles compared", 1, 1) in seen
     with ProgressDisplay() as shown:
         shown("entries", 1, 2)
@@ -418,7 +418,7 @@ def test_a_leaf_that_is_none_is_a_violation(world: World) -> None:
     net = Net(world, [RELEASE, Junk()], world.presented(), [])  # type: ignore[list-item]
     found = run(net)
     assert codes(found) == {"malformed-leaf"} and found.entries[1].verdict == "refused"
-    assert run(net, Scope(sample=1)).exit_code in (1, 6)
+    assert run(net, AuditScope(sample=1)).exit_code in (1, 6)
 
 
 def test_the_record_of_another_entry_is_a_violation(net: Net) -> None:
@@ -477,7 +477,7 @@ def test_a_renewals_evidence_may_pass_where_the_auditor_grants_it_and_a_boots_ne
     world: World, kept: int | None, now: int, expected: set[str]
 ) -> None:
     net = without_evidence(renewed(world), 1)
-    found = run(net, Scope(now=now, renewals_kept_s=kept))
+    found = run(net, AuditScope(now=now, renewals_kept_s=kept))
     assert found.exit_code == 1
     assert {p.code for p in found.problems if p.code in ("missing-evidence", "passed")} == expected
     assert {p.index for p in found.problems if p.code == "passed"} <= {1}
@@ -550,7 +550,7 @@ def test_a_registry_is_asked_about_its_time_and_now(
     state = RegistryState("0:" + "11" * 32, None, 0, None, entries, {})
     monkeypatch.setattr(registry_check, "read_registry", lambda chain, address: (state, NOW))
     auditor = Auditor(policy=net.world.policy, chain=net, transport=net, registry=CONTRACT)  # type: ignore[arg-type]
-    found = auditor.run(CONTRACT, Scope(now=NOW + 60))
+    found = auditor.run(CONTRACT, AuditScope(now=NOW + 60))
     assert found.exit_code == code and codes(found) == problems
     assert {f.code for f in found.findings if f.code.startswith("revoked")} == findings
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from attestation.log.leaf import Leaf
-from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.comparison import compare
 from client_sdk.auditing.proving import check, prove
 from client_sdk.auditing.single import AuditedEntry, audit_entry
@@ -33,7 +33,7 @@ def net(world: World) -> Net:
 
 def single(net: Net, index: int) -> AuditedEntry:
     auditor = Auditor(policy=net.world.policy, chain=net, transport=net)  # type: ignore[arg-type]
-    return audit_entry(auditor, CONTRACT, index, Scope())
+    return audit_entry(auditor, CONTRACT, index, AuditScope())
 
 
 def seen(show: Callable[[Console], None]) -> str:

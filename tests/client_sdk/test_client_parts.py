@@ -23,7 +23,7 @@ from attestation.trust.policy import Policy
 from client_sdk import config, pricing, sse
 from client_sdk.auditing.sources import log_url
 from client_sdk.localnet import leak_search, netfiles
-from client_sdk.localnet.netfiles import Files, GuestSpec, PolicyFacts
+from client_sdk.localnet.netfiles import GuestSpec, NetworkFiles, PolicyFacts
 from client_sdk.localnet.supervisor import Supervisor
 from client_sdk.presented import fetch_places
 from tests.helpers.waiting import HANG_S
@@ -200,29 +200,29 @@ def test_the_model_digest_is_over_names_sizes_and_contents(tmp_path: Path) -> No
 
 
 def test_ports_stay_and_a_taken_one_is_named(tmp_path: Path) -> None:
-    files = Files(tmp_path)
+    files = NetworkFiles(tmp_path)
     ports = files.ports(("chain", "log"))
-    assert Files(tmp_path).ports(("chain", "log", "relay")).items() >= ports.items()
+    assert NetworkFiles(tmp_path).ports(("chain", "log", "relay")).items() >= ports.items()
     named = pytest.raises(Unavailable, match=f"log: port {ports['log']} is in use")
     with socket.create_server(("127.0.0.1", ports["log"])), named:
         files.ports(("chain", "log"))
 
 
 def test_the_token_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
-    files = Files(tmp_path)
+    files = NetworkFiles(tmp_path)
     token = files.api_token()
-    assert token == Files(tmp_path).api_token() and len(token) > 24
+    assert token == NetworkFiles(tmp_path).api_token() and len(token) > 24
     assert files.token.stat().st_mode & 0o077 == 0
 
 
 def test_a_deep_directory_gets_a_short_socket(tmp_path: Path) -> None:
-    files = Files(tmp_path / ("deep" * 30))
+    files = NetworkFiles(tmp_path / ("deep" * 30))
     assert len(os.fsencode(files.socket())) <= netfiles.MAX_SOCKET_PATH
     assert files.socket() == files.socket()
 
 
 def test_host_configs_differ_by_price(tmp_path: Path) -> None:
-    files = Files(tmp_path)
+    files = NetworkFiles(tmp_path)
     paths = [files.host_config(GuestSpec(name, price, 2)) for name, price in (("a", 1), ("b", 2))]
     assert paths[0].read_bytes() != paths[1].read_bytes()
 
@@ -273,10 +273,10 @@ def alive(pid: int) -> bool:
 
 
 def test_a_directory_that_cannot_be_made_is_named() -> None:
-    from client_sdk.localnet.netfiles import Files
+    from client_sdk.localnet.netfiles import NetworkFiles
 
     with pytest.raises(UsageError, match="/proc/umay"):
-        Files(Path("/proc/umay"))
+        NetworkFiles(Path("/proc/umay"))
 
 
 @pytest.mark.parametrize("path", ["", "/log", "/v1"])

@@ -10,7 +10,7 @@ import pytest
 
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
-from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.comparison import compare
 from client_sdk.auditing.results import Audit
 from client_sdk.auditing.single import audit_entry
@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def audit(place: Place, mirror: Path, only: int | None = None) -> Audit:
     auditor = Auditor(policy=place.policy, chain=place, mirror=str(mirror))
     if only is not None:
-        return audit_entry(auditor, CONTRACT, only, Scope()).audit
+        return audit_entry(auditor, CONTRACT, only, AuditScope()).audit
     return auditor.run(CONTRACT)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attestation.errors import ParseError, Unavailable, UsageError
-from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import check, prove
 from client_sdk.auditing.request import audit_request
@@ -70,7 +70,7 @@ def test_another_account_is_still_a_violation(net: Net) -> None:
 
 @spelled
 def test_a_proof_file_that_spells_it_so_holds(net: Net, text: str) -> None:
-    made = prove(audit_entry(auditor(net), CONTRACT, 1, Scope()))
+    made = prove(audit_entry(auditor(net), CONTRACT, 1, AuditScope()))
     anchor = dataclasses.replace(made.anchor, address=text)
     again = EnclaveProof.from_bytes(dataclasses.replace(made, anchor=anchor).to_bytes())
     assert check(again, net.world.policy).exit_code == 0
@@ -125,7 +125,7 @@ def test_what_is_no_account_is_refused_by_name(net: Net, text: str) -> None:
     for read in (read_registry, lambda chain, address: chain.account(address)):
         with pytest.raises(UsageError, match="expected a TON address"):
             read(ToncenterV2("http://127.0.0.1:1"), address=text)
-    made = prove(audit_entry(auditor(net), CONTRACT, 1, Scope()))
+    made = prove(audit_entry(auditor(net), CONTRACT, 1, AuditScope()))
     wrong = dataclasses.replace(made, anchor=dataclasses.replace(made.anchor, address=text))
     with pytest.raises(ParseError, match="contract: expected a TON address"):
         EnclaveProof.from_bytes(wrong.to_bytes())

@@ -13,7 +13,7 @@ from attestation.formats.digests import sha256
 from contracts import node, registry
 from contracts.deploy import put
 from contracts.localnet.process import LocalChain
-from contracts.logservice.admit import Registry
+from contracts.logservice.admit import RegistryReader
 from contracts.registry import GUEST, MODEL
 from contracts.wallet import Wallet
 
@@ -30,11 +30,11 @@ class Place:
         self.wallet = Wallet(self.chain, SigningKey.generate())
         local.faucet(self.wallet.address, 10**15)
 
-    def registry(self, notice: int) -> Registry:
+    def registry(self, notice: int) -> RegistryReader:
         genesis = registry.genesis(owner=self.wallet.address, notice=notice)
-        return Registry(self.chain, put(self.chain, self.wallet, "registry", genesis)[0])
+        return RegistryReader(self.chain, put(self.chain, self.wallet, "registry", genesis)[0])
 
-    def tell(self, to: Registry, body: object) -> None:
+    def tell(self, to: RegistryReader, body: object) -> None:
         self.wallet.transfer(to.address, 10**9, body)  # type: ignore[arg-type]
 
 
@@ -75,7 +75,7 @@ def test_a_release_is_logged_once_it_is_proposed(place: Place) -> None:
 
 def test_where_no_registry_can_be_read_nothing_is_admitted(place: Place, tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
-        Registry(place.chain, "0:" + "11" * 32).check_machine(MEASUREMENT, MODEL_DIGEST)
+        RegistryReader(place.chain, "0:" + "11" * 32).check_machine(MEASUREMENT, MODEL_DIGEST)
     place.registry(NOTICE + 2)  # the wallet has code from its first transfer on
     with pytest.raises(NotAuthentic):
-        Registry(place.chain, place.wallet.address).check_release(MANIFEST)
+        RegistryReader(place.chain, place.wallet.address).check_release(MANIFEST)

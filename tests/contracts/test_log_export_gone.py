@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from attestation.errors import NotAuthentic, NotThere, Unavailable
 from attestation.log.submission import ArchiveRecord
-from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.cli import umay
 from contracts.logservice.export import Export
 from contracts.logservice.store import Entry
@@ -60,7 +60,7 @@ def export(net: Net, directory: Path) -> Export:
 
 def audited(net: Net, directory: Path, kept: int | None) -> set[str]:
     auditor = Auditor(policy=net.world.policy, chain=net, transport=net, mirror=str(directory))
-    found = auditor.run(CONTRACT, Scope(now=LATER, renewals_kept_s=kept))
+    found = auditor.run(CONTRACT, AuditScope(now=LATER, renewals_kept_s=kept))
     assert found.exit_code == 6, found.problems
     return {problem.code for problem in found.problems if problem.index == 1}
 

@@ -16,7 +16,7 @@ import pytest
 from attestation.errors import Refused, Unavailable
 from attestation.trust.anchor import BlockRef
 from attestation.verify.verifier import Verifier
-from client_sdk.auditing.auditor import Auditor, Scope
+from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import HERE, check, prove
 from client_sdk.auditing.single import audit_entry
@@ -68,7 +68,7 @@ def proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proven]:
 
 def test_a_client_verifies_with_nothing_but_proofs(proven: Proven) -> None:
     reader = ChainReader(proven.reading(), proven.world.policy)
-    machines = audit_entry(proven.auditor(reader.chain), LOG_ADDRESS, 1, Scope()).machines
+    machines = audit_entry(proven.auditor(reader.chain), LOG_ADDRESS, 1, AuditScope()).machines
     presented = machines.presented(1, machines.leaf_at(1))
     given = {"anchor": reader.anchor(), "beacon": reader.beacon(150), "now": NOW}
     verifier = Verifier(proven.world.policy)
@@ -88,7 +88,7 @@ def test_an_audit_rests_on_no_endpoint(proven: Proven) -> None:
 def test_two_files_prove_an_enclave_without_a_network(proven: Proven, tmp_path: Path) -> None:
     saved = tmp_path / "chain.lite"
     auditor = proven.auditor(proven.reading(f"?save={saved}"))
-    file = prove(audit_entry(auditor, LOG_ADDRESS, 1, Scope())).to_bytes()
+    file = prove(audit_entry(auditor, LOG_ADDRESS, 1, AuditScope())).to_bytes()
     again = EnclaveProof.from_bytes(file)
     checked = check(again, proven.world.policy, proven.reading(f"?from={saved}"))
     assert checked.exit_code == 0, (checked.problems, checked.report)
