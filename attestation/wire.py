@@ -50,6 +50,9 @@ INCREMENTAL, INCREMENTAL_YES = "incremental", "?1"
 PACING_FIELD, RECEIPT_TRAILER = b"umay-pacing", b"umay-receipt"
 """Inside the sealed exchange."""
 
+RECEIPT_COSE_TRAILER = b"umay-receipt-cose"
+"""Base64 of the receipt's second signature, which makes it a COSE_Sign1."""
+
 IDEMPOTENCY_FIELD, RECEIPT_SALTS_TRAILER = b"idempotency-key", b"umay-receipt-salts"
 """Inside too: a retry repeats the whole inner request with its key. It is given the first answer
 with its receipt, and that one's salts: base64 of 32 bytes for the request, 32 for the response."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from attestation.channel import bhttp, padding
 from attestation.channel.client import ClientRequest
 from attestation.errors import ChannelError, NotAuthentic, ParseError
+from attestation.formats import receipt_cose
 from attestation.formats.keys import KeyBundle
 from attestation.formats.receipt import (
     REQUEST_SALT_LABEL,
@@ -28,23 +29,27 @@ from attestation.formats.receipt import (
 from attestation.verify.verdict import VerifiedEnclave
 from attestation.wire import (
     MAX_REQUEST_BYTES,
+    RECEIPT_COSE_TRAILER,
     RECEIPT_SALTS_TRAILER,
     RECEIPT_TRAILER,
     read_idempotency_key,
 )
+from client_sdk.disclosure import DisclosedReceipt, Opened
 
 
 @dataclass(frozen=True)
 class CheckedReceipt:
     """A receipt that holds for this very exchange, and its signed bytes to keep.
 
-    The salts let its holder show to anyone what was asked and answered.
+    The salts let its holder show to anyone what was asked and answered: they are secret.
+    `cose` is the signature that makes it a COSE_Sign1, where the enclave gave one.
     """
 
     receipt: Receipt
     signed: SignedReceipt
     request_salt: bytes = field(repr=False)
     response_salt: bytes = field(repr=False)
+    cose: bytes | None = None
 
     def __repr__(self) -> str:
         """Neither salts nor token counts: lengths are private too."""
@@ -108,7 +113,25 @@ class SealedExchange:
         check_receipt(receipt, self._signer(receipt))
         _hash(receipt.request_hash, request_salt, self._message, "request")
         _hash(receipt.response_hash, response_salt, bytes(self._content), "response")
-        return CheckedReceipt(receipt, signed, request_salt, response_salt)
+        return CheckedReceipt(receipt, signed, request_salt, response_salt, self._cose(signed))
+
+    def disclosure(self, checked: CheckedReceipt) -> DisclosedReceipt:
+        """This exchange's receipt with all that it is of, to keep or to show."""
+        return DisclosedReceipt(
+            checked.signed,
+            self.enclave.bundle.receipt_key,
+            request=Opened(checked.request_salt, self._message),
+            response=Opened(checked.response_salt, bytes(self._content)),
+            cose=checked.cose,
+        )
+
+    def _cose(self, signed: SignedReceipt) -> bytes | None:
+        encoded = self._trailer(RECEIPT_COSE_TRAILER)
+        if encoded is None:
+            return None
+        signature = _decode(encoded, "COSE signature")
+        receipt_cose.check(signed.body, signature, self.enclave.bundle.receipt_key)
+        return signature
 
     def _salts(self) -> tuple[bytes, bytes]:
         """Of this exchange; a repeated answer brings those of the exchange that it first went to.

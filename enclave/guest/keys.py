@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.channel.server import Epoch
+from attestation.formats import receipt_cose
 from attestation.formats.digests import engine_digest, host_config_digest, price_digest
 from attestation.formats.evidence import (
     Evidence,
@@ -51,6 +52,10 @@ class BootKeys:
 
     def sign(self, receipt: Receipt) -> SignedReceipt:
         return receipt.sign(self._key)
+
+    def sign_cose(self, receipt: SignedReceipt) -> bytes:
+        """The second signature, for verifiers that know COSE (64 bytes)."""
+        return receipt_cose.sign(receipt.body, self._key)
 
     def retire(self, bundle_digest: bytes) -> Retirement:
         """The word that this boot's keys are gone; its caller sees to it that they are."""

@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from attestation.channel import bhttp
-from attestation.channel.padding import RESPONSE_BUCKET_BYTES
 from attestation.channel.server import ServerRequest
 from attestation.errors import NotForUs, ParseError, Truncated
 from attestation.formats.receipt import (
@@ -24,13 +23,22 @@ from attestation.formats.receipt import (
     amount_of,
     salted_hash,
 )
-from attestation.wire import CONTENT_TYPE, RECEIPT_TRAILER, RETRY_AFTER, read_idempotency_key
+from attestation.wire import (
+    CONTENT_TYPE,
+    RECEIPT_COSE_TRAILER,
+    RECEIPT_TRAILER,
+    RETRY_AFTER,
+    read_idempotency_key,
+)
 from enclave.guest.api import SSE, Account, ApiError, Reply, failure, respond
 from enclave.guest.engines.base import Usage
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
 from enclave.guest.pacing import paced_events, padded_body
 from enclave.guest.runs import Listener
+
+LAST_BYTES = 1024
+"""Of the end of every answer: a receipt with both signatures and salts has some 700."""
 
 
 async def open_request(guest: Guest, body: AsyncIterator[bytes], *, chunked: bool) -> SealedAnswer:
@@ -152,8 +160,12 @@ class _Answering:
         account, terms = self._reply.account, self._terms
         if account is None or account.usage is None or terms is None:
             return ()
-        signed = terms.guest.boot.sign(terms.receipt(account, account.usage, content))
-        return ((RECEIPT_TRAILER, base64.b64encode(signed.to_bytes())),)
+        boot = terms.guest.boot
+        signed = boot.sign(terms.receipt(account, account.usage, content))
+        return (
+            (RECEIPT_TRAILER, base64.b64encode(signed.to_bytes())),
+            (RECEIPT_COSE_TRAILER, base64.b64encode(boot.sign_cose(signed))),
+        )
 
     async def aclose(self) -> None:
         try:
@@ -190,4 +202,4 @@ def _paced(reply: Reply) -> AsyncGenerator[bytes]:
 
 def _filled(last: bytes) -> bytes:
     """Zeros after the message (RFC 9292 §3.8), so that a receipt's length tells nothing."""
-    return last + bytes(-len(last) % RESPONSE_BUCKET_BYTES)
+    return last + bytes(-len(last) % LAST_BYTES)

@@ -21,7 +21,7 @@ from attestation.wire import PACINGS
 from enclave.guest import pacing
 from enclave.guest.engines.base import EngineFailed, Usage
 from enclave.guest.pacing import STRICT_FRAME_BYTES, paced_events, padded_body
-from enclave.guest.sealed import open_request
+from enclave.guest.sealed import LAST_BYTES, open_request
 from tests.helpers import virtual_time
 from tests.helpers.guest_room import CHAT, Room, Script, post, room, stream
 
@@ -281,7 +281,7 @@ def test_the_last_piece_tells_neither_counts_nor_reason(guest: Room, body: Any) 
     for usage, reason in itertools.product((FEW, Usage(5, 0, 3), MANY), FINISH_REASONS):
         guest.engine.script = Script(usage=usage, reason=reason)
         last.add(tuple(sealed_sizes(guest, post(body))[-2:]))
-    assert last == {(512 + 16 + 2, 17)}
+    assert last == {(LAST_BYTES + 16 + 2, 17)}
 
 
 def test_errors_end_as_answers_do(guest: Room) -> None:

@@ -76,9 +76,9 @@ def test_a_retry_is_given_the_same_answer_and_the_same_receipt(
 
 
 def test_a_retry_looks_like_an_answer_to_whoever_watches(guest: Room, key: bytes) -> None:
-    request = post(CHAT, key=key)
-    guest.ask(request)
-    assert sum(guest.ask(request).sealed_pieces) >= sum(guest.ask(post(CHAT)).sealed_pieces)
+    """But for its time: the trailers that it has more are within the filling."""
+    first, second = guest.ask(post(CHAT, key=key)), guest.ask(post(CHAT, key=key))
+    assert sum(first.sealed_pieces) == sum(second.sealed_pieces)
 
 
 def test_without_a_key_each_request_is_a_run_of_its_own(guest: Room) -> None:
