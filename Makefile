@@ -7,7 +7,7 @@ MINUTES ?= 2
 export PYTHONDONTWRITEBYTECODE :=
 TEST := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help dev demo up test test-fast test-long lint fix type docs contracts vectors mutate fuzz bench check clean
+.PHONY: help dev demo up test test-fast test-long test-hostile lint fix type docs contracts vectors mutate fuzz bench check clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -37,7 +37,10 @@ test-fast: dev ## run the tests that need no services (a few minutes on two core
 	$(TEST) --fast
 
 test-long: dev ## run the long tests that make test leaves out
-	$(TEST) -m "long or soak or hostile or cookbook"
+	$(TEST) -m "long or soak or cookbook"
+
+test-hostile: dev ## ask 10,000 questions through a hostile relay (up to 20 minutes)
+	$(PY) -m pytest -m hostile
 
 lint: dev ## check style and format
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -18,6 +18,7 @@ LONGEST_FIRST = (
     "tests/contracts/test_contracts_log.py",
     "tests/contracts/test_crash.py",
     "tests/e2e/",
+    "tests/hostile/",
     "tests/contracts/test_contracts_quote.py",
     "tests/enclave/test_engine_torch.py",
     "tests/contracts/",

@@ -157,7 +157,7 @@ class FakeEnclave:
         return ((RECEIPT_TRAILER, base64.b64encode(receipt.sign(key).to_bytes())),)
 
 
-def verified(configs: Any, key: Ed25519PrivateKey, boot_id: bytes) -> VerifiedEnclave:
+def verified(configs: Any, key: Any, boot_id: bytes) -> VerifiedEnclave:
     now = int(time.time())
     bundle = KeyBundle(
         boot_id=boot_id,
