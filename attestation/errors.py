@@ -33,10 +33,15 @@ EXIT_INTERNAL = 70
 
 
 class UmayError(Exception):
-    """Root of the tree: `exit_code` is what a command ends with, `code` a stable word."""
+    """Root of the tree: `exit_code` is what a command ends with, `code` a stable word.
+
+    `may_have_run`: how many times a machine may have executed the question that failed so; 0
+    where it never left, or where no question was asked.
+    """
 
     exit_code: ClassVar[int] = EXIT_INTERNAL
     code: str = "internal"
+    may_have_run: int = 0
 
 
 class UsageError(UmayError):
@@ -110,10 +115,14 @@ class ChannelError(UmayError):
 
 
 class Truncated(ChannelError):
-    """An answer ended without its final chunk; what came before it is genuine but incomplete."""
+    """An answer ended without its final chunk; what came before it is genuine but incomplete.
+
+    `late`: because nothing more came in time.
+    """
 
     exit_code = 3
     code = "truncated"
+    late: bool = False
 
 
 class Replayed(ChannelError):
@@ -141,18 +150,27 @@ class Unavailable(UmayError):
     """A service did not answer as asked.
 
     `again`: the same question may be answered later; `retry_after`: the seconds that the
-    service asked to wait, where it did.
+    service asked to wait, where it did; `late`: it did not answer in time; `sent`: the whole
+    question may have reached it.
     """
 
     exit_code = 5
     code = "unavailable"
 
     def __init__(
-        self, message: str = "", *, again: bool = False, retry_after: float | None = None
+        self,
+        message: str = "",
+        *,
+        again: bool = False,
+        retry_after: float | None = None,
+        late: bool = False,
+        sent: bool = False,
     ) -> None:
         super().__init__(message)
         self.again = again
         self.retry_after = retry_after
+        self.late = late
+        self.sent = sent
 
 
 class NotThere(Unavailable):

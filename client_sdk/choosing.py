@@ -1,188 +1,359 @@
-"""Which enclave a client talks to: found, verified, the cheapest first, and kept while it holds.
+"""Which enclave a client talks to: up to three per model, verified, and kept warm.
 
-One verification at a time, shared by all threads. An enclave that failed is left alone for a
-while and taken again only where nothing else passes.
+- A search is done once for all who wait for it; no lock is held over I/O.
+- Without a price cap the cheapest machine is taken. With one, two machines of those below it
+  are drawn, and the one that is quicker and has less to do is taken.
+- A machine that failed is left alone for a while and taken again only where nothing else
+  passes. One that is full is not asked before the time that it named.
+- Before a verification ends the machine is verified anew, beside the requests, once at a time.
+  Where that fails, the old verification serves until its end.
 """
 
 from __future__ import annotations
 
-import secrets
+import copy
+import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 
-from attestation.errors import ParseError, Unavailable, VerificationError
-from attestation.formats.evidence import Evidence
-from attestation.formats.keys import KeyBundle
+from attestation.errors import ParseError, UmayError, Unavailable, VerificationError
 from attestation.trust.anchor import Anchor
-from attestation.trust.policy import Policy
-from attestation.verify.verdict import Report, VerifiedEnclave
-from attestation.verify.verifier import Presented, Verifier
-from client_sdk.chain_reader import ChainReader
-from client_sdk.config import asking
-from client_sdk.presented import Place, fetch_places, fetch_presented
-from client_sdk.pricing import claimed_offer
-from client_sdk.transport import Transport
-from contracts.chain import ReadOnlyChain
+from attestation.verify.verdict import Report
+from client_sdk.effects import Spawn, Work, wait
+from client_sdk.finding import Chosen, Finder, Offer
+from client_sdk.presented import Place
+from client_sdk.pricing import Price, price_of_table, weighed
+
+WARM = 3
+"""Machines of one model that are kept verified: one to use, one to fail over to, one spare."""
 
 REST_SECONDS = 20.0
 """How long an enclave that failed is left alone; a later choice may take it again."""
 
+FULL_SECONDS = 1.0
+"""The same for one that is full and names no time."""
+
+LONGEST_FULL_SECONDS = 600.0
+"""Nobody keeps a machine out of use for longer by a Retry-After."""
+
 MARGIN_SECONDS = 5
 """A verification that would end sooner than this is renewed before sealing."""
 
+AGEING_SECONDS = 120
+"""A verification that ends sooner than this is renewed beside the requests."""
 
-@dataclass(frozen=True)
-class Offer:
-    """A guest and what its host presented; nothing of it is believed."""
+UPKEEP_SECONDS = 30.0
+"""Between two rounds of upkeep: what fails is not tried at every request."""
 
-    place: Place
-    presented: Presented
+WEIGHT = 0.3
+"""Of the newest answer in the mean of the time until an answer begins."""
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A guest that passed every step, and where it is reached."""
+@dataclass
+class Machine:
+    """A verified enclave, all places that it is reached at, and how it does."""
 
-    place: Place
-    enclave: VerifiedEnclave
+    chosen: Chosen
+    places: tuple[Place, ...]
+    price: Price
+    busy: int = 0
+    seconds: float = 0.0
+    told: bool = False
+
+    @property
+    def model(self) -> str:
+        return self.chosen.enclave.model_name
+
+    @property
+    def load(self) -> float:
+        return (self.busy + 1) * self.seconds
+
+
+class Use:
+    """One request to a machine, which is counted until it is `over`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine, self._since, self._over = machine, time.monotonic(), False
+        machine.busy += 1
+
+    def began(self) -> None:
+        """Its answer has begun."""
+        took, old = time.monotonic() - self._since, self._machine.seconds
+        self._machine.seconds = (1 - WEIGHT) * old + WEIGHT * took if old else took
+
+    def over(self) -> None:
+        if not self._over:
+            self._over = True
+            self._machine.busy -= 1
 
 
 class Chooser:
-    """Chooses among what stands at `url`, under one policy. Serves many threads."""
+    """Chooses among what `finder` finds. Serves many threads or tasks.
+
+    `where` begins the error when nothing is found. `max_price`: the nano coins per prompt token
+    and per completion token that are accepted; None sets no bound and takes the cheapest.
+    """
 
     def __init__(
         self,
-        url: str,
+        finder: Finder,
         *,
-        policy: Policy,
-        chain: ReadOnlyChain,
-        transport: Transport,
-        clock: Callable[[], float],
-        on_verified: Callable[[Chosen], None],
-        network: Path | None = None,
+        where: str = "",
+        max_price: Price | None = None,
+        on_verified: Callable[[Chosen], None] = lambda chosen: None,
     ) -> None:
-        self._url, self._policy = url, policy
-        self._transport = transport
-        self._reader = ChainReader(chain, policy)
-        self._verifier = Verifier(policy)
-        self._clock = clock
-        self._on_verified = on_verified
-        self._network = network
+        self.finder, self._where = finder, where
+        self._max_price, self._on_verified = max_price, on_verified
         self._lock = threading.Lock()
-        self._current: Chosen | None = None
+        self._warm: dict[str, Machine] = {}
         self._resting: dict[str, float] = {}
+        self._full: dict[str, float] = {}
+        self._search: Future[None] | None = None
+        self._models: set[str | None] = set()
+        self._next_upkeep = 0.0
+        self._kept = False
 
-    def places(self) -> tuple[Place, ...]:
-        """What the relay or agent lists. Raises Unavailable or ParseError."""
-        with asking(self._network):
-            return fetch_places(self._transport, self._url)
-
-    def anchor(self) -> Anchor:
-        """The log's anchor, read now from the chain. Raises Unavailable or ParseError."""
-        with asking(self._network):
-            return self._reader.anchor()
-
-    def present(self, place: Place, anchor: Anchor) -> Presented:
-        """What the host presents for a verification against this anchor."""
-        nonce = secrets.token_bytes(32) if self._policy.challenge == "required" else None
-        return fetch_presented(self._transport, place, size=anchor.size, nonce=nonce)
-
-    def verify(self, place: Place) -> VerifiedEnclave:
-        """Fetch and verify one guest now."""
-        anchor = self.anchor()
-        return self._verify(Offer(place, self.present(place, anchor)), anchor)
-
-    def examine(self, place: Place) -> Report:
-        """Every step's result for one guest; never a key."""
-        anchor = self.anchor()
-        presented = self.present(place, anchor)
-        beacon = None
-        try:
-            beacon = self._reader.beacon(_bundle(presented).beacon[0])
-        except (ParseError, Unavailable):
-            pass  # the report says which steps could not be checked for want of it
-        return self._verifier.examine(presented, anchor=anchor, beacon=beacon, now=self.now())
-
-    def choose(self) -> Chosen:
-        """The cheapest guest that passes every step, verified now or not long ago.
+    def choose(self, model: str | None = None, *, avoid: Iterable[str] = ()) -> Work[Chosen]:
+        """A guest that passes every step, verified now or not long ago. `model` is a name of the
+        policy, None takes any; `avoid` names boots, and places by their base.
 
         Raises VerificationError of the cheapest refused one, or Unavailable.
         """
-        with self._lock:
-            current = self._current
-            if current is None or not self._holds(current.enclave):
-                current = self._current = self._choose()
-            return current
+        shunned = frozenset(avoid)
+        while True:
+            with self._lock:
+                self._models.add(model)
+                found = self._pick(model, shunned)
+                others = self._search
+                if found is None and others is None:
+                    mine = self._search = Future()
+            if found is not None:
+                return (yield from self._taken(found, shunned))
+            if others is not None:
+                yield from _shared(others)
+                continue
+            return (yield from self._searched(mine, model, shunned))
 
-    def refresh(self, chosen: Chosen) -> Chosen:
+    def report(self, place: Place | None) -> Work[Report]:
+        """Of one guest, verified now, or of what is chosen. Raises as `choose`."""
+        if place is None:
+            return (yield from self.choose()).enclave.report
+        anchor = yield from self.finder.anchor()
+        return (yield from self.finder.verified(place, anchor)).enclave.report
+
+    def refresh(self, chosen: Chosen) -> Work[Chosen]:
         """The same guest verified anew: its keys may have changed."""
-        fresh = Chosen(chosen.place, self.verify(chosen.place))
+        anchor = yield from self.finder.anchor()
+        fresh = yield from self.finder.verified(chosen.place, anchor)
         with self._lock:
-            if self._current is chosen:
-                self._current = fresh
+            known = self._warm.get(chosen.place.boot)
+            if known is not None:
+                known.chosen = fresh
         return fresh
 
     def leave(self, chosen: Chosen) -> None:
-        """Forget a choice that failed, and prefer others for a while."""
+        """Forget a machine that failed, and prefer others for a while."""
         with self._lock:
             self._resting[chosen.place.boot] = time.monotonic() + REST_SECONDS
-            if self._current is not None and self._current.place == chosen.place:
-                self._current = None
+            self._warm.pop(chosen.place.boot, None)
 
-    def has_left(self, chosen: Chosen) -> bool:
-        """Whether this guest has failed before."""
-        return chosen.place.boot in self._resting
+    def leave_place(self, chosen: Chosen, *, reached: bool) -> None:
+        """No enclave answered at this place, or its relay was not even `reached`: prefer another
+        way to the same machine for a while."""
+        place = chosen.place
+        with self._lock:
+            key = place.base if reached else place.relay
+            self._resting[key] = time.monotonic() + REST_SECONDS
+            machine = self._warm.get(place.boot)
+            if machine is not None and all(map(self._rests, machine.places)):
+                del self._warm[place.boot]
 
-    def now(self) -> int:
-        """Unix seconds by this client's clock."""
-        return int(self._clock())
+    def full(self, chosen: Chosen, seconds: float | None) -> None:
+        """It has no room, and asks to wait for so many seconds."""
+        pause = FULL_SECONDS if seconds is None else min(seconds, LONGEST_FULL_SECONDS)
+        with self._lock:
+            self._full[chosen.place.boot] = time.monotonic() + pause
 
-    def _choose(self) -> Chosen:
-        anchor = self.anchor()
+    def use(self, chosen: Chosen) -> Use:
+        """A request goes to it."""
+        with self._lock:
+            return Use(self._warm.get(chosen.place.boot) or Machine(chosen, (), (0, 0)))
+
+    # Picking; the lock is held
+
+    def _pick(self, model: str | None, avoid: frozenset[str]) -> Machine | None:
+        good = [m for m in self._warm.values() if self._serves(m, model) and self._holds(m)]
+        able = [m for m in good if self._way(m, avoid) is not None]
+        if self._max_price is None:
+            cheapest = min((m.price for m in able), key=weighed, default=None)
+            able = [m for m in able if m.price == cheapest]
+        drawn = random.sample(able, min(2, len(able)))
+        return min(drawn, key=lambda m: m.load, default=None)
+
+    def _serves(self, machine: Machine, model: str | None) -> bool:
+        return model is None or machine.model == model
+
+    def _holds(self, machine: Machine) -> bool:
+        return self.finder.now() + MARGIN_SECONDS < machine.chosen.enclave.valid_until
+
+    def _way(self, machine: Machine, avoid: frozenset[str]) -> Place | None:
+        """A place to reach it at, unless it is full or failed."""
+        boot = machine.chosen.place.boot
+        if boot in avoid or self._is_full(boot):
+            return None
+        ways = (p for p in machine.places if p.base not in avoid and not self._rests(p))
+        return next(ways, None)
+
+    def _rests(self, place: Place) -> bool:
+        now = time.monotonic()
+        return max(self._resting.get(key, 0.0) for key in place.keys) > now
+
+    def _is_full(self, boot: str) -> bool:
+        return self._full.get(boot, 0.0) > time.monotonic()
+
+    # Searching
+
+    def _taken(self, machine: Machine, avoid: frozenset[str]) -> Work[Chosen]:
+        with self._lock:
+            place = self._way(machine, avoid) or machine.chosen.place
+            chosen = machine.chosen = Chosen(place, machine.chosen.enclave)
+            due = self._upkeep_is_due()
+        if not machine.told:
+            machine.told = True
+            self._on_verified(chosen)
+        if due:
+            yield Spawn(self._upkeep())
+        return chosen
+
+    def _searched(
+        self, ticket: Future[None], model: str | None, avoid: frozenset[str]
+    ) -> Work[Chosen]:
+        """Does the search for all who hold the ticket."""
+        try:
+            found = yield from self._first(model, avoid)
+        except UmayError as error:
+            self._end_search(ticket, error)
+            raise
+        except BaseException:
+            self._end_search(ticket, None)  # it was given up: those who wait do it themselves
+            raise
+        self._end_search(ticket, None)
+        return (yield from self._taken(found, avoid))
+
+    def _end_search(self, ticket: Future[None], error: UmayError | None) -> None:
+        with self._lock:
+            self._search = None
+        if error is None:
+            ticket.set_result(None)
+        else:
+            ticket.set_exception(error)
+
+    def _first(self, model: str | None, avoid: frozenset[str]) -> Work[Machine]:
+        anchor = yield from self.finder.anchor()
+        offers = [offer.without(avoid) for offer in (yield from self.finder.offers())]
+        offers = [offer for offer in offers if offer.places]
         refusal: VerificationError | None = None
-        for offer in self._offers(anchor):
+        for offer in sorted(offers, key=lambda offer: self._rests(offer.places[0])):
+            if self._is_full(offer.boot):
+                continue
             try:
-                chosen = Chosen(offer.place, self._verify(offer, anchor))
+                machine = yield from self._verified(offer, anchor)
             except VerificationError as error:
                 refusal = refusal or error
                 continue
             except (Unavailable, ParseError):
                 continue
-            self._on_verified(chosen)
-            return chosen
-        raise refusal or Unavailable(
-            f"{self._url}: expected an enclave that answers, got none; try again later"
+            if self._serves(machine, model) and self._affordable(machine):
+                return machine
+        raise refusal or self._nothing(model, offers)
+
+    def _nothing(self, model: str | None, offers: list[Offer]) -> Unavailable:
+        now = time.monotonic()
+        waits = [self._full.get(offer.boot, 0.0) - now for offer in offers]
+        if pauses := [pause for pause in waits if pause > 0]:
+            pause = min(pauses)
+            text = f"{self._where}: every machine is full; the first one asks to wait {pause:.0f} s"
+            return Unavailable(text, again=True, retry_after=pause)
+        what = "an enclave that answers" if model is None else f"an enclave that runs {model}"
+        if self._max_price is not None:
+            what += " below the highest price that you accept"
+        text = f"{self._where}: expected {what}, got none; try again later"
+        return Unavailable(text, again=True)
+
+    def _verified(self, offer: Offer, anchor: Anchor) -> Work[Machine]:
+        """Kept warm from then on, with the price that its quote binds."""
+        places = sorted(offer.places, key=self._rests)
+        chosen = yield from self.finder.verified(places[0], anchor)
+        machine = Machine(chosen, tuple(places), price_of_table(chosen.enclave.price_table))
+        with self._lock:
+            known = self._warm.get(offer.boot)
+            if known is not None:
+                known.chosen, known.places = chosen, machine.places
+                known.price = machine.price
+                return known
+            if self._affordable(machine):
+                self._warm[offer.boot] = machine
+        return machine
+
+    def _affordable(self, machine: Machine) -> bool:
+        cap = self._max_price
+        return cap is None or all(
+            price <= most for price, most in zip(machine.price, cap, strict=True)
         )
 
-    def _offers(self, anchor: Anchor) -> list[Offer]:
-        offers: list[Offer] = []
-        late: list[Offer] = []
-        for place in self.places():
-            try:
-                offer = Offer(place, self.present(place, anchor))
-            except (Unavailable, ParseError):
-                continue
-            (late if self._rests(place) else offers).append(offer)
-        # Ordered by what hosts claim; the claim is bound by the quote and verified after.
-        return [*_by_price(offers), *_by_price(late)]
+    # Upkeep
 
-    def _rests(self, place: Place) -> bool:
-        return self._resting.get(place.boot, 0.0) > time.monotonic()
+    def _upkeep_is_due(self) -> bool:
+        """Not at the first request: a client that asks once needs one machine."""
+        if not self._kept:
+            self._kept = True
+            return False
+        if time.monotonic() < self._next_upkeep:
+            return False
+        ageing = any(map(self._ages, self._warm.values()))
+        if not (ageing or self._lacking()):
+            return False
+        self._next_upkeep = time.monotonic() + UPKEEP_SECONDS
+        return True
 
-    def _verify(self, offer: Offer, anchor: Anchor) -> VerifiedEnclave:
-        beacon = self._reader.beacon(_bundle(offer.presented).beacon[0])
-        return self._verifier.verify(offer.presented, anchor=anchor, beacon=beacon, now=self.now())
+    def _ages(self, machine: Machine) -> bool:
+        return self.finder.now() + AGEING_SECONDS >= machine.chosen.enclave.valid_until
 
-    def _holds(self, enclave: VerifiedEnclave) -> bool:
-        return self.now() + MARGIN_SECONDS < enclave.valid_until
+    def _lacking(self) -> bool:
+        return any(self._count(model) < WARM for model in self._models)
+
+    def _count(self, model: str | None) -> int:
+        return sum(self._serves(machine, model) for machine in self._warm.values())
+
+    def _upkeep(self) -> Work[None]:
+        """Verifies anew what ages, then others until there are enough, the cheapest first."""
+        anchor = yield from self.finder.anchor()
+        offers = yield from self.finder.offers()
+        for offer in sorted(offers, key=lambda offer: offer.boot not in self._warm):
+            known = self._warm.get(offer.boot)
+            if self._ages(known) if known else self._lacking() and not self._rests(offer.places[0]):
+                try:
+                    yield from self._verified(offer, anchor)
+                except (VerificationError, Unavailable, ParseError):
+                    continue
+        with self._lock:
+            self._forget_extra()
+
+    def _forget_extra(self) -> None:
+        """The dearest beyond WARM of a model, and those that no longer hold."""
+        kept: dict[str, int] = {}
+        for boot, machine in sorted(self._warm.items(), key=lambda item: weighed(item[1].price)):
+            kept[machine.model] = kept.get(machine.model, 0) + 1
+            if kept[machine.model] > WARM or not self._holds(machine):
+                del self._warm[boot]
 
 
-def _bundle(presented: Presented) -> KeyBundle:
-    return KeyBundle.from_bytes(Evidence.from_bytes(presented.evidence).bundle)
-
-
-def _by_price(offers: list[Offer]) -> list[Offer]:
-    return sorted(offers, key=lambda offer: claimed_offer(offer.presented.price_table))
+def _shared(ticket: Future[None]) -> Work[None]:
+    """Raises a copy of what the search raised: each caller's error is its own."""
+    try:
+        yield from wait(ticket)
+    except UmayError as error:
+        raise copy.copy(error) from None

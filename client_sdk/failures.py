@@ -5,6 +5,8 @@ Only what was never sent may be tried again unseen: a cut answer must not be ask
 
 from __future__ import annotations
 
+import math
+
 from attestation.errors import ParseError, UmayError, Unavailable, UsageError, VerificationError
 
 HIDDEN_HEADERS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"trailer"})
@@ -14,10 +16,15 @@ RETRY_HEADER = "x-should-retry"
 
 
 def status_of(error: UmayError) -> tuple[int, dict[str, str]]:
-    """HTTP status and headers: 502 for what failed beyond, 400 for what was asked wrongly."""
-    status = 400 if isinstance(error, UsageError | ParseError) else 502
-    retry = "true" if isinstance(error, Unavailable) else "false"
-    return status, {RETRY_HEADER: retry}
+    """HTTP status and headers: 400 for what was asked wrongly, 503 where every machine is full,
+    504 for what took too long, 502 for what else failed beyond."""
+    may_retry = isinstance(error, Unavailable) and not error.may_have_run
+    headers = {RETRY_HEADER: "true" if may_retry else "false"}
+    if isinstance(error, Unavailable) and may_retry and error.retry_after is not None:
+        return 503, {**headers, "retry-after": f"{math.ceil(error.retry_after)}"}
+    if isinstance(error, UsageError | ParseError):
+        return 400, headers
+    return 504 if getattr(error, "late", False) else 502, headers
 
 
 def error_json(error: UmayError) -> dict[str, object]:

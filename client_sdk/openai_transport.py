@@ -1,16 +1,25 @@
-"""A transport for the `openai` package: no proxy, the sealing happens in this process.
+"""Transports of httpx, as the `openai` package uses them: no proxy, sealed in this process.
 
-    http = httpx.Client(transport=SealedTransport(client))
-    openai.OpenAI(base_url="https://umay.invalid/v1", api_key="unused", http_client=http)
+    with connect() as umay:
+        api = umay.openai()                                         # the usual way
+        http = httpx.Client(transport=SealedTransport(umay))        # the same by hand
+        api = openai.OpenAI(base_url=BASE_URL, api_key="unused", http_client=http)
 
 Only method, path and body are sent, inside the channel; the API key and every other header
-stay here. A cut stream raises Truncated; a cut whole answer becomes a 502 that the package
-must not retry, since nobody may repeat a request in silence.
+stay here. The timeouts of httpx hold: `pool` until a machine is verified, `connect`, `write` and
+`read` together until the answer begins, `read` between two pieces of it.
+
+What happened before anything was sent raises as httpx does (ConnectError, ConnectTimeout), and
+whoever retries may. What fails afterwards is an HTTP answer, 502 or 504, that says
+`x-should-retry: false`: nobody may repeat in silence what may have been executed. A stream that
+is cut raises Truncated, which is httpx's RemoteProtocolError or ReadTimeout too. Every answer
+has a field `umay-receipt-id`, the key of its receipt in `umay.receipts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from attestation.process import lacks
 
@@ -22,16 +31,41 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(lacks("httpx", "openai"), name="httpx") from None
 
 from attestation.arguments import expect
-from attestation.errors import UmayError
-from attestation.wire import EVENTS
+from attestation.errors import Truncated, UmayError, Unavailable
 from client_sdk import sse
-from client_sdk.answer import Answer
+from client_sdk.answer import Answer, AnswerHead
+from client_sdk.asking import NOT_TAKEN, Patience
 from client_sdk.client import Client
-from client_sdk.failures import HIDDEN_HEADERS, error_json, status_of
+from client_sdk.failures import HIDDEN_HEADERS, RETRY_HEADER, error_json, status_of
+from client_sdk.reading import NO_LIMIT
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+BASE_URL = "https://umay.invalid/v1"
+"""Never looked up: `openai` demands one."""
+
+RECEIPT_ID = b"umay-receipt-id"
+
+
+class NoConnection(Unavailable, httpx.ConnectError):
+    """Nothing was sent: no machine, relay or chain answered."""
+
+
+class NoConnectionInTime(Unavailable, httpx.ConnectTimeout):
+    """Nothing was sent within the time allowed."""
+
+
+class CutStream(Truncated, httpx.RemoteProtocolError):
+    """A stream ended without its final chunk."""
+
+
+class LateStream(Truncated, httpx.ReadTimeout):
+    """A stream did not go on within the time allowed."""
 
 
 class SealedTransport(httpx.BaseTransport):
-    """Sends what OpenAI clients send to the cheapest enclave that verifies."""
+    """Sends what OpenAI clients send to an enclave that verifies."""
 
     def __init__(self, client: Client) -> None:
         """Raises UsageError for anything but a Client."""
@@ -39,24 +73,81 @@ class SealedTransport(httpx.BaseTransport):
         self._client = client
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Raises nothing of Umay's for a whole answer; see the module's first lines."""
+        """Raises httpx.ConnectError or ConnectTimeout; see the module's first lines."""
+        content = request.read()
         try:
-            answer = self._client.request(request.method, request.url.path, request.read())
-            headers = [pair for pair in answer.headers if pair[0] not in HIDDEN_HEADERS]
-            if (answer.header(b"content-type") or b"").startswith(EVENTS.encode()):
-                return httpx.Response(answer.status, headers=headers, stream=_Stream(answer))
-            return httpx.Response(answer.status, headers=headers, content=answer.read())
+            answer = self._client.ask(
+                request.method, request.url.path, content, patience_of(request)
+            )
+            if not streams(answer):
+                return response(answer, content=answer.read())
         except UmayError as error:
-            status, retry = status_of(error)
-            return httpx.Response(status, headers=retry, json=error_json(error))
+            return failed(error, request)
+        return response(answer, stream=_Stream(answer, request))
 
 
 class _Stream(httpx.SyncByteStream):
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+    def __init__(self, answer: Answer, request: httpx.Request) -> None:
+        self._answer, self._request = answer, request
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from sse.done_last(self._answer)
+        try:
+            yield from sse.done_last(self._answer)
+        except Truncated as error:
+            cut(error, self._request)
 
     def close(self) -> None:
         self._answer.close()
+
+
+def openai_client(client: Client, **options: Any) -> OpenAI:
+    """`openai.OpenAI` over a SealedTransport. Raises ModuleNotFoundError without the package."""
+    import openai
+
+    http = httpx.Client(transport=SealedTransport(client))
+    settings = {"base_url": BASE_URL, "api_key": "unused", **options}
+    return openai.OpenAI(http_client=http, **settings)  # type: ignore[arg-type]
+
+
+# What both transports do alike
+
+
+def patience_of(request: httpx.Request) -> Patience:
+    """The timeouts of one request of httpx; None there is no limit."""
+    times = request.extensions.get("timeout", {})
+    pool, connect, write, read = (
+        NO_LIMIT if times.get(name) is None else float(times[name])
+        for name in ("pool", "connect", "write", "read")
+    )
+    return Patience(NO_LIMIT, pool, connect, connect + write + read, read)
+
+
+def streams(answer: AnswerHead) -> bool:
+    return (answer.header(b"content-type") or b"").startswith(b"text/event-stream")
+
+
+def response(answer: AnswerHead, **body: Any) -> httpx.Response:
+    """`body`: content=… or stream=…."""
+    headers = [pair for pair in answer.headers if pair[0] not in HIDDEN_HEADERS]
+    headers.append((RECEIPT_ID, answer.id.encode()))
+    if answer.status >= 500 and answer.status not in NOT_TAKEN:
+        headers.append((RETRY_HEADER.encode(), b"false"))  # the machine took it, and failed
+    return httpx.Response(answer.status, headers=headers, **body)
+
+
+def failed(error: UmayError, request: httpx.Request) -> httpx.Response:
+    """An answer for what was sent or refused; raises for what may be tried again."""
+    if isinstance(error, Unavailable) and not error.may_have_run and error.retry_after is None:
+        kind = NoConnectionInTime if error.late else NoConnection
+        raised = kind(str(error), again=error.again, late=error.late)
+        raised.request = request
+        raise raised from error
+    status, headers = status_of(error)
+    return httpx.Response(status, headers=headers, json=error_json(error))
+
+
+def cut(error: Truncated, request: httpx.Request) -> NoReturn:
+    """Raises the same in httpx's tree too."""
+    raised = (LateStream if error.late else CutStream)(str(error))
+    raised.late, raised.may_have_run, raised.request = error.late, error.may_have_run, request
+    raise raised from None

@@ -1,4 +1,8 @@
-"""Fetches what hosts present: listings, evidence, configs, proofs. All of it is unverified."""
+"""Fetches what hosts present: listings, evidence, configs, proofs. All of it is unverified.
+
+`places_at`, `price_of` and `presented_at` are parts of the client's core (client_sdk/effects.py);
+`fetch_places` and `fetch_presented` do the same with a Transport, for those who need no client.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,9 @@ from attestation.formats.evidence import MAX_EVIDENCE_BYTES
 from attestation.net.error_text import redacted_url
 from attestation.net.url import checked_url
 from attestation.verify.verifier import Challenge, Presented
-from client_sdk.transport import Transport, check_url
+from client_sdk.driver import Driver
+from client_sdk.effects import Work, fetch
+from client_sdk.transport import MAX_ANSWER, Transport, check_url
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,30 @@ class Place:
     base: str
     state: str
 
+    @property
+    def relay(self) -> str:
+        """The URL of the relay or agent that it is reached through."""
+        return self.base.removesuffix(wire.base(self.boot))
+
+    @property
+    def keys(self) -> tuple[str, str, str]:
+        """What may fail of it: the boot, the way to it, the relay."""
+        return self.boot, self.base, self.relay
+
 
 def fetch_places(transport: Transport, url: str) -> tuple[Place, ...]:
+    """What `places_at` finds."""
+    return Driver(transport).run(places_at(url))
+
+
+def fetch_presented(
+    transport: Transport, place: Place, *, size: int, nonce: bytes | None = None
+) -> Presented:
+    """What `presented_at` finds."""
+    return Driver(transport).run(presented_at(place, size=size, nonce=nonce))
+
+
+def places_at(url: str) -> Work[tuple[Place, ...]]:
     """The guests that a relay's or agent's /umay/ lists, in its order.
 
     A URL that names one guest, …/umay/<boot id>, lists just that. Raises Unavailable or
@@ -35,7 +63,7 @@ def fetch_places(transport: Transport, url: str) -> tuple[Place, ...]:
     root = root.rstrip("/")
     if tail:
         return (_named(root, tail.rstrip("/")),)
-    listing = _listing(transport, root)
+    listing = yield from _listing(root)
     try:
         boots = json.loads(listing)["boots"]
         if isinstance(boots, list) and any(isinstance(item, str) for item in boots):
@@ -50,9 +78,9 @@ def fetch_places(transport: Transport, url: str) -> tuple[Place, ...]:
         raise ParseError(f"{where}: {text}") from None
 
 
-def _listing(transport: Transport, root: str) -> bytes:
+def _listing(root: str) -> Work[bytes]:
     try:
-        return transport.get(root + wire.LISTING, limit=wire.MAX_LISTING_BYTES)
+        return (yield from fetch(root + wire.LISTING, limit=wire.MAX_LISTING_BYTES))
     except NotThere:
         raise NotThere(
             f"{redacted_url(root)}: no relay or agent stands at this URL, since it has no "
@@ -73,35 +101,38 @@ def _place(root: str, listed: dict[str, object]) -> Place:
     return Place(boot, root + wire.base(boot), str(listed["state"]))
 
 
-def fetch_presented(
-    transport: Transport, place: Place, *, size: int, nonce: bytes | None = None
-) -> Presented:
+def price_of(place: Place) -> Work[bytes]:
+    """The price table that a host claims to have. Raises Unavailable."""
+    return (yield from fetch(f"{place.base}config/price", limit=wire.MAX_CONFIG_BYTES))
+
+
+def presented_at(place: Place, *, size: int, nonce: bytes | None = None) -> Work[Presented]:
     """All that a verification needs of this guest; the proof to the anchored `size`.
 
     `nonce` (32 bytes) asks for a challenge too. Raises Unavailable or ParseError.
     """
     base = place.base
-    return Presented(
-        evidence=transport.get(f"{base}evidence", limit=MAX_EVIDENCE_BYTES),
-        engine_config=transport.get(f"{base}config/engine", limit=wire.MAX_CONFIG_BYTES),
-        price_table=transport.get(f"{base}config/price", limit=wire.MAX_CONFIG_BYTES),
-        host_config=transport.get(f"{base}config/host", limit=wire.MAX_CONFIG_BYTES),
-        collateral=Collateral.from_bytes(transport.get(f"{base}collateral")),
-        proof=_proof(transport, base, size),
-        challenge=_challenge(transport, base, nonce) if nonce is not None else None,
-    )
+    evidence = yield from fetch(f"{base}evidence", limit=MAX_EVIDENCE_BYTES)
+    engine = yield from fetch(f"{base}config/engine", limit=wire.MAX_CONFIG_BYTES)
+    price = yield from price_of(place)
+    host = yield from fetch(f"{base}config/host", limit=wire.MAX_CONFIG_BYTES)
+    collateral = yield from fetch(f"{base}collateral", limit=MAX_ANSWER)
+    proof = yield from _proof(base, size)
+    challenge = None if nonce is None else (yield from _challenge(base, nonce))
+    parsed = Collateral.from_bytes(collateral)
+    return Presented(evidence, engine, price, host, parsed, proof, challenge)
 
 
-def _proof(transport: Transport, base: str, size: int) -> bytes | None:
+def _proof(base: str, size: int) -> Work[bytes | None]:
     """None where the host has no proof to this size: the verifier decides what that means."""
     try:
-        return transport.get(f"{base}proof?size={size}", limit=wire.MAX_PROOF_BYTES)
+        return (yield from fetch(f"{base}proof?size={size}", limit=wire.MAX_PROOF_BYTES))
     except Unavailable:
         return None
 
 
-def _challenge(transport: Transport, base: str, nonce: bytes) -> Challenge:
-    body = transport.post(f"{base}challenge", nonce, limit=wire.MAX_CHALLENGE_BYTES)
+def _challenge(base: str, nonce: bytes) -> Work[Challenge]:
+    body = yield from fetch(f"{base}challenge", limit=wire.MAX_CHALLENGE_BYTES, body=nonce)
     answer = cbor.decode_map(body, required=frozenset({0}), limit=wire.MAX_CHALLENGE_BYTES)
     if type(answer[0]) is not bytes:
         raise ParseError(f"{redacted_url(base)}challenge: expected a quote as CBOR bytes")

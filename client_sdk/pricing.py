@@ -11,13 +11,25 @@ TYPICAL_PROMPT, TYPICAL_COMPLETION = 1, 3
 
 UNKNOWN = float("inf")
 
+Price = tuple[float, float]
+"""Nano coins per prompt token and per completion token; infinite where a table lacks one."""
+
 
 def offer(table: Mapping[str, Any]) -> float:
     """One figure to order offers by; a table without both prices comes last."""
+    return weighed(price_of_table(table))
+
+
+def price_of_table(table: Mapping[str, Any]) -> Price:
     prompt, completion = table.get("prompt"), table.get("completion")
     if _is_price(prompt) and _is_price(completion):
-        return float(TYPICAL_PROMPT * prompt + TYPICAL_COMPLETION * completion)
-    return UNKNOWN
+        return float(prompt), float(completion)
+    return UNKNOWN, UNKNOWN
+
+
+def weighed(price: Price) -> float:
+    """One figure to order prices by."""
+    return TYPICAL_PROMPT * price[0] + TYPICAL_COMPLETION * price[1]
 
 
 def claimed_offer(price_table: bytes) -> float:

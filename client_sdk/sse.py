@@ -13,46 +13,77 @@ DONE = b"[DONE]"
 END = b"data: [DONE]"
 
 
-def data_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
+class DataLines:
     """The data of each event as its line completes, in whatever pieces it arrives."""
-    buffer = b""
-    for piece in pieces:
-        *lines, buffer = (buffer + piece).split(b"\n")
-        if len(buffer) > MAX_LINE:
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def push(self, piece: bytes) -> list[bytes]:
+        """Raises ParseError for a line that is too long."""
+        *lines, self._buffer = (self._buffer + piece).split(b"\n")
+        if len(self._buffer) > MAX_LINE:
             raise ParseError(f"SSE: expected lines of at most {MAX_LINE} bytes")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line.removeprefix(b"data:").strip()
+        return [line.removeprefix(b"data:").strip() for line in lines if line.startswith(b"data:")]
 
 
-def done_last(pieces: Iterable[bytes]) -> Iterator[bytes]:
+class DoneLast:
     """The same bytes, but the end mark only once the pieces have ended without an error.
 
     OpenAI clients stop reading at the mark; what is checked after it they would not hear.
     """
-    buffer, held = b"", False
+
+    def __init__(self) -> None:
+        self._buffer, self._held = b"", False
+
+    def push(self, piece: bytes) -> bytes:
+        """What may go on now."""
+        self._buffer += piece
+        if self._held:
+            return b""
+        at = 0 if self._buffer.startswith(END) else self._buffer.find(b"\n" + END) + 1
+        self._held = self._buffer.startswith(END) or at > 0
+        return self._cut(at if self._held else self._buffer.rfind(b"\n") + 1)
+
+    def finish(self) -> bytes:
+        """The rest, once all is well."""
+        return self._cut(len(self._buffer))
+
+    def _cut(self, at: int) -> bytes:
+        ready, self._buffer = self._buffer[:at], self._buffer[at:]
+        return ready
+
+
+def data_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces through DataLines."""
+    lines = DataLines()
     for piece in pieces:
-        buffer += piece
-        if held:
-            continue
-        at = 0 if buffer.startswith(END) else buffer.find(b"\n" + END) + 1
-        held = buffer.startswith(END) or at > 0
-        ready = at if held else buffer.rfind(b"\n") + 1
-        if ready:
-            yield buffer[:ready]
-            buffer = buffer[ready:]
-    if buffer:
-        yield buffer
+        yield from lines.push(piece)
+
+
+def done_last(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces through a DoneLast."""
+    held = DoneLast()
+    for piece in pieces:
+        if ready := held.push(piece):
+            yield ready
+    if rest := held.finish():
+        yield rest
 
 
 def deltas(pieces: Iterable[bytes]) -> Iterator[str]:
     """The text of a streamed chat completion, piece by piece. Raises ParseError."""
     for data in data_of(pieces):
-        if data == DONE:
-            continue  # the pieces must still be drained: the receipt comes last
-        try:
-            choices: list[Any] = json.loads(data).get("choices", [])
-            texts = [choice["delta"].get("content") for choice in choices]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise ParseError("SSE: expected a chat completion chunk") from None
-        yield from (text for text in texts if isinstance(text, str) and text)
+        yield from texts_of(data)
+
+
+def texts_of(data: bytes) -> list[str]:
+    """The texts in one event of a streamed chat completion. Raises ParseError."""
+    if data == DONE:
+        return []  # the pieces must still be drained: the receipt comes last
+    try:
+        choices: list[Any] = json.loads(data).get("choices", [])
+        texts = [choice["delta"].get("content") for choice in choices]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ParseError("SSE: expected a chat completion chunk") from None
+    return [text for text in texts if isinstance(text, str) and text]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from attestation.errors import Truncated, Unavailable, UsageError
 from attestation.net.error_text import redacted_url
 from attestation.net.http import Http, IncomingAnswer
+from attestation.net.retry import retry_after
 from attestation.net.route import Route, is_loopback
 from attestation.net.timing import Deadlines
 from attestation.net.url import checked_url
@@ -48,12 +49,26 @@ class Stream:
     media_type: str
     _incoming: IncomingAnswer
 
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that whoever answered asks to wait."""
+        return retry_after(self._incoming.headers.get("retry-after"))
+
     def __iter__(self) -> Iterator[bytes]:
         """Bytes as they arrive. Raises Truncated where the connection breaks."""
+        while piece := self.piece():
+            yield piece
+
+    def piece(self, until: float = float("inf"), told: str = "") -> bytes:
+        """The next bytes, b"" at the end. Raises Truncated where the connection breaks, and
+        with `told` where they are not there at `until` (monotonic clock)."""
+        self._incoming.end_by(until, told)
         try:
-            yield from self._incoming
+            return self._incoming.piece()
         except Unavailable as error:
-            raise Truncated(f"answer truncated: {error}") from None
+            cut = Truncated(f"answer truncated: {error}")
+            cut.late = error.late
+            raise cut from None
 
     def close(self) -> None:
         self._incoming.close()
@@ -61,22 +76,23 @@ class Stream:
 
 class Transport:
     """One per client, safe for many threads. `read_seconds` is for sealed answers; `route` says
-    which proxy and which authorities, where the environment does not."""
+    which proxy and which authorities, where the environment does not. `within` is in seconds."""
 
     def __init__(self, *, read_seconds: float = READ_SECONDS, route: Route | None = None) -> None:
-        small = Deadlines(whole=ANSWER_SECONDS)
         self._sealed = Deadlines(head=read_seconds, whole=None, idle=read_seconds)
-        self._http = Http(small, route=route)
+        self._http = Http(Deadlines(whole=ANSWER_SECONDS), route=route)
 
-    def get(self, url: str, *, limit: int = MAX_ANSWER) -> bytes:
+    def get(self, url: str, *, limit: int = MAX_ANSWER, within: float | None = None) -> bytes:
         """A 200's body of at most `limit` bytes. Raises NotThere for a 404, Unavailable."""
         check_url(url)
-        return self._http.get(url, limit=limit).body
+        return self._http.get(url, limit=limit, deadlines=_small(within)).body
 
-    def post(self, url: str, body: bytes, *, limit: int = MAX_ANSWER) -> bytes:
+    def post(
+        self, url: str, body: bytes, *, limit: int = MAX_ANSWER, within: float | None = None
+    ) -> bytes:
         """The same for a POST of octets."""
         check_url(url)
-        return self._http.post(url, body, limit=limit).body
+        return self._http.post(url, body, limit=limit, deadlines=_small(within)).body
 
     def notify(self, url: str, body: bytes) -> None:
         """POST of JSON, for any 2xx. Raises Unavailable, which names the host alone: such
@@ -88,11 +104,33 @@ class Transport:
             if not 200 <= answer.status < 300:
                 raise Unavailable(f"{name}: expected HTTP 2xx, got {answer.status}")
 
-    def stream(self, url: str, body: bytes, headers: Mapping[str, str]) -> Stream:
+    def stream(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        within: float | None = None,
+        connect: float | None = None,
+    ) -> Stream:
         """POST and return as soon as the answer's head is there. Raises Unavailable."""
         check_url(url)
-        answer = self._http.open("POST", url, body, headers=headers, deadlines=self._sealed)
+        times = until_head(self._sealed, within, connect)
+        answer = self._http.open("POST", url, body, headers=headers, deadlines=times)
         return Stream(answer.status, answer.media_type, answer)
 
     def close(self) -> None:
         self._http.close()
+
+
+def _small(within: float | None) -> Deadlines:
+    return Deadlines(whole=ANSWER_SECONDS if within is None else min(within, ANSWER_SECONDS))
+
+
+def until_head(usual: Deadlines, within: float | None, connect: float | None) -> Deadlines:
+    """For a sealed answer that begins `within` seconds; who reads it has limits of its own."""
+    if within is None:
+        return usual
+    connecting = min(usual.connect if connect is None else connect, within)
+    idle = max(usual.idle, within)
+    return Deadlines(connect=connecting, head=within, whole=None, idle=idle)

@@ -52,13 +52,23 @@ _TOLD: tuple[tuple[type[BaseException], Callable[[Any], str], Callable[[Any], bo
 
 def cause(error: BaseException) -> tuple[str, bool]:
     """In words, and whether the same may go well later."""
-    found: BaseException | None = error
-    while found is not None and not _plain(found):
-        found = _below(found)
+    found = _root(error)
     for kind, words, again in _TOLD:
         if isinstance(found, kind):
             return words(found), again(found)
     return f"no answer that can be read ({type(error).__name__})", False
+
+
+def is_late(error: BaseException) -> bool:
+    """Whether the time that was allowed is over."""
+    return isinstance(_root(error), TimeoutError)
+
+
+def _root(error: BaseException) -> BaseException | None:
+    found: BaseException | None = error
+    while found is not None and not _plain(found):
+        found = _below(found)
+    return found
 
 
 def _below(error: BaseException) -> BaseException | None:

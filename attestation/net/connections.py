@@ -147,8 +147,10 @@ class _Timed(HTTPConnection):
         clock, view = _running.clock, memoryview(data)
         for start in range(0, len(view), _PIECE):
             self.sock.settimeout(clock.left())
+            piece = view[start : start + _PIECE]
+            clock.sending(len(piece))
             try:
-                super().send(view[start : start + _PIECE])
+                super().send(piece)
             except TimeoutError:
                 raise TimeoutError(clock.late) from None
 

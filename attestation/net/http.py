@@ -104,7 +104,7 @@ class IncomingAnswer:
 
     def __iter__(self) -> Iterator[bytes]:
         """Pieces of at most 64 KiB as they arrive. Raises Unavailable where it breaks."""
-        while piece := self._piece():
+        while piece := self.piece():
             yield piece
 
     def whole(self, limit: int) -> Answer:
@@ -130,6 +130,10 @@ class IncomingAnswer:
                     break
         return Answer(self.url, self.status, self.headers, bytes(body[:LOOKED_AT]))
 
+    def end_by(self, until: float, told: str) -> None:
+        """Pieces come not later than at `until` by the monotonic clock; `told` says so."""
+        self._clock.end_by(until, told)
+
     def close(self) -> None:
         """Another thread's read ends at once."""
         self._closed = True
@@ -143,16 +147,18 @@ class IncomingAnswer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _piece(self) -> bytes:
+    def piece(self) -> bytes:
+        """The next bytes, at most 64 KiB; b"" at the end. Raises Unavailable."""
         try:
             piece: bytes = self._raw.read1(PIECE, decode_content=False)
         except Exception as error:  # where another thread closes it, whatever comes
-            from attestation.net.causes import cause
+            from attestation.net.causes import cause, is_late
 
             reason, again = cause(error)
-            raise Unavailable(f"{self.url}: {reason}", again=again) from None
+            late = is_late(error)
+            raise Unavailable(f"{self.url}: {reason}", again=again, late=late, sent=True) from None
         if self._closed:
-            raise Unavailable(f"{self.url}: closed here before its end")
+            raise Unavailable(f"{self.url}: closed here before its end", sent=True)
         return piece
 
 
@@ -168,9 +174,16 @@ class Http:
         self._lock = threading.Lock()
         self._made: Adapter | None = None
 
-    def get(self, url: str, *, limit: int, headers: Mapping[str, str] | None = None) -> Answer:
+    def get(
+        self,
+        url: str,
+        *,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        deadlines: Deadlines | None = None,
+    ) -> Answer:
         """A 200 of at most `limit` bytes. Raises NotThere for a 404, Unavailable, UsageError."""
-        return self._good("GET", url, None, headers or {}, limit)
+        return self._good("GET", url, None, headers or {}, limit, deadlines)
 
     def post(
         self,
@@ -180,9 +193,11 @@ class Http:
         limit: int,
         media_type: str = "application/octet-stream",
         headers: Mapping[str, str] | None = None,
+        deadlines: Deadlines | None = None,
     ) -> Answer:
         """The same for a POST."""
-        return self._good("POST", url, body, {**(headers or {}), "content-type": media_type}, limit)
+        sent = {**(headers or {}), "content-type": media_type}
+        return self._good("POST", url, body, sent, limit, deadlines)
 
     def ask(
         self,
@@ -220,7 +235,8 @@ class Http:
         encoding = incoming.headers.get("content-encoding", "identity")
         if encoding.strip().lower() not in ("identity", ""):
             incoming.close()
-            raise Unavailable(f"{where}: expected no content encoding, got {encoding[:40]!r}")
+            text = f"{where}: expected no content encoding, got {encoding[:40]!r}"
+            raise Unavailable(text, sent=True)
         return incoming
 
     def close(self) -> None:
@@ -237,9 +253,15 @@ class Http:
         self.close()
 
     def _good(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], limit: int
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        limit: int,
+        deadlines: Deadlines | None,
     ) -> Answer:
-        with self.open(method, url, body, headers=headers) as incoming:
+        with self.open(method, url, body, headers=headers, deadlines=deadlines) as incoming:
             if incoming.status != 200:
                 raise incoming.beginning().refusal()
             answer = incoming.whole(limit)
@@ -247,7 +269,7 @@ class Http:
         return answer
 
     def _send(self, where: str, request: _HttpRequest, clock: Clock) -> requests.Response:
-        from attestation.net.causes import FAILURES, cause
+        from attestation.net.causes import FAILURES, cause, is_late
         from attestation.net.connections import prepared, timed
 
         method, url, body, headers = request
@@ -264,7 +286,9 @@ class Http:
         except FAILURES as error:
             reason, again = cause(error)
             through = f" through the proxy {self._route.proxy_name}" if proxy else ""
-            raise Unavailable(f"{where}{through}: {reason}", again=again) from None
+            raise Unavailable(
+                f"{where}{through}: {reason}", again=again, late=is_late(error), sent=clock.sent
+            ) from None
 
     def _adapter(self) -> Adapter:
         from attestation.net.connections import Adapter

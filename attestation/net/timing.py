@@ -31,7 +31,22 @@ class Clock:
     def __init__(self, deadlines: Deadlines, *, upload: int = 0) -> None:
         self._deadlines, self._upload = deadlines, upload / SLOWEST
         self._start = time.monotonic()
+        self._ends = float("inf"), ""
+        self._unsent = upload
         self.begin_head()
+
+    @property
+    def sent(self) -> bool:
+        """Whether the last byte of the request may have left."""
+        return self._unsent < 0
+
+    def sending(self, size: int) -> None:
+        """So many bytes of the request are about to leave, its head among them."""
+        self._unsent -= size
+
+    def end_by(self, until: float, told: str) -> None:
+        """Not later than at `until` by the monotonic clock, whatever else is allowed."""
+        self._ends = until, told
 
     def begin_connection(self) -> None:
         self._begin(f"no connection within {self._deadlines.connect:g} s", self._deadlines.connect)
@@ -50,7 +65,7 @@ class Clock:
 
     def left(self) -> float:
         """Seconds that the next wait may take. Raises TimeoutError, which says what is late."""
-        until, self.late = min(self._phase, self._whole)
+        until, self.late = min(self._phase, self._whole, self._ends)
         idle = self._deadlines.idle
         left = until - time.monotonic()
         if left <= 0:

@@ -274,7 +274,7 @@ def _only_model(opened: Client) -> str:
 def _verified(opened: Client, place: Place) -> tuple[Report, int]:
     """The full report of one enclave, and the exit code of its first failure."""
     try:
-        return opened.verify(place).report, 0
+        return opened.verify(place), 0
     except VerificationError as error:
         code = error.exit_code
     return opened.examine(place), code

@@ -25,9 +25,9 @@ from client_sdk import sse
 from client_sdk.answer import Answer
 from client_sdk.auditing.auditor import Auditor
 from client_sdk.auditing.results import Audit
-from client_sdk.choosing import Chosen
 from client_sdk.client import Client
 from client_sdk.config import read_policy
+from client_sdk.finding import Chosen
 from client_sdk.localnet.devnet import MODEL_NAME, Network
 from client_sdk.localnet.drills import Attack, Drill, replay
 from client_sdk.localnet.leak_search import contains_secret

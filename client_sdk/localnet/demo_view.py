@@ -10,7 +10,7 @@ from attestation.errors import UmayError
 from attestation.verify.verdict import Report
 from client_sdk.auditing.results import Audit
 from client_sdk.auditing.view import show_audit
-from client_sdk.choosing import Chosen
+from client_sdk.finding import Chosen
 from client_sdk.localnet.demo import RelayObservation, Stage
 from client_sdk.localnet.drills import Attack
 from client_sdk.report_view import show_report

@@ -41,7 +41,7 @@ from attestation.trust.anchor import Anchor, BlockRef
 from attestation.verify.verdict import Report
 from attestation.verify.verifier import Presented, Verifier
 from attestation.wire import REPLAYED, sealed_headers
-from client_sdk.choosing import Chosen
+from client_sdk.finding import Chosen
 from client_sdk.session import SealedExchange
 from client_sdk.transport import Transport
 

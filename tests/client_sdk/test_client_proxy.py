@@ -107,11 +107,12 @@ def test_without_a_proxy_the_openai_package_streams(enclave: FakeEnclave) -> Non
 
 def test_without_a_proxy_a_cut_answer_is_an_error_and_asked_once(enclave: FakeEnclave) -> None:
     enclave.script.fault = "final chunk missing"
-    with pytest.raises(Truncated):
+    with pytest.raises(openai.APIConnectionError) as caught:
         for _ in sealing_client(enclave).chat.completions.create(
             model="demo", messages=MESSAGES, stream=True
         ):
             pass
+    assert isinstance(caught.value.__cause__, Truncated)
     enclave.script.media_type = "application/json"
     with pytest.raises(openai.InternalServerError, match="truncated"):
         sealing_client(enclave).chat.completions.create(model="demo", messages=MESSAGES)

@@ -457,7 +457,7 @@ def test_no_repr_shows_prompt_answer_length_or_salt(ada: FakeEnclave) -> None:
     assert receipt is not None
     assert repr(answer) == "<Answer with status 200, receipt checked>"
     assert repr(client) == "<Client of umay-test at relay.example>"
-    shown = repr((answer, client, receipt, answer._exchange, client._chooser)) + str(receipt)
+    shown = repr((answer, client, receipt, answer._reading, client._chooser)) + str(receipt)
     for hidden in (SECRET, "password", receipt.request_salt.hex(), str(receipt.request_salt)):
         assert hidden not in shown
     assert "tokens" not in shown and "CheckedReceipt of evidence 4848" in shown

@@ -31,13 +31,16 @@ from attestation.trust.anchor import BlockRef
 from attestation.trust.policy import Policy
 from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
 from attestation.wire import RECEIPT_TRAILER
-from client_sdk.choosing import Chooser, Chosen
+from client_sdk.choosing import Chooser
 from client_sdk.client import Client
+from client_sdk.effects import Work
+from client_sdk.finding import Chosen, Finder, Offer, Relays
 from client_sdk.presented import Place
 from contracts.chain import AccountState
 from tests.attestation.test_policy import GOOD
 
 PIECES = [b'data: {"choices":[{"delta":{"content":"%d "}}]}\n\n' % n for n in range(8)]
+POLICY = Policy.from_toml(GOOD.encode())
 REFUSED = (400, wire.PROBLEM, wire.REFUSED)
 DONE = b"data: [DONE]\n\n"
 
@@ -63,9 +66,8 @@ class FakeEnclave:
 
     def __init__(self, boot: str = "ab" * 16) -> None:
         self.script, self.ring = Script(), KeyRing()
-        self.epoch = self.ring.open_epoch()
-        self.key = Ed25519PrivateKey.generate()
-        self.verified = verified(self.epoch.configs, self.key, bytes.fromhex(boot))
+        self.key, self.boot = Ed25519PrivateKey.generate(), bytes.fromhex(boot)
+        self.verified = verified(self.ring.open_epoch().configs, self.key, self.boot)
         enclave = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -82,6 +84,11 @@ class FakeEnclave:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         base = f"http://127.0.0.1:{self.server.server_port}/umay/{boot}/"
         self.chosen = Chosen(Place(boot, base, "ready"), self.verified)
+
+    def renew(self) -> None:
+        """A restart: only new keys open requests."""
+        self.ring = KeyRing()
+        self.verified = verified(self.ring.open_epoch().configs, self.key, self.boot)
 
     def close(self) -> None:
         self.server.shutdown()
@@ -204,34 +211,31 @@ class FakeClient(Client):
     """A Client whose verifications are scripted: enclaves in the order of their price."""
 
     def __init__(self, enclaves: list[FakeEnclave], **options: Any) -> None:
-        policy = Policy.from_toml(GOOD.encode())
-        super().__init__("http://127.0.0.1:1", policy=policy, chain=NoChain(), **options)
+        super().__init__("http://127.0.0.1:1", policy=POLICY, chain=NoChain(), **options)
         self.verifications: list[str] = []
-        self._chooser = FakeChooser(self, enclaves)
+        self._use(Chooser(FakeFinder(enclaves, self.verifications), where=self.url))
 
 
-class FakeChooser(Chooser):
-    def __init__(self, client: FakeClient, enclaves: list[FakeEnclave]) -> None:
-        super().__init__(
-            client.url,
-            policy=client.policy,
-            chain=NoChain(),
-            transport=client._transport,
-            clock=time.time,
-            on_verified=lambda chosen: None,
-        )
-        self.enclaves, self.verifications = enclaves, client.verifications
+class FakeFinder(Finder):
+    """Verifies nothing; says in `verifications` for what it was asked."""
 
-    def _choose(self) -> Chosen:
-        rested = [e for e in self.enclaves if self._rests(e.chosen.place)]
-        for enclave in [e for e in self.enclaves if e not in rested] + rested:
-            self.verifications.append(enclave.chosen.place.boot)
-            return enclave.chosen
-        raise Unavailable("no enclave answers")
+    def __init__(self, enclaves: list[FakeEnclave], verifications: list[str]) -> None:
+        super().__init__(Relays(()), policy=POLICY, chain=NoChain(), clock=time.time)
+        self.enclaves, self.verifications = enclaves, verifications
 
-    def verify(self, place: Place) -> VerifiedEnclave:
+    def anchor(self) -> Work[Any]:
+        yield from ()
+        return None
+
+    def offers(self) -> Work[list[Offer]]:
+        yield from ()
+        return [Offer((enclave.chosen.place,), at) for at, enclave in enumerate(self.enclaves)]
+
+    def verified(self, place: Place, anchor: Any) -> Work[Chosen]:
+        yield from ()
         self.verifications.append(place.boot)
-        return next(e.verified for e in self.enclaves if e.chosen.place == place)
+        enclave = next(e.verified for e in self.enclaves if e.chosen.place.boot == place.boot)
+        return Chosen(place, enclave)
 
 
 def _plain(handler: BaseHTTPRequestHandler, status: int, media_type: str, body: bytes) -> None:

@@ -28,6 +28,8 @@ from attestation.net.server_connection import Limits
 from attestation.trust.roots import PRODUCTION
 from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
 from client_sdk.answer import Answer
+from client_sdk.driver import Driver
+from client_sdk.reading import Reading
 from client_sdk.session import CheckedReceipt, SealedExchange
 from client_sdk.transport import Transport
 from enclave.guest import server
@@ -258,7 +260,11 @@ class Room:
     def open(self, request: bhttp.Request) -> Answer:
         exchange = self.exchange(request)
         headers = wire.sealed_headers(exchange.media_type)
-        return Answer(exchange, Transport().stream(f"{self.base}ohttp", exchange.body, headers))
+        transport = Transport()
+        stream = transport.stream(f"{self.base}ohttp", exchange.body, headers)
+        driver, reading = Driver(transport), Reading(exchange, stream)
+        driver.run(reading.begin())
+        return Answer(reading, driver)
 
     def ask(self, request: bhttp.Request) -> Whole:
         """The answer, read and checked as a client does."""

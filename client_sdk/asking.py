@@ -1,0 +1,182 @@
+"""One question to one enclave after the other, until one takes it: the core of both clients.
+
+What may have been executed is never repeated unasked. Another machine is asked only where the
+question did not leave whole, or where an enclave says inside the seal that it is full (429) or
+has stopped (503). Everything that is said outside the seal is anybody's word: the one exception
+is the refusal of an enclave whose keys have changed, which is verified anew and asked once more
+if it does have other keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attestation import wire
+from attestation.channel import bhttp
+from attestation.errors import NotForUs, UmayError, Unavailable, VerificationError
+from client_sdk.choosing import Chooser
+from client_sdk.effects import Open, Work, within
+from client_sdk.finding import Chosen
+from client_sdk.reading import Ended, Reading
+from client_sdk.session import SealedExchange
+
+MAX_ENCLAVES_TRIED = 8
+NOT_TAKEN = (429, 503)
+"""Inner statuses of an enclave that did not answer the question, and says so inside the seal."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds. whole: until an answer begins, whatever is tried; choose: for a machine that is
+    verified; connect and head: for the sealed request to one machine; idle: between two pieces
+    of the answer."""
+
+    whole: float
+    choose: float
+    connect: float | None
+    head: float
+    idle: float
+
+    @classmethod
+    def all(cls, seconds: float) -> Patience:
+        """The same for each, so that an answer begins in this time or not at all."""
+        return cls(seconds, seconds, None, seconds, seconds)
+
+
+@dataclass
+class Count:
+    """Of one question: `asked` how many sealed requests were sent or begun to be, `ran` how many
+    of them a machine may have executed."""
+
+    asked: int = 0
+    ran: int = 0
+
+
+class Asker:
+    """Seals to what `chooser` chooses. `pq` is the policy's floor; `on_end` hears of each answer
+    that ended, with the error that ended it."""
+
+    def __init__(
+        self,
+        chooser: Chooser,
+        *,
+        pq: str,
+        on_end: Ended = lambda reading, error: None,
+    ) -> None:
+        self._chooser, self._pq, self._on_end = chooser, pq, on_end
+
+    def ask(
+        self, request: bhttp.Request, *, model: str | None, patience: Patience
+    ) -> Work[Reading]:
+        """An answer whose head is there. Raises VerificationError (nothing acceptable),
+        Unavailable, ChannelError; their `may_have_run` says whether it may have been executed."""
+        count = Count()
+        told = f"no answer within {patience.whole:g} s"
+        try:
+            work = self._ask(request, model, patience, count)
+            reading = yield from within(patience.whole, work, told=told)
+        except UmayError as error:
+            error.may_have_run = count.ran
+            raise
+        reading.asked, reading.may_have_run = count.asked, count.ran
+        return reading
+
+    def _ask(
+        self, request: bhttp.Request, model: str | None, patience: Patience, count: Count
+    ) -> Work[Reading]:
+        full: Reading | None = None
+        failure: UmayError | None = None
+        avoid: set[str] = set()
+        for _ in range(MAX_ENCLAVES_TRIED):
+            try:
+                chosen = yield from self._choose(model, avoid, patience)
+            except (Unavailable, VerificationError) as error:
+                if full is not None:
+                    return full
+                raise failure or error from None
+            try:
+                reading = yield from self._send(chosen, request, patience, count)
+            except (Unavailable, VerificationError) as error:
+                if isinstance(error, Unavailable) and error.sent:
+                    raise
+                failure = error
+                avoid.add(chosen.place.base)
+                continue
+            if full is not None:
+                full.close()
+            if reading.status not in NOT_TAKEN:
+                return reading
+            full = reading
+            count.ran -= 1
+            self._chooser.full(chosen, reading.retry_after)
+            avoid.add(chosen.place.boot)
+        if full is not None:
+            return full
+        raise failure or Unavailable("expected an enclave that answers, got none")
+
+    def _choose(self, model: str | None, avoid: set[str], patience: Patience) -> Work[Chosen]:
+        told = f"no machine was verified within {patience.choose:g} s"
+        work = self._chooser.choose(model, avoid=avoid)
+        return (yield from within(patience.choose, work, told=told))
+
+    def _send(
+        self, chosen: Chosen, request: bhttp.Request, patience: Patience, count: Count
+    ) -> Work[Reading]:
+        try:
+            return (yield from self._exchange(chosen, request, patience, count))
+        except NotForUs:
+            fresh = yield from self._chooser.refresh(chosen)
+            if fresh.enclave.bundle.key_configs == chosen.enclave.bundle.key_configs:
+                self._chooser.leave(chosen)
+                raise
+        return (yield from self._exchange(fresh, request, patience, count))
+
+    def _exchange(
+        self, chosen: Chosen, request: bhttp.Request, patience: Patience, count: Count
+    ) -> Work[Reading]:
+        try:
+            now = self._chooser.finder.now()
+            exchange = SealedExchange(chosen.enclave, request, pq=self._pq, now=now)
+        except VerificationError:
+            self._chooser.leave(chosen)
+            raise
+        use = self._chooser.use(chosen)
+
+        def ended(reading: Reading, error: UmayError | None) -> None:
+            use.over()
+            if error is not None:
+                self._chooser.leave(chosen)
+            self._on_end(reading, error)
+
+        try:
+            url = f"{chosen.place.base}ohttp"
+            work = _opened(exchange, url, patience, ended, count)
+            reading = yield from within(patience.head, work, told=f"{url}: no answer in time")
+        except Unavailable as error:
+            self._chooser.leave_place(chosen, reached=error.sent)
+            raise
+        except BaseException:
+            use.over()
+            raise
+        use.began()
+        return reading
+
+
+def _opened(
+    exchange: SealedExchange, url: str, patience: Patience, ended: Ended, count: Count
+) -> Work[Reading]:
+    count.asked += 1
+    headers = wire.sealed_headers(exchange.media_type)
+    try:
+        answer = yield Open(url, exchange.body, headers, patience.connect)
+    except Unavailable as error:
+        count.ran += error.sent
+        raise
+    count.ran += 1
+    reading = Reading(exchange, answer, url=url, idle=patience.idle, on_end=ended)
+    try:
+        yield from reading.begin()
+    except BaseException:
+        reading.close()
+        raise
+    return reading
