@@ -30,6 +30,7 @@ Handler = Callable[[int, FrameType | None], None]
 EXTRAS = {
     "client_sdk.proxy": "proxy",
     "client_sdk.commands": "proxy",
+    "client_sdk.async_transport": "openai",
     "client_sdk.openai_transport": "openai",
     "contracts.logservice": "log",
     "enclave.guest": "guest",

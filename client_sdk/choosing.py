@@ -75,9 +75,12 @@ class Machine:
 class Use:
     """One request to a machine, which is counted until it is `over`."""
 
+    _counting = threading.Lock()
+
     def __init__(self, machine: Machine) -> None:
         self._machine, self._since, self._over = machine, time.monotonic(), False
-        machine.busy += 1
+        with self._counting:
+            machine.busy += 1
 
     def began(self) -> None:
         """Its answer has begun."""
@@ -85,9 +88,9 @@ class Use:
         self._machine.seconds = (1 - WEIGHT) * old + WEIGHT * took if old else took
 
     def over(self) -> None:
-        if not self._over:
+        with self._counting:
+            self._machine.busy -= not self._over
             self._over = True
-            self._machine.busy -= 1
 
 
 class Chooser:

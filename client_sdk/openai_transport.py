@@ -5,6 +5,8 @@
         http = httpx.Client(transport=SealedTransport(umay))        # the same by hand
         api = openai.OpenAI(base_url=BASE_URL, api_key="unused", http_client=http)
 
+With asyncio: `umay.async_openai()` of an AsyncClient, or AsyncSealedTransport.
+
 Only method, path and body are sent, inside the channel; the API key and every other header
 stay here. The timeouts of httpx hold: `pool` until a machine is verified, `connect`, `write` and
 `read` together until the answer begins, `read` between two pieces of it.
@@ -18,7 +20,7 @@ has a field `umay-receipt-id`, the key of its receipt in `umay.receipts`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from attestation.process import lacks
@@ -35,12 +37,13 @@ from attestation.errors import Truncated, UmayError, Unavailable
 from client_sdk import sse
 from client_sdk.answer import Answer, AnswerHead
 from client_sdk.asking import NOT_TAKEN, Patience
+from client_sdk.async_client import AsyncAnswer, AsyncClient
 from client_sdk.client import Client
 from client_sdk.failures import HIDDEN_HEADERS, RETRY_HEADER, error_json, status_of
 from client_sdk.reading import NO_LIMIT
 
 if TYPE_CHECKING:
-    from openai import OpenAI
+    from openai import AsyncOpenAI, OpenAI
 
 BASE_URL = "https://umay.invalid/v1"
 """Never looked up: `openai` demands one."""
@@ -98,6 +101,57 @@ class _Stream(httpx.SyncByteStream):
 
     def close(self) -> None:
         self._answer.close()
+
+
+class AsyncSealedTransport(httpx.AsyncBaseTransport):
+    """The same for httpx.AsyncClient. A request or a stream that is cancelled ends its connection,
+    and so the work of the enclave."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        """Raises UsageError for anything but an AsyncClient."""
+        what = "an AsyncClient (client_sdk.connect_async makes one)"
+        expect("client", client, AsyncClient, what=what)
+        self._client = client
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Raises as SealedTransport."""
+        content = await request.aread()
+        patience = patience_of(request)
+        try:
+            answer = await self._client.ask(request.method, request.url.path, content, patience)
+            if not streams(answer):
+                return response(answer, content=await answer.read())
+        except UmayError as error:
+            return failed(error, request)
+        return response(answer, stream=_AsyncStream(answer, request))
+
+
+class _AsyncStream(httpx.AsyncByteStream):
+    def __init__(self, answer: AsyncAnswer, request: httpx.Request) -> None:
+        self._answer, self._request = answer, request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        held = sse.DoneLast()
+        try:
+            async for piece in self._answer:
+                if ready := held.push(piece):
+                    yield ready
+        except Truncated as error:
+            cut(error, self._request)
+        if rest := held.finish():
+            yield rest
+
+    async def aclose(self) -> None:
+        await self._answer.aclose()
+
+
+def async_openai_client(client: AsyncClient, **options: Any) -> AsyncOpenAI:
+    """`openai.AsyncOpenAI` over an AsyncSealedTransport."""
+    import openai
+
+    http = httpx.AsyncClient(transport=AsyncSealedTransport(client))
+    settings = {"base_url": BASE_URL, "api_key": "unused", **options}
+    return openai.AsyncOpenAI(http_client=http, **settings)  # type: ignore[arg-type]
 
 
 def openai_client(client: Client, **options: Any) -> OpenAI:

@@ -47,7 +47,11 @@ PINNED = {
     "uvicorn": {"attestation.net.server_connection", "attestation.net.serve"},
     "requests": {"attestation.net"},
     "urllib3": {"attestation.net"},
-    "httpx": {"client_sdk.openai_transport", "enclave.host.forward"},
+    "httpx": {
+        "client_sdk.async_transport",
+        "client_sdk.openai_transport",
+        "enclave.host.forward",
+    },
     "torch": {"enclave.guest.engines"},
     "transformers": {"enclave.guest.engines"},
     "psycopg": {"contracts.logservice.postgres"},

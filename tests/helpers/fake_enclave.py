@@ -31,6 +31,7 @@ from attestation.trust.anchor import BlockRef
 from attestation.trust.policy import Policy
 from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
 from attestation.wire import RECEIPT_TRAILER
+from client_sdk.async_client import AsyncClient
 from client_sdk.choosing import Chooser
 from client_sdk.client import Client
 from client_sdk.effects import Work
@@ -56,6 +57,7 @@ class Script:
     fault: str = ""
     pause: float = 0.0
     opened: int = 0
+    retry_after: str = ""
     unsealed: tuple[int, str, bytes] | None = None
     left: threading.Event = field(default_factory=threading.Event)
     seen: list[bhttp.Request] = field(default_factory=list)
@@ -84,6 +86,11 @@ class FakeEnclave:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         base = f"http://127.0.0.1:{self.server.server_port}/umay/{boot}/"
         self.chosen = Chosen(Place(boot, base, "ready"), self.verified)
+
+    def move(self, url: str) -> None:
+        """Behind another relay, say those who verify it."""
+        boot = self.boot.hex()
+        self.chosen = Chosen(Place(boot, f"{url}/umay/{boot}/", "ready"), self.verified)
 
     def renew(self) -> None:
         """A restart: only new keys open requests."""
@@ -129,8 +136,10 @@ class FakeEnclave:
     def sealed(self, request: ServerRequest, message: bytes) -> list[bytes]:
         writer, encoder = request.response(), bhttp.ResponseEncoder()
         script = self.script
-        head = ((b"content-type", script.media_type.encode()),)
-        parts = [writer.write(encoder.head(script.status, head))]
+        head = [(b"content-type", script.media_type.encode())]
+        if script.retry_after:
+            head.append((b"retry-after", script.retry_after.encode()))
+        parts = [writer.write(encoder.head(script.status, tuple(head)))]
         cut = script.fault in ("connection cut", "final chunk missing")
         pieces = script.pieces[:4] if cut else script.pieces
         parts += [writer.write(encoder.content(piece)) for piece in pieces]
@@ -209,6 +218,15 @@ class NoChain:
 
 class FakeClient(Client):
     """A Client whose verifications are scripted: enclaves in the order of their price."""
+
+    def __init__(self, enclaves: list[FakeEnclave], **options: Any) -> None:
+        super().__init__("http://127.0.0.1:1", policy=POLICY, chain=NoChain(), **options)
+        self.verifications: list[str] = []
+        self._use(Chooser(FakeFinder(enclaves, self.verifications), where=self.url))
+
+
+class FakeAsyncClient(AsyncClient):
+    """The same for asyncio."""
 
     def __init__(self, enclaves: list[FakeEnclave], **options: Any) -> None:
         super().__init__("http://127.0.0.1:1", policy=POLICY, chain=NoChain(), **options)
