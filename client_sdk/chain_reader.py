@@ -1,4 +1,4 @@
-"""The client's own view of the chain: anchor and beacon, read from an endpoint it chose.
+"""The client's own view of the chain: anchor, Registry and beacon, from an endpoint it chose.
 
 Never from the host: what a host says about the chain proves nothing.
 """
@@ -21,8 +21,17 @@ class ChainReader:
     policy: Policy
 
     def anchor(self) -> Anchor:
+        """The log's anchor, with the Registry at the same block where the policy names one."""
+        return self.anchor_of(self.policy.log_contract)
+
+    def anchor_of(self, contract: str) -> Anchor:
+        """The same for the log of another contract, whatever the policy pins."""
+        registry = self.policy.registry
         return read_anchor(
-            self.chain, network=self.policy.network, address=self.policy.log_contract
+            self.chain,
+            network=self.policy.network,
+            address=contract,
+            registry=registry.contract if registry else None,
         )
 
     def beacon(self, seqno: int) -> BlockRef:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from attestation.trust.policy import Policy, Release
+from attestation.trust.policy import Policy, RegistryRules, Release
+from attestation.trust.registry import BOTH, FILE, REGISTRY
+
+_WHO = {FILE: "this file", REGISTRY: "the Registry", BOTH: "this file and the Registry together"}
 
 
 def explain(policy: Policy) -> list[tuple[str, str]]:
@@ -13,6 +16,7 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
         ("network", policy.network),
         ("log", f"{policy.log_origin}, contract {policy.log_contract}"),
         ("chain", f"{policy.anchor} reads, at most {policy.max_anchor_age_s} s old"),
+        ("registry", _registry(policy.registry)),
         ("freshness", f"beacon at most {policy.max_beacon_age_s} s old"),
         ("challenge", policy.challenge),
         ("machines", _listed(policy.platforms)),
@@ -27,7 +31,7 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
         ("GPU driver", f"{policy.gpu_min_driver or 'any'}"),
         ("GPU revocation", policy.gpu_revocation),
         *((f"release {item.name}", _release(item)) for item in policy.releases),
-        *((f"model {name}", digest.hex()) for name, digest in policy.models),
+        *((f"model {name}", _model(digest)) for name, digest in policy.models),
         ("channel", "X-Wing only" if policy.pq == "required" else "X-Wing, else X25519"),
         ("roots", "SIMULATED machines only" if policy.roots.simulated else "the vendors'"),
     ]
@@ -50,6 +54,10 @@ def relaxations(policy: Policy) -> list[str]:
         (policy.anchor != "proven", "chain reads rest on the endpoint's word; they are not proven"),
         (policy.challenge != "required", "no challenge is required; freshness rests on the beacon"),
         (policy.pq != "required", "a channel without post-quantum keys is accepted"),
+        (
+            policy.registry is None,
+            "no Registry is asked: what its owner revokes stays accepted until this file changes",
+        ),
         (policy.instances is None, "any genuine machine is accepted, whoever operates it"),
         (
             any(item.engine_configs is None for item in policy.releases),
@@ -63,6 +71,19 @@ def relaxations(policy: Policy) -> list[str]:
     return [text for holds, text in found if holds]
 
 
+def _registry(rules: RegistryRules | None) -> str:
+    if rules is None:
+        return "none"
+    return (
+        f"{rules.contract}; releases by {_WHO[rules.releases]}, models by {_WHO[rules.models]}; "
+        "what it revoked is refused"
+    )
+
+
+def _model(digest: bytes | None) -> str:
+    return "whatever the Registry allows" if digest is None else digest.hex()
+
+
 def _listed(values: frozenset[str] | None) -> str:
     return "any" if values is None else ", ".join(sorted(values)) or "none"
 
@@ -74,7 +95,8 @@ def _refusing(policy: Policy) -> str:
 
 
 def _release(release: Release) -> str:
+    shapes = f"VM shapes {', '.join(release.shapes) or 'that the Registry allows'}"
     engines = release.engine_configs
     configs = "any engine config" if engines is None else f"{len(engines)} engine config(s)"
     launch = f"; {len(release.launch_ids)} launch id(s)" if release.launch_ids else ""
-    return f"VM shapes {', '.join(release.shapes)}; {configs}{launch}"
+    return f"{shapes}; {configs}{launch}"

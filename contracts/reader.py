@@ -1,4 +1,4 @@
-"""From an account on the chain to an Anchor.
+"""From accounts on the chain to an Anchor, with the Registry at the same block.
 
 Invariant: the Anchor holds the strictly decoded data of the account and the hash of the
 account's own code. Whether this is the right contract is decided by the policy.
@@ -6,20 +6,41 @@ account's own code. Whether this is the right contract is decided by the policy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
 from attestation.errors import ParseError, Unavailable
 from attestation.trust.anchor import Anchor
+from attestation.trust.registry import RegistrySnapshot, Unread
 from contracts.chain import AccountState, ReadOnlyChain, raw_address
 from contracts.codec import LogState, cell_from_boc
 
+READS = 4
+"""Of each contract, until both are of one block. A masterchain block takes seconds."""
 
-def read_anchor(chain: ReadOnlyChain, *, network: str, address: str) -> Anchor:
-    """Read the AttestationLog at `address`, which may have any spelling.
 
-    The Anchor holds the raw form of the address, and `network` as given. Raises UsageError for a
-    malformed address, Unavailable if there is no active contract, ParseError if its data is not
-    that of an AttestationLog.
+@runtime_checkable
+class OneBlock(Protocol):
+    """A chain that reads several accounts at one block."""
+
+    def accounts(self, addresses: tuple[str, ...]) -> tuple[AccountState, ...]: ...
+
+
+def read_anchor(
+    chain: ReadOnlyChain, *, network: str, address: str, registry: str | None = None
+) -> Anchor:
+    """Read the AttestationLog at `address` and, at the same block, the Registry at `registry`.
+
+    The addresses may have any spelling; the Anchor holds their raw forms, and `network` as given.
+    Raises UsageError for a malformed address, Unavailable if there is no active contract,
+    ParseError if its data is not that of an AttestationLog. A Registry that alone cannot be read is
+    Unread in the Anchor. An endpoint that never answers of one block gives an Anchor and a Registry
+    of two; the verification plan refuses those.
     """
-    account = chain.account(raw_address(address))
+    if registry is None:
+        account, found = chain.account(raw_address(address)), None
+    else:
+        account, found = _at_one_block(chain, raw_address(address), raw_address(registry))
     state, code_hash = decode(account)
     return Anchor(
         network=network,
@@ -34,7 +55,35 @@ def read_anchor(chain: ReadOnlyChain, *, network: str, address: str) -> Anchor:
         forked=state.forked,
         read_at=account.read_at,
         level=account.level,
+        seqno=account.seqno,
+        registry=found,
     )
+
+
+def _at_one_block(
+    chain: ReadOnlyChain, address: str, registry: str
+) -> tuple[AccountState, RegistrySnapshot | Unread]:
+    if isinstance(chain, OneBlock):
+        account, listed = chain.accounts((address, registry))
+        return account, _snapshot(lambda: listed)
+    account = chain.account(address)
+    for _ in range(READS):
+        found = _snapshot(lambda: chain.account(registry))
+        if isinstance(found, Unread) or found.seqno == account.seqno:
+            break
+        account = chain.account(address)
+        if found.seqno == account.seqno:
+            break
+    return account, found
+
+
+def _snapshot(read: Callable[[], AccountState]) -> RegistrySnapshot | Unread:
+    from contracts.registry import snapshot_of  # which a client without a Registry need not load
+
+    try:
+        return snapshot_of(read())
+    except (Unavailable, ParseError) as error:
+        return Unread(str(error))
 
 
 def decode(account: AccountState) -> tuple[LogState, bytes]:

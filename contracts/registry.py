@@ -12,14 +12,14 @@ from enum import IntEnum
 from pytoniq_core import Address, Builder, Cell, HashMap, Slice, begin_cell
 
 from attestation.errors import NotAuthentic, ParseError, Unavailable
+from attestation.trust.registry import Entry, RegistrySnapshot
 from contracts import artefact
-from contracts.chain import ReadOnlyChain, raw_address
+from contracts.chain import AccountState, ReadOnlyChain, raw_address
 from contracts.codec import cell_from_boc
 from contracts.quote_verifier import Floor
 
 STORAGE_VERSION = 1
 MAX_RELEASES, MAX_DIGESTS, MAX_FLOORS = 512, 16, 256
-GUEST, MODEL = 1, 2
 OP_PROPOSE, OP_REVOKE, OP_LEVEL, OP_PUSH = 0x554D5201, 0x554D5202, 0x554D5203, 0x554D5204
 OP_BLOCK, OP_OFFER, OP_ACCEPT, OP_VERIFIER = 0x554D5205, 0x554D5206, 0x554D5207, 0x554D5208
 OP_CHANGED = 0x554D5220
@@ -42,26 +42,6 @@ class Exit(IntEnum):
     REASON = 175
     NO_VERIFIER = 176
     UNKNOWN_OP = 0xFFFF
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A release or a model. Times are Unix seconds; revoked_at is 0 while the entry is not revoked.
-    `digests` maps measurement digests or model digests (32 bytes) to the number of a VM shape."""
-
-    kind: int
-    manifest: bytes
-    proposed_at: int
-    active_from: int
-    revoked_at: int
-    reason: int
-    notes: bytes
-    digests: dict[bytes, int]
-
-    def allowed_at(self, moment: int) -> bool:
-        """Whether the entry is in force at this Unix second: after its notice period and before any
-        revocation."""
-        return self.active_from <= moment and not 0 < self.revoked_at <= moment
 
 
 @dataclass(frozen=True)
@@ -226,21 +206,39 @@ def _floor_state(body: Slice) -> FloorState:
     return FloorState(current, waiting, body.load_uint(64), bool(body.load_bit()))
 
 
-def read_registry(chain: ReadOnlyChain, *, address: str) -> tuple[RegistryState, int]:
-    """The state of the Registry at `address` (any spelling), and the Unix second of that state.
+def read_registry(chain: ReadOnlyChain, *, address: str) -> RegistrySnapshot:
+    """The Registry at `address` (any spelling), which has the code that this version ships.
 
-    Raises UsageError for a malformed address, Unavailable if there is no active contract,
-    NotAuthentic if the contract has other code, ParseError if its data is malformed.
+    Raises UsageError for a malformed address, NotAuthentic if the contract has other code, and
+    what `snapshot_of` raises.
     """
     account = chain.account(raw_address(address))
+    got, expected = _code_hash(account), artefact.load("registry").code_hash
+    if got != expected:
+        text = f"{address}: expected a Registry with code hash {expected.hex()}, got "
+        raise NotAuthentic("registry", "other-code", text + (got.hex() or "none"))
+    return snapshot_of(account)
+
+
+def snapshot_of(account: AccountState) -> RegistrySnapshot:
+    """What an account says as a Registry. Whether it is the right contract is decided by the
+    policy. Raises Unavailable if it is not active, ParseError if its data is malformed."""
+    return RegistrySnapshot(
+        address=account.address,
+        code_hash=_code_hash(account),
+        seqno=account.seqno,
+        read_at=account.read_at,
+        level=account.level,
+        entries=tuple(RegistryState.from_boc(account.data).entries.values()),
+    )
+
+
+def _code_hash(account: AccountState) -> bytes:
+    """32 bytes; empty where the account has no code."""
     if account.state != "active":
         raise Unavailable(
-            f"{address}: expected an active Registry contract, got an account in state "
+            f"{account.address}: expected an active Registry contract, got an account in state "
             f"{account.state}; check the address, or deploy it (umay net deploy-registry)"
         )
-    expected = artefact.load("registry").code_hash
-    if not account.code or (got := cell_from_boc(account.code).hash) != expected:
-        found = got.hex() if account.code else "none"
-        text = f"{address}: expected a Registry with code hash {expected.hex()}, got {found}"
-        raise NotAuthentic("registry", "other-code", text)
-    return RegistryState.from_boc(account.data), account.read_at
+    code_hash: bytes = cell_from_boc(account.code).hash if account.code else b""
+    return code_hash

@@ -7,8 +7,12 @@ no policy accepts it).
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from attestation.trust.registry import RegistrySnapshot, Unread
 
 Level = Literal["proven", "reported", "claimed"]
 RANK = {"claimed": 0, "reported": 1, "proven": 2}
@@ -39,7 +43,8 @@ class Anchor:
     `address` is a spelling of the contract's address: compare it with
     formats.address.same_account. code_hash, log_key (raw Ed25519) and root are 32 bytes;
     `time` is when this checkpoint was anchored, `read_at` the time of the masterchain block
-    at which the contract was read (both Unix seconds).
+    at which the contract was read (both Unix seconds). `seqno` is that block's number, 0 where it
+    is not known; `registry` is the Registry at the same block, None where none was read.
     """
 
     network: str
@@ -54,3 +59,10 @@ class Anchor:
     forked: bool
     read_at: int
     level: Level
+    seqno: int = 0
+    registry: RegistrySnapshot | Unread | None = None
+
+    def as_of(self, moment: int) -> Anchor:
+        """The same states, judged as if they were read at this Unix second."""
+        registry = self.registry.as_of(moment) if self.registry else None
+        return dataclasses.replace(self, read_at=moment, registry=registry)

@@ -35,7 +35,8 @@ class Release:
     """A named set of accepted digests; None stands for a written "any".
 
     `shapes` has the measurements of each VM shape: firmware measures the devices and memory
-    it finds, so one release has several. `launch_ids` is empty where the host may set nothing.
+    it finds, so one release has several; it is empty where a Registry says which measurements
+    there are. `launch_ids` is empty where the host may set nothing.
     """
 
     name: str
@@ -43,6 +44,11 @@ class Release:
     launch_ids: frozenset[bytes]
     engine_configs: frozenset[bytes] | None
     host_configs: frozenset[bytes] | None
+
+    @property
+    def by_registry(self) -> bool:
+        """Whether the measurements are those that the Registry allows."""
+        return not self.shapes
 
     def shape(self, measurement: bytes) -> str | None:
         """The VM shape that measures so, None where none does."""
@@ -54,9 +60,21 @@ class Release:
 
 
 @dataclass(frozen=True)
+class RegistryRules:
+    """The pinned Registry contract, and for releases and for models who has to allow them: one of
+    registry.SOURCES."""
+
+    contract: str
+    code_hash: bytes
+    releases: str
+    models: str
+
+
+@dataclass(frozen=True)
 class Policy:
     """Fields as in the file (docs/spec/policy.md); ages in seconds, digests 32 bytes,
-    `log_contract` the address's one form."""
+    `log_contract` the address's one form. None stands for a written "any" or "none"; the digest of
+    a model is None where the Registry says which models there are."""
 
     network: str
     log_contract: str
@@ -65,6 +83,7 @@ class Policy:
     log_key: bytes
     anchor: str
     max_anchor_age_s: int
+    registry: RegistryRules | None
     max_beacon_age_s: int
     challenge: str
     platforms: frozenset[str]
@@ -82,7 +101,7 @@ class Policy:
     gpu_min_driver: str | None
     gpu_revocation: str
     releases: tuple[Release, ...]
-    models: tuple[tuple[str, bytes], ...]
+    models: tuple[tuple[str, bytes | None], ...]
     pq: str
     simulated_roots: Roots | None
 

@@ -18,8 +18,10 @@ from attestation.trust.policy import (
     SNP_TCB_PARTS,
     TCB_STATUSES,
     Policy,
+    RegistryRules,
     Release,
 )
+from attestation.trust.registry import BOTH, FILE, REGISTRY, SOURCES
 from attestation.trust.roots import Roots
 from attestation.trust.sections import ANY, NONE, Section, shown
 
@@ -36,7 +38,7 @@ KEYS = {
     "cpu.snp.min_tcb": " ".join(SNP_TCB_PARTS),
     "gpu": "count architectures min_driver revocation",
     "channel": "pq",
-    "registry": "contract",
+    "registry": "contract code_hash releases models",
     "witnesses": "required",
     "custody": "required",
     "market": "contract",
@@ -49,7 +51,6 @@ KEYS = {
 have names of the writer's choice."""
 
 NOT_ENFORCED = {
-    "registry": "contract",
     "witnesses": "required",
     "custody": "required",
     "market": "contract",
@@ -95,6 +96,7 @@ def _policy(top: Section) -> Policy:
         log_key=network.digest("log_key"),
         anchor=network.text("anchor", "reported", "proven"),
         max_anchor_age_s=network.number("max_anchor_age_s"),
+        registry=_registry(top),
         max_beacon_age_s=fresh.number("max_beacon_age_s"),
         challenge=fresh.text("challenge", "required", "optional"),
         platforms=cpu.words("platforms", frozenset(PLATFORMS)),
@@ -118,19 +120,53 @@ def _policy(top: Section) -> Policy:
     )
     for part in (*parts, snp):
         part.finish()
+    _check_sources(policy)
     return policy
+
+
+def _registry(top: Section) -> RegistryRules | None:
+    section = _section("registry", top.take("registry"))
+    if section.is_none("contract"):
+        return None
+    rules = RegistryRules(
+        contract=section.account("contract"),
+        code_hash=section.digest("code_hash"),
+        releases=section.text("releases", *SOURCES),
+        models=section.text("models", *SOURCES),
+    )
+    section.finish()
+    return rules
+
+
+def _check_sources(policy: Policy) -> None:
+    """A [[release]] or [[model]] is left to the Registry where [registry] says so, and only there:
+    then it is the only one, which names all that the Registry allows."""
+    rules = policy.registry
+    for key, source, slots in (
+        ("release", rules.releases if rules else FILE, [r.by_registry for r in policy.releases]),
+        ("model", rules.models if rules else FILE, [d is None for _, d in policy.models]),
+    ):
+        what = "shapes" if key == "release" else "digest"
+        if source == REGISTRY and slots != [True]:
+            raise ParseError(
+                f'policy: [[{key}]]: expected exactly one, with {what} = "{REGISTRY}", because '
+                f'[registry] {key}s is "{REGISTRY}"'
+            )
+        if source != REGISTRY and any(slots):
+            raise ParseError(
+                f'policy: [[{key}]] {what}: "{REGISTRY}" needs [registry] {key}s = "{REGISTRY}", '
+                f'which is {source}; with "{FILE}" and "{BOTH}" this file lists its own'
+            )
 
 
 def _nothing(top: Section, name: str, key: str) -> None:
     """A table whose one key says "none". Raises ParseError where it says another thing."""
     section = _section(name, top.take(name))
-    value = section.take(key)
-    if value != NONE:
+    if not section.is_none(key):
         raise ParseError(
             f'policy: [{name}] {key}: expected "{NONE}", the one value that this version of Umay '
-            f"can enforce, got {shown(value)}"
+            f"can enforce, got {shown(section.take(key))}"
         )
-    section.finish()
 
 
 def _floor(value: object) -> Mapping[str, int]:
@@ -166,7 +202,10 @@ def _release(value: object) -> Release:
 
 
 def _shapes(release: Section) -> Mapping[str, frozenset[bytes]]:
-    section = _section("release.shapes", release.take("shapes"))
+    value = release.take("shapes")
+    if value == REGISTRY:
+        return MappingProxyType({})
+    section = _section("release.shapes", value)
     shapes = {name: section.digests(name) for name in sorted(section.values)}
     if not shapes or not all(shapes.values()):
         raise ParseError(
@@ -175,9 +214,9 @@ def _shapes(release: Section) -> Mapping[str, frozenset[bytes]]:
     return MappingProxyType(shapes)
 
 
-def _model(value: object) -> tuple[str, bytes]:
+def _model(value: object) -> tuple[str, bytes | None]:
     section = _section("model", value)
-    model = section.text("name"), section.digest("digest")
+    model = section.text("name"), section.unless("digest", REGISTRY, section.digest)
     section.finish()
     return model
 

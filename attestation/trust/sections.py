@@ -109,10 +109,26 @@ class Section:
 
     def unless_any(self, key: str, read: Callable[[str], T]) -> T | None:
         """None where the file says "any", else what `read` takes."""
-        if self.values.get(key) == ANY:
+        return self.unless(key, ANY, read)
+
+    def unless(self, key: str, word: str, read: Callable[[str], T]) -> T | None:
+        """None where the file says `word`, else what `read` takes."""
+        if self.values.get(key) == word:
             del self.values[key]
             return None
         return read(key)
+
+    def is_none(self, key: str) -> bool:
+        """Whether the table demands nothing: `key` says "none", and stands alone."""
+        if key not in self.values:
+            self.take(key)
+        if self.values[key] != NONE:
+            return False
+        if others := sorted(self.values.keys() - {key}):
+            raise ParseError(
+                f'{self._place()} {others[0]}: expected no other key beside {key} = "{NONE}"'
+            )
+        return True
 
     def finish(self) -> None:
         toml.check_keys(self.values, (), where=self._place())

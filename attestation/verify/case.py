@@ -14,6 +14,7 @@ from attestation.log.leaf import Leaf
 from attestation.platforms.cpu import Cpu
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy, Release
+from attestation.trust.registry import RegistrySnapshot, Unread
 from attestation.verify.verdict import Finding, ResultNames
 
 
@@ -38,6 +39,7 @@ class Case:
     challenge: Challenge | None
     anchor: Anchor | None
     beacon: BlockRef | None
+    registry: RegistrySnapshot | Unread | None
     policy: Policy
     now: int
     passed: set[str] = field(default_factory=set)

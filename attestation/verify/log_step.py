@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from attestation.errors import NotAuthentic, NotChecked, Refused
 from attestation.formats.address import same_account
-from attestation.formats.dates import dated, in_future, too_old
+from attestation.formats.dates import dated
 from attestation.formats.measurement import measurement_digest
 from attestation.log import proof as log_proof
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import Leaf
-from attestation.trust.anchor import Anchor, reaches
+from attestation.trust.anchor import Anchor
 from attestation.verify.case import Case
-
-MAX_CLOCK_SKEW_S = 60
+from attestation.verify.reading import check_reading
 
 
 def log(case: Case) -> str:
@@ -38,11 +37,6 @@ def log(case: Case) -> str:
     return f"in the anchored tree of {case.anchor.size} ({case.anchor.level})"
 
 
-def level_text(what: str, expected: str, got: str) -> str:
-    """A refusal in words: `what` is known at a lower level than the policy demands."""
-    return f"{what}: expected level {expected!r} or better (policy [network] anchor), got {got!r}"
-
-
 def _anchored(checkpoint: Checkpoint, anchor: Anchor) -> None:
     if (checkpoint.size, checkpoint.root) != (anchor.size, anchor.root):
         text = f"log proof: expected the anchored tree of size {anchor.size} with root "
@@ -56,9 +50,9 @@ def _anchor(case: Case, anchor: Anchor) -> None:
     if anchor.forked:
         text = f"expected a log that never forked, contract {anchor.address} holds proof of a fork"
         raise Refused("log", "forked", f"anchor: {text}")
-    if not reaches(anchor.level, policy.anchor):
-        raise Refused("log", "anchor-level", level_text("anchor", policy.anchor, anchor.level))
-    _anchor_age(anchor.read_at, case.now, policy.max_anchor_age_s)
+    check_reading(
+        "log", "anchor", read_at=anchor.read_at, level=anchor.level, policy=policy, now=case.now
+    )
     if case.beacon is not None and case.beacon.utime > anchor.read_at:
         read, beacon = dated(anchor.read_at), dated(case.beacon.utime)
         text = f"expected a reading not before the beacon block of {beacon}, got one of {read}"
@@ -81,16 +75,6 @@ def _pinned(case: Case, anchor: Anchor) -> None:
         if got != expected:
             text = f"anchor: expected {what} {expected} (policy [network] {key}), got {got}"
             raise Refused("log", f"other-{what}", text)
-
-
-def _anchor_age(read_at: int, now: int, most: int) -> None:
-    if read_at > now + MAX_CLOCK_SKEW_S:
-        text = in_future("the reading of the anchor", read_at, now)
-        raise Refused("log", "anchor-in-future", text)
-    if now - read_at > most:
-        text = too_old("the reading of the anchor", read_at, now, most)
-        text += " (policy [network] max_anchor_age_s); read it again"
-        raise Refused("log", "anchor-too-old", text)
 
 
 def _leaf(case: Case, data: bytes) -> None:

@@ -40,8 +40,9 @@ from attestation.nvidia import CheckedDevice
 from attestation.platforms.registry import parse_cpu
 from attestation.trust.anchor import BlockRef, reaches
 from attestation.trust.policy import accept
+from attestation.trust.registry import REGISTRY
 from attestation.verify.case import Case
-from attestation.verify.log_step import MAX_CLOCK_SKEW_S, level_text
+from attestation.verify.reading import MAX_CLOCK_SKEW_S, level_text
 from attestation.verify.verdict import Finding
 from attestation.wire import MAX_CONFIG_BYTES
 
@@ -113,6 +114,8 @@ def cpu_tcb(case: Case) -> str:
 def measurement(case: Case) -> str:
     """The machine measured a release that the policy lists, and the host config that is served.
 
+    A release that the policy leaves to the Registry is judged by the step "registry".
+
     Source: MRTD and RTMR0 to RTMR3 of the Intel TDX module with the TCG event log (CCEL);
     MEASUREMENT and HOST_DATA of AMD 56860; the digest over them is docs/spec/formats.md's.
     """
@@ -125,7 +128,8 @@ def measurement(case: Case) -> str:
     case.measurement_digest = measurement_digest(case.evidence.platform, case.cpu.registers)
     others: list[str] = []
     for release in case.policy.releases:
-        if (shape := release.shape(case.measurement_digest)) is None:
+        shape = REGISTRY if release.by_registry else release.shape(case.measurement_digest)
+        if shape is None:
             continue
         launch = case.cpu.launch_id
         known = launch is None or case.policy.names_launch(launch)  # else cpu-attributes refuses
@@ -297,14 +301,17 @@ def _gpu(case: Case, device: CheckedDevice) -> None:
 
 
 def model(case: Case) -> str:
-    """The model's digest is one that the policy lists. Source: docs/spec/formats.md."""
+    """The model's digest is one that the policy lists, or leaves to the Registry.
+
+    Source: docs/spec/formats.md.
+    """
     case.needs("parse")
+    got = case.bundle.model_digest.hex()
     for name, digest in case.policy.models:
-        if hmac.compare_digest(digest, case.bundle.model_digest):
+        if digest is None or hmac.compare_digest(digest, case.bundle.model_digest):
             case.model_name = name
             case.name(model=name)
-            return f"{name}, digest {digest.hex()[:16]}…"
-    got = case.bundle.model_digest.hex()
+            return f"{name}, digest {got[:16]}…" + ("" if digest else ", if the Registry allows it")
     text = f"model digest, B[4]: expected one of a [[model]] of the policy, got {got}"
     raise Refused("model", "unknown-model", text)
 

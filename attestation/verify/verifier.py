@@ -10,11 +10,12 @@
  8 gpu             every device: chain, signature, nonce, RIM, revocation; their number
  9 model           digest accepted
 10 engine          engine config and price table are those bound; config accepted
-11 log             leaf recomputed, in the anchored tree; anchor pinned, fresh, not forked
-12 mint            VerifiedEnclave, until the earliest expiry
+11 registry        the pinned Registry, at the anchor's block, allows release and model
+12 log             leaf recomputed, in the anchored tree; anchor pinned, fresh, not forked
+13 mint            VerifiedEnclave, until the earliest expiry
 
-Pure: time, roots (through the policy), collateral, proof, Anchor and BlockRef are
-arguments. `verify` stops at the first failure; `examine` runs all it can and never
+Pure: time, roots (through the policy), collateral, proof, Anchor (with the Registry) and
+BlockRef are arguments. `verify` stops at the first failure; `examine` runs all it can and never
 yields a key; `admit` is what a log does before it appends.
 """
 
@@ -27,7 +28,8 @@ from attestation.errors import NotAuthentic, NotChecked, ParseError, Verificatio
 from attestation.log.leaf import Leaf
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
-from attestation.verify import log_step, steps
+from attestation.trust.registry import RegistrySnapshot
+from attestation.verify import log_step, registry_step, steps
 from attestation.verify.case import Case, Challenge
 from attestation.verify.memory import VerificationMemory, question
 from attestation.verify.presented import Presented
@@ -46,10 +48,11 @@ PLAN: tuple[tuple[str, Callable[[Case], str]], ...] = (
     ("gpu", steps.gpu),
     ("model", steps.model),
     ("engine", steps.engine),
+    ("registry", registry_step.registry),
     ("log", log_step.log),
     ("mint", steps.validity),
 )
-_BEFORE_LOG = 10
+_BEFORE_LOG = 11
 
 
 class Verifier:
@@ -119,11 +122,15 @@ class Verifier:
         kind: int,
         release: int | None,
         previous: int | None,
+        registry: RegistrySnapshot | None = None,
     ) -> Leaf:
-        """The log leaf of evidence that passes steps 1 to 10. Raises VerificationError."""
+        """The log leaf of evidence that passes every step before the log's. `registry` is what the
+        log read itself, where its policy names one. Raises VerificationError."""
         expect("beacon", beacon, BlockRef)
+        expect("registry", registry, RegistrySnapshot, type(None), what="RegistrySnapshot or None")
         _expect(presented, None, beacon, now, open_ends=True)
         case = self._case(presented, anchor=None, beacon=beacon, now=now)
+        case.registry = registry
         results, error = _run(case, _BEFORE_LOG, stop=True)
         if error is not None:
             error.report = _report(case, results)
@@ -143,6 +150,7 @@ class Verifier:
             challenge=presented.challenge,
             anchor=anchor,
             beacon=beacon,
+            registry=anchor.registry if anchor else None,
             policy=self.policy,
             now=now,
         )

@@ -7,12 +7,12 @@ from typing import Any
 
 from attestation.errors import UsageError
 from attestation.formats.dates import stamp
-from contracts.registry import RegistryState
+from attestation.trust.registry import RegistrySnapshot
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def entries_of(state: RegistryState, digest: str, moment: int) -> list[dict[str, Any]]:
+def entries_of(state: RegistrySnapshot, digest: str, moment: int) -> list[dict[str, Any]]:
     """Every entry with this digest, allowed at `moment` or not. Raises UsageError."""
     if not _DIGEST.fullmatch(digest):
         raise UsageError(f"--measurement: expected 64 lower-case hex digits, got {digest[:80]!r}")
@@ -28,6 +28,6 @@ def entries_of(state: RegistryState, digest: str, moment: int) -> list[dict[str,
             "revoked": stamp(entry.revoked_at) if entry.revoked_at else None,
             "reason": entry.reason or None,
         }
-        for entry in state.entries.values()
+        for entry in state.entries
         if wanted in entry.digests
     ]

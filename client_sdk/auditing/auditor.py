@@ -9,7 +9,8 @@
              and as of now
 7 claims     entries name earlier ones of their boot and releases; no statement twice, no
              key in two boots
-8 registry   where one is named: release and model of every machine were allowed at its time
+8 registry   where one is named, by the policy or besides it: release and model of every machine
+             were allowed at its time
 
 Nobody's word is taken: what a server or a mirror says is hashed, and compared with the
 chain. A mirror's own damage is named and leaves the audit incomplete: it is no word of the log's.
@@ -33,19 +34,20 @@ from attestation.log.leaf import BOOT, RENEW, Leaf
 from attestation.log.merkle import Tree
 from attestation.trust.anchor import Anchor
 from attestation.trust.policy import Policy
+from attestation.trust.registry import REGISTRY, Unread
 from attestation.verify.verifier import Verifier
 from client_sdk.auditing import tree
 from client_sdk.auditing.claims import check_claims
 from client_sdk.auditing.documents import check_document
 from client_sdk.auditing.machines import MachineJudge
-from client_sdk.auditing.registry_check import check_registry
+from client_sdk.auditing.registry_check import check_registry, read_named
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.sources import DamagedMirror, HttpSource, Source, log_url, open_source
 from client_sdk.auditing.state import AuditState
+from client_sdk.chain_reader import ChainReader
 from client_sdk.config import asking
 from client_sdk.transport import Transport
 from contracts.chain import ReadOnlyChain, raw_address
-from contracts.reader import read_anchor
 
 LATE_ANCHOR_S = 3600
 """Entries that wait longer than this for an anchor are reported as incomplete: anchoring normally
@@ -112,19 +114,27 @@ class Auditor:
             machines = self.machines(source, anchor, note, built.get_hash, scope)
             self._entries(audit, machines, leaves, scope)
         check_claims(audit, leaves)
-        self.check_registry(audit)
+        self.check_registry(audit, anchor)
         return audit
 
-    def check_registry(self, audit: Audit) -> None:
+    def check_registry(self, audit: Audit, anchor: Anchor) -> None:
+        """Against the policy's Registry, and against the one that was named besides."""
+        rules = self._policy.registry
+        if isinstance(anchor.registry, Unread):
+            audit.incomplete("registry-unavailable", anchor.registry.reason)
+        elif rules is not None and anchor.registry is not None:
+            check_registry(audit, anchor.registry, releases=rules.releases, models=rules.models)
         if self._registry is not None:
-            check_registry(audit, self._chain, self._registry)
+            named = read_named(audit, self._chain, self._registry)
+            if named is not None:
+                check_registry(audit, named, releases=REGISTRY, models=REGISTRY)
 
     def begin(self, contract: str, scope: AuditScope) -> tuple[Audit, Anchor, Source]:
         """The contract, checked, and where its log is read."""
         contract = raw_address(contract, "contract")
         audit = Audit(contract, simulated=self._policy.roots.simulated)
         with asking(self._network):
-            anchor = read_anchor(self._chain, network=self._policy.network, address=contract)
+            anchor = ChainReader(self._chain, self._policy).anchor_of(contract)
         audit.size, audit.root = anchor.size, anchor.root.hex()
         audit.anchored, audit.read_at, audit.level = anchor.time, anchor.read_at, anchor.level
         audit.at = anchor.read_at if scope.now is None else scope.now

@@ -37,7 +37,8 @@ STEPS_JUDGED_NOW = (
     "model",
     "engine",
 )
-"""Steps that may fail later; freshness and anchor are of the entry's own time."""
+"""Steps that may fail later; freshness and anchor are of the entry's own time. Of the Registry,
+registry_check says so."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class MachineJudge:
     def examine(self, presented: Presented, beacon: BlockRef, at: int) -> Report:
         """As of `at` (Unix seconds). The anchor was read today; that only means the evidence
         was on record no later than today."""
-        anchor = dataclasses.replace(self.anchor, read_at=at)
+        anchor = self.anchor.as_of(at)
         return self.verifier.examine(presented, anchor=anchor, beacon=beacon, now=at)
 
     def presented(self, index: int, data: bytes) -> Presented:

@@ -16,7 +16,7 @@ from attestation.errors import Incomplete, LogError
 from attestation.formats.dates import stamp
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
-from attestation.trust.anchor import Level
+from attestation.trust.anchor import Anchor, Level
 from attestation.trust.policy import Policy
 from attestation.verify.verdict import Report
 from attestation.verify.verifier import Verifier
@@ -24,8 +24,8 @@ from client_sdk.auditing.machines import bundle_of, time_of
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.results import MACHINES
 from client_sdk.auditing.single import AuditedEntry
+from client_sdk.chain_reader import ChainReader
 from contracts.chain import ReadOnlyChain
-from contracts.reader import read_anchor
 
 HERE, WORD, NOT_SHOWN = "checked here", "the prover's word", "not shown"
 ENDPOINT = "the word of the endpoint you chose"
@@ -93,7 +93,7 @@ def prove(single: AuditedEntry) -> EnclaveProof:
     presented = machines.presented(single.index, single.data)
     return EnclaveProof(
         proof=single.proof,
-        anchor=machines.anchor,
+        anchor=dataclasses.replace(machines.anchor, seqno=0, registry=None),  # not in a file
         beacon=machines.chain.block(bundle_of(presented).beacon[0]),
         evidence=presented.evidence,
         engine_config=presented.engine_config,
@@ -109,8 +109,11 @@ def check(file: EnclaveProof, policy: Policy, chain: ReadOnlyChain | None = None
     presented, parsed = file.presented(), Proof.from_bytes(file.proof)
     bundle = bundle_of(presented)
     at = time_of(file.beacon, bundle)
-    level, problems = _compared(file, chain)
-    anchor = dataclasses.replace(file.anchor, read_at=at, level=level)
+    told, problems = _compared(file, chain, policy)
+    level = told.level
+    anchor = dataclasses.replace(
+        file.anchor, level=level, seqno=told.seqno, registry=told.registry
+    ).as_of(at)
     beacon = dataclasses.replace(file.beacon, level=level)
     report = Verifier(policy).examine(presented, anchor=anchor, beacon=beacon, now=at)
     leaf = Leaf.from_bytes(parsed.extra or b"")
@@ -130,16 +133,22 @@ def check(file: EnclaveProof, policy: Policy, chain: ReadOnlyChain | None = None
     )
 
 
-def _compared(file: EnclaveProof, chain: ReadOnlyChain | None) -> tuple[Level, list[str]]:
-    """How the chain is known, and where the file says other things of it than `chain`."""
+_OF_THE_READING = ("address", "read_at", "level", "seqno", "registry")
+"""Fields of an Anchor that each reading has of its own; it was read at the file's address."""
+
+
+def _compared(
+    file: EnclaveProof, chain: ReadOnlyChain | None, policy: Policy
+) -> tuple[Anchor, list[str]]:
+    """What the chain says, with the policy's Registry, and where the file says other things."""
     if chain is None:
-        return "reported", []
-    told = read_anchor(chain, network=file.anchor.network, address=file.anchor.address)
+        return dataclasses.replace(file.anchor, level="reported"), []
+    reader = ChainReader(chain, policy)
+    told = dataclasses.replace(reader.anchor_of(file.anchor.address), network=file.anchor.network)
     block = chain.block(file.beacon.seqno)
     problems = []
-    if told != dataclasses.replace(
-        file.anchor, address=told.address, read_at=told.read_at, level=told.level
-    ):  # `told` was read at the file's address
+    now = {name: getattr(told, name) for name in _OF_THE_READING}
+    if told != dataclasses.replace(file.anchor, **now):
         problems.append(
             f"the contract's state is another: anchor {told.sequence} of {told.size} entries"
         )
@@ -147,7 +156,7 @@ def _compared(file: EnclaveProof, chain: ReadOnlyChain | None) -> tuple[Level, l
         problems.append(
             f"the file's block {block.seqno} is not the chain's, {block.root_hash.hex()}"
         )
-    return told.level, problems
+    return told, problems
 
 
 def _rests(chain: ReadOnlyChain | None, level: Level, problems: list[str]) -> str:

@@ -1,62 +1,57 @@
 """Checks every machine's release and model against a Registry, as of its own time and now.
 
 A release that was not listed, or was revoked, at the machine's own time is a violation. One that
-was revoked later is a finding.
+was revoked later is a finding. The judgement is that of the verification plan's step "registry".
 """
 
 from __future__ import annotations
 
-from attestation.errors import UmayError, Unavailable
-from attestation.formats.dates import dated
+from attestation.errors import Refused, UmayError, Unavailable
+from attestation.trust.registry import GUEST, KIND_NAMES, MODEL, RegistrySnapshot
 from client_sdk.auditing.results import MACHINES, Audit
 from contracts.chain import ReadOnlyChain
-from contracts.registry import GUEST, MODEL, Entry, RegistryState, read_registry
+from contracts.registry import read_registry
 
 
-def check_registry(audit: Audit, chain: ReadOnlyChain, address: str) -> None:
-    """Every verified machine of `audit`, against the Registry at `address`."""
+def read_named(audit: Audit, chain: ReadOnlyChain, address: str) -> RegistrySnapshot | None:
+    """The Registry at `address`; None where it cannot be read, which the audit then says."""
     try:
-        state, _ = read_registry(chain, address=address)
+        return read_registry(chain, address=address)
     except Unavailable as error:
         audit.incomplete("registry-unavailable", str(error))
-        return
     except UmayError as error:
         audit.violation("registry", str(error))
-        return
+    return None
+
+
+def check_registry(audit: Audit, registry: RegistrySnapshot, *, releases: str, models: str) -> None:
+    """Every verified machine of `audit`; `releases` and `models` say who has to allow them, as in
+    the policy."""
     for entry in audit.entries:
         if entry.kind not in MACHINES or entry.since is None:
             continue
-        listed = ((GUEST, "release", entry.measurement), (MODEL, "model", entry.model))
-        for kind, what, digest in listed:
-            found = _listed(state, kind, digest)
-            _then(audit, entry.index, what, found, entry.since)
+        for kind, text, source in (
+            (GUEST, entry.measurement, releases),
+            (MODEL, entry.model, models),
+        ):
+            digest = bytes.fromhex(text)
+            then = _refusal(registry.as_of(entry.since), kind, digest, source)
+            now = _refusal(registry.as_of(audit.at), kind, digest, source)
+            _tell(audit, entry.index, KIND_NAMES[kind], then, now)
 
 
-def _listed(state: RegistryState, kind: int, digest: str) -> list[Entry]:
-    wanted = bytes.fromhex(digest)
-    return [e for e in state.entries.values() if e.kind == kind and wanted in e.digests]
+def _tell(audit: Audit, index: int, what: str, then: Refused | None, now: Refused | None) -> None:
+    if then is not None:
+        text = f"entry {index}: its {what} was not allowed at its time: {then.message}"
+        audit.violation(f"{then.code}-{what}", text, index)
+    elif now is not None:
+        text = f"entry {index}: its {what} was allowed then, but not later: {now.message}"
+        audit.finding(f"{now.code}-{what}", text, index)
 
 
-def _then(audit: Audit, index: int, what: str, listed: list[Entry], since: int) -> None:
-    if not any(entry.allowed_at(since) for entry in listed):
-        code, text = _why(listed, since)
-        audit.violation(f"{code}-{what}", f"entry {index}: its {what} {text}", index)
-    elif not any(entry.allowed_at(audit.at) for entry in listed):
-        _, text = _why(listed, audit.at)
-        audit.finding(
-            f"revoked-{what}",
-            f"entry {index}: its {what} was allowed then, but {text} later",
-            index,
-        )
-
-
-def _why(listed: list[Entry], moment: int) -> tuple[str, str]:
-    """Why none of these allowed it at `moment`."""
-    if not listed:
-        return "unlisted", "is in no entry of the Registry"
-    revoked = [entry for entry in listed if 0 < entry.revoked_at <= moment]
-    if revoked:
-        last = max(revoked, key=lambda entry: entry.revoked_at)
-        return "revoked", f"was revoked at {dated(last.revoked_at)}, reason {last.reason}"
-    first = min(entry.active_from for entry in listed)
-    return "early", f"is allowed only from {dated(first)}"
+def _refusal(registry: RegistrySnapshot, kind: int, digest: bytes, source: str) -> Refused | None:
+    try:
+        registry.check(kind, digest, source=source)
+    except Refused as refusal:
+        return refusal
+    return None

@@ -66,7 +66,7 @@ def audit_entry(auditor: Auditor, contract: str, index: int, scope: AuditScope) 
     entry = judge(audit, machines, index, data)
     audit.entries.append(entry)
     step(audit, "claims", lambda: _claims(audit, machines, index, data, entry.boot))
-    auditor.check_registry(audit)
+    auditor.check_registry(audit, anchor)
     return AuditedEntry(audit, index, data, machines.proof(index, data) or b"", machines)
 
 

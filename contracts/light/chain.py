@@ -16,7 +16,7 @@ from typing import TypeVar
 from attestation.errors import ParseError, Unavailable, UsageError, VerificationError
 from attestation.trust.anchor import BlockRef
 from contracts.chain import AccountState, raw_address
-from contracts.light.accounts import check_age
+from contracts.light.accounts import ProvenAccount, check_age
 from contracts.light.client import LightClient, MemoryStore, TrustedBlock
 from contracts.light.liteserver import Ask, LiteServers, LiteTransport, NetworkConfig
 from contracts.light.recording import Recording, Replay
@@ -52,8 +52,12 @@ class ProvenChain:
         return self._blocks[seqno]
 
     def account(self, address: str) -> AccountState:
-        raw = raw_address(address)
-        return self._proven(lambda: self._account(raw))
+        return self.accounts((address,))[0]
+
+    def accounts(self, addresses: tuple[str, ...]) -> tuple[AccountState, ...]:
+        """All of them at one block."""
+        raw = tuple(raw_address(address) for address in addresses)
+        return self._proven(lambda: self._accounts(raw))
 
     def _proven(self, read: Callable[[], T]) -> T:
         for _ in range(self._servers.count if self._servers else 1):
@@ -72,18 +76,21 @@ class ProvenChain:
         check_age(head.utime, self._client.max_age_s, self._clock())
         return head
 
-    def _account(self, address: str) -> AccountState:
-        found = self._client.account(address, now=self._clock())
-        return AccountState(
-            address=address,
-            code=found.code,
-            data=found.data,
-            balance=found.balance,
-            state="uninitialized" if found.state == "absent" else found.state,
-            read_at=found.read_at,
-            seqno=found.seqno,
-            level="proven",
-        )
+    def _accounts(self, addresses: tuple[str, ...]) -> tuple[AccountState, ...]:
+        return tuple(map(_state, self._client.accounts(addresses, now=self._clock())))
+
+
+def _state(found: ProvenAccount) -> AccountState:
+    return AccountState(
+        address=found.address,
+        code=found.code,
+        data=found.data,
+        balance=found.balance,
+        state="uninitialized" if found.state == "absent" else found.state,
+        read_at=found.read_at,
+        seqno=found.seqno,
+        level="proven",
+    )
 
 
 def open_lite(text: str) -> ProvenChain:

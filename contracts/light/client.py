@@ -146,11 +146,18 @@ class LightClient:
         self.prove(block)
         return BlockRef(seqno, block.root_hash, header.utime, "proven")
 
-    def account(self, address: str, *, now: int) -> ProvenAccount:
-        """The account at a proven head that is recent enough. `now` is in Unix seconds."""
+    def accounts(self, addresses: tuple[str, ...], *, now: int) -> tuple[ProvenAccount, ...]:
+        """The accounts at one proven head that is recent enough. `now` is in Unix seconds."""
         head = self.head()
-        answer = self.transport.account(head, address)
-        return read_account(head, answer, address, now=now, max_age_s=self.max_age_s)
+        answers = [(address, self.transport.account(head, address)) for address in addresses]
+        return tuple(
+            read_account(head, answer, address, now=now, max_age_s=self.max_age_s)
+            for address, answer in answers
+        )
+
+    def account(self, address: str, *, now: int) -> ProvenAccount:
+        """One account, as `accounts` reads it."""
+        return self.accounts((address,), now=now)[0]
 
     def prove(self, target: BlockId) -> None:
         """Check that `target` is a block of the trusted block's chain. A proven block is

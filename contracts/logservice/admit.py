@@ -9,16 +9,16 @@ from pathlib import Path
 
 from attestation.errors import Refused, Unavailable
 from attestation.formats.collateral import Collateral
-from attestation.formats.dates import dated
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
 from attestation.log.leaf import Leaf
 from attestation.log.submission import Submission
 from attestation.trust.policy import Policy
+from attestation.trust.registry import GUEST, MODEL, REGISTRY, RegistrySnapshot
 from attestation.verify.verifier import Presented, Verifier
 from contracts.chain import ReadOnlyChain
-from contracts.registry import GUEST, MODEL, read_registry
+from contracts.registry import read_registry, snapshot_of
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,15 @@ class RegistryReader:
     def check_machine(self, measurement: bytes, model: bytes) -> None:
         """Check that both 32-byte digests are in force. Raises Refused("registry", …), and
         Unavailable, NotAuthentic or ParseError if the Registry cannot be read."""
-        state, moment = read_registry(self.chain, address=self.address)
-        for kind, what, digest in ((GUEST, "release", measurement), (MODEL, "model", model)):
-            if not any(entry.kind == kind for entry in state.allowed(digest, moment)):
-                text = (
-                    f"Registry {self.address}: expected an entry that allows the {what} "
-                    f"{digest.hex()} at {dated(moment)}, found none in force; ask the owner of the "
-                    "Registry to propose it, or wait for its notice period"
-                )
-                raise Refused("registry", f"{what}-not-allowed", text)
+        state = read_registry(self.chain, address=self.address)
+        for kind, digest in ((GUEST, measurement), (MODEL, model)):
+            state.check(kind, digest, source=REGISTRY)
 
     def check_release(self, manifest: bytes) -> None:
         """Check that the Registry has an entry for exactly this manifest. Raises like
         check_machine."""
-        state, _ = read_registry(self.chain, address=self.address)
-        if sha256(manifest) not in state.entries:
+        state = read_registry(self.chain, address=self.address)
+        if not any(entry.manifest == sha256(manifest) for entry in state.entries):
             text = (
                 f"Registry {self.address}: expected an entry for the manifest with SHA-256 "
                 f"{sha256(manifest).hex()}, found none; ask the owner of the Registry to propose it"
@@ -55,7 +49,7 @@ class RegistryReader:
 
 
 class PolicyAdmission:
-    """Steps 1 to 10 of the verification plan, with the policy file as it is at that moment.
+    """The steps of the verification plan before the log's, with the policy file of that moment.
 
     The file may appear after the log has started: a policy pins the contract, whose
     address depends on the log's first checkpoint.
@@ -68,7 +62,8 @@ class PolicyAdmission:
 
     def __call__(self, submission: Submission) -> Leaf:
         """The leaf to append. Raises a UmayError that says why the submission is not admitted."""
-        verifier = Verifier(self._policy())
+        policy = self._policy()
+        verifier = Verifier(policy)
         bundle = KeyBundle.from_bytes(Evidence.from_bytes(submission.evidence).bundle)
         presented = Presented(
             evidence=submission.evidence,
@@ -84,10 +79,16 @@ class PolicyAdmission:
             kind=submission.kind,
             release=submission.release,
             previous=submission.previous,
+            registry=self._pinned(policy),
         )
         if self._registry is not None:
             self._registry.check_machine(leaf.measurement_digest, bundle.model_digest)
         return leaf
+
+    def _pinned(self, policy: Policy) -> RegistrySnapshot | None:
+        if policy.registry is None:
+            return None
+        return snapshot_of(self._chain.account(policy.registry.contract))
 
     def _policy(self) -> Policy:
         try:

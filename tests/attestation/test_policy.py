@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.errors import ParseError
 from attestation.trust.anchor import reaches
-from attestation.trust.policy import Policy
+from attestation.trust.policy import Policy, RegistryRules
 from attestation.trust.policy_file import KEYS, NOT_ENFORCED
 from attestation.trust.roots import PRODUCTION
 
@@ -183,6 +185,60 @@ def test_what_cannot_be_enforced_is_refused_by_name(name: str, key: str, value: 
     assert f'policy: [{name}] {key}: expected "none"' in str(caught.value)
     with pytest.raises(ParseError, match="unknown key"):
         Policy.from_toml(GOOD.replace(part, f"{part}\nsurplus = 1").encode())
+
+
+REGISTRY = f'''[registry]
+contract = "0:{"5e" * 32}"
+code_hash = "{"5f" * 32}"
+releases = "both"
+models = "file"
+'''
+WITH_REGISTRY = GOOD.replace('[registry]\ncontract = "none"\n', REGISTRY)
+BY_REGISTRY = WITH_REGISTRY.replace('"both"', '"registry"').replace(
+    f'[release.shapes]\nlaptop = ["{"33" * 32}"]\n', 'shapes = "registry"\n'
+)
+
+
+def test_a_registry_is_pinned() -> None:
+    rules = Policy.from_toml(WITH_REGISTRY.encode()).registry
+    assert rules == RegistryRules("0:" + "5e" * 32, b"\x5f" * 32, "both", "file")
+    assert Policy.from_toml(GOOD.encode()).registry is None
+
+
+def test_the_registry_fills_a_slot_that_the_file_names() -> None:
+    policy = Policy.from_toml(BY_REGISTRY.encode())
+    assert [release.by_registry for release in policy.releases] == [True]
+    both = BY_REGISTRY.replace('models = "file"', 'models = "registry"')
+    both = both.replace(f'digest = "{"44" * 32}"', 'digest = "registry"')
+    assert Policy.from_toml(both.encode()).models == (("demo", None),)
+
+
+BAD_REGISTRIES = {
+    "another source": (WITH_REGISTRY.replace('"both"', '"either"'), "file or registry or both"),
+    "no code hash": (WITH_REGISTRY.replace(f'code_hash = "{"5f" * 32}"\n', ""), "code_hash"),
+    "no address": (WITH_REGISTRY.replace("0:" + "5e" * 32, "any"), "contract"),
+    "none, and more": (GOOD.replace("[registry]", '[registry]\nmodels = "file"'), "no other key"),
+    "a slot without a Registry": (
+        GOOD.replace("[release.shapes]", 'shapes = "registry"').replace("laptop", "#"),
+        "needs [registry] releases",
+    ),
+    "a model's slot beside a list": (
+        WITH_REGISTRY.replace(f'digest = "{"44" * 32}"', 'digest = "registry"'),
+        "needs [registry] models",
+    ),
+    "a list beside the Registry": (WITH_REGISTRY.replace('"both"', '"registry"'), "exactly one"),
+    "two slots": (
+        BY_REGISTRY
+        + BY_REGISTRY[BY_REGISTRY.index("[[release]]") : BY_REGISTRY.index("[[model]]")],
+        "exactly one",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), BAD_REGISTRIES.values(), ids=BAD_REGISTRIES)
+def test_a_registry_that_is_not_pinned_whole(text: str, says: str) -> None:
+    with pytest.raises(ParseError, match=re.escape(says)):
+        Policy.from_toml(text.encode())
 
 
 def test_version_1_is_refused_with_the_command_that_converts_it() -> None:

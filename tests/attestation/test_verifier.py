@@ -19,6 +19,7 @@ from attestation.platforms.tdx import parse_quote
 from attestation.trust.roots import PRODUCTION
 from attestation.verify.verdict import Report, VerifiedEnclave
 from attestation.verify.verifier import PLAN, Presented, Verifier
+from tests.helpers.registries import rules, snapshot
 from tests.helpers.world import HOST, NOW, World
 
 Change = Callable[[World], tuple[Presented, dict[str, Any]]]
@@ -280,10 +281,18 @@ def examine(world: World, presented: Presented, *, read_at: int | None = None) -
     return verifier.examine(presented, anchor=anchor, beacon=world.beacon, now=world.now)
 
 
+def not_in_the_registry(world: World) -> Report:
+    presented, anchor = world.logged(world.presented())
+    anchor = dataclasses.replace(anchor, seqno=9, registry=snapshot(()))
+    policy = dataclasses.replace(world.policy, registry=rules("both"))
+    return Verifier(policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+
+
 BAD: dict[str, tuple[Callable[[World], Report], str, str]] = {
     "trailing byte": (trailing_byte, "parse", "malformed"),
     "quote under another root": (other_root, "cpu-signature", "wrong-root"),
     "debug VM": (debug_vm, "cpu-attributes", "debug"),
+    "release that the Registry does not list": (not_in_the_registry, "registry", "unlisted"),
     "expired collateral": (expired_collateral, "cpu-tcb", "collateral-expired"),
     "TCB status not accepted": (tcb_status_refused, "cpu-tcb", "tcb-status"),
     "no TCB info": (collateral_missing, "cpu-tcb", "collateral-missing"),
@@ -381,7 +390,7 @@ def test_verify_raises_with_the_report_so_far(world: World) -> None:
     error = caught.value
     assert (error.step, error.code, error.exit_code) == ("measurement", "unknown-measurement", 4)
     statuses = [step.status for step in error.report.steps]
-    assert statuses == ["passed"] * 4 + ["failed"] + ["not checked"] * 7
+    assert statuses == ["passed"] * 4 + ["failed"] + ["not checked"] * (len(PLAN) - 5)
 
 
 def test_checkpoint_of_other_origin_is_refused(world: World) -> None:

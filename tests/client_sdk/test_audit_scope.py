@@ -19,6 +19,8 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import Leaf
 from attestation.log.tiles import encode_bundle
+from attestation.trust.anchor import BlockRef
+from attestation.trust.registry import GUEST, MODEL, Entry, RegistrySnapshot
 from attestation.verify.verifier import Presented
 from client_sdk.auditing import registry_check
 from client_sdk.auditing.auditor import Auditor, AuditScope
@@ -27,9 +29,11 @@ from client_sdk.auditing.results import Audit
 from client_sdk.auditing.sources import open_source
 from client_sdk.auditing.state import AuditState, audit_digest
 from client_sdk.transport import MAX_ANSWER, Transport
-from contracts.registry import GUEST, MODEL, Entry, RegistryState
+from contracts import artefact
+from contracts.chain import AccountState
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, codes, start
 from tests.client_sdk.test_client_audit import CONTRACT, ORIGIN
+from tests.helpers import registries
 from tests.helpers.world import NOW, World
 
 LATER = NOW + 40 * 86_400
@@ -525,7 +529,7 @@ REGISTRIES = {
     "revoked before": ({"revoked": 5}, {}, 1, {"revoked-release"}, set()),
     "revoked since": ({"revoked": NOW + 5}, {}, 0, set(), {"revoked-release"}),
     "model revoked since": ({}, {"revoked": NOW + 5}, 0, set(), {"revoked-model"}),
-    "not yet in force": ({"active": NOW + 5}, {}, 1, {"early-release"}, set()),
+    "not yet in force": ({"active": NOW + 5}, {}, 1, {"pending-release"}, set()),
 }
 
 
@@ -542,13 +546,13 @@ def test_a_registry_is_asked_about_its_time_and_now(
     findings: set[str],
 ) -> None:
     seen = run(net).entries[1]
-    entries = {}
+    entries = []
     if release is not None:
-        entries[b"r"] = listed(GUEST, seen.measurement, **release)
+        entries.append(listed(GUEST, seen.measurement, **release))
     if model is not None:
-        entries[b"m"] = listed(MODEL, seen.model, **model)
-    state = RegistryState("0:" + "11" * 32, None, 0, None, entries, {})
-    monkeypatch.setattr(registry_check, "read_registry", lambda chain, address: (state, NOW))
+        entries.append(listed(MODEL, seen.model, **model))
+    state = RegistrySnapshot(CONTRACT, bytes(32), 1, NOW, "reported", tuple(entries))
+    monkeypatch.setattr(registry_check, "read_registry", lambda chain, address: state)
     auditor = Auditor(policy=net.world.policy, chain=net, transport=net, registry=CONTRACT)  # type: ignore[arg-type]
     found = auditor.run(CONTRACT, AuditScope(now=NOW + 60))
     assert found.exit_code == code and codes(found) == problems
@@ -557,11 +561,63 @@ def test_a_registry_is_asked_about_its_time_and_now(
 
 def test_a_release_is_no_model(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = run(net).entries[1]
-    entries = {b"r": listed(MODEL, seen.measurement), b"m": listed(GUEST, seen.model)}
-    state = RegistryState("0:" + "11" * 32, None, 0, None, entries, {})
-    monkeypatch.setattr(registry_check, "read_registry", lambda chain, address: (state, NOW))
+    entries = [listed(MODEL, seen.measurement), listed(GUEST, seen.model)]
+    state = RegistrySnapshot(CONTRACT, bytes(32), 1, NOW, "reported", tuple(entries))
+    monkeypatch.setattr(registry_check, "read_registry", lambda chain, address: state)
     auditor = Auditor(policy=net.world.policy, chain=net, transport=net, registry=CONTRACT)  # type: ignore[arg-type]
     assert codes(auditor.run(CONTRACT)) == {"unlisted-release", "unlisted-model"}
+
+
+@dataclasses.dataclass
+class WithRegistry:
+    """The chain of a Net, with a Registry beside the log's contract."""
+
+    net: Net
+    entries: list[Entry]
+
+    def account(self, address: str) -> AccountState:
+        found = self.net.account(address)
+        if address != registries.CONTRACT:
+            return found
+        code = artefact.load("registry").code_boc
+        return dataclasses.replace(found, code=code, data=registries.storage(tuple(self.entries)))
+
+    def block(self, seqno: int) -> BlockRef:
+        return self.net.block(seqno)
+
+    def head(self) -> BlockRef:
+        raise NotImplementedError
+
+
+def by_policy(net: Net, chain: object, source: str = "both") -> Audit:
+    pinned = dataclasses.replace(
+        registries.rules(source), code_hash=artefact.load("registry").code_hash
+    )
+    policy = dataclasses.replace(net.world.policy, registry=pinned)
+    return Auditor(policy=policy, chain=chain, transport=net).run(  # type: ignore[arg-type]
+        CONTRACT, AuditScope(now=NOW + 60)
+    )
+
+
+def test_the_policys_registry_is_asked_without_being_named(net: Net) -> None:
+    seen = run(net).entries[1]
+    model = dataclasses.replace(listed(MODEL, seen.model), manifest=b"\1" * 32)
+    for release, source, code, found in (
+        ({}, "both", 0, set()),
+        ({"revoked": NOW + 5}, "file", 0, {"revoked-release"}),
+        ({"revoked": 5}, "file", 1, {"bad-evidence", "revoked-release"}),
+        ({"active": NOW + 5}, "both", 1, {"bad-evidence", "pending-release"}),
+        ({"active": NOW + 5}, "file", 0, set()),
+    ):
+        chain = WithRegistry(net, [listed(GUEST, seen.measurement, **release), model])
+        audit = by_policy(net, chain, source)
+        assert audit.exit_code == code, (release, audit.problems)
+        assert found <= codes(audit) | finding_codes(audit)
+
+
+def test_an_audit_without_the_policys_registry_is_incomplete(net: Net) -> None:
+    audit = by_policy(net, net)  # its account at the Registry's address is a log's
+    assert audit.exit_code == 6 and codes(audit) == {"registry-unavailable", "not-checked"}
 
 
 FAILURES = {

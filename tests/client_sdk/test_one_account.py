@@ -106,8 +106,8 @@ def test_a_light_client_is_asked_for_the_one_form(text: str) -> None:
     asked_for: list[str] = []
 
     class Nobody:
-        def account(self, address: str, *, now: int) -> None:
-            asked_for.append(address)
+        def accounts(self, addresses: tuple[str, ...], *, now: int) -> None:
+            asked_for.extend(addresses)
             raise ParseError("no answer")
 
     chain = ProvenChain(Nobody(), clock=lambda: 0)  # type: ignore[arg-type]

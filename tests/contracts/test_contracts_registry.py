@@ -15,12 +15,13 @@ from nacl.signing import SigningKey
 from pytoniq_core import Cell, begin_cell
 
 from attestation.errors import NotAuthentic, ParseError, UmayError, Unavailable
+from attestation.trust.registry import GUEST, MODEL
 from client_sdk.cli import umay
 from contracts import artefact, node, quote_verifier, registry
 from contracts.codec import state_init
 from contracts.localnet.process import LocalChain
 from contracts.quote_verifier import Floor
-from contracts.registry import GUEST, MAX_DIGESTS, MODEL, Exit, RegistryState, read_registry
+from contracts.registry import MAX_DIGESTS, Exit, RegistryState, read_registry
 from contracts.wallet import Wallet, address_of
 from tests.contracts.test_contracts_log import Bench
 from tests.helpers import gas

@@ -40,6 +40,7 @@ from attestation.log.leaf import BOOT, release_leaf
 from attestation.log.merkle import Tree
 from attestation.log.submission import ArchiveRecord, Submission, SubmissionAnswer
 from attestation.log.tiles import decode_bundle, encode_bundle
+from attestation.trust.registry import GUEST, MODEL
 from attestation.verify.verifier import Presented
 from client_sdk.localnet.devnet import FAUCET_NANO, Network
 from client_sdk.localnet.drills import ask
@@ -76,8 +77,8 @@ class RegisteredNetwork(Network):
         genesis = registry.genesis(owner=self.wallet.address, notice=0)
         self.registry, _ = put(chain, self.wallet, "registry", genesis)
         measured, model = bytes.fromhex(self._measurement()), bytes.fromhex(self._model())
-        self.tell(registry.propose(registry.GUEST, MANIFEST, {measured: 1}))
-        self.tell(registry.propose(registry.MODEL, bytes(32), {model: 1}))
+        self.tell(registry.propose(GUEST, MANIFEST, {measured: 1}))
+        self.tell(registry.propose(MODEL, bytes(32), {model: 1}))
         super()._start_log()
 
     def tell(self, body: Any) -> None:

@@ -196,10 +196,10 @@ def allowed(
     found = config.load(url="-", policy=Path("-"), **where)
     address = raw_address(registry, "--registry")
     with config.asking(found.network):
-        state, read_at = read_registry(reading(found.chain), address=address)
+        state = read_registry(reading(found.chain), address=address)
     entries = entries_of(state, measurement, at(moment))
     if as_json:
-        click.echo(json.dumps({"at": at(moment), "read_at": read_at, "entries": entries}))
+        click.echo(json.dumps({"at": at(moment), "read_at": state.read_at, "entries": entries}))
     for entry in [] if as_json else entries:
         state_ = "allowed" if entry["allowed"] else "not allowed"
         click.echo(f"{state_}: manifest {entry['manifest']}, from {entry['from']}")
