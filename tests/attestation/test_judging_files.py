@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from attestation.errors import NotAuthentic
+from attestation.verify.verifier import PLAN
 from tests.client_sdk.test_face import examples
 from tests.helpers.world import NOW, World
 
@@ -43,7 +44,7 @@ def test_the_example_judges_a_machine_by_its_files(
     judge = names["judge"]
     assert callable(judge)
     judge(folder, anchor, world.beacon)
-    assert len(capsys.readouterr().out.splitlines()) == 12
+    assert len(capsys.readouterr().out.splitlines()) == len(PLAN)
     (folder / "host").write_bytes(b'[network]\nid = "another"\n')
     with pytest.raises(NotAuthentic):
         judge(folder, anchor, world.beacon)

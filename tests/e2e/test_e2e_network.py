@@ -20,6 +20,7 @@ import pytest
 from attestation.errors import Refused
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence
 from attestation.platforms import tdx
+from attestation.verify.verifier import PLAN
 from benchmarks import imports
 from client_sdk.auditing.sources import log_url
 from client_sdk.client import Client
@@ -88,7 +89,7 @@ def test_both_guests_verify_step_by_step(network: Network) -> None:
     enclaves = json.loads(done.stdout)["enclaves"]
     assert len(enclaves) == 2
     for enclave in enclaves:
-        assert enclave["simulated"] and len(enclave["steps"]) == 12
+        assert enclave["simulated"] and len(enclave["steps"]) == len(PLAN)
         assert {step["status"] for step in enclave["steps"]} == {"passed"}
 
 
@@ -153,7 +154,7 @@ with connect() as umay:
 EXAMPLES = {
     "first_prompt": (0, "CheckedReceipt of evidence "),
     "stream": (0, " tokens, "),
-    "verify_a_machine": (0, " 12 mint            passed"),
+    "verify_a_machine": (0, f" {len(PLAN)} mint            passed"),
     "audit_a_log": (0, "no violation: "),
     "openai_client": (0, ""),
     "when_it_fails": (0, "the question or the set-up is wrong"),
