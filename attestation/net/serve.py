@@ -336,9 +336,9 @@ def read_address(listen: str) -> tuple[str, int]:
     """Host, an IPv6 address without its brackets, and port. Raises UsageError."""
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdecimal() or len(port) > 5:
-        raise UsageError(f"listen: expected HOST:PORT, got {listen}")
+        raise UsageError(f"listen: expected HOST:PORT such as 127.0.0.1:8080, got {listen}")
     if int(port) > 65535:
-        raise UsageError(f"listen: expected a port up to 65535, got {listen}")
+        raise UsageError(f"listen: expected a port of at most 65535, got {listen}")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
@@ -348,6 +348,9 @@ def _bind(listen: str) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            text = "another program listens at this address; stop it, or give another port"
+            raise Unavailable(f"{listen}: {text}") from None
         raise Unavailable(f"{listen}: {error.strerror or error}") from None
 
 

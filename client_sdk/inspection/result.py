@@ -179,7 +179,10 @@ def at(moment: str | None) -> int:
     try:
         parsed = datetime.fromisoformat(moment)
     except ValueError:
-        raise UsageError(f"--at: expected ISO 8601 or Unix seconds, got {moment}") from None
+        raise UsageError(
+            "--at: expected a time in ISO 8601, such as 2026-03-01T00:00:00Z, or Unix seconds, got "
+            f"{moment}"
+        ) from None
     return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
 
 

@@ -301,6 +301,7 @@ def witness(
     from contracts.logservice import witness_server
     from contracts.logservice.store import load_or_create_key
     from contracts.logservice.witness import Witness
+    from contracts.logservice.witnessing import parse_followed
 
     arguments.check_name("--name", name)
     anchored = (contract, chain, log_url)
@@ -312,7 +313,7 @@ def witness(
             f"a TON witness needs {', '.join(arguments.TON_WITNESS)} together; missing: "
             f"{', '.join(missing)}"
         )
-    keys = [VerifierKey.from_text(text) for text in logs]
+    keys = [parse_followed(text) for text in logs]
     signing_key = load_or_create_key(key, origin=name)
     served = Witness(
         state,

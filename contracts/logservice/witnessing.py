@@ -195,3 +195,11 @@ def parse_witness(url: str, vkey: str) -> RemoteWitness:
         return RemoteWitness(url, VerifierKey.from_text(vkey, COSIGNATURE))
     except ParseError as error:
         raise UsageError(f"--witness {redacted_url(url)}: {error}") from None
+
+
+def parse_followed(vkey: str) -> VerifierKey:
+    """The verifier key of a log that a witness follows. Raises ParseError for a malformed key."""
+    try:
+        return VerifierKey.from_text(vkey)
+    except ParseError as error:
+        raise ParseError(f"--follow {vkey}: {error}; ask the log's operator for its vkey") from None

@@ -451,7 +451,7 @@ def test_a_taken_address_is_named_and_the_others_are_free_again() -> None:
         first = free.getsockname()[1]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         name = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(Unavailable, match=name):
+        with pytest.raises(Unavailable, match=f"{name}: another program listens at this address"):
             serve([(App(), f"127.0.0.1:{first}"), (App(), name)], ready=print)
     socket.create_server(("127.0.0.1", first)).close()
 

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from attestation.errors import LogError, Refused, UmayError, Unavailable, UsageError
+from attestation.errors import LogError, ParseError, Refused, UmayError, Unavailable, UsageError
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.cosignature import cosigned_at
@@ -28,7 +28,13 @@ from contracts.logservice.server import create_app
 from contracts.logservice.store import Entry, Store
 from contracts.logservice.witness import SIZE, Witness
 from contracts.logservice.witness_server import create_app as witness_app
-from contracts.logservice.witnessing import RemoteWitness, Witnessing, only_anchored, parse_witness
+from contracts.logservice.witnessing import (
+    RemoteWitness,
+    Witnessing,
+    only_anchored,
+    parse_followed,
+    parse_witness,
+)
 from tests.helpers.host_parts import Service
 from tests.helpers.waiting import HANG_S
 
@@ -370,3 +376,9 @@ def test_a_ton_witness_needs_all_three(tmp_path: Path) -> None:
     )
     assert done.returncode == 2 and "--chain" in done.stderr
     assert not os.listdir(tmp_path)
+
+
+def test_a_followed_key_that_is_none_is_named() -> None:
+    assert parse_followed(LOG.to_text()) == LOG
+    with pytest.raises(ParseError, match=r"^--follow log\.example\+abc: note key: expected"):
+        parse_followed("log.example+abc")
