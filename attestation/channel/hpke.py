@@ -1,5 +1,5 @@
-"""HPKE base mode (RFC 9180): our own key schedule, because chunked Oblivious HTTP needs
-contexts, additional data and the exporter, which the library keeps to itself.
+"""HPKE in base mode and in PSK mode (RFC 9180 §5.1): our own key schedule, because chunked Oblivious
+HTTP needs contexts, additional data and the exporter, which the library keeps to itself.
 
 A context numbers its messages; sealing or opening out of turn fails. Secrets stay out
 of every repr.
@@ -13,13 +13,16 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from attestation.channel import kdf, kem
-from attestation.errors import ChannelError
+from attestation.errors import ChannelError, UsageError
 
 HKDF_SHA256_ID = 0x0001
 AES_128_GCM_ID, AES_256_GCM_ID, CHACHA20_POLY1305_ID = 0x0001, 0x0002, 0x0003
 KEY_BYTES = {AES_128_GCM_ID: 16, AES_256_GCM_ID: 32, CHACHA20_POLY1305_ID: 32}
 NONCE_BYTES = 12
 TAG_BYTES = 16
+MIN_PSK_BYTES = 32
+"""RFC 9180 §5.1.2: what guessing costs must not fall below the other secrets."""
+
 MAX_MESSAGES = 2**32
 """Far below what AES-GCM bears under one key, far above any answer."""
 
@@ -86,27 +89,57 @@ class Context:
         return kdf.labeled_expand(self.suite, self.exporter_secret, b"sec", label, length)
 
 
+@dataclass(frozen=True)
+class Psk:
+    """A pre-shared key of at least 32 bytes and its id, which is not empty (RFC 9180 §5.1.2).
+
+    Raises UsageError for a shorter key or an empty id.
+    """
+
+    key: bytes = field(repr=False)
+    id: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.key) < MIN_PSK_BYTES or not self.id:
+            raise UsageError(
+                f"PSK: expected a key of at least {MIN_PSK_BYTES} bytes and an id, got "
+                f"{len(self.key)} and {len(self.id)} bytes"
+            )
+
+
 def setup_sender(
-    *, kem_id: int, aead_id: int, public: bytes, info: bytes, ephemeral: bytes | None = None
+    *,
+    kem_id: int,
+    aead_id: int,
+    public: bytes,
+    info: bytes,
+    psk: Psk | None = None,
+    ephemeral: bytes | None = None,
 ) -> tuple[bytes, Context]:
-    """(enc, context). `ephemeral` is for vectors alone. Raises ChannelError."""
+    """(enc, context). With a `psk` in PSK mode: opening takes it and the private key, both.
+
+    `ephemeral` is for vectors alone. Raises ChannelError.
+    """
     secret, enc = kem.encapsulate(kem_id, public, ephemeral=ephemeral)
-    return enc, _schedule(kem_id, aead_id, secret, info)
+    return enc, _schedule(kem_id, aead_id, secret, info, psk)
 
 
-def setup_receiver(key: kem.PrivateKey, *, aead_id: int, enc: bytes, info: bytes) -> Context:
-    """The context of what was sealed to `key`. Raises ChannelError."""
-    return _schedule(key.kem_id, aead_id, key.decapsulate(enc), info)
+def setup_receiver(
+    key: kem.PrivateKey, *, aead_id: int, enc: bytes, info: bytes, psk: Psk | None = None
+) -> Context:
+    """The context of what was sealed to `key`, in PSK mode with a `psk`. Raises ChannelError."""
+    return _schedule(key.kem_id, aead_id, key.decapsulate(enc), info, psk)
 
 
-def _schedule(kem_id: int, aead_id: int, secret: bytes, info: bytes) -> Context:
+def _schedule(kem_id: int, aead_id: int, secret: bytes, info: bytes, psk: Psk | None) -> Context:
     if aead_id not in KEY_BYTES:
         raise ChannelError(f"AEAD: expected one of our suites, got {aead_id:#06x}")
     ids = (kem_id, HKDF_SHA256_ID, aead_id)
     suite = b"HPKE" + b"".join(number.to_bytes(2, "big") for number in ids)
-    psk_id = kdf.labeled_extract(suite, b"", b"psk_id_hash", b"")
-    context = b"\0" + psk_id + kdf.labeled_extract(suite, b"", b"info_hash", info)
-    root = kdf.labeled_extract(suite, secret, b"secret", b"")
+    mode, psk_key, psk_id = (b"\1", psk.key, psk.id) if psk else (b"\0", b"", b"")
+    psk_id_hash = kdf.labeled_extract(suite, b"", b"psk_id_hash", psk_id)
+    context = mode + psk_id_hash + kdf.labeled_extract(suite, b"", b"info_hash", info)
+    root = kdf.labeled_extract(suite, secret, b"secret", psk_key)
     key = kdf.labeled_expand(suite, root, b"key", context, KEY_BYTES[aead_id])
     nonce = kdf.labeled_expand(suite, root, b"base_nonce", context, NONCE_BYTES)
     exporter = kdf.labeled_expand(suite, root, b"exp", context, kdf.HASH_BYTES)

@@ -63,6 +63,27 @@ def test_rfc9180_vectors(vector: dict) -> None:
         assert sender.export(context, 32) == receiver.export(context, 32) == value
 
 
+@pytest.mark.parametrize("vector", load("rfc9180")["psk_vectors"], ids=lambda v: v["name"])
+def test_rfc9180_vectors_of_psk_mode(vector: dict) -> None:
+    sk_e, pk_e, sk_r, info, pt = unhex(vector, "skEm", "pkEm", "skRm", "info", "pt")
+    key, psk = kem.X25519Key(sk_r), hpke.Psk(*unhex(vector, "psk", "psk_id"))
+    aead_id = vector["aead_id"]
+    enc, sender = hpke.setup_sender(
+        kem_id=32, aead_id=aead_id, public=key.public, info=info, psk=psk, ephemeral=sk_e
+    )
+    receiver = hpke.setup_receiver(key, aead_id=aead_id, enc=enc, info=info, psk=psk)
+    assert (enc, key.public.hex()) == (pk_e, vector["pkRm"])
+    published = {entry["seq"]: unhex(entry, "aad", "ct") for entry in vector["encryptions"]}
+    for sequence in range(257):
+        aad, expected = published.get(sequence, (b"", None))
+        sealed = sender.seal(pt, aad)
+        assert expected in (None, sealed)
+        assert receiver.open(sealed, aad) == pt
+    for entry in vector["exports"]:
+        context, value = unhex(entry, "context", "value")
+        assert sender.export(context, 32) == receiver.export(context, 32) == value
+
+
 def test_xwing_vector() -> None:
     vector = load("xwing")
     seed, ct, ss = unhex(vector, "seed", "ct", "ss")
@@ -115,6 +136,43 @@ def test_interoperates_with_pyhpke_over_many_messages_and_exports(aead_id: int) 
     for aad in (b"", b"final", b"x" * 100):
         assert recipient.open(sender.seal(b"message", aad), aad=aad) == b"message"
     assert recipient.export(b"label", 48) == sender.export(b"label", 48)
+
+
+@pytest.mark.parametrize("aead_id", [1, 2, 3])
+def test_psk_mode_interoperates_with_pyhpke_both_ways(aead_id: int) -> None:
+    suite = pyhpke.CipherSuite.new(
+        pyhpke.KEMId.DHKEM_X25519_HKDF_SHA256, pyhpke.KDFId.HKDF_SHA256, pyhpke.AEADId(aead_id)
+    )
+    key, psk = kem.X25519Key.generate(), hpke.Psk(b"k" * 32, b"id")
+    theirs = {"psk": psk.key, "psk_id": psk.id}
+    enc, sender = hpke.setup_sender(
+        kem_id=kem.X25519_ID, aead_id=aead_id, public=key.public, info=b"info", psk=psk
+    )
+    their_key = pyhpke.KEMKey.from_pyca_cryptography_key(key._key)
+    recipient = suite.create_recipient_context(enc, their_key, info=b"info", **theirs)
+    assert recipient.open(sender.seal(b"to them")) == b"to them"
+    assert recipient.export(b"label", 48) == sender.export(b"label", 48)
+
+    public = pyhpke.KEMKey.from_pyca_cryptography_key(key._key.public_key())
+    enc, their_sender = suite.create_sender_context(public, info=b"info", **theirs)
+    receiver = hpke.setup_receiver(key, aead_id=aead_id, enc=enc, info=b"info", psk=psk)
+    assert receiver.open(their_sender.seal(b"from them")) == b"from them"
+
+
+@pytest.mark.parametrize("kem_id", [kem.X25519_ID, kem.X_WING_ID])
+@pytest.mark.parametrize("other", [None, hpke.Psk(b"l" * 32, b"id"), hpke.Psk(b"k" * 32, b"other")])
+def test_another_psk_or_none_opens_nothing(kem_id: int, other: hpke.Psk | None) -> None:
+    key, psk = new_key(kem_id), hpke.Psk(b"k" * 32, b"id")
+    enc, sender = hpke.setup_sender(kem_id=kem_id, aead_id=2, public=key.public, info=b"", psk=psk)
+    receiver = hpke.setup_receiver(key, aead_id=2, enc=enc, info=b"", psk=other)
+    with pytest.raises(ChannelError):
+        receiver.open(sender.seal(b"m"))
+
+
+@pytest.mark.parametrize(("key", "name"), [(b"k" * 31, b"id"), (b"k" * 32, b"")])
+def test_a_short_psk_and_one_without_an_id_are_refused(key: bytes, name: bytes) -> None:
+    with pytest.raises(UsageError, match="PSK: expected a key of at least 32 bytes and an id"):
+        hpke.Psk(key, name)
 
 
 @pytest.mark.parametrize("point", LOW_ORDER, ids=range(len(LOW_ORDER)))
@@ -186,6 +244,7 @@ def test_no_secret_in_a_repr() -> None:
     key = kem.X25519Key(b"\x42" * 32)
     _, sender = hpke.setup_sender(kem_id=kem.X25519_ID, aead_id=2, public=key.public, info=b"")
     shown = repr(sender) + repr(key) + repr(kem.XWingKey(b"\x42" * 32))
+    shown += repr(hpke.Psk(b"\x42" * 32, b"id"))
     for secret in (sender.exporter_secret, sender.messages.base_nonce, b"\x42" * 32):
         assert secret.hex() not in shown
         assert repr(secret) not in shown
