@@ -11,9 +11,11 @@ UmayError            70  internal          the root; no command ends with it by 
 │   ├── Truncated     3  truncated         an answer ended without its final chunk
 │   ├── Replayed      4  replayed          this request was seen before
 │   └── NotForUs      5  not-for-us        sealed to a key this enclave does not hold
+│       └── SessionExpired  5  session-expired  sealed to a session that has ended
 ├── LogError          1  log-violation     a transparency log contradicts itself
 ├── Unavailable       5  unavailable       a service did not answer
-│   └── NotThere      5  not-there         it answered that it does not have this
+│   ├── NotThere      5  not-there         it answered that it does not have this
+│   └── SessionBusy   5  session-busy      it makes no new session now
 └── Incomplete        6  incomplete        something could not be checked
 
 The number is the exit code of a command that ends with the error, the word its `code`.
@@ -139,6 +141,19 @@ class NotForUs(ChannelError):
     code = "not-for-us"
 
 
+class SessionExpired(NotForUs):
+    """The enclave does not hold this session any more, and has not executed the request.
+
+    `clear` is the part of the request before its first chunk, which the enclave signs to say so.
+    """
+
+    code = "session-expired"
+
+    def __init__(self, message: str = "", *, clear: bytes = b"") -> None:
+        super().__init__(message)
+        self.clear = clear
+
+
 class LogError(UmayError):
     """A transparency log contradicts itself, or what it signed or anchored."""
 
@@ -177,6 +192,12 @@ class NotThere(Unavailable):
     """A service answered, and has no such thing."""
 
     code = "not-there"
+
+
+class SessionBusy(Unavailable):
+    """An enclave makes no new session now: too many clients ask for one."""
+
+    code = "session-busy"
 
 
 class Incomplete(UmayError):

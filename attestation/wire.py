@@ -39,6 +39,11 @@ PROBLEM = "application/problem+json"
 OHTTP_KEYS = "application/ohttp-keys"
 OHTTP_REQUEST, OHTTP_RESPONSE = "message/ohttp-req", "message/ohttp-res"
 CHUNKED_REQUEST, CHUNKED_RESPONSE = "message/ohttp-chunked-req", "message/ohttp-chunked-res"
+SESSION_REQUEST = "message/umay-session-req"
+"""Sealed to a session; answered as CHUNKED_RESPONSE."""
+
+SESSION_GONE = "message/umay-session-gone"
+"""An enclave's signed word (HTTP 400) that it holds the session no more and ran nothing."""
 
 CONTENT_TYPE, CACHE_CONTROL = "content-type", "cache-control"
 RETRY_AFTER = "retry-after"
@@ -93,6 +98,10 @@ REPLAYED = b'{"title":"replay"}'
 """The answer (HTTP 400) to an authentic request that was seen before."""
 
 
+SESSION_BUSY = b'{"title":"no new session now"}'
+"""The one answer (HTTP 429) where too many clients ask for a session."""
+
+
 def sealed_headers(media_type: str) -> dict[str, str]:
     """The outer header fields of a sealed request."""
     return {CONTENT_TYPE: media_type, INCREMENTAL: INCREMENTAL_YES}
@@ -101,7 +110,13 @@ def sealed_headers(media_type: str) -> dict[str, str]:
 # Limits that both sides keep to, in bytes
 
 NONCE_BYTES = 32
-"""Of a challenge."""
+"""Of a challenge and of a session."""
+
+SESSION_REQUEST_BYTES = NONCE_BYTES + 2
+"""Nonce and number of a KEM."""
+
+MAX_SESSION_BYTES = 64 << 10
+"""Of the answer: a quote of 5 to 16 kB, a key of 1.2 kB and a path."""
 
 MAX_REQUEST_BYTES = 16 << 20
 """Inner request, padding included: long prompts and a few images."""
@@ -148,6 +163,7 @@ ROUTES = (
     Route("GET", "collateral"),
     Route("GET", "proof", query="size=(0|[1-9][0-9]{0,18})"),
     Route("POST", "challenge", limit=NONCE_BYTES),
+    Route("POST", "session", limit=SESSION_REQUEST_BYTES),
     Route("POST", "ohttp", limit=MAX_SEALED_BYTES),
 )
 """All that clients may ask of a boot. A guest has `retire` and `metrics` besides, for its host."""
@@ -208,7 +224,7 @@ _LOG_READS = re.compile(
 def shared_method(raw_path: bytes) -> str | None:
     """The method by which any web page may ask this path of a guest, an agent or a relay.
 
-    Public reads, challenge and sealed requests; None for `retire`, `metrics` and the rest.
+    Public reads, challenge, session and sealed requests; None for `retire`, `metrics` and the rest.
     """
     if raw_path == LISTING.encode():
         return "GET"

@@ -11,6 +11,7 @@ from attestation.channel import chunks, exchange, hpke
 from attestation.channel.key_config import KeyConfig, choose
 from attestation.errors import Refused, Truncated, UsageError
 from attestation.formats.dates import dated
+from attestation.formats.digests import sha256
 from attestation.verify.verdict import VerifiedEnclave
 from attestation.wire import (
     CHUNKED_REQUEST,
@@ -18,15 +19,17 @@ from attestation.wire import (
     MAX_RESPONSE_BYTES,
     OHTTP_REQUEST,
     OHTTP_RESPONSE,
+    SESSION_REQUEST,
 )
 
 
 class ClientRequest:
     """One exchange with the holder of one of `configs` (bytes, as in a KeyBundle).
 
-    `pq` is the floor of the policy: "required" or "preferred". `ephemeral` is for vectors.
-    Raises Refused when no suite is left, ParseError for bad configurations, ChannelError
-    for a public key that is none.
+    `pq` is the floor of the policy: "required" or "preferred". `session` is the key
+    configuration of a session (bytes): its key is then needed too. `clear` is what stands before
+    the first chunk. `ephemeral` is for vectors. Raises Refused when no suite is left, ParseError
+    for bad configurations, ChannelError for a public key that is none.
     """
 
     def __init__(
@@ -35,19 +38,28 @@ class ClientRequest:
         *,
         pq: str,
         chunked: bool = True,
+        session: bytes | None = None,
         ephemeral: bytes | None = None,
     ) -> None:
         config, self.suite = choose([KeyConfig.from_bytes(data) for data in configs], pq=pq)
+        if session is not None and not chunked:
+            raise UsageError("request: expected a chunked one to a session, got one that is not")
         self.key_id = config.key_id
         self.chunked = chunked
-        self._header = exchange.header(config.key_id, self.suite)
+        self.to_session = session is not None
+        before = exchange.header(config.key_id, self.suite)
+        psk = None
+        if session is not None:
+            before, psk = self._within(session, before)
         enc, context = hpke.setup_sender(
             kem_id=self.suite.kem_id,
             aead_id=self.suite.aead_id,
             public=config.public,
-            info=exchange.info(self._header, chunked=chunked),
+            info=exchange.session_info(before) if psk else exchange.info(before, chunked=chunked),
+            psk=psk,
             ephemeral=ephemeral,
         )
+        self.clear = before + enc
         self._exchange = exchange.Exchange(self.suite, enc, context, chunked)
         self._sealed = False
         self._opened = False
@@ -56,10 +68,19 @@ class ClientRequest:
     def to(
         cls, enclave: VerifiedEnclave, *, pq: str, now: int, chunked: bool = True
     ) -> ClientRequest:
-        """To a verified enclave, while its verification holds (`now` in Unix seconds).
+        """To a verified enclave, and to its session where its verification has one, while both
+        hold (`now` in Unix seconds).
 
-        Raises Refused when it no longer does, or no suite reaches the floor.
+        Raises Refused when they no longer do, or no suite reaches the floor.
         """
+        session = enclave.session
+        if session is not None and now > session.until:
+            raise Refused(
+                "freshness",
+                "session-expired",
+                f"expected a session that the enclave still holds, until {dated(session.until)}, "
+                f"now is {dated(now)}; verify the enclave again",
+            )
         if not enclave.bundle.not_before <= now <= enclave.valid_until:
             raise Refused(
                 "freshness",
@@ -67,10 +88,13 @@ class ClientRequest:
                 f"expected a verification that still holds, until {dated(enclave.valid_until)}, "
                 f"now is {dated(now)}; verify the enclave again",
             )
-        return cls(enclave.bundle.key_configs, pq=pq, chunked=chunked)
+        config = session.config if session else None
+        return cls(enclave.bundle.key_configs, pq=pq, chunked=chunked, session=config)
 
     @property
     def media_type(self) -> str:
+        if self.to_session:
+            return SESSION_REQUEST
         return CHUNKED_REQUEST if self.chunked else OHTTP_REQUEST
 
     @property
@@ -87,9 +111,8 @@ class ClientRequest:
         if self._sealed:
             raise UsageError("request: expected to be sealed once; seal a new request for a retry")
         self._sealed = True
-        head = self._header + self._exchange.enc
         messages = self._exchange.context.messages
-        return chunks.writer(messages, head=head, chunked=self.chunked)
+        return chunks.writer(messages, head=self.clear, chunked=self.chunked)
 
     def response(self, *, limit: int = MAX_RESPONSE_BYTES) -> ClientResponse:
         """The opener of the one response."""
@@ -101,6 +124,27 @@ class ClientRequest:
     def export(self, label: bytes, length: int) -> bytes:
         """`length` secret bytes that the enclave exports alike."""
         return self._exchange.export(label, length)
+
+    def _within(self, session: bytes, head: bytes) -> tuple[bytes, hpke.Psk]:
+        """What stands before `enc`, and the secret that the session key contributes."""
+        config = KeyConfig.from_bytes(session)
+        suite = self.suite
+        offered = (suite.kdf_id, suite.aead_id) in config.algorithms
+        if config.kem_id != suite.kem_id or not offered:
+            raise Refused(
+                "channel",
+                "no-common-suite",
+                f"session: expected a key for KEM {suite.kem_id:#06x} and AEAD "
+                f"{suite.aead_id:#06x}, as the KeyBundle's, got KEM {config.kem_id:#06x}",
+            )
+        name = exchange.session_id(session)
+        enc, context = hpke.setup_sender(
+            kem_id=suite.kem_id,
+            aead_id=suite.aead_id,
+            public=config.public,
+            info=exchange.session_key_info(head, name),
+        )
+        return head + name + enc, exchange.session_psk(context, sha256(session))
 
 
 class ClientResponse:

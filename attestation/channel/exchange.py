@@ -1,4 +1,9 @@
-"""What both ends derive alike: the header, the HPKE info, the keys of the response."""
+"""What both ends derive alike: the header, the HPKE info, the keys of the response.
+
+A request to a session is sealed twice over: base mode to the session key gives a secret, and
+with it as PSK the epoch key seals the request. Whoever lacks one of the two private keys lacks
+the key of the request (docs/spec/channel.md).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,16 @@ from attestation.channel.protocol import (
     LABEL_CHUNKED_RESPONSE,
     LABEL_REQUEST,
     LABEL_RESPONSE,
+    LABEL_SESSION_KEY,
+    LABEL_SESSION_PSK,
+    LABEL_SESSION_REQUEST,
     NONCE_BYTES,
+    PSK_BYTES,
+    SESSION_ID_BYTES,
 )
 from attestation.channel.suite import Suite
 from attestation.errors import UsageError
+from attestation.formats.digests import sha256
 
 HEADER_BYTES = 7
 
@@ -55,6 +66,26 @@ def header(key_id: int, suite: Suite) -> bytes:
 def info(head: bytes, *, chunked: bool) -> bytes:
     """The HPKE info: label, zero byte, header."""
     return (LABEL_CHUNKED_REQUEST if chunked else LABEL_REQUEST) + b"\0" + head
+
+
+def session_id(config: bytes) -> bytes:
+    """By which a request names a session: the first 16 bytes of its key configuration's hash."""
+    return sha256(config)[:SESSION_ID_BYTES]
+
+
+def session_key_info(head: bytes, name: bytes) -> bytes:
+    """The HPKE info under the session key: label, zero byte, header, session id."""
+    return LABEL_SESSION_KEY + b"\0" + head + name
+
+
+def session_info(clear: bytes) -> bytes:
+    """The HPKE info under the epoch key: label, zero byte, all of the request before `enc`."""
+    return LABEL_SESSION_REQUEST + b"\0" + clear
+
+
+def session_psk(context: hpke.Context, config_digest: bytes) -> hpke.Psk:
+    """What the session key contributes. `config_digest` is the hash of its configuration."""
+    return hpke.Psk(context.export(LABEL_SESSION_PSK, PSK_BYTES), config_digest)
 
 
 def response_nonce_bytes(suite: Suite) -> int:

@@ -1,5 +1,6 @@
-"""HPKE in base mode and in PSK mode (RFC 9180 §5.1): our own key schedule, because chunked Oblivious
-HTTP needs contexts, additional data and the exporter, which the library keeps to itself.
+"""HPKE in base mode and in PSK mode (RFC 9180 §5.1), with a key schedule of our own: chunked
+Oblivious HTTP needs contexts, additional data and the exporter, which the library keeps to
+itself.
 
 A context numbers its messages; sealing or opening out of turn fails. Secrets stay out
 of every repr.

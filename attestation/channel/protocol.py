@@ -10,6 +10,9 @@ LABEL_REQUEST = b"message/bhttp request"
 LABEL_RESPONSE = b"message/bhttp response"
 LABEL_CHUNKED_REQUEST = b"message/bhttp chunked request"
 LABEL_CHUNKED_RESPONSE = b"message/bhttp chunked response"
+LABEL_SESSION_REQUEST = b"message/umay-session request"
+LABEL_SESSION_KEY = b"message/umay-session key"
+LABEL_SESSION_PSK = b"umay/session-psk/v1"
 FINAL_AAD = b"final"
 
 KEM_X25519 = 0x0020
@@ -22,6 +25,8 @@ AEAD_CHACHA20_POLY1305 = 0x0003
 TAG_BYTES = 16
 NONCE_BYTES = 12
 HASH_BYTES = 32
+SESSION_ID_BYTES = 16
+PSK_BYTES = 32
 
 PREFERENCES = tuple(
     (kem, aead)

@@ -30,7 +30,7 @@ class ReplayGuard:
 
         Raises Replayed when it is there already, ChannelError when the table is full.
         """
-        entry = hashlib.sha256(enc).digest()[:ENTRY_BYTES]
+        entry = _entry(enc)
         with self._lock:
             if entry in self._seen:
                 raise Replayed("request: expected a new one, this was seen before in this epoch")
@@ -39,6 +39,11 @@ class ReplayGuard:
                     "replay table: expected room for a request, it is full: a new epoch must begin"
                 )
             self._seen.add(entry)
+
+    def has(self, enc: bytes) -> bool:
+        """Whether a request with this encapsulated key was entered."""
+        with self._lock:
+            return _entry(enc) in self._seen
 
     @property
     def wants_rotation(self) -> bool:
@@ -50,3 +55,7 @@ class ReplayGuard:
 
     def __repr__(self) -> str:
         return f"<ReplayGuard {len(self._seen)} of {self._capacity}>"
+
+
+def _entry(enc: bytes) -> bytes:
+    return hashlib.sha256(enc).digest()[:ENTRY_BYTES]

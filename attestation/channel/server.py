@@ -2,7 +2,12 @@
 
 A request enters its epoch's replay table as soon as its first chunk has authenticated,
 before any of it is released. Retiring an epoch drops the only references to its private
-keys; an exchange under way keeps its own derived secrets until it ends.
+keys, and ends its sessions; an exchange under way keeps its own derived secrets until it ends.
+
+SessionExpired says that a request to a session was not executed and never will be: its name is
+in no session, and its encapsulated key was in no request that authenticated. A request that
+authenticates is entered first and then asks whether its session still lives, so that the two
+answers cannot both be given.
 """
 
 from __future__ import annotations
@@ -13,9 +18,19 @@ from dataclasses import dataclass, field
 
 from attestation.channel import chunks, exchange, hpke, kem
 from attestation.channel.key_config import ALGORITHMS, KeyConfig
+from attestation.channel.protocol import SESSION_ID_BYTES
 from attestation.channel.replay import DEFAULT_CAPACITY, ReplayGuard
+from attestation.channel.sessions import Session, SessionKeys
 from attestation.channel.suite import KEMS, Suite
-from attestation.errors import ChannelError, NotForUs, Truncated, UmayError, UsageError
+from attestation.errors import (
+    ChannelError,
+    NotForUs,
+    Replayed,
+    SessionExpired,
+    Truncated,
+    UmayError,
+    UsageError,
+)
 from attestation.wire import CHUNKED_RESPONSE, MAX_REQUEST_BYTES, OHTTP_RESPONSE
 
 
@@ -35,9 +50,15 @@ class _EpochKeys:
 
 
 class KeyRing:
-    """The private keys of the epochs that are alive, by key id."""
+    """The private keys of the epochs that are alive, by key id, and their `sessions`."""
 
-    def __init__(self, *, replay_capacity: int = DEFAULT_CAPACITY) -> None:
+    def __init__(
+        self,
+        *,
+        replay_capacity: int = DEFAULT_CAPACITY,
+        sessions: SessionKeys | None = None,
+    ) -> None:
+        self.sessions = SessionKeys() if sessions is None else sessions
         self._capacity = replay_capacity
         self._held: dict[int, _EpochKeys] = {}
         self._next_id = 0
@@ -59,16 +80,20 @@ class KeyRing:
             return self._install(keys, algorithms)
 
     def retire(self, epoch: Epoch) -> None:
-        """Forget the epoch's keys and its replay table; retiring twice does nothing."""
+        """Forget the epoch's keys, replay table and sessions; retiring twice does nothing."""
         with self._lock:
             for config in epoch.configs:
                 held = self._held.get(config.key_id)
                 if held is not None and held.guard is epoch.guard:
                     del self._held[config.key_id]
+        self.sessions.retire(epoch.guard)
 
-    def request(self, *, chunked: bool, limit: int = MAX_REQUEST_BYTES) -> ServerRequest:
-        """A request about to arrive; `limit` bounds its plaintext bytes."""
-        return ServerRequest(self, chunked=chunked, limit=limit)
+    def request(
+        self, *, chunked: bool, to_session: bool = False, limit: int = MAX_REQUEST_BYTES
+    ) -> ServerRequest:
+        """A request about to arrive; `limit` bounds its plaintext bytes. One to a session is
+        always chunked."""
+        return ServerRequest(self, chunked=chunked, to_session=to_session, limit=limit)
 
     def find(self, key_id: int) -> _EpochKeys:
         """Raises NotForUs for an id that no living epoch has."""
@@ -110,8 +135,12 @@ class KeyRing:
 class ServerRequest:
     """One request, opened as it arrives. Act on it only when `finish` has returned."""
 
-    def __init__(self, ring: KeyRing, *, chunked: bool, limit: int) -> None:
+    def __init__(self, ring: KeyRing, *, chunked: bool, to_session: bool, limit: int) -> None:
+        if to_session and not chunked:
+            raise UsageError("request: expected a chunked one to a session, got one that is not")
         self.chunked = chunked
+        self._to_session = to_session
+        self._session: Session | None = None
         self._ring = ring
         self._limit = limit
         self._head = bytearray()
@@ -126,7 +155,8 @@ class ServerRequest:
     def push(self, data: bytes) -> list[bytes]:
         """Plaintext that authenticated.
 
-        Raises NotForUs for an unknown key, Replayed, ChannelError; after that, give up.
+        Raises NotForUs for an unknown key, SessionExpired for an unknown session, Replayed,
+        ChannelError; after that, give up.
         """
         if self._broken or self._finished:
             raise UsageError("request: expected no push after finish or after an error")
@@ -198,7 +228,10 @@ class ServerRequest:
             self._held, self._suite = self._select(bytes(self._head))
         if self._suite is None or self._held is None:
             return b""
-        whole = exchange.HEADER_BYTES + self._suite.enc_bytes
+        enc_bytes = self._suite.enc_bytes
+        whole = exchange.HEADER_BYTES + enc_bytes
+        if self._to_session:
+            whole += SESSION_ID_BYTES + enc_bytes
         data = self._fill(data, whole)
         if len(self._head) == whole:
             self._exchange = self._agree(self._held, self._suite)
@@ -222,15 +255,49 @@ class ServerRequest:
         return held, Suite(kem_id, aead_id, kdf_id)
 
     def _agree(self, held: _EpochKeys, suite: Suite) -> exchange.Exchange:
-        head, enc = self._head[: exchange.HEADER_BYTES], bytes(self._head[exchange.HEADER_BYTES :])
-        info = exchange.info(bytes(head), chunked=self.chunked)
-        context = hpke.setup_receiver(held.key, aead_id=suite.aead_id, enc=enc, info=info)
+        clear = bytes(self._head)
+        before, enc = clear[: -suite.enc_bytes], clear[-suite.enc_bytes :]
+        psk, info = None, exchange.info(before, chunked=self.chunked)
+        if self._to_session:
+            psk, info = self._session_psk(held, suite), exchange.session_info(before)
+        context = hpke.setup_receiver(held.key, aead_id=suite.aead_id, enc=enc, info=info, psk=psk)
         return exchange.Exchange(suite, enc, context, self.chunked)
+
+    def _session_psk(self, held: _EpochKeys, suite: Suite) -> hpke.Psk:
+        clear, middle = bytes(self._head), exchange.HEADER_BYTES + SESSION_ID_BYTES
+        head, name = clear[: exchange.HEADER_BYTES], clear[exchange.HEADER_BYTES : middle]
+        try:
+            session = self._ring.sessions.find(name, held.guard)
+            key = session.key()
+        except SessionExpired as error:
+            if held.guard.has(clear[-suite.enc_bytes :]):
+                raise Replayed("request: expected a new one, this was seen before") from None
+            error.clear = clear
+            raise
+        if session.kem_id != suite.kem_id:
+            raise ChannelError(
+                f"request: expected KEM {session.kem_id:#06x}, the session's, got "
+                f"{suite.kem_id:#06x}"
+            )
+        context = hpke.setup_receiver(
+            key,
+            aead_id=suite.aead_id,
+            enc=clear[middle : -suite.enc_bytes],
+            info=exchange.session_key_info(head, name),
+        )
+        self._session = session
+        return exchange.session_psk(context, session.digest)
 
     def _reserve(self) -> None:
         if self._reserved or self._held is None or self._exchange is None:
             return
         self._held.guard.reserve(self._exchange.enc)
+        if self._session is not None:
+            try:
+                self._ring.sessions.use(self._session)
+            except SessionExpired as error:
+                error.clear = bytes(self._head)
+                raise
         self._reserved = True
 
     def _established(self) -> exchange.Exchange:

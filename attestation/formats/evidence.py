@@ -130,6 +130,11 @@ def fresh_challenged(nonce: bytes) -> bytes:
     return domain_digest("umay/fresh/v1", b"\1", nonce)
 
 
+def fresh_session(root: bytes) -> bytes:
+    """REPORT_DATA[32:64] of a quote over sessions: the 32-byte root of their tree."""
+    return domain_digest("umay/fresh/v1", b"\2", root)
+
+
 def _bytes(value: object, what: str) -> bytes:
     if type(value) is not bytes:
         raise ParseError(f"Evidence: expected {what} as bytes, got {type(value).__name__}")

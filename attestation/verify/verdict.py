@@ -88,6 +88,18 @@ class Report:
         }
 
 
+@dataclass(frozen=True)
+class VerifiedSession:
+    """A key that the enclave made for one client, and quoted for that client's own nonce.
+
+    `config` is its key configuration (RFC 9458 §3) as it came; `until` (Unix seconds) is when
+    the enclave may have forgotten it.
+    """
+
+    config: bytes
+    until: int
+
+
 _MINT = object()
 
 
@@ -95,8 +107,9 @@ _MINT = object()
 class VerifiedEnclave:
     """An enclave that passed every step, until `valid_until` (Unix seconds).
 
-    Made by Verifier.verify alone. `bundle` holds the keys to seal to; digests are
-    32 bytes; engine_config and price_table are the parsed JSON whose digests are bound.
+    Made by Verifier.verify alone. `bundle` holds the keys to seal to, `session` the one that a
+    request must be sealed to as well; digests are 32 bytes; engine_config and price_table are
+    the parsed JSON whose digests are bound.
     """
 
     evidence_digest: bytes
@@ -110,6 +123,8 @@ class VerifiedEnclave:
     report: Report
     minted_by: InitVar[object]
     """Never stored, so that `dataclasses.replace` cannot carry it over to other content."""
+
+    session: VerifiedSession | None = None
 
     def __post_init__(self, minted_by: object) -> None:
         if minted_by is not _MINT:

@@ -49,7 +49,7 @@ async def _run(options: argparse.Namespace) -> None:
         model_name=options.model_name,
     )
     stopped = threading.Event()
-    for action in (guest.epochs.step, guest.epochs.retire):
+    for action in (guest.epochs.step, guest.epochs.retire, guest.epochs.sweep):
         arguments = {"clock": time.monotonic, "tell": _tell}
         threading.Thread(target=keep, args=(action, stopped), kwargs=arguments, daemon=True).start()
     try:

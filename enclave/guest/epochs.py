@@ -102,6 +102,10 @@ class Epochs:
         for epoch in over:
             self.ring.retire(epoch.keys)
 
+    def sweep(self, _now: float) -> None:
+        """Forget the keys of sessions that ended. Asks nobody either."""
+        self.ring.sessions.sweep()
+
     def to_end(self, boot_id: bytes) -> bool:
         """Whether the host is ending this boot now: its agent's feed says so. Raises Unavailable
         or ParseError."""

@@ -26,6 +26,7 @@ from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.formats.platform import TDX
 from attestation.formats.receipt import Receipt, SignedReceipt
 from attestation.formats.retirement import Retirement
+from attestation.formats.session import sign_gone
 from attestation.platforms.tdx.eventlog import check_replay
 from attestation.platforms.tdx.quote import parse_quote
 from enclave.guest.config import HostConfig
@@ -60,6 +61,10 @@ class BootKeys:
     def retire(self, bundle_digest: bytes) -> Retirement:
         """The word that this boot's keys are gone; its caller sees to it that they are."""
         return Retirement.sign(self._key, self.boot_id, bundle_digest)
+
+    def session_gone(self, evidence: bytes, clear: bytes) -> bytes:
+        """The word that a request to a session that has ended was not executed."""
+        return sign_gone(self._key, evidence, clear)
 
     def __repr__(self) -> str:
         return f"<BootKeys of {self.boot_id.hex()}, secret>"

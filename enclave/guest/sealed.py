@@ -41,9 +41,12 @@ LAST_BYTES = 1024
 """Of the end of every answer: a receipt with both signatures and salts has some 700."""
 
 
-async def open_request(guest: Guest, body: AsyncIterator[bytes], *, chunked: bool) -> SealedAnswer:
-    """Raises Replayed, or another UmayError for whatever is no whole request to us."""
-    incoming = guest.epochs.ring.request(chunked=chunked)
+async def open_request(
+    guest: Guest, body: AsyncIterator[bytes], *, chunked: bool, to_session: bool
+) -> SealedAnswer:
+    """Raises Replayed, SessionExpired, or another UmayError for whatever is no whole request to
+    us."""
+    incoming = guest.epochs.ring.request(chunked=chunked, to_session=to_session)
     message = bytearray()
     async for part in body:
         for plaintext in incoming.push(part):

@@ -20,13 +20,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attestation import wire
 from attestation.channel.key_config import encode_key_list
-from attestation.errors import ParseError, Replayed, Unavailable, UsageError
+from attestation.errors import (
+    ParseError,
+    Replayed,
+    SessionBusy,
+    SessionExpired,
+    Unavailable,
+    UsageError,
+)
+from attestation.formats.session import SessionRequest
 from attestation.net.arriving import Arrival, Arriving, Crowded
 from attestation.net.cors import shared
 from attestation.net.programs import from_browser, names_us
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
 from enclave.guest.sealed import SealedAnswer, open_request
+from enclave.guest.sessions import Sessions
 
 MAX_AT_ONCE = 256
 """Requests that are open."""
@@ -39,7 +48,7 @@ MAX_STALL_SECONDS = 60.0
 MAX_ARRIVING_BYTES = 256 << 20
 """Of all the sealed requests that are not whole yet: they are not authentic before."""
 
-SEALED = {wire.CHUNKED_REQUEST: True, wire.OHTTP_REQUEST: False}
+SEALED = (wire.SESSION_REQUEST, wire.CHUNKED_REQUEST, wire.OHTTP_REQUEST)
 _SEALED_HEADERS = {wire.INCREMENTAL: wire.INCREMENTAL_YES, wire.CACHE_CONTROL: "no-store"}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -56,6 +65,7 @@ class Counts:
 class _Service:
     def __init__(self, guest: Guest, listen: str) -> None:
         self._guest, self._listen = guest, listen
+        self._sessions = Sessions(guest.epochs, guest.platform)
         self._retiring = asyncio.Lock()
         self._counts = Counts()
         self._arriving = Arriving(most=MAX_ARRIVING, most_bytes=MAX_ARRIVING_BYTES)
@@ -69,6 +79,7 @@ class _Service:
             Route("/ohttp-keys", self.keys),
             Route("/config/{name}", self.config),
             Route("/challenge", self.challenge, methods=["POST"]),
+            Route("/session", self.session, methods=["POST"]),
             Route("/retire", self.retire, methods=["POST"]),
             Route("/ohttp", self.sealed, methods=["POST"]),
             Route("/healthz", self.health),
@@ -119,6 +130,18 @@ class _Service:
             return _plain(400)
         return _bytes(answer, wire.CBOR)
 
+    async def session(self, request: Request) -> Response:
+        try:
+            async with asyncio.timeout(MAX_BODY_SECONDS):
+                body = await _bounded(request, wire.SESSION_REQUEST_BYTES)
+            answer = await self._sessions.open(SessionRequest.from_bytes(body))
+        except SessionBusy:
+            headers = {**_SEALED_HEADERS, wire.RETRY_AFTER: "1"}
+            return Response(wire.SESSION_BUSY, 429, headers, wire.PROBLEM)
+        except (ParseError, ClientDisconnect, TimeoutError):
+            return _plain(400)
+        return Response(answer, 200, {wire.CACHE_CONTROL: "no-store"}, wire.CBOR)
+
     async def retire(self, request: Request) -> Response:
         """For the host alone. Whoever asks, the guest reads in its agent's feed whether to end:
         boot ids are public, and who reaches this port is not always the host."""
@@ -153,14 +176,14 @@ class _Service:
         return PlainTextResponse("".join(f"{name} {value}\n" for name, value in values.items()))
 
     async def sealed(self, request: Request) -> Response:
-        chunked = SEALED.get(request.headers.get(wire.CONTENT_TYPE, ""))
-        if chunked is None:
+        media_type = request.headers.get(wire.CONTENT_TYPE, "")
+        if media_type not in SEALED:
             return self._refuse(wire.REFUSED)
         if self._guest.epochs.current is None:
             return _plain(503)
         if self._full:
             return self._later()
-        answer = await self._opened(request, chunked=chunked)
+        answer = await self._opened(request, media_type)
         if isinstance(answer, Response):
             return answer
         if self._full:
@@ -169,20 +192,35 @@ class _Service:
         self._counts.answered += 1
         return _Streamed(answer.stream(), answer.media_type, self._over)
 
-    async def _opened(self, request: Request, *, chunked: bool) -> SealedAnswer | Response:
+    async def _opened(self, request: Request, media_type: str) -> SealedAnswer | Response:
         """The open request, or its refusal."""
         try:
             async with (
                 self._arriving.one(MAX_BODY_SECONDS) as arrival,
                 aclosing(_counted(request, arrival)) as body,
             ):
-                return await open_request(self._guest, body, chunked=chunked)
+                return await open_request(
+                    self._guest,
+                    body,
+                    chunked=media_type != wire.OHTTP_REQUEST,
+                    to_session=media_type == wire.SESSION_REQUEST,
+                )
         except Crowded:
             return self._later()
         except Replayed:
             return self._refuse(wire.REPLAYED)
+        except SessionExpired as gone:
+            return self._refuse_session(gone)
         except Exception:  # whatever it is: one answer to all of it
             return self._refuse(wire.REFUSED)
+
+    def _refuse_session(self, gone: SessionExpired) -> Response:
+        """Signed, so that the client may ask again: nobody else can say that nothing ran."""
+        epoch = self._guest.epochs.of_key(gone.clear[0])
+        if epoch is None:
+            return self._refuse(wire.REFUSED)
+        word = self._guest.boot.session_gone(epoch.evidence_digest, gone.clear)
+        return self._refuse(word, wire.SESSION_GONE)
 
     @property
     def _full(self) -> bool:
@@ -194,9 +232,9 @@ class _Service:
     def _over(self) -> None:
         self._counts.open -= 1
 
-    def _refuse(self, body: bytes) -> Response:
+    def _refuse(self, body: bytes, media_type: str = wire.PROBLEM) -> Response:
         self._counts.refused += 1
-        return Response(body, 400, _SEALED_HEADERS, wire.PROBLEM)
+        return Response(body, 400, _SEALED_HEADERS, media_type)
 
 
 class _Streamed(StreamingResponse):

@@ -13,6 +13,7 @@ from attestation.formats.evidence import (
     evidence_digest,
     fresh_challenged,
     fresh_published,
+    fresh_session,
     gpu_evidence_digest,
     gpu_nonce,
     report_data_binding,
@@ -21,8 +22,14 @@ from attestation.formats.evidence import (
 from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.formats.measurement import measurement_digest
 from attestation.formats.receipt import Receipt, SignedReceipt, matches
+from attestation.formats.session import (
+    SessionAnswer,
+    SessionRequest,
+    check_gone,
+    session_leaf,
+)
 from attestation.log.leaf import Leaf
-from attestation.log.merkle import leaf_hash
+from attestation.log.merkle import leaf_hash, root_from_inclusion
 from attestation.log.proof import Proof, verify_proof
 from enclave.guest.model import ModelFile, model_digest
 from tests.helpers.channel_vectors import load
@@ -74,6 +81,30 @@ def test_quote_binding() -> None:
     beacon = KeyBundle.from_bytes(evidence.bundle).beacon
     assert fresh_published(beacon[1]) == raw("fresh_published")
     assert fresh_challenged(raw("nonce")) == raw("fresh_challenged")
+    assert fresh_session(raw("root")) == raw("fresh_session")
+
+
+def test_a_session_stands_in_the_quoted_tree() -> None:
+    asked = SessionRequest.from_bytes(raw("session_request"))
+    assert (asked.nonce, asked.kem_id) == (raw("nonce"), 0x647A)
+    assert asked.to_bytes() == raw("session_request")
+    answer = SessionAnswer.from_bytes(raw("session_answer"))
+    assert answer.to_bytes() == raw("session_answer")
+    leaf = session_leaf(asked.nonce, answer.config)
+    assert leaf == raw("session_leaf")
+    root = root_from_inclusion(
+        leaf_hash(leaf), index=answer.index, size=answer.size, proof=answer.path
+    )
+    assert root == raw("session_root")
+
+
+def test_the_end_of_a_session_is_signed() -> None:
+    check_gone(
+        raw("log_key"),
+        raw("session_gone"),
+        evidence=raw("session_gone_evidence"),
+        clear=raw("session_clear"),
+    )
 
 
 def test_leaf_names_its_evidence() -> None:

@@ -106,7 +106,7 @@ def test_any_page_may_read_what_agents_add(servers: Servers, part: str, path: st
 def test_any_page_may_list_challenge_and_seal(servers: Servers, part: str) -> None:
     url, base = servers.below(part)
     check_shared(url, wire.LISTING, "GET")
-    for path in ("challenge", "ohttp"):
+    for path in ("challenge", "session", "ohttp"):
         check_shared(url, base + path, "POST")
 
 

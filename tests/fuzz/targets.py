@@ -27,6 +27,7 @@ from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
 from attestation.formats.receipt import Receipt, SignedReceipt
 from attestation.formats.retirement import Retirement
+from attestation.formats.session import SessionAnswer, SessionRequest
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.checkpoint import parse as parse_checkpoint
@@ -116,6 +117,10 @@ def _ohttp(data: bytes) -> None:
     _RING.request(chunked=True).open(data)
 
 
+def _ohttp_to_session(data: bytes) -> None:
+    _RING.request(chunked=True, to_session=True).open(data)
+
+
 def _given(data: bytes) -> object:
     return inspect("fuzz", data, _GIVEN)
 
@@ -138,6 +143,8 @@ TARGETS: dict[str, Target] = {
     "evidence": twice(Evidence.from_bytes),
     "collateral": twice(Collateral.from_bytes),
     "receipt": twice(Receipt.from_bytes),
+    "session-request": exact(SessionRequest.from_bytes),
+    "session-answer": twice(SessionAnswer.from_bytes),
     "signed-receipt": exact(SignedReceipt.from_bytes),
     "leaf": twice(Leaf.from_bytes),
     "submission": twice(Submission.from_bytes),
@@ -173,6 +180,7 @@ TARGETS: dict[str, Target] = {
     "bhttp-response": bhttp.decode_response,
     "key-list": parse_key_list,
     "ohttp-request": _ohttp,
+    "ohttp-request-to-session": _ohttp_to_session,
     "contract-state": LogState.from_boc,
     "bag-of-cells": read_bag,
     "lite-links": lambda data: walk(_TON.first.block, data),

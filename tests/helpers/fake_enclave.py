@@ -29,7 +29,7 @@ from attestation.formats.receipt import (
 )
 from attestation.trust.anchor import BlockRef
 from attestation.trust.policy import Policy
-from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
+from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave, VerifiedSession
 from attestation.wire import RECEIPT_TRAILER
 from client_sdk.async_client import AsyncClient
 from client_sdk.choosing import Chooser
@@ -173,7 +173,9 @@ class FakeEnclave:
         return ((RECEIPT_TRAILER, base64.b64encode(receipt.sign(key).to_bytes())),)
 
 
-def verified(configs: Any, key: Any, boot_id: bytes) -> VerifiedEnclave:
+def verified(
+    configs: Any, key: Any, boot_id: bytes, session: VerifiedSession | None = None
+) -> VerifiedEnclave:
     now = int(time.time())
     bundle = KeyBundle(
         boot_id=boot_id,
@@ -200,6 +202,7 @@ def verified(configs: Any, key: Any, boot_id: bytes) -> VerifiedEnclave:
         valid_until=now + 3600,
         report=Report((StepResult(1, "parse", "passed"),), simulated=True),
         minted_by=_MINT,
+        session=session,
     )
 
 

@@ -26,7 +26,13 @@ from attestation.formats.keys import KeyBundle
 from attestation.net.serve import Server
 from attestation.net.server_connection import Limits
 from attestation.trust.roots import PRODUCTION
-from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
+from attestation.verify.verdict import (
+    _MINT,
+    Report,
+    StepResult,
+    VerifiedEnclave,
+    VerifiedSession,
+)
 from client_sdk.answer import Answer
 from client_sdk.driver import Driver
 from client_sdk.reading import Reading
@@ -236,6 +242,10 @@ class Room:
     @property
     def verified(self) -> VerifiedEnclave:
         """What a client has that verified the current epoch."""
+        return self.verified_with(None)
+
+    def verified_with(self, session: bytes | None) -> VerifiedEnclave:
+        """The same, with the key configuration of a session."""
         epoch = self.epochs.current
         assert epoch is not None
         return VerifiedEnclave(
@@ -249,16 +259,18 @@ class Room:
             valid_until=epoch.bundle.not_after,
             report=Report((StepResult(1, "parse", "passed"),), simulated=True),
             minted_by=_MINT,
+            session=VerifiedSession(session, epoch.bundle.not_after) if session else None,
         )
 
-    def exchange(self, request: bhttp.Request) -> SealedExchange:
-        return SealedExchange(self.verified, request, pq="preferred", now=int(time.time()))
+    def exchange(self, request: bhttp.Request, session: bytes | None = None) -> SealedExchange:
+        enclave = self.verified_with(session)
+        return SealedExchange(enclave, request, pq="preferred", now=int(time.time()))
 
     def client(self, *, chunked: bool = True) -> ClientRequest:
         return ClientRequest(self.verified.bundle.key_configs, pq="preferred", chunked=chunked)
 
-    def open(self, request: bhttp.Request) -> Answer:
-        exchange = self.exchange(request)
+    def open(self, request: bhttp.Request, session: bytes | None = None) -> Answer:
+        exchange = self.exchange(request, session)
         headers = wire.sealed_headers(exchange.media_type)
         transport = Transport()
         stream = transport.stream(f"{self.base}ohttp", exchange.body, headers)
@@ -266,9 +278,9 @@ class Room:
         driver.run(reading.begin())
         return Answer(reading, driver)
 
-    def ask(self, request: bhttp.Request) -> Whole:
+    def ask(self, request: bhttp.Request, session: bytes | None = None) -> Whole:
         """The answer, read and checked as a client does."""
-        answer = self.open(request)
+        answer = self.open(request, session)
         content = answer.read()
         media_type = answer.header(b"content-type") or b""
         return Whole(answer.status, media_type, content, answer.receipt, answer.sealed_pieces)

@@ -109,6 +109,11 @@ RECEIPT = encode(
 )
 
 
+SESSION_KEY = pattern("session key", 1233)
+SESSION_LEAF = b"umay/session/v1\0" + pattern("nonce") + hashlib.sha256(SESSION_KEY).digest()
+CLEAR = pattern("clear", 2263)
+
+
 def gpu_evidence() -> bytes:
     parts = [struct.pack(">I", len(DEVICES))]
     for kind, report, chain in DEVICES:
@@ -158,6 +163,15 @@ def vectors() -> dict[str, Any]:
         "report_data_binding": digest("umay/report/v1", B, e),
         "fresh_published": digest("umay/fresh/v1", b"\0", BEACON[1]),
         "fresh_challenged": digest("umay/fresh/v1", b"\1", pattern("nonce")),
+        "fresh_session": digest("umay/fresh/v1", b"\2", pattern("root")),
+        "root": pattern("root"),
+        "session_request": pattern("nonce") + b"\x64\x7a",
+        "session_answer": encode({0: b"quote", 1: SESSION_KEY, 2: [pattern("path")], 3: 1, 4: 2}),
+        "session_leaf": SESSION_LEAF,
+        "session_root": node(pattern("path"), hashlib.sha256(b"\0" + SESSION_LEAF).digest()),
+        "session_clear": CLEAR,
+        "session_gone": KEY.sign(digest("umay/session-gone/v1", pattern("evidence"), CLEAR)),
+        "session_gone_evidence": pattern("evidence"),
         "log_key": KEY.public_key().public_bytes_raw(),
         "nonce": pattern("nonce"),
         "salt": pattern("salt"),
