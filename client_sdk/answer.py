@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
+from attestation.errors import UsageError
+
 if TYPE_CHECKING:
     from types import TracebackType
 
     from attestation.channel import bhttp
     from attestation.verify.verdict import VerifiedEnclave
+    from client_sdk.disclosure import DisclosedReceipt
     from client_sdk.driver import Driver
     from client_sdk.reading import Reading
     from client_sdk.session import CheckedReceipt
@@ -78,6 +81,13 @@ class AnswerHead:
     def header(self, name: bytes) -> bytes | None:
         """The value of the first field of that name, in lower case."""
         return self._reading.header(name)
+
+    def disclosure(self) -> DisclosedReceipt:
+        """The receipt with the request and the answer that it is of, to keep or to show: as
+        secret as both. Raises UsageError before the content has ended, and where there is none."""
+        if self.receipt is None:
+            raise UsageError("answer: expected one with a receipt, read to its end")
+        return self._reading.exchange.disclosure(self.receipt)
 
     def close(self) -> None:
         """Stop reading; the enclave notices and stops too."""

@@ -45,8 +45,8 @@ class DisclosedReceipt:
 
     @property
     def id(self) -> str:
-        """32 hex digits of the receipt's hash: the same for what is kept and what is shown."""
-        return sha256(self.signed.body)[:16].hex()
+        """The same for what is kept and what is shown."""
+        return receipt_id(self.signed.body)
 
     def showing(self, *, request: bool, response: bool) -> DisclosedReceipt:
         """The same with no more than these parts."""
@@ -106,6 +106,11 @@ class DisclosedReceipt:
             response=_opened(fields, 4),
             cose=cose,
         )
+
+
+def receipt_id(body: bytes) -> str:
+    """32 hex digits of the hash of a receipt's bytes."""
+    return sha256(body)[:16].hex()
 
 
 def _pair(part: Opened | None) -> list[bytes] | None:

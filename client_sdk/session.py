@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from attestation.channel import bhttp, padding
 from attestation.channel.client import ClientRequest
@@ -177,9 +178,16 @@ class SealedExchange:
 def check_receipt(receipt: Receipt, enclave: VerifiedEnclave) -> None:
     """Raises NotAuthentic unless the receipt names this evidence, model and price, and
     charges by it."""
-    bundle: KeyBundle = enclave.bundle
+    check_terms(receipt, enclave.evidence_digest, enclave.bundle, enclave.price_table)
+
+
+def check_terms(
+    receipt: Receipt, evidence_digest: bytes, bundle: KeyBundle, price_table: Mapping[str, Any]
+) -> None:
+    """The same of the parts of an enclave, whoever verified them: the digest of its evidence (32
+    bytes), its key bundle, its price table. Raises NotAuthentic("receipt", "other-…")."""
     named = (
-        ("evidence", receipt.evidence_digest, enclave.evidence_digest),
+        ("evidence", receipt.evidence_digest, evidence_digest),
         ("model", receipt.model_digest, bundle.model_digest),
         ("price", receipt.price_digest, bundle.price_digest),
     )
@@ -188,7 +196,7 @@ def check_receipt(receipt: Receipt, enclave: VerifiedEnclave) -> None:
             raise NotAuthentic(
                 "receipt", f"other-{what}", f"expected {what} {expected.hex()}, got {got.hex()}"
             )
-    due = amount_of(enclave.price_table, receipt.tokens)
+    due = amount_of(price_table, receipt.tokens)
     if receipt.amount != due:
         text = f"expected {due} nano by the price table, got {receipt.amount}"
         raise NotAuthentic("receipt", "other-amount", text)
@@ -208,4 +216,4 @@ def _decode(encoded: bytes, what: str) -> bytes:
         raise ParseError(f"{what}: expected base64") from None
 
 
-__all__ = ["CheckedReceipt", "SealedExchange", "check_receipt"]
+__all__ = ["CheckedReceipt", "SealedExchange", "check_receipt", "check_terms"]

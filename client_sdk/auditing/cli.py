@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from client_sdk.commands.cli import (
     console,
     directory,
 )
+
+if TYPE_CHECKING:
+    from client_sdk.auditing.request import AuditRequest
 
 CONTRACT = "Address of the log's AttestationLog contract."
 CURRENT = "Current vendor collateral file (may be repeated)."
@@ -156,34 +159,51 @@ def entry(index: int, as_json: bool, **options: Any) -> None:
 @_audit_options
 @click.option("--boot", metavar="HEX", help="Boot id (32 hex digits); its newest entry is used.")
 @click.option("--index", type=click.IntRange(0), help="Index of the entry.")
+@click.option(
+    "--evidence",
+    metavar="HEX",
+    help="Digest of the evidence (64 hex digits), as `umay client receipts show` prints it.",
+)
 @click.option("--out", type=FILE, required=True, help="File to write the proof to.")
-def prove(boot: str | None, index: int | None, out: Path, **options: Any) -> None:
+def prove(
+    boot: str | None, index: int | None, evidence: str | None, out: Path, **options: Any
+) -> None:
     """Verify one enclave's entry and write all that proves it to one file.
 
-    `check-proof` verifies this file without a network. Give --boot or --index. Exit codes: 0 the
-    file was written; 1 the entry does not hold; 2 wrong options; 5 the contract could not be
-    read; 6 something could not be checked, and nothing was written.
+    `check-proof` verifies this file without a network. Give --boot, --index or --evidence. Exit
+    codes: 0 the file was written; 1 the entry does not hold; 2 wrong options; 5 the contract
+    could not be read; 6 something could not be checked, and nothing was written.
     """
     from client_sdk.auditing.output import output
     from client_sdk.auditing.progress import ProgressDisplay
     from client_sdk.auditing.proving import prove as proof_of
-    from client_sdk.auditing.request import audit_request, boot_id
-    from client_sdk.auditing.single import audit_entry, find_boot
+    from client_sdk.auditing.request import audit_request
+    from client_sdk.auditing.single import audit_entry
 
-    if (boot is None) == (index is None):
-        got = "neither" if boot is None else "both"
-        raise UsageError(f"expected either --boot or --index, got {got}; give one of them")
+    given = [name for name in (boot, index, evidence) if name is not None]
+    if len(given) != 1:
+        raise UsageError(
+            f"expected one of --boot, --index and --evidence, got {len(given)}; give one of them"
+        )
     with output(out) as write:
         with ProgressDisplay() as progress:
             request = audit_request(progress=progress, **options)
             if index is None:
-                index = find_boot(
-                    request.auditor, request.contract, boot_id(boot or ""), request.scope
-                )
+                index = _index_of(request, boot, evidence)
             single = audit_entry(request.auditor, request.contract, index, request.scope)
         data = proof_of(single).to_bytes()
         write(data)
     click.echo(f"{out}: entry {index}, {len(data)} bytes")
+
+
+def _index_of(request: AuditRequest, boot: str | None, evidence: str | None) -> int:
+    from client_sdk.auditing.request import boot_id, evidence_id
+    from client_sdk.auditing.single import find_boot, find_evidence
+
+    about = request.auditor, request.contract
+    if evidence is not None:
+        return find_evidence(*about, evidence_id(evidence), request.scope)
+    return find_boot(*about, boot_id(boot or ""), request.scope)
 
 
 @audit.command("check-proof")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,13 @@ def _existing(archive: Path) -> Path:
             f"{archive}: expected an archive's directory; `umay audit fetch --archive` makes one"
         )
     return archive
+
+
+def evidence_id(text: str) -> bytes:
+    """The 32 bytes of an evidence digest from 64 hex digits. Raises UsageError."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise UsageError(f"--evidence: expected 64 lower-case hex digits, got {text!r}")
+    return bytes.fromhex(text)
 
 
 def boot_id(text: str) -> bytes:

@@ -93,6 +93,20 @@ def find_boot(auditor: Auditor, contract: str, boot: bytes, scope: AuditScope) -
     raise UsageError(f"boot {boot.hex()}: expected an anchored entry of this boot, got none")
 
 
+def find_evidence(auditor: Auditor, contract: str, digest: bytes, scope: AuditScope) -> int:
+    """Index of the anchored entry with the evidence of this digest (32 bytes), as a receipt names
+    it. Not verified: see audit_entry. Raises UsageError where the log has none, Unavailable."""
+    _, anchor, source = auditor.begin(contract, scope)
+    for index, data in _backwards(source, anchor.size):
+        scope.progress("entries searched", anchor.size - index, anchor.size)
+        leaf = parsed(data)
+        if leaf is not None and leaf.kind in (BOOT, RENEW) and leaf.evidence_digest == digest:
+            return index
+    raise UsageError(
+        f"evidence {digest.hex()}: expected an anchored entry with this evidence, got none"
+    )
+
+
 def _claims(audit: Audit, machines: MachineJudge, index: int, data: bytes, boot: str) -> None:
     """The earlier entries that it names are there and fit."""
     leaf = parsed(data)

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from attestation.verify.verdict import Report
     from client_sdk.client import Client
     from client_sdk.presented import Place
+    from client_sdk.receipt_store import ReceiptStore
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -31,6 +33,10 @@ CHAIN = (
 POLICY = "Policy file: the machines, releases and log that you accept. Default: from --dir."
 ROOTS = "Policy file whose vendor roots are accepted. Default: the vendors' production roots."
 AT = "Judge as of this time: ISO 8601 (UTC if it has no zone) or Unix seconds. Default: now."
+KEPT = (
+    "Keep the receipt in this directory, with the prompt and the answer that it is of: as secret "
+    "as they are. See `umay client receipts`. Default: nothing is kept."
+)
 MAX_TOKENS = "Maximum number of tokens in the answer."
 JSON = "Print JSON instead of text."
 
@@ -41,7 +47,21 @@ def directory(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     )
 
 
-@click.group()
+class _Client(click.Group):
+    """With a group that stands on a higher floor, found by name when it is called for, as the root
+    finds its own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "receipts"])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name != "receipts":
+            return super().get_command(ctx, name)
+        found: click.Command = import_module("client_sdk.receipts.cli").receipts
+        return found
+
+
+@click.group(cls=_Client)
 def client() -> None:
     """Verify enclaves, send sealed prompts, or serve an OpenAI endpoint."""
 
@@ -188,8 +208,11 @@ def verify(as_json: bool, **where: Any) -> None:
     "--model", metavar="NAME", help="Name of the model. Default: the only model in the policy."
 )
 @click.option("--max-tokens", default=256, show_default=True, help=MAX_TOKENS)
+@click.option("--receipts", type=DIRECTORY, help=KEPT)
 @click.argument("prompt")
-def chat(model: str | None, max_tokens: int, prompt: str, **where: Any) -> None:
+def chat(
+    model: str | None, max_tokens: int, receipts: Path | None, prompt: str, **where: Any
+) -> None:
     """Send one PROMPT, encrypted to the cheapest enclave that passes verification.
 
     Prints the answer as it arrives, and the token counts of its receipt on standard error.
@@ -198,6 +221,7 @@ def chat(model: str | None, max_tokens: int, prompt: str, **where: Any) -> None:
     5 unavailable; 6 something could not be checked.
     """
     opened = _client(**where)
+    store = _store(receipts)
     if opened.policy.roots.simulated:
         click.echo("SIMULATED: these machines prove nothing.", err=True)
     messages = [{"role": "user", "content": prompt}]
@@ -216,6 +240,8 @@ def chat(model: str | None, max_tokens: int, prompt: str, **where: Any) -> None:
         click.echo(
             f"receipt verified: {tokens[0]} prompt tokens, {tokens[2]} answer tokens", err=True
         )
+    if store is not None:
+        click.echo(f"receipt kept: {store.add(answer.disclosure())}", err=True)
 
 
 @client.command()
@@ -258,6 +284,17 @@ def proxy(listen: str, token_file: Path, keep_alive: float, **where: Any) -> Non
     app = create_app(_client(**where), token=token)
     limits = Limits(idle_s=keep_alive)
     serve([(app, listen)], ready=_listening, limits=limits)
+
+
+def _store(receipts: Path | None) -> ReceiptStore | None:
+    """Ready before anything is sent."""
+    from client_sdk.receipt_store import ReceiptStore
+
+    if receipts is None:
+        return None
+    store = ReceiptStore(receipts)
+    store.prepare()
+    return store
 
 
 def _listening(urls: Sequence[str]) -> None:

@@ -31,11 +31,16 @@ def umay(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 POLICY = ["--policy", "policy.toml"]
 MISTAKES: dict[str, tuple[list[str], int, str]] = {
-    "prove of nothing": (["prove", *CONTRACT, *POLICY, "--out", "x"], 2, "--boot or --index"),
+    "prove of nothing": (["prove", *CONTRACT, *POLICY, "--out", "x"], 2, "got 0"),
     "prove of both": (
         ["prove", *CONTRACT, *POLICY, "--out", "x", "--boot", "ab" * 16, "--index", "1"],
         2,
-        "--boot or --index",
+        "--boot, --index and --evidence, got 2",
+    ),
+    "evidence that is none": (
+        ["prove", *CONTRACT, *POLICY, "--out", "x", "--evidence", "AB" * 32],
+        2,
+        "64 lower-case hex",
     ),
     "a boot id that is none": (
         ["prove", *CONTRACT, *POLICY, "--out", "x", "--boot", "AB"],

@@ -15,12 +15,13 @@ from attestation.errors import Incomplete, LogError, ParseError, Unavailable, Us
 from attestation.formats import cbor
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import domain_digest, sha256
+from attestation.formats.evidence import evidence_digest
 from attestation.log.proof import verify_proof
 from attestation.trust.anchor import BlockRef
 from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import ENDPOINT, HERE, WORD, check, prove
-from client_sdk.auditing.single import AuditedEntry, audit_entry, find_boot
+from client_sdk.auditing.single import AuditedEntry, audit_entry, find_boot, find_evidence
 from contracts.chain import AccountState
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, codes, start
 from tests.client_sdk.test_client_audit import CONTRACT, ORIGIN
@@ -138,6 +139,13 @@ def test_the_newest_entry_of_a_boot_is_found(net: Net) -> None:
 def test_a_boot_that_the_log_never_had_is_said(net: Net) -> None:
     with pytest.raises(UsageError, match="expected an anchored entry of this boot"):
         find_boot(auditor(net), CONTRACT, b"\x01" * 16, AuditScope())
+
+
+def test_an_entry_is_found_by_its_evidence(net: Net) -> None:
+    digest = evidence_digest(net.world.evidence.to_bytes())
+    assert find_evidence(auditor(net), CONTRACT, digest, AuditScope()) == 2
+    with pytest.raises(UsageError, match="expected an anchored entry with this evidence"):
+        find_evidence(auditor(net), CONTRACT, b"\x01" * 32, AuditScope())
 
 
 # -- making a file
