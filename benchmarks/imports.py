@@ -24,11 +24,12 @@ import attestation.nvidia.firmware
 import attestation.nvidia.ocsp
 import attestation.nvidia.rim
 import attestation.platforms.tdx.cpu
+import attestation.trust.policy_file
 import contracts.endpoint
 import client_sdk.answer
-import client_sdk.choosing
+import client_sdk.asking
 import client_sdk.config
-import client_sdk.session
+import client_sdk.driver
 """
 FIGURES = {"imports-python": "", "imports-client": CLIENT, "imports-first-byte": FIRST_BYTE}
 

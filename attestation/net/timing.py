@@ -50,6 +50,7 @@ class Clock:
 
     def begin_connection(self) -> None:
         self._begin(f"no connection within {self._deadlines.connect:g} s", self._deadlines.connect)
+        self._phase = self._phase[0] - self._upload, self._phase[1]  # of which nothing is sent yet
 
     def begin_head(self) -> None:
         self._begin(f"no answer within {self._deadlines.head:g} s", self._deadlines.head)

@@ -34,7 +34,7 @@ from attestation.wire import RECEIPT_TRAILER
 from client_sdk.async_client import AsyncClient
 from client_sdk.choosing import Chooser
 from client_sdk.client import Client
-from client_sdk.effects import Work
+from client_sdk.effects import Work, blocking
 from client_sdk.finding import Chosen, Finder, Offer, Relays
 from client_sdk.presented import Place
 from contracts.chain import AccountState
@@ -82,7 +82,10 @@ class FakeEnclave:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         base = f"http://127.0.0.1:{self.server.server_port}/umay/{boot}/"
         self.chosen = Chosen(Place(boot, base, "ready"), self.verified)
@@ -238,14 +241,18 @@ class FakeAsyncClient(AsyncClient):
 
 
 class FakeFinder(Finder):
-    """Verifies nothing; says in `verifications` for what it was asked."""
+    """Verifies nothing; says in `verifications` for what it was asked. `pause` in seconds is
+    what reading the chain takes."""
+
+    pause = 0.0
 
     def __init__(self, enclaves: list[FakeEnclave], verifications: list[str]) -> None:
         super().__init__(Relays(()), policy=POLICY, chain=NoChain(), clock=time.time)
         self.enclaves, self.verifications = enclaves, verifications
 
     def anchor(self) -> Work[Any]:
-        yield from ()
+        if self.pause:
+            yield from blocking(lambda: time.sleep(self.pause))
         return None
 
     def offers(self) -> Work[list[Offer]]:
