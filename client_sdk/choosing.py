@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from attestation.errors import ParseError, UmayError, Unavailable, VerificationError
 from attestation.trust.anchor import Anchor
 from attestation.verify.verdict import Report
-from client_sdk.effects import Spawn, Work, wait
+from client_sdk.effects import Spawn, Work, fetch, wait, within
 from client_sdk.finding import Chosen, Finder, Offer
 from client_sdk.presented import Place
 from client_sdk.pricing import Price, price_of_table, weighed
@@ -45,6 +45,15 @@ MARGIN_SECONDS = 5
 AGEING_SECONDS = 120
 """A verification that ends sooner than this is renewed beside the requests."""
 
+IDLE_SECONDS = 15.0
+"""A machine that gave no answer for longer is asked first, in the clear, whether it is there: a
+question that goes to one that has ended may not be repeated."""
+
+HEALTH_SECONDS = 3.0
+"""For that answer."""
+
+MAX_HEALTH_BYTES = 1024
+
 UPKEEP_SECONDS = 30.0
 """Between two rounds of upkeep: what fails is not tried at every request."""
 
@@ -62,6 +71,7 @@ class Machine:
     busy: int = 0
     seconds: float = 0.0
     told: bool = False
+    seen: float = field(default_factory=time.monotonic)
 
     @property
     def model(self) -> str:
@@ -86,6 +96,7 @@ class Use:
         """Its answer has begun."""
         took, old = time.monotonic() - self._since, self._machine.seconds
         self._machine.seconds = (1 - WEIGHT) * old + WEIGHT * took if old else took
+        self._machine.seen = time.monotonic()
 
     def over(self) -> None:
         with self._counting:
@@ -134,7 +145,10 @@ class Chooser:
                 if found is None and others is None:
                     mine = self._search = Future()
             if found is not None:
-                return (yield from self._taken(found, shunned))
+                chosen = yield from self._taken(found, shunned)
+                if (yield from self._is_there(found, chosen)):
+                    return chosen
+                continue
             if others is not None:
                 yield from _shared(others)
                 continue
@@ -231,6 +245,19 @@ class Chooser:
             yield Spawn(self._upkeep())
         return chosen
 
+    def _is_there(self, machine: Machine, chosen: Chosen) -> Work[bool]:
+        """Whether a machine that idled still answers. Anybody can say so: it saves a question."""
+        if time.monotonic() - machine.seen < IDLE_SECONDS:
+            return True
+        asked = fetch(f"{chosen.place.base}healthz", limit=MAX_HEALTH_BYTES)
+        try:
+            yield from within(HEALTH_SECONDS, asked, told="no answer in time")
+        except Unavailable:
+            self.leave_place(chosen, reached=True)
+            return False
+        machine.seen = time.monotonic()
+        return True
+
     def _searched(
         self, ticket: Future[None], model: str | None, avoid: frozenset[str]
     ) -> Work[Chosen]:
@@ -259,6 +286,7 @@ class Chooser:
         offers = [offer.without(avoid) for offer in (yield from self.finder.offers())]
         offers = [offer for offer in offers if offer.places]
         refusal: VerificationError | None = None
+        failure: UmayError | None = None
         for offer in sorted(offers, key=lambda offer: self._rests(offer.places[0])):
             if self._is_full(offer.boot):
                 continue
@@ -267,13 +295,16 @@ class Chooser:
             except VerificationError as error:
                 refusal = refusal or error
                 continue
-            except (Unavailable, ParseError):
+            except (Unavailable, ParseError) as error:
+                failure = failure or error
                 continue
             if self._serves(machine, model) and self._affordable(machine):
                 return machine
-        raise refusal or self._nothing(model, offers)
+        raise refusal or self._nothing(model, offers, failure)
 
-    def _nothing(self, model: str | None, offers: list[Offer]) -> Unavailable:
+    def _nothing(
+        self, model: str | None, offers: list[Offer], failure: UmayError | None
+    ) -> Unavailable:
         now = time.monotonic()
         waits = [self._full.get(offer.boot, 0.0) - now for offer in offers]
         if pauses := [pause for pause in waits if pause > 0]:
@@ -283,8 +314,9 @@ class Chooser:
         what = "an enclave that answers" if model is None else f"an enclave that runs {model}"
         if self._max_price is not None:
             what += " below the highest price that you accept"
-        text = f"{self._where}: expected {what}, got none; try again later"
-        return Unavailable(text, again=True)
+        why = f" (the first one: {failure})" if failure else ""
+        text = f"{self._where}: expected {what}, got none{why}; try again later"
+        return Unavailable(text, again=True, late=getattr(failure, "late", False))
 
     def _verified(self, offer: Offer, anchor: Anchor) -> Work[Machine]:
         """Kept warm from then on, with the price that its quote binds."""
@@ -295,7 +327,7 @@ class Chooser:
             known = self._warm.get(offer.boot)
             if known is not None:
                 known.chosen, known.places = chosen, machine.places
-                known.price = machine.price
+                known.price, known.seen = machine.price, machine.seen
                 return known
             if self._affordable(machine):
                 self._warm[offer.boot] = machine

@@ -177,8 +177,16 @@ class FakeEnclave:
 
 
 def verified(
-    configs: Any, key: Any, boot_id: bytes, session: VerifiedSession | None = None
+    configs: Any,
+    key: Any,
+    boot_id: bytes,
+    session: VerifiedSession | None = None,
+    *,
+    model: str = "demo",
+    price: tuple[int, int] = (1, 2),
+    seconds: float = 3600,
 ) -> VerifiedEnclave:
+    """`seconds`: until the verification ends."""
     now = int(time.time())
     bundle = KeyBundle(
         boot_id=boot_id,
@@ -199,10 +207,10 @@ def verified(
         bundle=bundle,
         measurement_digest=b"\x49" * 32,
         release_name="r1",
-        model_name="demo",
+        model_name=model,
         engine_config={},
-        price_table={"prompt": 1, "completion": 2},
-        valid_until=now + 3600,
+        price_table={"prompt": price[0], "completion": price[1]},
+        valid_until=now + int(seconds),
         report=Report((StepResult(1, "parse", "passed"),), simulated=True),
         minted_by=_MINT,
         session=session,
