@@ -49,8 +49,8 @@ class Clock:
         self._ends = until, told
 
     def begin_connection(self) -> None:
-        self._begin(f"no connection within {self._deadlines.connect:g} s", self._deadlines.connect)
-        self._phase = self._phase[0] - self._upload, self._phase[1]  # of which nothing is sent yet
+        seconds = self._deadlines.connect
+        self._begin(f"no connection within {seconds:g} s", seconds - self._upload)
 
     def begin_head(self) -> None:
         self._begin(f"no answer within {self._deadlines.head:g} s", self._deadlines.head)
