@@ -6,6 +6,8 @@ prints one JSON line. A process of its own, so that its memory, threads and sock
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import resource
@@ -13,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -26,13 +28,14 @@ from attestation.errors import UmayError
 from client_sdk.answer import Answer
 from client_sdk.choosing import Chosen
 from client_sdk.presented import Place
-from tests.helpers.fake_enclave import DONE, PIECES, FakeClient, verified
+from tests.helpers.fake_enclave import DONE, PIECES, FakeAsyncClient, FakeClient, verified
 from tests.hostile.faults import NAMES, fault_of
 from tests.hostile.relay import MARKER, QUESTION
 
 AT_ONCE = 16
 TIMEOUT_S = 1.0
 SETTLE_S = 60.0
+URL = "https://umay.invalid/v1/chat/completions"
 BOOT = "ab" * 16
 RIGHT = b"".join([*PIECES, DONE])
 Ask = Callable[[int], bytes]
@@ -93,10 +96,39 @@ def by_transport(machine: Machine) -> Ask:
     def ask(seed: int) -> bytes:
         client = FakeClient([machine.at(seed)], timeout=TIMEOUT_S)
         with client, httpx.Client(transport=SealedTransport(client), timeout=TIMEOUT_S) as http:
-            answer = http.post("https://umay.invalid/v1/chat/completions", json=question(seed))
+            answer = http.post(URL, json=question(seed))
             return whole(answer.status_code, answer.read())
 
     return ask
+
+
+def by_async_client(machine: Machine) -> Ask:
+    async def ask(seed: int) -> bytes:
+        async with FakeAsyncClient([machine.at(seed)], timeout=TIMEOUT_S) as client:
+            return await (await client.chat(question(seed))).read()
+
+    return _in_a_loop(ask)
+
+
+def by_async_transport(machine: Machine) -> Ask:
+    import httpx
+
+    from client_sdk.openai_transport import AsyncSealedTransport
+
+    async def ask(seed: int) -> bytes:
+        client = FakeAsyncClient([machine.at(seed)], timeout=TIMEOUT_S)
+        http = httpx.AsyncClient(transport=AsyncSealedTransport(client), timeout=TIMEOUT_S)
+        async with client, http:
+            answer = await http.post(URL, json=question(seed))
+            return whole(answer.status_code, await answer.aread())
+
+    return _in_a_loop(ask)
+
+
+def _in_a_loop(ask: Callable[[int], Coroutine[Any, Any, bytes]]) -> Ask:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return lambda seed: asyncio.run_coroutine_threadsafe(ask(seed), loop).result()
 
 
 class _PerQuestion(FakeClient):
@@ -147,7 +179,13 @@ def by_proxy(machine: Machine) -> Ask:
     return ask
 
 
-FACES = {"client": by_client, "transport": by_transport, "proxy": by_proxy}
+FACES = {
+    "client": by_client,
+    "transport": by_transport,
+    "async client": by_async_client,
+    "async transport": by_async_transport,
+    "proxy": by_proxy,
+}
 
 
 def question(seed: int) -> dict[str, Any]:
@@ -228,6 +266,7 @@ def main(face: str, first: int, count: int) -> None:
     tally = run(ask, range(first, first + count))
     until = time.monotonic() + SETTLE_S
     while (_sockets() > sockets or threading.active_count() > threads) and time.monotonic() < until:
+        gc.collect()
         time.sleep(0.1)
     left = {
         "sockets": _sockets() - sockets,

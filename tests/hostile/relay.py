@@ -72,6 +72,8 @@ class Relay:
     def _exchange(self, connection: socket.socket) -> None:
         reader = connection.makefile("rb")
         first = reader.readline(65536)
+        if not first:
+            return  # a client whose time was up before it asked
         headers = http.client.parse_headers(reader)
         body = reader.read(int(headers.get("content-length") or 0))
         self._look(first + bytes(headers) + body, headers)
@@ -148,8 +150,8 @@ def main(commands: IO[str]) -> None:
     else:
         relay = Relay(("127.0.0.1", enclave.server.server_port))
         keys = {
-            "configs": [config.to_bytes().hex() for config in enclave.epoch.configs],
-            "receipt_key": enclave.key.public_key().public_bytes_raw().hex(),
+            "configs": [config.hex() for config in enclave.verified.bundle.key_configs],
+            "receipt_key": enclave.verified.bundle.receipt_key.hex(),
         }
     print(json.dumps({"port": relay.port, **keys}), flush=True)
     for _ in commands:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
+import time
+from typing import IO, Any
 
 from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
@@ -30,8 +31,18 @@ def trial(face: str, first: int, count: int) -> tuple[dict[str, Any], dict[str, 
                 check=False,
             )
             assert done.returncode == 0, done.stderr[-4000:]
-            relay.stdin.write("\n")
-            relay.stdin.flush()
-            return json.loads(done.stdout), json.loads(relay.stdout.readline())
+            return json.loads(done.stdout), _settled(relay.stdin, relay.stdout)
         finally:
             relay.kill()
+
+
+def _settled(commands: IO[str], answers: IO[str]) -> dict[str, Any]:
+    """What the relay saw, once the connections have ended that it still plays on."""
+    until = time.monotonic() + HANG_S
+    while True:
+        commands.write("\n")
+        commands.flush()
+        seen = json.loads(answers.readline())
+        if not seen["connections"] or time.monotonic() > until:
+            return dict(seen)
+        time.sleep(0.5)
