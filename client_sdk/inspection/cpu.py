@@ -114,8 +114,8 @@ def _judge_tdx(
         collateral = inputs.collateral
         if collateral is None or not set(PARTS) <= collateral.parts.keys():
             raise NotChecked(
-                "signatures only, because no complete collateral of Intel was given; get it with "
-                "`umay audit fetch` and name it with --collateral"
+                "signatures only, because no complete collateral of Intel was given; name it with "
+                "--collateral"
             )
         result = tdx.check_tcb(data, collateral, root_der=signer[0].root_der, now=inputs.now)
         if result.status != "UpToDate":
@@ -188,7 +188,7 @@ def _judge_snp(found: InspectionResult, parsed: snp.SnpReport, inputs: CheckInpu
         if inputs.collateral is None:
             raise NotChecked(
                 f"committed TCB: {text}; signatures only, because no revocation list (CRL) of AMD "
-                "was given; get it with `umay audit fetch` and name it with --collateral"
+                "was given; name its file in the same call, or name collateral with --collateral"
             )
         snp.check_revocation(key[0], inputs.collateral, now=inputs.now)
         return f"committed TCB: {text}; not revoked"

@@ -115,8 +115,8 @@ def _with_rims(device: nvidia.CheckedDevice, inputs: CheckInputs) -> Iterator[Co
         fitting.append([{part: data} for data in own or filter(None, [parts.get(part)])])
     if not any(fitting):
         raise NotChecked(
-            "needs the RIMs of this driver and VBIOS, and none was given; get them with `umay "
-            "audit fetch`, and name them in the same call or with --collateral"
+            "needs the RIMs of this driver and VBIOS, and none was given; name their files in the "
+            "same call, or name collateral with --collateral"
         )
     for choice in itertools.product(*(part or [{}] for part in fitting)):
         yield Collateral(parts | dict(collections.ChainMap(*choice)))

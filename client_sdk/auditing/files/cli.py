@@ -148,7 +148,10 @@ def fetch(
     try:
         parsed = Evidence.from_bytes(data)
     except ParseError as error:
-        raise ParseError(f"{evidence}: {error}") from None
+        raise ParseError(
+            f"{evidence}: expected Evidence, as a machine serves it at /umay/BOOT/evidence, got "
+            f"other bytes ({error})"
+        ) from None
     kept = Archive(archive) if archive is not None else None
     with output(out) as write:
         got = collect(parsed, HttpFetcher(), services=Services(**given), roots=roots, now=at(None))
