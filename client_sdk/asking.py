@@ -5,6 +5,10 @@ question did not leave whole, or where an enclave says inside the seal that it i
 has stopped (503). Everything that is said outside the seal is anybody's word: the one exception
 is the refusal of an enclave whose keys have changed, which is verified anew and asked once more
 if it does have other keys.
+
+A request carries an idempotency key, so that a machine that was sent it twice runs it once. A
+question that its caller repeats under the same key goes to the machine that may have run it, and
+to another one only after that machine has said that it did not take it.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from client_sdk.choosing import Chooser
 from client_sdk.effects import Open, Work, within
 from client_sdk.finding import Chosen
 from client_sdk.reading import Ended, Reading
+from client_sdk.sent import SentTo
 from client_sdk.session import SealedExchange
 
 MAX_ENCLAVES_TRIED = 8
@@ -64,6 +69,7 @@ class Asker:
         on_end: Ended = lambda reading, error: None,
     ) -> None:
         self._chooser, self._pq, self._on_end = chooser, pq, on_end
+        self._sent = SentTo()
 
     def ask(
         self, request: bhttp.Request, *, model: str | None, patience: Patience
@@ -87,9 +93,11 @@ class Asker:
         full: Reading | None = None
         failure: UmayError | None = None
         avoid: set[str] = set()
+        key = wire.read_idempotency_key(request.headers)
         for _ in range(MAX_ENCLAVES_TRIED):
+            before = self._sent.of(key)
             try:
-                chosen = yield from self._choose(model, avoid, patience)
+                chosen = yield from self._chosen(before, model, avoid, patience)
             except (Unavailable, VerificationError) as error:
                 if full is not None:
                     return full
@@ -97,7 +105,7 @@ class Asker:
             try:
                 reading = yield from self._send(chosen, request, patience, count)
             except (Unavailable, VerificationError) as error:
-                if isinstance(error, Unavailable) and error.sent:
+                if before is not None or (isinstance(error, Unavailable) and error.sent):
                     raise
                 failure = error
                 avoid.add(chosen.place.base)
@@ -108,11 +116,23 @@ class Asker:
                 return reading
             full = reading
             count.ran -= 1
+            self._sent.forget(key)
             self._chooser.full(chosen, reading.retry_after)
             avoid.add(chosen.place.boot)
         if full is not None:
             return full
         raise failure or Unavailable("expected an enclave that answers, got none")
+
+    def _chosen(
+        self, before: Chosen | None, model: str | None, avoid: set[str], patience: Patience
+    ) -> Work[Chosen]:
+        """The machine that may have run this already, if there is one, while it verifies."""
+        if before is None:
+            return (yield from self._choose(model, avoid, patience))
+        if self._chooser.holds(before):
+            return before
+        told = f"no machine was verified within {patience.choose:g} s"
+        return (yield from within(patience.choose, self._chooser.refresh(before), told=told))
 
     def _choose(self, model: str | None, avoid: set[str], patience: Patience) -> Work[Chosen]:
         told = f"no machine was verified within {patience.choose:g} s"
@@ -134,13 +154,21 @@ class Asker:
     def _exchange(
         self, chosen: Chosen, request: bhttp.Request, patience: Patience, count: Count
     ) -> Work[Reading]:
+        key = wire.read_idempotency_key(request.headers)
         try:
             now = self._chooser.finder.now()
-            exchange = SealedExchange(chosen.enclave, request, pq=self._pq, now=now)
+            before = self._sent.of(key)
+            exchange = SealedExchange(
+                chosen.enclave,
+                request,
+                pq=self._pq,
+                now=now,
+                earlier=(before.enclave,) if before is not None else (),
+            )
         except VerificationError:
             self._chooser.leave(chosen)
             raise
-        use = self._chooser.use(chosen)
+        use, first = self._chooser.use(chosen), self._sent.keep(key, chosen)
 
         def ended(reading: Reading, error: UmayError | None) -> None:
             use.over()
@@ -154,6 +182,8 @@ class Asker:
             reading = yield from within(patience.head, work, told=f"{url}: no answer in time")
         except Unavailable as error:
             self._chooser.leave_place(chosen, reached=error.sent)
+            if first and not error.sent:
+                self._sent.forget(key)
             raise
         except BaseException:
             use.over()

@@ -226,20 +226,39 @@ class AsyncClient(ClientFace):
     # Requests
 
     async def chat(
-        self, body: str | Mapping[str, Any], *, timeout: float | None = None
+        self,
+        body: str | Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
     ) -> AsyncAnswer:
         """One chat completion, as `Client.chat`."""
-        return await self._answer(self._chat_work(body, timeout))
+        return await self._answer(self._chat_work(body, timeout, idempotency_key))
 
     async def request(
-        self, method: str, path: str, content: bytes = b"", *, timeout: float | None = None
+        self,
+        method: str,
+        path: str,
+        content: bytes = b"",
+        *,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
     ) -> AsyncAnswer:
         """One HTTP request inside the channel, as `Client.request`."""
-        return await self.ask(method, path, content, self._patience(timeout))
+        return await self.ask(method, path, content, self._patience(timeout), idempotency_key)
 
-    async def ask(self, method: str, path: str, content: bytes, patience: Patience) -> AsyncAnswer:
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        content: bytes,
+        patience: Patience,
+        idempotency_key: str | None = None,
+    ) -> AsyncAnswer:
         """The same with a time for each part of it."""
-        return await self._answer(self._request_work(method, path, content, patience))
+        return await self._answer(
+            self._request_work(method, path, content, patience, idempotency_key)
+        )
 
     def async_openai(self, **options: Any) -> AsyncOpenAI:
         """An asynchronous `openai` client that seals in this process. `options` are its own, such

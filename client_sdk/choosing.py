@@ -154,6 +154,10 @@ class Chooser:
                 continue
             return (yield from self._searched(mine, model, shunned))
 
+    def holds(self, chosen: Chosen) -> bool:
+        """Whether its verification lasts long enough to seal to it."""
+        return self.finder.now() + MARGIN_SECONDS < chosen.enclave.valid_until
+
     def report(self, place: Place | None) -> Work[Report]:
         """Of one guest, verified now, or of what is chosen. Raises as `choose`."""
         if place is None:
@@ -214,7 +218,7 @@ class Chooser:
         return model is None or machine.model == model
 
     def _holds(self, machine: Machine) -> bool:
-        return self.finder.now() + MARGIN_SECONDS < machine.chosen.enclave.valid_until
+        return self.holds(machine.chosen)
 
     def _way(self, machine: Machine, avoid: frozenset[str]) -> Place | None:
         """A place to reach it at, unless it is full or failed."""

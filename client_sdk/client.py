@@ -180,29 +180,52 @@ class Client(ClientFace):
 
     # Requests
 
-    def chat(self, body: str | Mapping[str, Any], *, timeout: float | None = None) -> Answer:
+    def chat(
+        self,
+        body: str | Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Answer:
         """One chat completion: an OpenAI body, or just the text of a first message.
 
         A text goes to the model of the policy where that names exactly one. Raises
         UsageError for what is no JSON and for a model that the policy does not name, before
         anything is sent; else what `request` raises.
         """
-        return self._answer(self._chat_work(body, timeout))
+        return self._answer(self._chat_work(body, timeout, idempotency_key))
 
     def request(
-        self, method: str, path: str, content: bytes = b"", *, timeout: float | None = None
+        self,
+        method: str,
+        path: str,
+        content: bytes = b"",
+        *,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Answer:
         """One HTTP request inside the channel; returns when the inner head has come.
 
         `timeout` in seconds stands for the client's. Raises VerificationError (nothing
         acceptable), Unavailable, ChannelError; `may_have_run` of the error says how often the
         request may have been executed.
-        """
-        return self.ask(method, path, content, self._patience(timeout))
 
-    def ask(self, method: str, path: str, content: bytes, patience: Patience) -> Answer:
+        `idempotency_key`: 16 to 64 visible ASCII characters, random for each question. The same
+        request under the same key goes to the machine that it was sent to before, which gives
+        the same answer for ten minutes and charges once. None makes a new key.
+        """
+        return self.ask(method, path, content, self._patience(timeout), idempotency_key)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        content: bytes,
+        patience: Patience,
+        idempotency_key: str | None = None,
+    ) -> Answer:
         """The same with a time for each part of it."""
-        return self._answer(self._request_work(method, path, content, patience))
+        return self._answer(self._request_work(method, path, content, patience, idempotency_key))
 
     def openai(self, **options: Any) -> OpenAI:
         """An `openai` client that seals in this process. `options` are its own, such as

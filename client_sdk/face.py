@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from attestation import wire
 from attestation.arguments import expect
 from attestation.channel import bhttp
-from attestation.errors import UmayError, UsageError
+from attestation.errors import ParseError, UmayError, UsageError
 from attestation.process import one_line
 from attestation.trust.policy import Policy
 from client_sdk.receipt_book import ReceiptBook
@@ -122,22 +122,24 @@ class ClientFace:
 
         return Limit.after(self.timeout, f"{self.url}: no answer within {self.timeout:g} s")
 
-    def _chat_work(self, body: str | Mapping[str, Any], timeout: float | None) -> Work[Reading]:
+    def _chat_work(
+        self, body: str | Mapping[str, Any], timeout: float | None, key: str | None
+    ) -> Work[Reading]:
         expect("body", body, str, Mapping, what="a text, or a mapping with an OpenAI body")
         whole = self._first_message(body) if isinstance(body, str) else body
         content = _json(whole)
         self._expect_named(whole.get("model"))
-        return self._request_work("POST", wire.CHAT, content, self._patience(timeout))
+        return self._request_work("POST", wire.CHAT, content, self._patience(timeout), key)
 
     def _request_work(
-        self, method: str, path: str, content: bytes, patience: Patience
+        self, method: str, path: str, content: bytes, patience: Patience, key: str | None
     ) -> Work[Reading]:
         for name, value in (("method", method), ("path", path)):
             expect(name, value, str)
         expect("content", content, bytes)
         if self._closed:
             raise UsageError("client: this client is closed; make another one")
-        request = bhttp.Request(method, path, self._headers(content), content)
+        request = bhttp.Request(method, path, self._headers(content, key), content)
         return self._asker.ask(request, model=self._model_in(content), patience=patience)
 
     def _patience(self, timeout: float | None) -> Patience:
@@ -158,10 +160,12 @@ class ClientFace:
             return None
         return model if isinstance(model, str) and model in names else None
 
-    def _headers(self, content: bytes) -> bhttp.Fields:
+    def _headers(self, content: bytes, key: str | None) -> bhttp.Fields:
         headers: list[tuple[bytes, bytes]] = []
         if content:
             headers.append((wire.CONTENT_TYPE.encode(), wire.JSON.encode()))
+        if content or key is not None:
+            headers.append((wire.IDEMPOTENCY_FIELD, _idempotency_key(key)))
         if self._pacing is not None:
             headers.append((wire.PACING_FIELD, self._pacing.encode()))
         return tuple(headers)
@@ -182,6 +186,19 @@ class ClientFace:
         if model not in names:
             shown = one_line(model)[:80]
             raise UsageError(f"model {shown}: the policy names {', '.join(names)}")
+
+
+def _idempotency_key(key: object) -> bytes:
+    """A new one for None. Raises UsageError for what is none."""
+    if key is None:
+        return wire.new_idempotency_key()
+    expect("idempotency_key", key, str)
+    value = str(key).encode()
+    try:
+        wire.read_idempotency_key(((wire.IDEMPOTENCY_FIELD, value),))
+    except ParseError as error:
+        raise UsageError(str(error)) from None
+    return value
 
 
 def checked_timeout(timeout: object) -> float:

@@ -7,9 +7,9 @@
 
 With asyncio: `umay.async_openai()` of an AsyncClient, or AsyncSealedTransport.
 
-Only method, path and body are sent, inside the channel; the API key and every other header
-stay here. The timeouts of httpx hold: `pool` until a machine is verified, `connect`, `write` and
-`read` together until the answer begins, `read` between two pieces of it.
+Only method, path, body and the header `Idempotency-Key` are sent, inside the channel; the API key
+and every other header stay here. The timeouts of httpx hold: `pool` until a machine is verified,
+`connect`, `write` and `read` together until the answer begins, `read` between two pieces of it.
 
 What happened before anything was sent raises as httpx does (ConnectError, ConnectTimeout), and
 whoever retries may. What fails afterwards is an HTTP answer, 502 or 504, that says
@@ -34,6 +34,7 @@ except ModuleNotFoundError as error:
 
 from attestation.arguments import expect
 from attestation.errors import Truncated, UmayError, Unavailable
+from attestation.wire import IDEMPOTENCY_FIELD
 from client_sdk import sse
 from client_sdk.answer import Answer, AnswerHead
 from client_sdk.asking import NOT_TAKEN, Patience
@@ -80,7 +81,7 @@ class SealedTransport(httpx.BaseTransport):
         content = request.read()
         try:
             answer = self._client.ask(
-                request.method, request.url.path, content, patience_of(request)
+                request.method, request.url.path, content, patience_of(request), key_of(request)
             )
             if not streams(answer):
                 return response(answer, content=answer.read())
@@ -118,7 +119,9 @@ class AsyncSealedTransport(httpx.AsyncBaseTransport):
         content = await request.aread()
         patience = patience_of(request)
         try:
-            answer = await self._client.ask(request.method, request.url.path, content, patience)
+            answer = await self._client.ask(
+                request.method, request.url.path, content, patience, key_of(request)
+            )
             if not streams(answer):
                 return response(answer, content=await answer.read())
         except UmayError as error:
@@ -174,6 +177,12 @@ def patience_of(request: httpx.Request) -> Patience:
         for name in ("pool", "connect", "write", "read")
     )
     return Patience(NO_LIMIT, pool, connect, connect + write + read, read)
+
+
+def key_of(request: httpx.Request) -> str | None:
+    """The caller's idempotency key: an application that asks again repeats it."""
+    key: str | None = request.headers.get(IDEMPOTENCY_FIELD.decode())
+    return key
 
 
 def streams(answer: AnswerHead) -> bool:
