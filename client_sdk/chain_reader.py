@@ -5,10 +5,14 @@ Never from the host: what a host says about the chain proves nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from attestation.errors import VerificationError
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
+from attestation.verify.verifier import not_begun
 from contracts.chain import ReadOnlyChain
 from contracts.reader import read_anchor
 
@@ -21,18 +25,32 @@ class ChainReader:
     policy: Policy
 
     def anchor(self) -> Anchor:
-        """The log's anchor, with the Registry at the same block where the policy names one."""
+        """The log's anchor, with the Registry at the same block where the policy names one.
+
+        Raises VerificationError where the answer does not follow from trusted blocks.
+        """
         return self.anchor_of(self.policy.log_contract)
 
     def anchor_of(self, contract: str) -> Anchor:
         """The same for the log of another contract, whatever the policy pins."""
         registry = self.policy.registry
-        return read_anchor(
-            self.chain,
-            network=self.policy.network,
-            address=contract,
-            registry=registry.contract if registry else None,
-        )
+        with self._reporting():
+            return read_anchor(
+                self.chain,
+                network=self.policy.network,
+                address=contract,
+                registry=registry.contract if registry else None,
+            )
 
     def beacon(self, seqno: int) -> BlockRef:
-        return self.chain.block(seqno)
+        """The block of this number. Raises like `anchor`."""
+        with self._reporting():
+            return self.chain.block(seqno)
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except VerificationError as error:
+            error.report = not_begun(error, simulated=self.policy.roots.simulated)
+            raise

@@ -9,10 +9,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from attestation.verify.explanation import explained
+from attestation.verify.report_text import SIMULATED, counted, told
 from attestation.verify.verdict import Report, StepResult
 
+__all__ = ["MARKS", "SIMULATED", "console", "show_report"]
 MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not checked": ("–", "yellow")}
-SIMULATED = "SIMULATED: these machines prove nothing. Their roots are this machine's own."
 
 
 class _Piped(Console):
@@ -26,16 +28,18 @@ def console() -> Console:
     return _Piped(width=None if sys.stdout.isatty() else 100, highlight=False)
 
 
-def show_report(console: Console, report: Report, *, title: str) -> None:
-    """The whole report: every step, findings, and what no check can show."""
+def show_report(console: Console, report: Report, *, title: str, explain: bool = False) -> None:
+    """The whole report: every step, findings, and what no check can show. A step that failed has
+    what to do about it; with `explain`, every step has what it checks, and by which document."""
     table = Table(title=title, title_justify="left", show_lines=False)
     table.add_column("#", justify="right")
     table.add_column("step", no_wrap=True)
     table.add_column("result", no_wrap=True)
     table.add_column("what was found", overflow="fold")
     for step in report.steps:
-        table.add_row(str(step.number), step.name, _mark(step), _detail(step))
+        table.add_row(str(step.number), step.name, _mark(step), _detail(step, explain))
     console.print(table)
+    console.print(counted(report), markup=False)
     if report.simulated:
         console.print(Panel(Text(SIMULATED, style="bold yellow"), expand=False))
     for finding in report.findings:
@@ -49,5 +53,11 @@ def _mark(step: StepResult) -> Text:
     return Text(f"{sign} {step.status}", style=style)
 
 
-def _detail(step: StepResult) -> Text:
-    return Text(f"[{step.code}] {step.detail}" if step.code else step.detail)
+def _detail(step: StepResult, explain: bool) -> Text:
+    text = Text(told(step))
+    item = next((item for item in explained() if item.name == step.name), None)
+    if explain and item is not None:
+        text.append(f"\nChecks: {item.checks}\nSource: {item.source}", style="dim")
+    if step.advice and (explain or step.status == "failed"):
+        text.append(f"\nWhat to do: {step.advice}", style="bold")
+    return text

@@ -27,7 +27,7 @@ from attestation.formats.receipt import (
     amount_of,
     matches,
 )
-from attestation.verify.verdict import VerifiedEnclave
+from attestation.verify.verdict import VerifiedEnclave, reporting
 from attestation.wire import (
     MAX_REQUEST_BYTES,
     RECEIPT_COSE_TRAILER,
@@ -108,6 +108,10 @@ class SealedExchange:
         encoded = self._trailer(RECEIPT_TRAILER)
         if encoded is None:
             raise ChannelError("answer: expected a receipt in its trailer, got none")
+        with reporting(self.enclave.report):
+            return self._checked(encoded)
+
+    def _checked(self, encoded: bytes) -> CheckedReceipt:
         signed = SignedReceipt.from_bytes(_decode(encoded, "receipt"))
         receipt = signed.open(self.enclave.bundle.receipt_key)
         request_salt, response_salt = self._salts()

@@ -1,4 +1,4 @@
-"""Every coded refusal in the source is named by a test: its code stands there as a string."""
+"""Every coded refusal in the source is named by a test, has advice, and is in the reference."""
 
 from __future__ import annotations
 
@@ -9,64 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from attestation.platforms.tdx.attributes import NAMED_BITS
-from attestation.platforms.tdx.tcb import _REFUSALS
+from attestation.verify.advice import advice
+from attestation.verify.verifier import PLAN
+from attestation.verify.wording import expected_and_got
+from scripts import refusals
+from scripts.refusals import Refusal
 from tests.helpers.places import ROOT
 
-ROOMS = ("attestation", "contracts", "enclave", "client_sdk")
-CODE_AT = {"NotAuthentic": 1, "Refused": 1, "broken": 0, "_refused": 0, "_check_register": 3}
-"""Which argument of a call is the code. A call whose argument has no constant part is a helper
-that passes a code on, or `_refused` of another module; the tables below hold such codes."""
-
-TABLES = {code for code, _ in (*NAMED_BITS.values(), *_REFUSALS.values())}
 EXCEPTIONS: dict[str, str] = {}
 """Codes that no test names, each with the reason why none can."""
 
-_CODE = re.compile(r"[a-z][a-z0-9-]*")
+WITHOUT_EXPECTED = {"azure-paravisor", "td-info", "pcr-mismatch", "log-mismatch", "wrong-nonce"}
+"""Codes of the inspector, which compares files with each other and has no report."""
+
+_CODE = re.compile(r"([a-z][a-z-]*/)?([a-z][a-z0-9-]*)")
+"""A code as a test names it, perhaps after its step."""
 
 
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-def sources() -> Iterator[Path]:
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            if "node_modules" not in path.parts:
-                yield path
-
-
-def name_of(call: ast.Call) -> str:
-    function = call.func
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-
-
-def patterns(node: ast.expr) -> Iterator[str]:
-    """Regular expressions for the codes that an argument can be."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        if _CODE.fullmatch(node.value):
-            yield re.escape(node.value)
-    elif isinstance(node, ast.IfExp):
-        yield from patterns(node.body)
-        yield from patterns(node.orelse)
-    elif isinstance(node, ast.JoinedStr):
-        parts = (
-            re.escape(part.value) if isinstance(part, ast.Constant) else "[a-z-]+"
-            for part in node.values
-        )
-        yield "".join(parts)
-
-
-def codes() -> dict[str, str]:
-    """Where each pattern of a code is raised."""
-    found = {re.escape(code): "tables of attestation/platforms/tdx" for code in TABLES}
-    for path in sources():
-        for node in ast.walk(parsed(path)):
-            at = CODE_AT.get(name_of(node)) if isinstance(node, ast.Call) else None
-            if isinstance(node, ast.Call) and at is not None and len(node.args) > at:
-                where = f"{path.relative_to(ROOT)}:{node.lineno}"
-                found |= dict.fromkeys(patterns(node.args[at]), where)
-    return found
+def pattern(code: str) -> str:
+    return re.escape(code).replace(r"\*", "[a-z-]+")
 
 
 def strings(tree: ast.Module) -> Iterator[str]:
@@ -81,25 +42,63 @@ def strings(tree: ast.Module) -> Iterator[str]:
 def named() -> set[str]:
     here = Path(__file__).resolve()
     paths = (path for path in (ROOT / "tests").rglob("test_*.py") if path.resolve() != here)
-    return {text for path in paths for text in strings(parsed(path)) if _CODE.fullmatch(text)}
+    trees = (ast.parse(path.read_text()) for path in paths)
+    found = (_CODE.fullmatch(text) for tree in trees for text in strings(tree))
+    return {match[2] for match in found if match is not None}
 
 
-def test_every_code_is_named_by_a_test(named: set[str]) -> None:
+@pytest.fixture(scope="module")
+def found() -> tuple[Refusal, ...]:
+    return refusals.refusals()
+
+
+def test_every_code_is_named_by_a_test(named: set[str], found: tuple[Refusal, ...]) -> None:
+    codes = {refusal.code for refusal in found} - EXCEPTIONS.keys()
     missing = {
-        code: where
-        for code, where in codes().items()
-        if code not in EXCEPTIONS and not any(re.fullmatch(code, text) for text in named)
+        code for code in codes if not any(re.fullmatch(pattern(code), text) for text in named)
     }
     assert not missing
 
 
-def test_the_exceptions_are_codes_that_no_test_names(named: set[str]) -> None:
-    assert not EXCEPTIONS.keys() - codes().keys() and not EXCEPTIONS.keys() & named
+def test_the_exceptions_are_codes_that_no_test_names(
+    named: set[str], found: tuple[Refusal, ...]
+) -> None:
+    codes = {refusal.code for refusal in found}
+    assert not EXCEPTIONS.keys() - codes and not EXCEPTIONS.keys() & named
 
 
-def test_codes_are_found() -> None:
+def test_codes_are_found(found: tuple[Refusal, ...]) -> None:
     """Each way in which the source writes a code."""
-    found = codes()
-    literal, helper, table = "no-proof", "chain-order", "sept-ve-disable"
-    assert {re.escape(code) for code in (literal, helper, table)} <= found.keys()
-    assert re.escape("crl-") + "[a-z-]+" in found and len(found) > 150
+    literal, helper, table, dated = "no-proof", "chain-order", "sept-ve-disable", "crl-expired"
+    given, prefixed, passed = "pq-required", "rim-bad-signature", "architecture-not-accepted"
+    codes = {refusal.code for refusal in found}
+    assert {literal, helper, table, dated, given, prefixed, passed} <= codes and len(codes) > 150
+
+
+def test_every_refusal_has_advice(found: tuple[Refusal, ...]) -> None:
+    """Write what to do about a new one into attestation/verify/advice.py."""
+    silent = {
+        f"{refusal.step}/{refusal.code}"
+        for refusal in found
+        if not advice(refusal.step, refusal.code, refused=refusal.exit_code == 4)
+    }
+    assert not silent
+
+
+def test_every_message_of_the_plan_says_what_was_expected_and_what_came(
+    found: tuple[Refusal, ...],
+) -> None:
+    """docs/style.md, "Errors", has the forms."""
+    plan = {name for name, _ in PLAN} - {"log"}
+    bad = [
+        refusal.meaning
+        for refusal in found
+        if refusal.step in plan and re.search("[a-z]", refusal.meaning)
+        if refusal.code not in WITHOUT_EXPECTED and not all(expected_and_got(refusal.meaning))
+    ]
+    assert not bad
+
+
+def test_the_reference_is_as_the_source() -> None:
+    """Else run: python -m scripts.refusals --write"""
+    assert refusals.PAGE.read_text() == refusals.page()

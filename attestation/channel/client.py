@@ -12,7 +12,7 @@ from attestation.channel.key_config import KeyConfig, choose
 from attestation.errors import Refused, Truncated, UsageError
 from attestation.formats.dates import dated
 from attestation.formats.digests import sha256
-from attestation.verify.verdict import VerifiedEnclave
+from attestation.verify.verdict import VerifiedEnclave, reporting
 from attestation.wire import (
     CHUNKED_REQUEST,
     CHUNKED_RESPONSE,
@@ -87,9 +87,11 @@ class ClientRequest:
                 "expired",
                 f"expected a verification that still holds, until {dated(enclave.valid_until)}, "
                 f"now is {dated(now)}; verify the enclave again",
+                report=enclave.report,
             )
         config = session.config if session else None
-        return cls(enclave.bundle.key_configs, pq=pq, chunked=chunked, session=config)
+        with reporting(enclave.report):
+            return cls(enclave.bundle.key_configs, pq=pq, chunked=chunked, session=config)
 
     @property
     def media_type(self) -> str:

@@ -103,11 +103,13 @@ class RegistrySnapshot:
 
     def _revoked(self, what: str, entry: Entry) -> Refused:
         reason = REASONS.get(entry.reason, "unknown")
-        text = f"the {what} was revoked at {dated(entry.revoked_at)}, reason {entry.reason}"
+        text = f"expected an entry that allows the {what}, it was revoked at "
+        text += f"{dated(entry.revoked_at)}, reason {entry.reason}"
         return Refused(STEP, "revoked", f"{self._where()}: {text} ({reason})")
 
     def _pending(self, what: str, begins: int) -> Refused:
-        text = f"the {what} is allowed only from {dated(begins)}, and this state is of "
+        text = f"expected an entry that allows the {what} now, it is allowed only from "
+        text += f"{dated(begins)}, and this state is of "
         return Refused(STEP, "pending", f"{self._where()}: {text}{dated(self.read_at)}")
 
     def _where(self) -> str:

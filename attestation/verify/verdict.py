@@ -6,10 +6,12 @@ show. Only `Verifier.verify` makes a VerifiedEnclave; sealing accepts nothing el
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import InitVar, dataclass
 from typing import Any, Literal
 
+from attestation.errors import VerificationError
 from attestation.formats.keys import KeyBundle
 
 Status = Literal["passed", "failed", "not checked"]
@@ -18,6 +20,11 @@ CAVEATS = (
     "No check can show that CPU and GPU sit in one machine: Hopper evidence names no CPU.",
     "Physical attacks on memory buses can forge quotes; vendors hold them out of scope.",
 )
+NVLINK_CAVEAT = (
+    "Under Hopper's protected PCIe, what several GPUs send each other over NVLink is not "
+    "encrypted: no check can show that nobody listens on these links."
+)
+"""Of machines with more than one GPU."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One numbered step of the plan. `code` names the reason of a failure, else ""."""
+    """One numbered step of the plan.
+
+    `detail` is one sentence for people. The rest says why a step did not pass, and is empty where
+    it did: `code`, a stable word for the reason; what was `expected` and what the step `got`
+    instead; and `advice`, what to do about it.
+    """
 
     number: int
     name: str
     status: Status
     code: str = ""
     detail: str = ""
+    expected: str = ""
+    got: str = ""
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,19 @@ class Report:
     def failed(self) -> tuple[str, ...]:
         return tuple(step.name for step in self.steps if step.status == "failed")
 
+    @property
+    def passed(self) -> int:
+        """How many steps passed, out of `len(report.steps)`, which is the length of the plan."""
+        return sum(step.status == "passed" for step in self.steps)
+
+    def __str__(self) -> str:
+        """Plain text: a table of all steps, the findings, and what no check can show."""
+        from attestation.verify.report_text import as_text
+
+        return as_text(self)
+
     def to_json(self) -> dict[str, Any]:
+        """JSON values only, as docs/spec/report.schema.json says."""
         return {
             "ok": self.ok,
             "simulated": self.simulated,
@@ -98,6 +125,16 @@ class VerifiedSession:
 
     config: bytes
     until: int
+
+
+@contextmanager
+def reporting(report: Report) -> Iterator[None]:
+    """A VerificationError raised inside carries `report`, where it has none of its own."""
+    try:
+        yield
+    except VerificationError as error:
+        error.report = error.report or report
+        raise
 
 
 _MINT = object()

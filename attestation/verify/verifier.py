@@ -24,16 +24,31 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attestation.arguments import expect
-from attestation.errors import NotAuthentic, NotChecked, ParseError, VerificationError
+from attestation.errors import (
+    NotAuthentic,
+    NotChecked,
+    ParseError,
+    Refused,
+    VerificationError,
+)
 from attestation.log.leaf import Leaf
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
 from attestation.trust.registry import RegistrySnapshot
 from attestation.verify import log_step, registry_step, steps
+from attestation.verify.advice import advice
 from attestation.verify.case import Case, Challenge
 from attestation.verify.memory import VerificationMemory, question
 from attestation.verify.presented import Presented
-from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave
+from attestation.verify.verdict import (
+    _MINT,
+    CAVEATS,
+    NVLINK_CAVEAT,
+    Report,
+    StepResult,
+    VerifiedEnclave,
+)
+from attestation.verify.wording import expected_and_got
 
 __all__ = ["Challenge", "Presented", "Verifier"]
 
@@ -188,25 +203,52 @@ def _one(
         detail = step(case)
     except NotChecked as missing:
         missing.step = name
-        return StepResult(number, name, "not checked", "", missing.message), missing
+        return _stopped(number, name, missing), missing
     except ParseError as malformed:
         error = NotAuthentic(name, malformed.code, str(malformed))
-        return StepResult(number, name, "failed", error.code, error.message), error
+        return _stopped(number, name, error), error
     except VerificationError as failure:
-        return StepResult(number, name, "failed", failure.code, failure.message), failure
+        return _stopped(number, name, failure), failure
     case.passed.add(name)
     return StepResult(number, name, "passed", "", detail), None
 
 
+def _stopped(number: int, name: str, error: VerificationError) -> StepResult:
+    """The result of a step that did not pass, with what to do about it."""
+    expected, got = expected_and_got(error.message)
+    return StepResult(
+        number,
+        name,
+        "not checked" if isinstance(error, NotChecked) else "failed",
+        error.code,
+        error.message,
+        expected,
+        got,
+        advice(name, error.code, refused=isinstance(error, Refused)),
+    )
+
+
+def not_begun(why: VerificationError, *, simulated: bool) -> Report:
+    """The report of a verification that had nothing to begin with: no step was checked."""
+    missing = NotChecked(f"expected an anchor and a beacon block of the chain, got an error: {why}")
+    return Report(tuple(_not_run(0, missing)), simulated=simulated)
+
+
+def _not_run(done: int, why: NotChecked) -> list[StepResult]:
+    """The results of all steps after the first `done`."""
+    return [_stopped(number, name, why) for number, (name, _) in enumerate(PLAN, 1)][done:]
+
+
 def _report(case: Case, results: list[StepResult]) -> Report:
-    rest = [
-        StepResult(number, name, "not checked", "", "an earlier step failed")
-        for number, (name, _) in enumerate(PLAN[len(results) :], len(results) + 1)
-    ]
+    before = next((step.name for step in results if step.status != "passed"), "")
+    why = NotChecked(f"expected the step {before} to have passed; it has not")
+    rest = _not_run(len(results), why)
+    several = "parse" in case.passed and len(case.evidence.devices) > 1
     return Report(
         steps=(*results, *rest),
         simulated=case.policy.roots.simulated,
         named=case.named,
         findings=tuple(case.findings),
+        caveats=(*CAVEATS, NVLINK_CAVEAT) if several else CAVEATS,
         tcb_issued=case.tcb_issued,
     )

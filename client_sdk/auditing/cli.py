@@ -15,6 +15,7 @@ from client_sdk.auditing.files import cli as files
 from client_sdk.commands.cli import (
     CHAIN,
     DIRECTORY,
+    EXPLAIN,
     FILE,
     JSON,
     POLICY,
@@ -135,7 +136,8 @@ def run_audit(as_json: bool, html: Path | None, **options: Any) -> None:
 @click.argument("index", type=click.IntRange(0))
 @_audit_options
 @click.option("--json", "as_json", is_flag=True, help=JSON)
-def entry(index: int, as_json: bool, **options: Any) -> None:
+@click.option("--explain", is_flag=True, help=EXPLAIN)
+def entry(index: int, as_json: bool, explain: bool, **options: Any) -> None:
     """Verify the entry with this INDEX and print its leaf, proof and report.
 
     Exit codes: 0 the entry holds; 1 a violation was found; 2 the log has no such entry; 3 the
@@ -151,7 +153,7 @@ def entry(index: int, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(single.to_json()))
     else:
-        show_entry(console(), single)
+        show_entry(console(), single, explain=explain)
     sys.exit(single.audit.exit_code)
 
 
@@ -216,7 +218,8 @@ def _index_of(request: AuditRequest, boot: str | None, evidence: str | None) -> 
     "the file's own statements about the chain are not checked.",
 )
 @click.option("--json", "as_json", is_flag=True, help=JSON)
-def check_proof(file: Path, policy: Path, chain: str | None, as_json: bool) -> None:
+@click.option("--explain", is_flag=True, help=EXPLAIN)
+def check_proof(file: Path, policy: Path, chain: str | None, as_json: bool, explain: bool) -> None:
     """Verify a FILE from `prove` without a network, as of the enclave's own time.
 
     Prints the report and, for every statement, what it rests on. Statements about the chain rest
@@ -242,7 +245,7 @@ def check_proof(file: Path, policy: Path, chain: str | None, as_json: bool) -> N
     if as_json:
         click.echo(json.dumps(checked.to_json()))
     else:
-        show_proof(console(), checked)
+        show_proof(console(), checked, explain=explain)
     sys.exit(checked.exit_code)
 
 

@@ -43,8 +43,8 @@ def show_problems(console: Console, audit: Audit) -> None:
         console.print(Text(SIMULATED, style="bold yellow"))
 
 
-def show_entry(console: Console, single: AuditedEntry) -> None:
-    """Leaf, proof, report, and what of it contradicts."""
+def show_entry(console: Console, single: AuditedEntry, *, explain: bool = False) -> None:
+    """Leaf, proof, report, and what of it contradicts. `explain` as in `show_report`."""
     audit = single.audit
     console.print(f"contract   {audit.contract}", markup=False)
     console.print(f"anchored   {audit.size} entries, root {audit.root}", markup=False)
@@ -56,7 +56,7 @@ def show_entry(console: Console, single: AuditedEntry) -> None:
         console.print(table)
     if single.entry is not None and single.entry.report is not None:
         title = f"boot {single.entry.boot}, as of its own time"
-        show_report(console, single.entry.report, title=title)
+        show_report(console, single.entry.report, title=title, explain=explain)
     if single.proof:
         console.print(Text(single.proof.decode(), overflow="fold", style="dim"))
     show_problems(console, audit)
@@ -65,10 +65,10 @@ def show_entry(console: Console, single: AuditedEntry) -> None:
     console.print(f"verdict: {verdict}", style=style, markup=False)
 
 
-def show_proof(console: Console, checked: CheckedProof) -> None:
-    """The report, then what rests on whose word."""
+def show_proof(console: Console, checked: CheckedProof, *, explain: bool = False) -> None:
+    """The report, then what rests on whose word. `explain` as in `show_report`."""
     title = f"entry {checked.index}, boot {checked.boot}, as of {stamp(checked.at)}"
-    show_report(console, checked.report, title=title)
+    show_report(console, checked.report, title=title, explain=explain)
     for problem in checked.problems:
         console.print(f"violation: {problem}", style="red", markup=False)
     table = Table(title="What this rests on", title_justify="left")

@@ -39,6 +39,10 @@ KEPT = (
 )
 MAX_TOKENS = "Maximum number of tokens in the answer."
 JSON = "Print JSON instead of text."
+EXPLAIN = (
+    "In the table of the steps, print what each one checks and by which document, and where it did "
+    "not pass what to do."
+)
 
 
 def directory(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -174,7 +178,8 @@ def convert_policy(file: Path, out: Path | None) -> None:
 @client.command()
 @_where
 @click.option("--json", "as_json", is_flag=True, help="Print one report per enclave as JSON.")
-def verify(as_json: bool, **where: Any) -> None:
+@click.option("--explain", is_flag=True, help=EXPLAIN)
+def verify(as_json: bool, explain: bool, **where: Any) -> None:
     """Verify every enclave at a URL and print each step of the verification.
 
     Sends no prompt. Exit codes: 0 every enclave is accepted; otherwise the code of the first
@@ -191,7 +196,7 @@ def verify(as_json: bool, **where: Any) -> None:
         worst = worst or code
         reports.append({"boot": place.boot, **report.to_json()})
         if not as_json:
-            show_report(console(), report, title=f"boot {place.boot}")
+            show_report(console(), report, title=f"boot {place.boot}", explain=explain)
     if as_json:
         click.echo(json.dumps({"ok": not worst and bool(reports), "enclaves": reports}))
     if not reports:

@@ -15,6 +15,7 @@ from attestation.errors import (
     Truncated,
     UmayError,
     Unavailable,
+    VerificationError,
 )
 from client_sdk import sse
 from client_sdk.transport import Transport, check_url
@@ -71,8 +72,10 @@ def test_a_spoilt_answer_is_an_error(
     ada: FakeEnclave, fault: str, error: type[UmayError], code: str
 ) -> None:
     ada.script.fault = fault
-    with pytest.raises(error, match=code):
+    with pytest.raises(error, match=code) as caught:
         FakeClient([ada]).chat(BODY).read()
+    if isinstance(caught.value, VerificationError):
+        assert caught.value.report is not None
 
 
 def test_a_cut_answer_is_never_repeated_but_the_next_request_goes_elsewhere(
