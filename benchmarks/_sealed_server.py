@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 import enclave.guest
+from attestation import wire
 from attestation.channel import bhttp
 from attestation.net.serve import serving
 from enclave.guest.api import respond
@@ -51,6 +52,7 @@ async def main(port: int, slots: int) -> None:
         guest = await booted(Path(directory), slots)
         routes = [
             Route("/plain", plain(guest), methods=["POST"]),
+            Route(wire.CHAT, plain(guest), methods=["POST"]),
             Mount("/", create_app(guest, listen="127.0.0.1")),
         ]
         await serving([(Starlette(routes=routes), f"127.0.0.1:{port}")], ready=lambda urls: None)

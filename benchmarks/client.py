@@ -1,0 +1,156 @@
+"""The whole client beside the plain `openai` package: how long until the first token, how much CPU.
+
+Ours: `connect(…).openai()` against a simulated network, through relay and agent, without pacing.
+The peer: `openai.OpenAI` over plain HTTP, straight to a second server with the same engine. "Cold"
+is a new client that must verify a machine first; "warm" has verified one.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import openai
+import requests
+
+from client_sdk import Client, connect
+from client_sdk.localnet.devnet import Network
+from client_sdk.localnet.netfiles import GuestSpec
+
+COLD, WARM, STREAMS, TOKENS = 9, 40, 5, 200
+GUESTS = (GuestSpec("ada", 1, 1),)
+MODEL = "umay-demo"
+QUESTION: list[Any] = [{"role": "user", "content": "Tell me a story about a guardian."}]
+
+
+def run() -> Iterator[dict[str, Any]]:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        _plain() as url,
+        Network(Path(directory), guests=GUESTS) as network,
+    ):
+        network.start()
+        plain = openai.OpenAI(base_url=f"{url}/v1", api_key="unused")
+        yield from _cold(network, plain)
+        with _client(network) as client:
+            sealed = client.openai()
+            yield from _warm(sealed, plain)
+            yield from _cpu(sealed, plain)
+
+
+def _client(network: Network) -> Client:
+    return connect(network.files.directory, pacing="none")
+
+
+@contextmanager
+def _plain() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "benchmarks._sealed_server", str(port), "8"])
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until = time.monotonic() + 120
+        while not _serves(url):
+            if time.monotonic() > until:
+                raise TimeoutError("the plain server did not start")
+            time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _serves(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/umay/", timeout=5).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def _first_token(api: openai.OpenAI) -> float:
+    """Seconds until the first token; the rest is not read."""
+    began = perf_counter()
+    with _stream(api, 2) as stream:
+        next(piece for piece in stream if piece.choices and piece.choices[0].delta.content)
+        taken = perf_counter() - began
+        for _ in stream:
+            pass
+    return taken
+
+
+def _stream(api: openai.OpenAI, tokens: int) -> Any:
+    return api.chat.completions.create(
+        model=MODEL,
+        messages=QUESTION,
+        stream=True,
+        max_tokens=tokens,
+        temperature=0,
+        logit_bias={"2": -100},
+    )
+
+
+def _cold(network: Network, plain: openai.OpenAI) -> Iterator[dict[str, Any]]:
+    def ours() -> float:
+        began = perf_counter()
+        with _client(network) as client:
+            api = client.openai()
+            made = perf_counter() - began
+            return made + _first_token(api)
+
+    yield _beside("client-first-token-cold", ours, lambda: _first_token(plain), COLD)
+
+
+def _warm(sealed: openai.OpenAI, plain: openai.OpenAI) -> Iterator[dict[str, Any]]:
+    _first_token(sealed), _first_token(plain)
+    yield _beside(
+        "client-first-token-warm", lambda: _first_token(sealed), lambda: _first_token(plain), WARM
+    )
+
+
+def _cpu(sealed: openai.OpenAI, plain: openai.OpenAI) -> Iterator[dict[str, Any]]:
+    def seconds(api: openai.OpenAI) -> float:
+        began = process_time()
+        count = sum(bool(piece.choices) for piece in _stream(api, TOKENS))
+        return (process_time() - began) / count * 1000
+
+    ours, peer = _pairs(lambda: seconds(sealed), lambda: seconds(plain), STREAMS)
+    yield {
+        "bench": "client-cpu-per-1000-tokens",
+        "value": round(median(ours), 3),
+        "unit": "s",
+        "peer": f"openai over plain HTTP, {median(peer):.3f} s",
+        "ratio": round(median(ours) / median(peer), 2),
+        "n": STREAMS,
+    }
+
+
+def _beside(
+    name: str, ours: Callable[[], float], plain: Callable[[], float], runs: int
+) -> dict[str, Any]:
+    mine, peer = _pairs(ours, plain, runs)
+    return {
+        "bench": name,
+        "value": round(median(mine) * 1000, 1),
+        "unit": "ms",
+        "peer": f"openai over plain HTTP, {median(peer) * 1000:.1f} ms",
+        "ratio": round(median(mine) / median(peer), 2),
+        "added_ms": round((median(mine) - median(peer)) * 1000, 1),
+        "n": runs,
+    }
+
+
+def _pairs(
+    ours: Callable[[], float], plain: Callable[[], float], runs: int
+) -> tuple[list[float], list[float]]:
+    """In turn, so that both meet the same load."""
+    found = [(ours(), plain()) for _ in range(runs)]
+    return [pair[0] for pair in found], [pair[1] for pair in found]
