@@ -16,15 +16,21 @@ from tests.helpers.waiting import HANG_S
 pytestmark = pytest.mark.long
 
 GOOD = """
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, assert_type
 
+import httpx
+import openai
+
 import attestation
 import client_sdk
 from attestation import Evidence, Report, VerifiedEnclave, Verifier
-from client_sdk import Answer, Client, Policy, connect, errors
+from client_sdk import Answer, AsyncAnswer, AsyncClient, Client, Policy, errors
+from client_sdk import connect, connect_async
+from client_sdk.openai_transport import AsyncSealedTransport, SealedTransport
+from client_sdk.session import CheckedReceipt
 
 with connect(Path("somewhere"), timeout=3) as umay:
     assert_type(umay, Client)
@@ -45,6 +51,29 @@ with connect(Path("somewhere"), timeout=3) as umay:
     except errors.VerificationError as error:
         assert_type(error.step, str)
         assert_type(error.report, Report | None)
+    assert_type(umay.verify(), Report)
+    assert_type(umay.receipts[answer.id], CheckedReceipt)
+    assert_type(answer.may_have_run, int)
+    assert_type(umay.openai(max_retries=0), openai.OpenAI)
+    httpx.Client(transport=SealedTransport(umay))
+
+async def ask() -> None:
+    async with connect_async("somewhere", max_price=(1, 2)) as umay:
+        assert_type(umay, AsyncClient)
+        answer = await umay.chat("Good evening.", timeout=3, key="0" * 16)
+        assert_type(answer, AsyncAnswer)
+        assert_type(answer.stream(), AsyncIterator[str])
+        assert_type(await answer.text(), str)
+        assert_type(answer.status, int)
+        assert_type(answer.receipt, CheckedReceipt | None)
+        async for piece in answer:
+            assert_type(piece, bytes)
+        for place in await umay.places():
+            assert_type(await umay.examine(place), Report)
+        assert_type(await umay.verify(), Report)
+        assert_type(umay.async_openai(), openai.AsyncOpenAI)
+        httpx.AsyncClient(transport=AsyncSealedTransport(umay))
+
 policy = attestation.Policy.from_toml(b"")
 assert_type(policy, client_sdk.Policy)
 assert_type(Verifier(policy).policy, Policy)
@@ -57,6 +86,7 @@ WRONG = {
     "from client_sdk import connect; connect(3)": "arg-type",
     "from client_sdk import connect; connect().chat(3)": "arg-type",
     "from client_sdk import connect; connect(tiemout=3)": "tiemout",
+    "from client_sdk import connect_async; connect_async().chat(3)": "arg-type",
     "from client_sdk import Client; Client('https://r', policy=None, chain=None)": "arg-type",
     "from attestation import Verifier; Verifier('policy.toml')": "arg-type",
     "from client_sdk import errors; errors.Unavailible": "Unavailible",

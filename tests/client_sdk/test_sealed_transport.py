@@ -138,6 +138,15 @@ def test_a_whole_answer_and_its_receipt_by_id(api: Make, ada: FakeEnclave) -> No
     assert made.umay.receipts[answer.headers["umay-receipt-id"]].receipt.tokens == (3, 0, 8, 0)
 
 
+def test_an_idempotency_key_of_the_callers_goes_inside(api: Make, ada: FakeEnclave) -> None:
+    api(ada).whole(extra_headers={"Idempotency-Key": "0123456789abcdef", "x-other": "stays"})
+    headers = dict(ada.script.seen[0].headers)
+    assert headers == {
+        b"content-type": b"application/json",
+        b"idempotency-key": b"0123456789abcdef",
+    }
+
+
 def test_a_stream(api: Make, ada: FakeEnclave) -> None:
     streaming(ada)
     assert api(ada).stream() == "0 1 2 3 4 5 6 7 "
