@@ -2,9 +2,7 @@
 
 What may have been executed is never repeated unasked. Another machine is asked only where the
 question did not leave whole, or where an enclave says inside the seal that it is full (429) or
-has stopped (503). Everything that is said outside the seal is anybody's word: the one exception
-is the refusal of an enclave whose keys have changed, which is verified anew and asked once more
-if it does have other keys.
+has stopped (503). Everything that is said outside the seal is anybody's word.
 
 A request carries an idempotency key, so that a machine that was sent it twice runs it once. A
 question that its caller repeats under the same key goes to the machine that may have run it, and
@@ -145,11 +143,8 @@ class Asker:
         try:
             return (yield from self._exchange(chosen, request, patience, count))
         except NotForUs:
-            fresh = yield from self._chooser.refresh(chosen)
-            if fresh.enclave.bundle.key_configs == chosen.enclave.bundle.key_configs:
-                self._chooser.leave(chosen)
-                raise
-        return (yield from self._exchange(fresh, request, patience, count))
+            self._chooser.leave(chosen)  # its keys may have changed: it is verified anew
+            raise
 
     def _exchange(
         self, chosen: Chosen, request: bhttp.Request, patience: Patience, count: Count
@@ -181,6 +176,7 @@ class Asker:
             work = _opened(exchange, url, patience, ended, count)
             reading = yield from within(patience.head, work, told=f"{url}: no answer in time")
         except Unavailable as error:
+            use.over()
             self._chooser.leave_place(chosen, reached=error.sent)
             if first and not error.sent:
                 self._sent.forget(key)

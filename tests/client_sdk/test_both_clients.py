@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -22,6 +23,8 @@ from attestation.errors import (
     Unavailable,
     UsageError,
 )
+from client_sdk.choosing import Machine, Use
+from client_sdk.finding import Chosen
 from tests.client_sdk.test_client_session import BODY, NOT_THE_ENCLAVE
 from tests.helpers.fake_enclave import (
     DONE,
@@ -222,13 +225,6 @@ def test_a_refusal_outside_the_seal_is_not_repeated(
     assert caught.value.may_have_run == 1 == ada.script.opened and not bela.script.opened
 
 
-def test_new_keys_are_verified_and_used(asker: Make, ada: FakeEnclave) -> None:
-    umay = asker(ada)
-    umay.ask()
-    ada.renew()
-    assert umay.ask().asked == 2 and len(ada.script.seen) == 2
-
-
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_machine_that_is_full_or_stopped_is_left_for_another(
     asker: Make, ada: FakeEnclave, bela: FakeEnclave, status: int
@@ -261,6 +257,29 @@ def test_a_machine_that_cannot_be_reached_costs_nothing(
     ada.close()
     asked = asker(ada, bela).ask()
     assert asked.may_have_run == 1 and asked.asked == 2 and bela.script.seen
+
+
+def test_no_question_counts_as_one_at_work_once_it_has_ended(
+    asker: Make, ada: FakeEnclave, bela: FakeEnclave
+) -> None:
+    umay = asker(ada, bela)
+    chooser = umay.client._chooser
+    machines: list[Machine] = []
+    use = chooser.use
+
+    def used(chosen: Chosen) -> Use:
+        made = use(chosen)
+        machines.append(made._machine)
+        return made
+
+    chooser.use = used  # type: ignore[method-assign]
+    ada.move("http://127.0.0.1:1")
+    bela.script.unsealed = (502, "", b"")
+    for script in ({}, {"unsealed": None, "fault": "connection cut"}, {"fault": ""}):
+        vars(bela.script).update(script)
+        with contextlib.suppress(Unavailable, Truncated):
+            umay.ask()
+    assert machines and {machine.busy for machine in machines} == {0}
 
 
 def test_many_questions_share_one_verification(asker: Make, ada: FakeEnclave) -> None:

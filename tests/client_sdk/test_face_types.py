@@ -60,7 +60,7 @@ with connect(Path("somewhere"), timeout=3) as umay:
 async def ask() -> None:
     async with connect_async("somewhere", max_price=(1, 2)) as umay:
         assert_type(umay, AsyncClient)
-        answer = await umay.chat("Good evening.", timeout=3, key="0" * 16)
+        answer = await umay.chat("Good evening.", timeout=3, idempotency_key="0" * 16)
         assert_type(answer, AsyncAnswer)
         assert_type(answer.stream(), AsyncIterator[str])
         assert_type(await answer.text(), str)
