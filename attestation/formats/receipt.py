@@ -26,6 +26,8 @@ FINISH_REASONS = ("stop", "length", "cancelled", "error")
 TIME_GRAIN_S = 60
 """Receipts carry minutes, so that they do not time an exchange."""
 
+_KEYS = frozenset(range(12))
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -64,8 +66,9 @@ class Receipt:
     @classmethod
     def from_bytes(cls, data: bytes) -> Receipt:
         """Raises ParseError for anything that is not exactly one receipt."""
-        required = frozenset(range(12)) - {10}
-        fields = cbor.decode_map(data, required=required, limit=MAX_RECEIPT_BYTES)
+        fields = cbor.decode_map(data, required=_KEYS - {10}, limit=MAX_RECEIPT_BYTES)
+        # A contract writes a receipt again from its fields, so nothing else may be signed in it.
+        _check(fields.keys() <= _KEYS, "keys 0 to 11 and no other")
         digests = [fields[key] for key in (1, 2, 3, 4, 7)]
         _check(type(fields[0]) is int and fields[0] == 1, "version 1")
         _check(all(type(d) is bytes and len(d) == DIGEST_BYTES for d in digests), "32-byte digests")

@@ -214,6 +214,14 @@ def test_receipt_signature_holds_only_for_its_key_and_bytes() -> None:
         SignedReceipt(bytes(body), signed.signature).open(key.public_key().public_bytes_raw())
 
 
+@pytest.mark.parametrize("key", [12, 13, 1000, -1])
+def test_a_receipt_with_another_key_is_refused(key: int) -> None:
+    """Or a contract could not write its bytes again, and it could not be held against anyone."""
+    fields = cbor.decode(RECEIPT.to_bytes())
+    with pytest.raises(ParseError, match="no other|negative"):
+        Receipt.from_bytes(cbor.encode({**fields, key: 0}))
+
+
 def test_salted_hash_depends_on_salt_and_content() -> None:
     digest = salted_hash(b"s" * 32, b"question")
     assert matches(digest, b"s" * 32, b"question")
