@@ -218,7 +218,7 @@ def test_receipt_signature_holds_only_for_its_key_and_bytes() -> None:
 def test_a_receipt_with_another_key_is_refused(key: int) -> None:
     """Or a contract could not write its bytes again, and it could not be held against anyone."""
     fields = cbor.decode(RECEIPT.to_bytes())
-    with pytest.raises(ParseError, match="no other|negative"):
+    with pytest.raises(ParseError, match=r"no other|negative"):
         Receipt.from_bytes(cbor.encode({**fields, key: 0}))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import openai
 import pytest
+from click.testing import CliRunner
 
 from attestation.errors import Refused
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence
@@ -23,6 +24,7 @@ from attestation.platforms import tdx
 from attestation.verify.verifier import PLAN
 from benchmarks import imports
 from client_sdk.auditing.sources import log_url
+from client_sdk.cli import umay as root
 from client_sdk.client import Client
 from client_sdk.config import read_policy
 from client_sdk.localnet.devnet import MODEL_NAME, Network
@@ -205,6 +207,31 @@ def test_a_receipt_holds_for_the_exchange(network: Network) -> None:
     table = answer.enclave.price_table
     expected = prompt * table["prompt"] + completion * table["completion"]
     assert answer.receipt.receipt.amount == expected
+
+
+def test_a_receipt_is_disclosed_and_checked_by_anybody(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: each command is a few hundred lines, and each process a second."""
+    monkeypatch.chdir(tmp_path)
+    policy = ["--policy", str(network.files.policy)]
+    where = [*policy, "--chain", network.chain_url]
+
+    def run(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(root, words)
+        assert done.exit_code == code, (words, done.output, done.exception)
+        return done.output
+
+    run("client", "chat", "Hi.", "--max-tokens", "4", "--receipts", "mine", *where,
+        "--url", network.relay)  # fmt: skip
+    (kept,) = json.loads(run("client", "receipts", "list", "--json", "--receipts", "mine"))
+    mine = ["client", "receipts", "disclose", kept["id"], "--receipts", "mine"]
+    run(*mine, "--answer", "--out", "shown")
+    run("audit", "prove", "--evidence", kept["evidence"], "--contract", network.contract,
+        "--out", "proof", *where)  # fmt: skip
+    check = ["client", "receipts", "verify", "shown"]
+    assert "verdict: holds" in run(*check, "--proof", "proof", *policy)
+    run(*check, code=6)
 
 
 def test_the_audit_verifies_every_machine_again(network: Network) -> None:
