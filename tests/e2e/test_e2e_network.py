@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -184,6 +185,13 @@ def test_an_example_runs(network: Network, tmp_path: Path, name: str) -> None:
 
 def test_the_first_example_of_the_face_runs_as_it_stands(network: Network, tmp_path: Path) -> None:
     done = python(network, tmp_path, "-c", examples()["client_sdk"])
+    assert done.returncode == 0 and "CheckedReceipt" in done.stdout, done.stderr
+
+
+def test_the_five_lines_of_the_readme_run_as_they_stand(network: Network, tmp_path: Path) -> None:
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in found[0].splitlines() if line]) == 5
+    done = python(network, tmp_path, "-c", found[0])
     assert done.returncode == 0 and "CheckedReceipt" in done.stdout, done.stderr
 
 
