@@ -130,7 +130,7 @@ class Supervisor:
         child = next(child for child in self._children if child.name == name)
         self._children.remove(child)
         child.process.kill()
-        child.process.wait(STOP_SECONDS)
+        child.process.wait()
 
     def check(self, *, but: str | None = None) -> None:
         """Raises Unavailable, which names the first child that has ended. Children whose names

@@ -17,8 +17,8 @@ from attestation.net.timing import Deadlines
 from contracts.chain import ToncenterV2, raw_address
 from contracts.localnet.server import command
 
-STOP_SECONDS = 10
-LOCAL_TIMEOUT = 30.0
+STOP_SECONDS = 120
+LOCAL_TIMEOUT = 300.0
 MAX_LOCAL = 64 * 1024  # bytes
 
 
@@ -52,7 +52,7 @@ class LocalChain:
             raise Unavailable(tail.strip() or silent) from error
 
     def client(self) -> ToncenterV2:
-        return ToncenterV2(self.url)
+        return ToncenterV2(self.url, timeout=LOCAL_TIMEOUT)
 
     def faucet(self, address: str, amount: int) -> None:
         """Create `amount` nano for any account."""

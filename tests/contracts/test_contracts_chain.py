@@ -88,7 +88,8 @@ def test_time_travel_and_lookup_by_time(shared: LocalChain) -> None:
     assert now >= before.utime + 3600
     assert chain.head().utime >= before.utime + 3600
     answer = requests.get(
-        f"{shared.url}/lookupBlock?workchain=-1&shard=0&unixtime={before.utime + 60}", timeout=5
+        f"{shared.url}/lookupBlock?workchain=-1&shard=0&unixtime={before.utime + 60}",
+        timeout=HANG_S,
     ).json()
     assert before.seqno <= answer["result"]["seqno"] < chain.head().seqno
 
@@ -410,7 +411,7 @@ def test_transfers_count_and_arrive(shared: LocalChain, version: str) -> None:
     assert [wallet.transfer(there, 10**6, bounce=False) for _ in range(3)] == [0, 1, 2]
     assert 3 * 10**6 - 10 <= chain.account(there).balance <= 3 * 10**6  # less some rent
     information = requests.get(
-        f"{shared.url}/getWalletInformation?address={wallet.address}", timeout=5
+        f"{shared.url}/getWalletInformation?address={wallet.address}", timeout=HANG_S
     ).json()["result"]
     named = {"v4r2": "wallet v4 r2", "v5r1": "wallet v5 r1"}[version]
     assert (information.get("wallet_type", named), information.get("seqno", 3)) == (named, 3)
@@ -492,7 +493,7 @@ class Endpoint(ThreadingHTTPServer):
 
     @property
     def client(self) -> ToncenterV2:
-        return ToncenterV2(f"http://127.0.0.1:{self.server_port}", timeout=3)
+        return ToncenterV2(f"http://127.0.0.1:{self.server_port}", timeout=HANG_S)
 
 
 class _Handler(BaseHTTPRequestHandler):
