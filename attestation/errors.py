@@ -15,6 +15,7 @@ UmayError            70  internal          the root; no command ends with it by 
 ├── LogError          1  log-violation     a transparency log contradicts itself
 ├── Unavailable       5  unavailable       a service did not answer
 │   ├── NotThere      5  not-there         it answered that it does not have this
+│   ├── TooDear       5  too-dear          it asks for a higher price than the caller accepts
 │   └── SessionBusy   5  session-busy      it makes no new session now
 └── Incomplete        6  incomplete        something could not be checked
 
@@ -192,6 +193,12 @@ class NotThere(Unavailable):
     """A service answered, and has no such thing."""
 
     code = "not-there"
+
+
+class TooDear(Unavailable):
+    """Every machine asks for a higher price than the caller accepts; nothing was sent."""
+
+    code = "too-dear"
 
 
 class SessionBusy(Unavailable):

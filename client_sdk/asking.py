@@ -19,6 +19,7 @@ from attestation.errors import NotForUs, UmayError, Unavailable, VerificationErr
 from client_sdk.choosing import Chooser
 from client_sdk.effects import Open, Work, within
 from client_sdk.finding import Chosen
+from client_sdk.pricing import Price, too_dear
 from client_sdk.reading import Ended, Reading
 from client_sdk.sent import SentTo
 from client_sdk.session import SealedExchange
@@ -70,14 +71,20 @@ class Asker:
         self._sent = SentTo()
 
     def ask(
-        self, request: bhttp.Request, *, model: str | None, patience: Patience
+        self,
+        request: bhttp.Request,
+        *,
+        model: str | None,
+        patience: Patience,
+        max_price: Price | None = None,
     ) -> Work[Reading]:
         """An answer whose head is there. Raises VerificationError (nothing acceptable),
-        Unavailable, ChannelError; their `may_have_run` says whether it may have been executed."""
+        Unavailable (TooDear where only `max_price` stood against it), ChannelError; their
+        `may_have_run` says whether it may have been executed."""
         count = Count()
         told = f"no answer within {patience.whole:g} s"
         try:
-            work = self._ask(request, model, patience, count)
+            work = self._ask(request, model, patience, count, max_price)
             reading = yield from within(patience.whole, work, told=told)
         except UmayError as error:
             error.may_have_run = count.ran
@@ -86,7 +93,12 @@ class Asker:
         return reading
 
     def _ask(
-        self, request: bhttp.Request, model: str | None, patience: Patience, count: Count
+        self,
+        request: bhttp.Request,
+        model: str | None,
+        patience: Patience,
+        count: Count,
+        max_price: Price | None,
     ) -> Work[Reading]:
         full: Reading | None = None
         failure: UmayError | None = None
@@ -100,6 +112,10 @@ class Asker:
                 if full is not None:
                     return full
                 raise failure or error from None
+            if dear := too_dear(chosen.enclave.price_table, max_price):
+                failure = failure or dear
+                avoid.add(chosen.place.boot)
+                continue
             try:
                 reading = yield from self._send(chosen, request, patience, count)
             except (Unavailable, VerificationError) as error:

@@ -243,9 +243,13 @@ class AsyncClient(ClientFace):
         *,
         timeout: float | None = None,
         idempotency_key: str | None = None,
+        max_price: tuple[float, float] | None = None,
     ) -> AsyncAnswer:
         """One HTTP request inside the channel, as `Client.request`."""
-        return await self.ask(method, path, content, self._patience(timeout), idempotency_key)
+        patience = self._patience(timeout)
+        return await self._answer(
+            self._request_work(method, path, content, patience, idempotency_key, max_price)
+        )
 
     async def ask(
         self,

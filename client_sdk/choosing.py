@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import threading
 import time
@@ -150,7 +149,7 @@ class Chooser:
                     return chosen
                 continue
             if others is not None:
-                yield from _shared(others)
+                yield from wait(others)
                 continue
             return (yield from self._searched(mine, model, shunned))
 
@@ -164,6 +163,11 @@ class Chooser:
             return (yield from self.choose()).enclave.report
         anchor = yield from self.finder.anchor()
         return (yield from self.finder.verified(place, anchor)).enclave.report
+
+    def warm(self) -> list[Chosen]:
+        """What is verified and holds, without asking anybody."""
+        with self._lock:
+            return [m.chosen for m in self._warm.values() if self._holds(m)]
 
     def refresh(self, chosen: Chosen) -> Work[Chosen]:
         """The same guest verified anew: its keys may have changed."""
@@ -388,11 +392,3 @@ class Chooser:
             kept[machine.model] = kept.get(machine.model, 0) + 1
             if kept[machine.model] > WARM or not self._holds(machine):
                 del self._warm[boot]
-
-
-def _shared(ticket: Future[None]) -> Work[None]:
-    """Raises a copy of what the search raised: each caller's error is its own."""
-    try:
-        yield from wait(ticket)
-    except UmayError as error:
-        raise copy.copy(error) from None

@@ -203,18 +203,24 @@ class Client(ClientFace):
         *,
         timeout: float | None = None,
         idempotency_key: str | None = None,
+        max_price: tuple[float, float] | None = None,
     ) -> Answer:
         """One HTTP request inside the channel; returns when the inner head has come.
 
-        `timeout` in seconds stands for the client's. Raises VerificationError (nothing
-        acceptable), Unavailable, ChannelError; `may_have_run` of the error says how often the
-        request may have been executed.
+        `timeout` in seconds stands for the client's. `max_price`, in nano coins per prompt token
+        and per completion token, is for this request alone: TooDear is raised, and nothing is
+        sealed, where no machine's verified price table is within it. Raises VerificationError
+        (nothing acceptable), Unavailable, ChannelError; `may_have_run` of the error says how often
+        the request may have been executed.
 
         `idempotency_key`: 16 to 64 visible ASCII characters, random for each question. The same
         request under the same key goes to the machine that it was sent to before, which gives
         the same answer for ten minutes and charges once. None makes a new key.
         """
-        return self.ask(method, path, content, self._patience(timeout), idempotency_key)
+        patience = self._patience(timeout)
+        return self._answer(
+            self._request_work(method, path, content, patience, idempotency_key, max_price)
+        )
 
     def ask(
         self,

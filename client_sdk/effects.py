@@ -8,6 +8,7 @@ every effect by the time that its caller has left, and raises Unavailable once t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -134,8 +135,11 @@ def compute(function: Callable[[], T]) -> Work[T]:
 
 
 def wait(ticket: Future[T]) -> Work[T]:
-    """Raises what the ticket holds."""
-    result: T = yield Wait(ticket)
+    """Raises a copy of what the ticket holds: the error of each who waits is its own."""
+    try:
+        result: T = yield Wait(ticket)
+    except UmayError as error:
+        raise copy.copy(error) from None
     return result
 
 

@@ -106,6 +106,10 @@ class ClientFace:
         """Names of the models that the policy accepts."""
         return list(dict.fromkeys(name for name, _ in self.policy.models))
 
+    def machines(self) -> list[Chosen]:
+        """The machines that are verified now and kept for the next questions; asks nobody."""
+        return self._chooser.warm()
+
     def _use(self, chooser: Chooser) -> None:
         from client_sdk.asking import Asker
 
@@ -132,15 +136,24 @@ class ClientFace:
         return self._request_work("POST", wire.CHAT, content, self._patience(timeout), key)
 
     def _request_work(
-        self, method: str, path: str, content: bytes, patience: Patience, key: str | None
+        self,
+        method: str,
+        path: str,
+        content: bytes,
+        patience: Patience,
+        key: str | None,
+        max_price: tuple[float, float] | None = None,
     ) -> Work[Reading]:
         for name, value in (("method", method), ("path", path)):
             expect(name, value, str)
         expect("content", content, bytes)
+        if max_price is not None:
+            _expect_price(max_price)
         if self._closed:
             raise UsageError("client: this client is closed; make another one")
         request = bhttp.Request(method, path, self._headers(content, key), content)
-        return self._asker.ask(request, model=self._model_in(content), patience=patience)
+        model = self._model_in(content)
+        return self._asker.ask(request, model=model, patience=patience, max_price=max_price)
 
     def _patience(self, timeout: float | None) -> Patience:
         from client_sdk.asking import Patience

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from attestation.errors import TooDear
+
 TYPICAL_PROMPT, TYPICAL_COMPLETION = 1, 3
 """Weights for one figure per offer: answers are longer than what a cache leaves to read."""
 
@@ -25,6 +27,18 @@ def price_of_table(table: Mapping[str, Any]) -> Price:
     if _is_price(prompt) and _is_price(completion):
         return float(prompt), float(completion)
     return UNKNOWN, UNKNOWN
+
+
+def too_dear(table: Mapping[str, Any], most: Price | None) -> TooDear | None:
+    """The error where a price of a verified table is above `most`, or missing."""
+    price = price_of_table(table)
+    if most is None or all(one <= limit for one, limit in zip(price, most, strict=True)):
+        return None
+    return TooDear(
+        f"price: expected at most {most[0]:g} nano coins per prompt token and {most[1]:g} per "
+        f"completion token, got {price[0]:g} and {price[1]:g} from the cheapest machine; nothing "
+        "was sent. Ask later, or accept a higher price"
+    )
 
 
 def weighed(price: Price) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 import threading
@@ -18,11 +19,13 @@ from attestation.errors import (
     NotAuthentic,
     NotForUs,
     Replayed,
+    TooDear,
     Truncated,
     UmayError,
     Unavailable,
     UsageError,
 )
+from attestation.verify.verdict import _MINT
 from client_sdk.choosing import Machine, Use
 from client_sdk.finding import Chosen
 from tests.client_sdk.test_client_session import BODY, NOT_THE_ENCLAVE
@@ -56,6 +59,9 @@ class Threads:
     def ask(self, body: Any = BODY, **options: Any) -> Asked:
         with self.client.chat(body, **options) as answer:
             return Asked(answer, answer.read())
+
+    def request(self, **options: Any) -> Any:
+        return self.client.request("POST", wire.CHAT, b"{}", **options)
 
     def text(self, body: Any) -> str:
         return self.client.chat(body).text()
@@ -95,6 +101,9 @@ class Tasks:
     async def _ask(self, body: Any = BODY, **options: Any) -> Asked:
         async with await self.client.chat(body, **options) as answer:
             return Asked(answer, await answer.read())
+
+    def request(self, **options: Any) -> Any:
+        return self._runner.run(self.client.request("POST", wire.CHAT, b"{}", **options))
 
     def text(self, body: Any) -> str:
         async def text() -> str:
@@ -350,3 +359,43 @@ def test_time_is_wanted_in_seconds(asker: Make, ada: FakeEnclave) -> None:
     for wrong in (0, -1, "3", float("nan"), True):
         with pytest.raises(UsageError, match="timeout: expected"):
             asker(ada).ask(timeout=wrong)
+
+
+def priced(enclave: FakeEnclave, price: tuple[int, int]) -> None:
+    enclave.verified = dataclasses.replace(
+        enclave.verified,
+        price_table={"prompt": price[0], "completion": price[1]},
+        minted_by=_MINT,
+    )
+
+
+def test_a_price_cap_for_one_request_takes_another_machine(
+    asker: Make, ada: FakeEnclave, bela: FakeEnclave
+) -> None:
+    priced(ada, (1, 20))
+    priced(bela, (4, 2))
+    umay = asker(ada, bela)
+    umay.request(max_price=(4, 2))
+    assert (ada.script.opened, bela.script.opened) == (0, 1)
+
+
+@pytest.mark.parametrize("cap", [(0, 2), (1, 1)])
+def test_a_price_above_the_cap_is_refused_before_sealing(
+    asker: Make, ada: FakeEnclave, cap: tuple[int, int]
+) -> None:
+    umay = asker(ada)
+    said = rf"at most {cap[0]} nano coins per prompt token and {cap[1]} per completion.*got 1 and 2"
+    with pytest.raises(TooDear, match=said) as caught:
+        umay.request(max_price=cap)
+    assert (caught.value.code, caught.value.may_have_run) == ("too-dear", 0)
+    assert ada.script.opened == 0
+    with pytest.raises(UsageError, match="max_price"):
+        umay.request(max_price="5")
+
+
+def test_kept_machines_are_told_without_asking(asker: Make, ada: FakeEnclave) -> None:
+    umay = asker(ada)
+    assert umay.client.machines() == []
+    umay.ask()
+    assert [chosen.place.boot for chosen in umay.client.machines()] == ["aa" * 16]
+    assert umay.client.verifications == ["aa" * 16]
