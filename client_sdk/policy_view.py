@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attestation.trust.policy import Policy, RegistryRules, Release
+from attestation.trust.policy import Policy, RegistryRules, Release, WitnessRules
 from attestation.trust.registry import BOTH, FILE, REGISTRY
 
 _WHO = {FILE: "this file", REGISTRY: "the Registry", BOTH: "this file and the Registry together"}
@@ -17,6 +17,7 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
         ("log", f"{policy.log_origin}, contract {policy.log_contract}"),
         ("chain", f"{policy.anchor} reads, at most {policy.max_anchor_age_s} s old"),
         ("registry", _registry(policy.registry)),
+        ("witnesses", _witnesses(policy.witnesses)),
         ("freshness", f"beacon at most {policy.max_beacon_age_s} s old"),
         ("challenge", policy.challenge),
         ("machines", _listed(policy.platforms)),
@@ -58,6 +59,10 @@ def relaxations(policy: Policy) -> list[str]:
             policy.registry is None,
             "no Registry is asked: what its owner revokes stays accepted until this file changes",
         ),
+        (
+            policy.witnesses is None,
+            "no witness is asked: log and chain endpoint together could show an old tree",
+        ),
         (policy.instances is None, "any genuine machine is accepted, whoever operates it"),
         (
             any(item.engine_configs is None for item in policy.releases),
@@ -78,6 +83,12 @@ def _registry(rules: RegistryRules | None) -> str:
         f"{rules.contract}; releases by {_WHO[rules.releases]}, models by {_WHO[rules.models]}; "
         "what it revoked is refused"
     )
+
+
+def _witnesses(rules: WitnessRules | None) -> str:
+    if rules is None:
+        return "none"
+    return f"{rules.required} of {', '.join(rules.domains)}, at most {rules.max_age_s} s old"
 
 
 def _model(digest: bytes | None) -> str:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from attestation.errors import Refused
 from attestation.trust.roots import PRODUCTION, Roots
+
+if TYPE_CHECKING:
+    from attestation.log.note import VerifierKey
 
 SNP_SIGNERS = frozenset({"VCEK", "VLEK"})
 TCB_STATUSES = frozenset(
@@ -71,6 +75,21 @@ class RegistryRules:
 
 
 @dataclass(frozen=True)
+class WitnessRules:
+    """How many domains have to cosign, how old a cosignature may be, and each witness's key with
+    the domain of its operator."""
+
+    required: int
+    max_age_s: int
+    witnesses: tuple[tuple[VerifierKey, str], ...]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Each once, in the order of the file."""
+        return tuple(dict.fromkeys(domain for _, domain in self.witnesses))
+
+
+@dataclass(frozen=True)
 class Policy:
     """Fields as in the file (docs/spec/policy.md); ages in seconds, digests 32 bytes,
     `log_contract` the address's one form. None stands for a written "any" or "none"; the digest of
@@ -84,6 +103,7 @@ class Policy:
     anchor: str
     max_anchor_age_s: int
     registry: RegistryRules | None
+    witnesses: WitnessRules | None
     max_beacon_age_s: int
     challenge: str
     platforms: frozenset[str]

@@ -13,6 +13,7 @@ from typing import Any
 from attestation.errors import ParseError
 from attestation.formats import toml
 from attestation.formats.platform import PLATFORMS
+from attestation.log.note import COSIGNATURE, VerifierKey
 from attestation.trust.policy import (
     SNP_SIGNERS,
     SNP_TCB_PARTS,
@@ -20,6 +21,7 @@ from attestation.trust.policy import (
     Policy,
     RegistryRules,
     Release,
+    WitnessRules,
 )
 from attestation.trust.registry import BOTH, FILE, REGISTRY, SOURCES
 from attestation.trust.roots import Roots
@@ -39,7 +41,8 @@ KEYS = {
     "gpu": "count architectures min_driver revocation",
     "channel": "pq",
     "registry": "contract code_hash releases models",
-    "witnesses": "required",
+    "witnesses": "required max_age_s witness",
+    "witnesses.witness": "key domain",
     "custody": "required",
     "market": "contract",
     "release": "name launch_ids engine_configs host_configs shapes",
@@ -51,7 +54,6 @@ KEYS = {
 have names of the writer's choice."""
 
 NOT_ENFORCED = {
-    "witnesses": "required",
     "custody": "required",
     "market": "contract",
 }
@@ -97,6 +99,7 @@ def _policy(top: Section) -> Policy:
         anchor=network.text("anchor", "reported", "proven"),
         max_anchor_age_s=network.number("max_anchor_age_s"),
         registry=_registry(top),
+        witnesses=_witnesses(top),
         max_beacon_age_s=fresh.number("max_beacon_age_s"),
         challenge=fresh.text("challenge", "required", "optional"),
         platforms=cpu.words("platforms", frozenset(PLATFORMS)),
@@ -136,6 +139,39 @@ def _registry(top: Section) -> RegistryRules | None:
     )
     section.finish()
     return rules
+
+
+def _witnesses(top: Section) -> WitnessRules | None:
+    section = _section("witnesses", top.take("witnesses"))
+    if section.is_none("required"):
+        return None
+    rules = WitnessRules(
+        required=section.number("required"),
+        max_age_s=section.number("max_age_s"),
+        witnesses=tuple(_witness(item) for item in _tables(section, "witness")),
+    )
+    section.finish()
+    if not 0 < rules.required <= len(rules.domains):
+        raise ParseError(
+            f"policy: [witnesses] required: expected 1 to {len(rules.domains)}, the number of "
+            f'domains of its witnesses, or "{NONE}", got {rules.required}'
+        )
+    if len({key.public_key for key, _ in rules.witnesses}) != len(rules.witnesses):
+        raise ParseError("policy: [[witnesses.witness]] key: expected each key once, got one twice")
+    return rules
+
+
+def _witness(value: object) -> tuple[VerifierKey, str]:
+    section = _section("witnesses.witness", value)
+    try:
+        key = VerifierKey.from_text(section.text("key"), COSIGNATURE)
+    except ParseError as error:
+        raise ParseError(f"policy: [[witnesses.witness]] key: {error}") from None
+    domain = section.text("domain")
+    section.finish()
+    if not domain:
+        raise ParseError("policy: [[witnesses.witness]] domain: expected a name, got an empty text")
+    return key, domain
 
 
 def _check_sources(policy: Policy) -> None:

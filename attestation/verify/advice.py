@@ -68,6 +68,11 @@ _REGISTRY = (
     "Choose another machine: the Registry that your policy pins does not allow what this one runs. "
     "Its owner can propose an entry, which counts after the notice period."
 )
+_WITNESS = (
+    "Ask again in a few minutes: witnesses cosign a checkpoint before it is anchored. If it stays, "
+    "they are away, or do not see the tree that you see: tell the operator of the log, and do not "
+    "lower [witnesses] required to get an answer."
+)
 _SUBMISSION = "For hosts: submit it again with the documents of this boot, from the same agent."
 _WHOSE_LOG = (
     "Compare [network] in the policy with the contract. If the policy is right, this is not the "
@@ -113,6 +118,7 @@ _TEXTS: Mapping[str, str] = {
     "behind",
     _EARLY: "beacon-in-future anchor-in-future registry-in-future future-head",
     _REGISTRY: "registry/unlisted registry/pending",
+    _WITNESS: "witness/too-few witness/too-old",
     "Do not use this machine: the Registry's owner has withdrawn what it runs, for the reason in "
     "the message. No policy accepts it while it pins this Registry.": "registry/revoked",
     _UNPROTECTED: "debug migratable profiling partitioned perfmon tpa reserved-bit reserved-bits "

@@ -10,7 +10,7 @@ from attestation.trust.registry import GUEST, MODEL, REGISTRY, STEP, RegistrySna
 from attestation.verify.case import Case
 from attestation.verify.reading import check_reading
 
-NOT_DEMANDED = "not demanded by the policy"
+NOT_DEMANDED = "not demanded"
 
 
 def registry(case: Case) -> str:

@@ -12,7 +12,8 @@
 10 engine          engine config and price table are those bound; config accepted
 11 registry        the pinned Registry, at the anchor's block, allows release and model
 12 log             leaf recomputed, in the anchored tree; anchor pinned, fresh, not forked
-13 mint            VerifiedEnclave, until the earliest expiry
+13 witness         enough domains cosigned the anchored checkpoint, not long ago
+14 mint            VerifiedEnclave, until the earliest expiry
 
 Pure: time, roots (through the policy), collateral, proof, Anchor (with the Registry) and
 BlockRef are arguments. `verify` stops at the first failure; `examine` runs all it can and never
@@ -35,7 +36,7 @@ from attestation.log.leaf import Leaf
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
 from attestation.trust.registry import RegistrySnapshot
-from attestation.verify import log_step, registry_step, steps
+from attestation.verify import log_step, registry_step, steps, witness_step
 from attestation.verify.advice import advice
 from attestation.verify.case import Case, Challenge
 from attestation.verify.memory import VerificationMemory, question
@@ -65,6 +66,7 @@ PLAN: tuple[tuple[str, Callable[[Case], str]], ...] = (
     ("engine", steps.engine),
     ("registry", registry_step.registry),
     ("log", log_step.log),
+    ("witness", witness_step.witness),
     ("mint", steps.validity),
 )
 _BEFORE_LOG = 11

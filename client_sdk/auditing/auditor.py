@@ -1,7 +1,8 @@
 """The audit: from a contract's address to every enclave that the log holds.
 
 1 contract   read through the auditor's own endpoint; not forked; the one the policy pins
-2 log        its signed checkpoint of the anchored size is the anchored one
+2 log        its signed checkpoint of the anchored size is the anchored one, and where the policy
+             demands witnesses, enough of them cosigned it
 3 tree       every entry fetched; the root recomputed here equals the anchored root
 4 tiles      every hash tile is that of this tree
 5 history    the log's newest checkpoint continues the anchored tree
@@ -20,22 +21,32 @@ incomplete, not good.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from attestation.errors import Incomplete, NotThere, ParseError, UmayError, Unavailable
+from attestation.errors import (
+    Incomplete,
+    NotThere,
+    ParseError,
+    UmayError,
+    Unavailable,
+    VerificationError,
+)
 from attestation.formats.address import same_account
 from attestation.formats.collateral import Collateral
 from attestation.formats.dates import dated
 from attestation.log.leaf import BOOT, RENEW, Leaf
 from attestation.log.merkle import Tree
+from attestation.log.note import Note
 from attestation.trust.anchor import Anchor
 from attestation.trust.policy import Policy
 from attestation.trust.registry import REGISTRY, Unread
 from attestation.verify.verifier import Verifier
+from attestation.verify.witness_step import check_witnesses
 from client_sdk.auditing import tree
 from client_sdk.auditing.claims import check_claims
 from client_sdk.auditing.documents import check_document
@@ -98,13 +109,14 @@ class Auditor:
         self._mirror = (
             None if mirror is None else open_source(mirror, self._transport, name="mirror")
         )
-        self._verifier = Verifier(policy)
+        # Witnesses speak of today's checkpoint: they are asked about once, not for each machine.
+        self._verifier = Verifier(dataclasses.replace(policy, witnesses=None))
 
     def run(self, contract: str, scope: AuditScope | None = None) -> Audit:
         """Raises Unavailable or ParseError where the contract itself cannot be read."""
         scope = scope or AuditScope()
         audit, anchor, source = self.begin(contract, scope)
-        note = step(audit, "log", lambda: tree.anchored_checkpoint(source, anchor))
+        note = self.note(audit, source, anchor)
         found = step(audit, "tree", lambda: tree.anchored_tree(source, anchor, scope.progress))
         leaves, built = found or ([], None)
         if built is not None:
@@ -116,6 +128,21 @@ class Auditor:
         check_claims(audit, leaves)
         self.check_registry(audit, anchor)
         return audit
+
+    def note(self, audit: Audit, source: Source, anchor: Anchor) -> bytes | None:
+        """The anchored checkpoint, with cosignatures where the policy demands them."""
+        note = step(audit, "log", lambda: tree.anchored_checkpoint(source, anchor))
+        rules = self._policy.witnesses
+        if note is None or rules is None:
+            return note
+        cosigned = (
+            step(audit, "log", lambda: tree.cosigned_checkpoint(source, anchor, note)) or note
+        )
+        try:
+            check_witnesses(Note.from_bytes(cosigned), rules, now=audit.at)
+        except VerificationError as error:
+            audit.incomplete(f"witness-{error.code}", error.message)
+        return cosigned
 
     def check_registry(self, audit: Audit, anchor: Anchor) -> None:
         """Against the policy's Registry, and against the one that was named besides."""

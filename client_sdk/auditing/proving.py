@@ -12,14 +12,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from attestation.errors import Incomplete, LogError
+from attestation.errors import Incomplete, LogError, VerificationError
 from attestation.formats.dates import stamp
 from attestation.log.leaf import Leaf
+from attestation.log.note import Note
 from attestation.log.proof import Proof
 from attestation.trust.anchor import Anchor, Level
 from attestation.trust.policy import Policy
 from attestation.verify.verdict import Report
 from attestation.verify.verifier import Verifier
+from attestation.verify.witness_step import check_witnesses
 from client_sdk.auditing.machines import bundle_of, time_of
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.results import MACHINES
@@ -115,7 +117,9 @@ def check(file: EnclaveProof, policy: Policy, chain: ReadOnlyChain | None = None
         file.anchor, level=level, seqno=told.seqno, registry=told.registry
     ).as_of(at)
     beacon = dataclasses.replace(file.beacon, level=level)
-    report = Verifier(policy).examine(presented, anchor=anchor, beacon=beacon, now=at)
+    judge = Verifier(dataclasses.replace(policy, witnesses=None))  # of another time: _unwitnessed
+    report = judge.examine(presented, anchor=anchor, beacon=beacon, now=at)
+    problems += _unwitnessed(file, parsed, policy)
     leaf = Leaf.from_bytes(parsed.extra or b"")
     if presented.collateral.manifest_digest() != leaf.collateral_digest:
         problems.append("the file's collateral is not the one that the log entry names")
@@ -131,6 +135,18 @@ def check(file: EnclaveProof, policy: Policy, chain: ReadOnlyChain | None = None
             file, parsed.index, at, HERE if report.ok else NOT_SHOWN, _rests(chain, level, problems)
         ),
     )
+
+
+def _unwitnessed(file: EnclaveProof, proof: Proof, policy: Policy) -> list[str]:
+    """Why the policy's witnesses do not vouch for the checkpoint, when the contract was read."""
+    if policy.witnesses is None:
+        return []
+    note = Note.from_bytes(proof.checkpoint)
+    try:
+        check_witnesses(note, policy.witnesses, now=file.anchor.read_at)
+    except VerificationError as error:
+        return [str(error)]
+    return []
 
 
 _OF_THE_READING = ("address", "read_at", "level", "seqno", "registry")

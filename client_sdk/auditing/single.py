@@ -57,7 +57,7 @@ def audit_entry(auditor: Auditor, contract: str, index: int, scope: AuditScope) 
     the anchored tree has no such entry."""
     audit, anchor, source = auditor.begin(contract, scope)
     _within(index, anchor)
-    note = step(audit, "log", lambda: tree.anchored_checkpoint(source, anchor))
+    note = auditor.note(audit, source, anchor)
     get_hash = tree.hashes_from_tiles(source, anchor.size)
     machines = auditor.machines(source, anchor, note, get_hash, scope)
     data = step(audit, "tree", lambda: machines.leaf_at(index))

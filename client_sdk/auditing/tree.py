@@ -20,6 +20,7 @@ from attestation.log.merkle import (
     node_hash,
     verify_consistency,
 )
+from attestation.log.note import MAX_SIGNATURES, Note
 from attestation.log.tiles import HEIGHT, WIDTH, TilePath, tiles_of
 from attestation.trust.anchor import Anchor
 from client_sdk.auditing import sources
@@ -45,6 +46,18 @@ def anchored_checkpoint(source: Source, anchor: Anchor) -> bytes:
             f"the log signed another tree of {anchor.size} entries than the anchored one"
         )
     return note
+
+
+def cosigned_checkpoint(source: Source, anchor: Anchor, note: bytes) -> bytes:
+    """`note`, the anchored checkpoint, with the cosignatures that the log shows for it by now."""
+    try:
+        shown = Note.from_bytes(source.get(f"cosigned/{anchor.size}"))
+    except (Unavailable, ParseError):
+        return note
+    plain = Note.from_bytes(note)
+    lines = tuple(line for line in shown.signatures if line not in plain.signatures)
+    room = MAX_SIGNATURES - len(plain.signatures)
+    return Note(plain.text, (*plain.signatures, *lines[:room])).to_bytes()
 
 
 def leaves_of(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attestation.errors import LogError, ParseError, UmayError, Unavailable
+from attestation.errors import LogError, NotThere, ParseError, UmayError, Unavailable
 from attestation.formats.json import decode
 from attestation.log import checkpoint
 from attestation.log.checkpoint import Checkpoint
@@ -53,7 +53,7 @@ class AnchorLoop:
     """Anchors the log at `log_url` in the contract at `address`.
 
     interval: minimum seconds between two anchors; value: nano attached to each, of which the
-    contract returns the rest.
+    contract returns the rest. cosigned: only what enough witnesses cosigned.
     """
 
     log_url: str
@@ -63,6 +63,7 @@ class AnchorLoop:
     interval: float = 60.0
     value: int = ATTACHED
     on_anchor: Callable[[Anchor], None] = lambda anchor: None
+    cosigned: bool = False
 
     def run(self, stop: threading.Event | None = None) -> None:
         """Anchor until `stop` is set. After an error it logs a warning and tries again, with a
@@ -106,8 +107,12 @@ class AnchorLoop:
         return read_anchor(self.chain, network="", address=self.address)
 
     def _pending(self, anchor: Anchor) -> PendingAnchor | None:
-        note = fetch_checkpoint(self.log_url)
+        note = self._newest()
+        if note is None:
+            return None
         head = checkpoint.verify(note, origin=anchor.origin, log_key=anchor.log_key)
+        if head.size < anchor.size and self.cosigned:
+            return None  # witnesses may be behind what was anchored without them
         if head.size < anchor.size:
             raise LogError(
                 f"{self.log_url}: expected at least the {anchor.size} entries of the anchor, got "
@@ -129,6 +134,15 @@ class AnchorLoop:
             proof=proof,
         )
         return PendingAnchor(head, signature_of(note, key_name=anchor.origin), proof)
+
+    def _newest(self) -> bytes | None:
+        """None where nothing is cosigned yet."""
+        if not self.cosigned:
+            return fetch_checkpoint(self.log_url)
+        try:
+            return fetch(f"{self.log_url}/cosigned")
+        except NotThere:
+            return None
 
     def _read_back(self, head: Checkpoint) -> Anchor:
         until = time.monotonic() + READ_BACK_SECONDS

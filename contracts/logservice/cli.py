@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from attestation.log.checkpoint import Checkpoint
-    from contracts.logservice.database import Database
-    from contracts.logservice.server import Witnesses
-    from contracts.logservice.store import Store
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -81,6 +77,13 @@ def log() -> None:
     "(may be repeated).",
 )
 @click.option(
+    "--enough",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of cosignatures after which a checkpoint is shown as cosigned, and anchored by "
+    "`umay log anchor --cosigned`. Default: one of each witness.",
+)
+@click.option(
     "--keep-renewals",
     type=click.IntRange(2),
     metavar="DAYS",
@@ -99,6 +102,7 @@ def serve(
     release: Path | None,
     registry: str | None,
     witnesses: tuple[tuple[str, str], ...],
+    enough: int | None,
     keep_renewals: int | None,
     keep_alive: float,
 ) -> None:
@@ -118,7 +122,7 @@ def serve(
     """
     from attestation.net.serve import serve as serve_app
     from attestation.net.server_connection import Limits
-    from contracts.logservice import server
+    from contracts.logservice import opening, server
     from contracts.logservice.admission import no_release
     from contracts.logservice.admit import PolicyAdmission, RegistryReader
     from contracts.logservice.documents import release_entry
@@ -126,7 +130,7 @@ def serve(
 
     arguments.check_name("--origin", origin)
     signing_key = load_or_create_key(key, origin=origin)
-    with Store(_database(directory, database), origin=origin, key=signing_key) as store:
+    with Store(opening.database(directory, database), origin=origin, key=signing_key) as store:
         if release is not None and store.size == 0:
             store.append([release_entry(release.read_bytes())])
         endpoint = reading(chain)
@@ -139,7 +143,7 @@ def serve(
             store,
             admit=admission,
             admit_release=allowed.check_release if allowed else no_release,
-            witnesses=_witnessing(store, witnesses),
+            witnesses=opening.witnessing(store, witnesses, enough),
             origin_path=f"/{path}",
             keep_renewals=keep_renewals,
         )
@@ -148,41 +152,6 @@ def serve(
             ready=lambda urls: ready(listening=f"{urls[0]}/{path}"),
             limits=Limits(idle_s=keep_alive),
         )
-
-
-def _witnessing(store: Store, witnesses: tuple[tuple[str, str], ...]) -> Witnesses:
-    import threading
-
-    from contracts.logservice.witnessing import Witnessing, parse_witness
-
-    watched = Witnessing(store, [parse_witness(*witness) for witness in witnesses])
-    if witnesses:
-        threading.Thread(target=watched.run, args=(threading.Event(),), daemon=True).start()
-    return watched
-
-
-def _database(directory: Path | None, conninfo: str | None) -> Database:
-    from attestation.errors import UsageError
-    from contracts.logservice.database import Sqlite
-
-    if (directory is None) == (conninfo is None):
-        raise UsageError(
-            "expected exactly one of --dir (SQLite) and --database (PostgreSQL), "
-            f"got {'neither' if directory is None else 'both'}"
-        )
-    if directory is not None:
-        return Sqlite(directory)
-    from contracts.logservice.postgres import Postgres
-
-    name = (conninfo or "").removeprefix("env:")
-    if name == conninfo:
-        return Postgres(name)
-    if name not in os.environ:
-        raise UsageError(
-            f"--database env:{name}: expected an environment variable {name} with the "
-            "PostgreSQL connection string, but it is not set"
-        )
-    return Postgres(os.environ[name])
 
 
 @log.command()
@@ -219,7 +188,14 @@ def release(manifest: Path, log_url: str) -> None:
     show_default=True,
     help="Minimum number of seconds between two anchors.",
 )
-def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: float) -> None:
+@click.option(
+    "--cosigned",
+    is_flag=True,
+    help="Anchor only checkpoints that enough witnesses of the log have cosigned.",
+)
+def anchor(
+    log_url: str, chain: str, contract: str, wallet: Path, interval: float, cosigned: bool
+) -> None:
     """Anchor each new checkpoint of a log until stopped.
 
     The command needs a wallet with coins. It reads the newest checkpoint of the log, checks that
@@ -227,6 +203,9 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     with the field "anchoring", the contract's address, and then runs until it is stopped (SIGTERM
     or Ctrl-C). After an error it writes a warning and tries again, at first after 2 seconds, later
     after up to 300 seconds.
+
+    With --cosigned it anchors what the log shows as cosigned. Use it if clients demand witnesses:
+    what is anchored before it is cosigned cannot be used until the next anchor.
 
     Exit codes: 0 the command was stopped; 1 the log contradicts itself or the anchored tree, or
     the contract says that the log has forked; 2 an option or the key file cannot be used; 3 the
@@ -239,7 +218,8 @@ def anchor(log_url: str, chain: str, contract: str, wallet: Path, interval: floa
     log_url = arguments.log_address(log_url)
     endpoint = toncenter(chain)
     contract = raw_address(contract, "--contract")
-    loop = AnchorLoop(log_url, endpoint, Wallet.open(endpoint, wallet), contract, interval)
+    purse = Wallet.open(endpoint, wallet)
+    loop = AnchorLoop(log_url, endpoint, purse, contract, interval, cosigned=cosigned)
     end_on_signals()
     ready(anchoring=contract)
     loop.run()

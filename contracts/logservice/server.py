@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -36,6 +36,7 @@ from attestation.formats.digests import DIGEST_BYTES, sha256
 from attestation.log.documents import RetireRequest
 from attestation.log.leaf import Leaf
 from attestation.log.note import from_decimal
+from attestation.log.proof import Proof
 from attestation.log.submission import (
     MAX_SUBMISSION_BYTES,
     Submission,
@@ -54,6 +55,7 @@ from contracts.logservice.admission import (
     no_release,
 )
 from contracts.logservice.appender import Appender
+from contracts.logservice.cosigned import NoWitnesses, Witnesses
 from contracts.logservice.documents import (
     check_not_retired,
     collateral_entry,
@@ -104,24 +106,6 @@ logger = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class Witnesses(Protocol):
-    """Adds the cosignatures of the log's witnesses to its checkpoints."""
-
-    def cosigned(self, note: bytes) -> bytes: ...
-
-    def newest(self) -> bytes | None: ...
-
-
-class NoWitnesses:
-    """The Witnesses of a log that has none."""
-
-    def cosigned(self, note: bytes) -> bytes:
-        return note
-
-    def newest(self) -> bytes | None:
-        return None
-
-
 class LogService:
     """The endpoints of one log."""
 
@@ -136,6 +120,8 @@ class LogService:
     ) -> None:
         self._store, self._admit, self._admit_release = store, admit, admit_release
         self._witnesses = witnesses
+        lasting = isinstance(witnesses, NoWitnesses)
+        self._proof_cache = IMMUTABLE if lasting else CHECKPOINT_CACHE
         self._max_pending, self._pending = max_pending, 0
         self._arriving = Arriving(most=MAX_ARRIVING, most_bytes=MAX_ARRIVING_BYTES)
         self._judging = asyncio.Semaphore(MAX_JUDGED)
@@ -146,9 +132,15 @@ class LogService:
         return _answer(self._witnesses.cosigned(note), TEXT, CHECKPOINT_CACHE)
 
     async def cosigned(self, _: Request) -> Response:
-        """The newest checkpoint that every witness cosigned."""
+        """The newest checkpoint that enough witnesses cosigned."""
         note = await run_in_threadpool(self._witnesses.newest)
         return _answer(note, TEXT, CHECKPOINT_CACHE)
+
+    async def cosigned_at(self, request: Request) -> Response:
+        """The checkpoint of a size, with the cosignatures that it has by now."""
+        size = from_decimal(request.path_params["size"], "size")
+        note = await run_in_threadpool(self._store.checkpoint_at, size)
+        return _answer(note and self._witnesses.cosigned(note), TEXT, CHECKPOINT_CACHE)
 
     async def checkpoint_at(self, request: Request) -> Response:
         size = from_decimal(request.path_params["size"], "size")
@@ -167,8 +159,11 @@ class LogService:
         return _answer(await run_in_threadpool(self._store.record, index), wire.CBOR)
 
     async def proof(self, request: Request) -> Response:
+        """With the cosignatures that the checkpoint has by now."""
         index, size = _numbers(request, "index", "size")
-        return _answer(await run_in_threadpool(self._store.proof, index, size), TEXT)
+        proof = Proof.from_bytes(await run_in_threadpool(self._store.proof, index, size))
+        checkpoint = self._witnesses.cosigned(proof.checkpoint)
+        return _answer(replace(proof, checkpoint=checkpoint).to_bytes(), TEXT, self._proof_cache)
 
     async def consistency(self, request: Request) -> Response:
         old, new = _numbers(request, "from", "to")
@@ -309,6 +304,7 @@ def _routes(service: LogService, prefix: str) -> list[Route]:
         "/checkpoint": service.checkpoint,
         "/checkpoint/{size}": service.checkpoint_at,
         "/cosigned": service.cosigned,
+        "/cosigned/{size}": service.cosigned_at,
         "/tile/{path:path}": service.tile,
         "/evidence/sha256/{digest}": service.blob,
         "/submission/{index}": service.record,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,9 @@ from contracts.logservice.witness import SIZE, AddCheckpoint
 SECONDS = 5.0
 MAX_ANSWER = 16 * 1024
 LOOK_SECONDS = 1.0
+REFRESH_SECONDS = 300
+"""A cosignature is asked for again at this age: a policy bounds how old it may be."""
+
 KEPT = 64
 """Number of checkpoints whose cosignatures are remembered."""
 
@@ -94,8 +98,17 @@ class Witnessing:
     witness that waits for an anchor could never follow a growing log otherwise.
     """
 
-    def __init__(self, store: Store, peers: Sequence[RemoteWitness]) -> None:
-        self._store, self._peers = store, peers
+    def __init__(
+        self,
+        store: Store,
+        peers: Sequence[RemoteWitness],
+        *,
+        enough: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`enough` cosignatures make a checkpoint one that `newest` shows; None means all."""
+        self._store, self._peers, self._clock = store, peers, clock
+        self._enough = len(peers) if enough is None else enough
         self._waiting: dict[bytes, bytes] = {}
         self._lines: dict[str, tuple[Signature, ...]] = {}
 
@@ -105,8 +118,8 @@ class Witnessing:
         return Note(signed.text, (*signed.signatures, *self._lines.get(signed.text, ()))).to_bytes()
 
     def newest(self) -> bytes | None:
-        """The newest checkpoint that every witness cosigned, with their signature lines."""
-        whole = [text for text, lines in self._lines.items() if len(lines) == len(self._peers)]
+        """The newest checkpoint that enough witnesses cosigned, with their signature lines."""
+        whole = [text for text, lines in self._lines.items() if len(lines) >= self._enough]
         note = self._store.checkpoint_at(Checkpoint.from_body(whole[-1]).size) if whole else None
         return self.cosigned(note) if note else None
 
@@ -124,7 +137,8 @@ class Witnessing:
             stopped.wait(LOOK_SECONDS)
 
     def step(self) -> None:
-        """Ask each witness for its cosignature of the newest checkpoint unless it has given it.
+        """Ask each witness for its cosignature of the newest checkpoint unless its last one is
+        young.
         Raises the error of the last witness that failed."""
         failed: UmayError | None = None
         for peer in self._peers:
@@ -138,16 +152,21 @@ class Witnessing:
     def _ask(self, peer: RemoteWitness) -> None:
         note = self._waiting.pop(peer.key.key_id, None) or self._store.checkpoint
         text = Note.from_bytes(note).text
-        if any(line.key_id == peer.key.key_id for line in self._lines.get(text, ())):
+        if self._is_young(text, peer.key):
             return
         try:
             line = peer.cosign(note, self._store.consistency)
         except Unavailable:
             self._waiting[peer.key.key_id] = note
             raise
-        kept = {**self._lines, text: (*self._lines.get(text, ()), line)}
+        others = (other for other in self._lines.get(text, ()) if other.key_id != line.key_id)
+        kept = {**self._lines, text: (*others, line)}
         by_size = sorted(kept, key=lambda text: Checkpoint.from_body(text).size)
         self._lines = {text: kept[text] for text in by_size[-KEPT:]}
+
+    def _is_young(self, text: str, key: VerifierKey) -> bool:
+        moment = cosigned_at(Note(text, self._lines.get(text, ())), key)
+        return moment is not None and self._clock() - moment < REFRESH_SECONDS
 
 
 def only_anchored(read: Callable[[], Anchor], log_url: str) -> Callable[[Checkpoint], None]:

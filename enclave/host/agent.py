@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic as _now
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -29,6 +30,9 @@ from enclave.host.registrar import LogEntry, Registrar
 
 MAX_PROOFS_KEPT = 256
 MAX_PROOFS_ASKED = 8
+PROOF_SECONDS = 60.0
+"""A proof is asked for again at this age: witnesses cosign its checkpoint again and again."""
+
 METHODS = ["GET", "POST"]
 NO_CACHE = {wire.CACHE_CONTROL: "no-cache"}
 
@@ -40,7 +44,7 @@ class Agent:
         self._registrar, self._chain = registrar, chain
         self._guest, self._log = guest.rstrip("/"), log.rstrip("/")
         self._forwarder = Forwarder()
-        self._proofs: dict[tuple[int, int], bytes] = {}
+        self._proofs: dict[tuple[int, int], tuple[float, bytes]] = {}
         self._asking = asyncio.Semaphore(MAX_PROOFS_ASKED)
 
     async def listing(self, _: Request) -> Response:
@@ -94,16 +98,18 @@ class Agent:
 
     async def _proof_of(self, entry: LogEntry, size: int) -> bytes | None:
         key = (entry.index, size)
-        if key not in self._proofs:
+        since, kept = self._proofs.get(key, (0.0, None))
+        if kept is None or since < _now() - PROOF_SECONDS:
             url = f"{self._log}/proof?index={entry.index}&size={size}"
             async with self._asking:
                 proof = await self._forwarder.get(url, limit=wire.MAX_PROOF_BYTES)
             if proof is None:
-                return None
+                return kept
+            kept = proof
             while len(self._proofs) >= MAX_PROOFS_KEPT:
                 del self._proofs[next(iter(self._proofs))]
-            self._proofs[key] = proof
-        return self._proofs.get(key)
+            self._proofs[key] = (_now(), proof)
+        return kept
 
     # The feed, on a listener of its own that only the guest and its host reach
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.errors import ParseError
+from attestation.log.note import COSIGNATURE, VerifierKey
 from attestation.trust.anchor import reaches
 from attestation.trust.policy import Policy, RegistryRules
 from attestation.trust.policy_file import KEYS, NOT_ENFORCED
@@ -239,6 +240,46 @@ BAD_REGISTRIES = {
 def test_a_registry_that_is_not_pinned_whole(text: str, says: str) -> None:
     with pytest.raises(ParseError, match=re.escape(says)):
         Policy.from_toml(text.encode())
+
+
+WITNESS_KEYS = [
+    VerifierKey(f"w{number}.example", bytes([number]) * 32, COSIGNATURE) for number in (1, 2, 3)
+]
+WITNESSES = "[witnesses]\nrequired = 2\nmax_age_s = 3600\n" + "".join(
+    f'[[witnesses.witness]]\nkey = "{key.to_text()}"\ndomain = "{domain}"\n'
+    for key, domain in zip(WITNESS_KEYS, ("ada", "bela", "ada"), strict=True)
+)
+WITNESSED = GOOD.replace('[witnesses]\nrequired = "none"\n', WITNESSES)
+
+
+def test_witnesses_are_named_with_their_domains() -> None:
+    rules = Policy.from_toml(WITNESSED.encode()).witnesses
+    assert rules is not None and (rules.required, rules.max_age_s) == (2, 3600)
+    assert rules.domains == ("ada", "bela") and rules.witnesses[0] == (WITNESS_KEYS[0], "ada")
+
+
+BAD_WITNESSES = {
+    "more than there are domains": ("required = 2", "required = 3", "1 to 2"),
+    "zero": ("required = 2", "required = 0", 'or "none", got 0'),
+    "none, and more": ("required = 2", 'required = "none"', "no other key"),
+    "any": ("required = 2", 'required = "any"', "whole number"),
+    "no age": ("max_age_s = 3600\n", "", "max_age_s"),
+    "one key twice": (WITNESS_KEYS[1].to_text(), WITNESS_KEYS[0].to_text(), "each key once"),
+    "a log's key": (
+        WITNESS_KEYS[0].to_text(),
+        VerifierKey("w1.example", b"\1" * 32).to_text(),
+        "type 04",
+    ),
+    "no domain": ('domain = "bela"', 'domain = ""', "a name"),
+    "no witness": (WITNESSES[WITNESSES.index("[[") :], "", "witness"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "says"), BAD_WITNESSES.values(), ids=BAD_WITNESSES)
+def test_witnesses_that_cannot_be_counted(old: str, new: str, says: str) -> None:
+    assert old in WITNESSED
+    with pytest.raises(ParseError, match=re.escape(says)):
+        Policy.from_toml(WITNESSED.replace(old, new, 1).encode())
 
 
 def test_version_1_is_refused_with_the_command_that_converts_it() -> None:

@@ -15,7 +15,9 @@ from attestation.formats.evidence import fresh_published, gpu_evidence_digest, r
 from attestation.formats.keys import bundle_digest
 from attestation.formats.origin import MAX_ORIGIN_BYTES
 from attestation.log.merkle import Tree
+from attestation.log.note import COSIGNATURE, VerifierKey
 from attestation.platforms.tdx import parse_quote
+from attestation.trust.policy import WitnessRules
 from attestation.trust.roots import PRODUCTION
 from attestation.verify.verdict import Report, VerifiedEnclave
 from attestation.verify.verifier import PLAN, Presented, Verifier
@@ -288,10 +290,18 @@ def not_in_the_registry(world: World) -> Report:
     return Verifier(policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
 
 
+def not_cosigned(world: World) -> Report:
+    presented, anchor = world.logged(world.presented())
+    witness = VerifierKey("w.example", bytes(32), COSIGNATURE), "somebody"
+    policy = dataclasses.replace(world.policy, witnesses=WitnessRules(1, 60, (witness,)))
+    return Verifier(policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+
+
 BAD: dict[str, tuple[Callable[[World], Report], str, str]] = {
     "trailing byte": (trailing_byte, "parse", "malformed"),
     "quote under another root": (other_root, "cpu-signature", "wrong-root"),
     "debug VM": (debug_vm, "cpu-attributes", "debug"),
+    "checkpoint that no witness cosigned": (not_cosigned, "witness", "too-few"),
     "release that the Registry does not list": (not_in_the_registry, "registry", "unlisted"),
     "expired collateral": (expired_collateral, "cpu-tcb", "collateral-expired"),
     "TCB status not accepted": (tcb_status_refused, "cpu-tcb", "tcb-status"),

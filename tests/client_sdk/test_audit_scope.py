@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
 from attestation.errors import NotAuthentic, ParseError, UmayError, Unavailable, UsageError
@@ -17,9 +18,12 @@ from attestation.formats.digests import sha256
 from attestation.formats.keys import KeyBundle
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
+from attestation.log.cosignature import cosign
 from attestation.log.leaf import Leaf
+from attestation.log.note import COSIGNATURE, Note, VerifierKey
 from attestation.log.tiles import encode_bundle
 from attestation.trust.anchor import BlockRef
+from attestation.trust.policy import WitnessRules
 from attestation.trust.registry import GUEST, MODEL, Entry, RegistrySnapshot
 from attestation.verify.verifier import Presented
 from client_sdk.auditing import registry_check
@@ -618,6 +622,25 @@ def test_the_policys_registry_is_asked_without_being_named(net: Net) -> None:
 def test_an_audit_without_the_policys_registry_is_incomplete(net: Net) -> None:
     audit = by_policy(net, net)  # its account at the Registry's address is a log's
     assert audit.exit_code == 6 and codes(audit) == {"registry-unavailable", "not-checked"}
+
+
+def test_an_audit_without_the_policys_witnesses_is_incomplete(net: Net) -> None:
+    key = Ed25519PrivateKey.generate()
+    vkey = VerifierKey("w.example", key.public_key().public_bytes_raw(), COSIGNATURE)
+    rules = WitnessRules(1, 600, ((vkey, "somebody"),))
+    policy = dataclasses.replace(net.world.policy, witnesses=rules)
+
+    def audited() -> Audit:
+        auditor = Auditor(policy=policy, chain=net, transport=net)  # type: ignore[arg-type]
+        return auditor.run(CONTRACT, AuditScope(now=NOW + 60))
+
+    assert codes(audited()) == {"witness-too-few"} and audited().exit_code == 6
+    note = Note.from_bytes(net.get(f"http://{ORIGIN}/checkpoint/2"))
+    line = cosign(note.text, name="w.example", key=key, now=NOW)
+    net.answers["cosigned/2"] = Note(note.text, (line,)).to_bytes()
+    assert audited().exit_code == 0, audited().problems
+    net.answers["cosigned/2"] = b"nothing of the kind"
+    assert audited().exit_code == 6
 
 
 FAILURES = {

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from attestation.errors import Refused, UmayError, UsageError
-from attestation.trust.policy import Policy, RegistryRules
+from attestation.trust.policy import Policy, RegistryRules, WitnessRules
 from attestation.trust.roots import PRODUCTION
 from client_sdk.cli import umay
 from client_sdk.policies import make
@@ -25,6 +25,7 @@ STRICT: dict[str, Any] = {
     "challenge": "required",
     "pq": "required",
     "instances": frozenset({"00" * 16}),
+    "witnesses": WitnessRules(1, 60, ()),
     "registry": RegistryRules("0:" + "00" * 32, bytes(32), "both", "both"),
 }
 
@@ -66,6 +67,7 @@ RELAXED: dict[str, dict[str, Any]] = {
     "post-quantum": {"pq": "preferred"},
     "any genuine machine": {"instances": None},
     "no Registry": {"registry": None},
+    "no witness": {"witnesses": None},
 }
 
 

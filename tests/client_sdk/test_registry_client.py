@@ -1,4 +1,4 @@
-"""The Registry through the client: read at the anchor's block, and each refusal by its name."""
+"""Registry and witnesses through the client: one block, and each refusal by its name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.errors import NotChecked, Refused, Unavailable, VerificationError
+from attestation.log.cosignature import cosign
+from attestation.log.note import COSIGNATURE, Note, VerifierKey
+from attestation.log.proof import Proof
 from attestation.trust.anchor import BlockRef
+from attestation.trust.policy import WitnessRules
 from attestation.trust.registry import GUEST, MODEL, Entry, RegistrySnapshot
 from attestation.verify.verifier import Presented
 from client_sdk import Client
@@ -130,8 +135,8 @@ def test_an_allowed_release_and_model_are_verified(room: Room) -> None:
         ("file", {}),
         ("registry", {"releases": (release,), "models": (("demo", None),)}),
     ):
-        enclave = room.client(source, **changes).verify(PLACE)
-        assert enclave.report.ok and enclave.model_name == "demo"
+        report = room.client(source, **changes).verify(PLACE)
+        assert report.ok and report.named.model == "demo"
 
 
 WRONG: dict[str, tuple[Callable[[Room], tuple[Entry, ...]], str]] = {
@@ -174,7 +179,7 @@ def test_an_endpoint_that_never_answers_of_one_block_is_refused(room: Room) -> N
 
 def test_a_new_block_between_the_reads_is_read_again(room: Room) -> None:
     room.chain.entries, room.chain.seqnos = room.entries(), [5, 6, 7, 7]
-    assert room.client("file").verify(PLACE).report.ok
+    assert room.client("file").verify(PLACE).ok
     assert room.chain.reads == 4
 
 
@@ -183,6 +188,23 @@ def test_another_contract_in_the_registrys_place(room: Room) -> None:
     with pytest.raises(Refused) as caught:
         room.client("file", code="attestation_log").verify(PLACE)
     assert caught.value.code == "other-code-hash"
+
+
+def test_a_missing_cosignature_is_refused_by_name(room: Room) -> None:
+    room.chain.entries = room.entries()
+    key = Ed25519PrivateKey.generate()
+    vkey = VerifierKey("w.example", key.public_key().public_bytes_raw(), COSIGNATURE)
+    rules = WitnessRules(1, 60, ((vkey, "somebody"),))
+    with pytest.raises(Refused) as caught:
+        room.client("both", witnesses=rules).verify(PLACE)
+    assert (caught.value.step, caught.value.code) == ("witness", "too-few")
+    proof = Proof.from_bytes(room.presented.proof or b"")
+    note = Note.from_bytes(proof.checkpoint)
+    line = cosign(note.text, name="w.example", key=key, now=NOW - 5)
+    cosigned = Note(note.text, (*note.signatures, line)).to_bytes()
+    proof = dataclasses.replace(proof, checkpoint=cosigned)
+    room.presented = dataclasses.replace(room.presented, proof=proof.to_bytes())
+    assert room.client("both", witnesses=rules).verify(PLACE).ok
 
 
 class AtOnce(Chain):

@@ -157,6 +157,29 @@ def test_the_loop_survives_a_log_that_is_away(loop: AnchorLoop, log: tuple[FakeL
     assert not thread.is_alive()
 
 
+def test_what_is_not_cosigned_yet_is_not_anchored(
+    loop: AnchorLoop, log: tuple[FakeLog, str]
+) -> None:
+    fake, _ = log
+    loop.cosigned = True
+    fake.grow(1)
+    behind, size = fake.tree, len(fake.tree)
+    fake.spoil["cosigned"] = signed(behind, size - 1)
+    assert loop.step() is None  # what the contract has already
+    fake.grow(2)
+    fake.spoil["cosigned"] = signed(behind, size)
+    anchored = loop.step()
+    assert anchored is not None and anchored.size == size
+    fake.spoil["cosigned"] = signed(behind, size - 1)
+    assert loop.step() is None  # witnesses that fell behind are no fork
+    fake.status = 404
+    assert loop.step() is None
+
+
+def signed(tree: Tree, size: int) -> bytes:
+    return checkpoint.sign(Checkpoint(ORIGIN, size, tree.root(size)), key=KEY)
+
+
 def test_a_log_that_shrank_is_an_error(loop: AnchorLoop, log: tuple[FakeLog, str]) -> None:
     fake, _ = log
     fake.tree = Tree()

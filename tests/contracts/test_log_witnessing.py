@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,13 +23,16 @@ from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.cosignature import cosigned_at
 from attestation.log.note import COSIGNATURE, Note, VerifierKey
+from attestation.log.proof import Proof, verify_proof
 from attestation.trust.anchor import Anchor
 from contracts.logservice.database import Sqlite
+from contracts.logservice.opening import witnessing
 from contracts.logservice.server import create_app
 from contracts.logservice.store import Entry, Store
 from contracts.logservice.witness import SIZE, Witness
 from contracts.logservice.witness_server import create_app as witness_app
 from contracts.logservice.witnessing import (
+    REFRESH_SECONDS,
     RemoteWitness,
     Witnessing,
     only_anchored,
@@ -127,6 +131,59 @@ def test_a_checkpoint_that_is_cosigned_is_not_offered_again(
     observers[0].close()
     watched.step()
     assert watched.cosigned(store.checkpoint) == first
+
+
+def test_a_cosignature_is_asked_for_again_before_it_is_old(
+    store: Store, observers: list[Observer]
+) -> None:
+    late = time.time() + REFRESH_SECONDS + 60
+    observers[0].witness._clock = lambda: late
+    watched = Witnessing(store, [o.peer() for o in observers], clock=lambda: late)
+    watched.step()
+    first = Note.from_bytes(watched.cosigned(store.checkpoint))
+    observers[1].witness._clock = lambda: late + 1
+    watched.step()
+    again = Note.from_bytes(watched.cosigned(store.checkpoint))
+    assert cosigned_at(again, observers[0].key) == cosigned_at(first, observers[0].key)
+    assert cosigned_at(again, observers[1].key) == int(late + 1)
+    assert len(again.signatures) == len(first.signatures) == 3
+
+
+def test_enough_of_them_make_a_checkpoint_cosigned(store: Store, observers: list[Observer]) -> None:
+    down = RemoteWitness("http://127.0.0.1:9", observers[1].key)
+    watched = Witnessing(store, [down, observers[0].peer()], enough=1)
+    with pytest.raises(Unavailable):
+        watched.step()
+    assert names(watched.newest() or b"", *observers) == ["w0"]
+
+
+def test_more_cosignatures_than_witnesses_are_never_enough(store: Store) -> None:
+    with pytest.raises(UsageError, match="--enough: expected at most the number of witnesses, 0"):
+        witnessing(store, (), 1)
+    assert witnessing(store, (), None) is None
+
+
+def test_the_proof_and_the_checkpoint_of_a_size_bear_what_came_by_then(
+    store: Store, observers: list[Observer]
+) -> None:
+    watched = Witnessing(store, [o.peer() for o in observers])
+    log = Service(create_app(store, admit=None, witnesses=watched))  # type: ignore[arg-type]
+    plain = Service(create_app(store, admit=None))  # type: ignore[arg-type]
+    try:
+        for expected in ([], ["w0", "w1"]):
+            proof = requests.get(f"{log.url}/log/proof?index=2&size=5", timeout=HANG_S)
+            assert names(Proof.from_bytes(proof.content).checkpoint, *observers) == expected
+            verify_proof(proof.content, origin=ORIGIN, log_key=LOG.public_key)
+            assert "immutable" not in proof.headers["cache-control"]
+            note = requests.get(f"{log.url}/log/cosigned/5", timeout=HANG_S).content
+            assert names(note, *observers) == expected
+            watched.step()
+        assert requests.get(f"{log.url}/log/cosigned/4", timeout=HANG_S).status_code == 404
+        unwitnessed = requests.get(f"{plain.url}/log/proof?index=2&size=5", timeout=HANG_S)
+        assert "immutable" in unwitnessed.headers["cache-control"]
+    finally:
+        log.stop()
+        plain.stop()
 
 
 def test_one_that_is_down_costs_nothing(store: Store, observers: list[Observer]) -> None:

@@ -25,7 +25,9 @@ from attestation.formats.evidence import evidence_digest
 from attestation.log.leaf import Leaf
 from attestation.log.proof import verify_proof
 from attestation.log.submission import Submission
+from enclave.host import agent
 from enclave.host.collateral import from_file, from_simulator
+from enclave.host.forward import Forwarder
 from enclave.host.retry import Retries
 from tests.contracts.test_log_server import COLLATERAL, ORIGIN, PUBLIC, leaf_of
 from tests.helpers.host_parts import PIECE, Net, ask, other_bytes
@@ -126,6 +128,30 @@ def test_the_proof_is_of_the_evidence_that_is_served(net: Net) -> None:
     assert head.size == size
     assert Leaf.from_bytes(leaf).evidence_digest == evidence_digest(get(net, "evidence"))
     assert get(net, f"proof?size={size}")  # kept
+
+
+def test_a_proof_is_asked_for_again_once_it_is_a_minute_old(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net.make_ready()
+    path = f"proof?size={net.store.size}"
+    now, asked, found = [0.0], [], [b"first", b"second", None, b"third"]
+
+    async def answer(self: Forwarder, url: str, *, limit: int) -> bytes | None:
+        asked.append(url)
+        return found[len(asked) - 1]
+
+    monkeypatch.setattr(agent, "_now", lambda: now[0])
+    monkeypatch.setattr(Forwarder, "get", answer)
+    for moment, body, times in (
+        (0.0, b"first", 1),
+        (agent.PROOF_SECONDS, b"first", 1),
+        (agent.PROOF_SECONDS + 1, b"second", 2),
+        (agent.PROOF_SECONDS * 3, b"second", 3),  # the log is away
+        (agent.PROOF_SECONDS * 3, b"third", 4),
+    ):
+        now[0] = moment
+        assert (get(net, path), len(asked)) == (body, times)
 
 
 GARBAGE_SIZES = {
