@@ -12,6 +12,7 @@ import pytest
 
 from attestation import wire
 from attestation.errors import NotForUs, Truncated, Unavailable, UsageError
+from client_sdk.asking import Asker
 from client_sdk.finding import Chosen
 from client_sdk.presented import Place
 from client_sdk.sent import SentTo
@@ -71,8 +72,16 @@ def test_the_same_question_goes_to_the_machine_that_may_have_run_it(
 
 
 def test_it_goes_nowhere_else_when_that_machine_is_gone(
-    ada: FakeEnclave, bela: FakeEnclave
+    ada: FakeEnclave, bela: FakeEnclave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried: list[str] = []
+    exchange = Asker._exchange
+
+    def counted(asker: Asker, chosen: Chosen, *rest: Any) -> Any:
+        tried.append(chosen.place.boot)
+        return exchange(asker, chosen, *rest)
+
+    monkeypatch.setattr(Asker, "_exchange", counted)
     ada.script.fault = "connection cut"
     with FakeClient([ada, bela]) as client:
         with pytest.raises(Truncated):
@@ -81,7 +90,7 @@ def test_it_goes_nowhere_else_when_that_machine_is_gone(
         for _ in range(2):
             with pytest.raises(Unavailable):
                 client.chat(BODY, idempotency_key=KEY)
-        assert not bela.script.seen
+        assert tried == ["aa" * 16] * 3 and not bela.script.seen
         assert client.chat(BODY).read(), "another question does"
 
 
