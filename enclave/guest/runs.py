@@ -201,7 +201,8 @@ class _Known:
 
 
 class Runs:
-    """The runs of one boot, by idempotency key. `keep_s` may be shorter in tests."""
+    """The runs of one boot, by idempotency key. `repeated` counts the answers that needed no run
+    of their own. `keep_s` may be shorter in tests."""
 
     def __init__(
         self,
@@ -216,6 +217,7 @@ class Runs:
         self._known: dict[bytes, _Known] = {}
         self._kept: dict[bytes, int] = {}  # bytes of answers by key, oldest first
         self._bytes = 0
+        self.repeated = 0
 
     def listen(self, key: bytes | None, request: bytes, ask: Ask, salts: bytes) -> Listener:
         """To the run of this key, begun where there is none; without a key, to a new run.
@@ -240,6 +242,7 @@ class Runs:
                 "idempotency-key: this request was answered before, and the answer is no longer "
                 "kept; to ask again and pay again, use a new key"
             )
+        self.repeated += 1
         return Listener(known.run, late=True)
 
     def clear(self) -> None:

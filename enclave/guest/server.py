@@ -167,6 +167,7 @@ class _Service:
         stats, counts = self._guest.engine.stats(), self._counts
         values = {
             "umay_requests_answered_total": counts.answered,
+            "umay_requests_repeated_total": self._guest.runs.repeated,
             "umay_requests_refused_total": counts.refused,
             "umay_requests_open": counts.open + len(self._arriving),
             "umay_engine_slots": stats.slots,

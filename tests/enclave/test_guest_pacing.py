@@ -259,7 +259,7 @@ def sealed_sizes(guest: Room, request: bhttp.Request) -> list[int]:
 
     async def exchange() -> bytes:
         sealed = guest.client().seal(bhttp.encode_request(request))
-        answer = await open_request(guest.guest, coming([sealed]), chunked=True)
+        answer = await open_request(guest.guest, coming([sealed]), chunked=True, to_session=False)
         return b"".join([piece async for piece in answer.stream()])
 
     data, sizes = virtual_time.run(exchange())[32:], []  # after the nonce

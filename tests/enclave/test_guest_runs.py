@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from attestation import wire
 from attestation.channel import bhttp
 from attestation.errors import NotAuthentic, ParseError, Truncated
-from client_sdk.answer import Answer
-from client_sdk.session import SealedExchange
+from client_sdk.session import CheckedReceipt, SealedExchange
 from client_sdk.transport import Transport
 from enclave.guest.busy import LEAST_S, MOST_S, Busy
 from enclave.guest.engines.base import EngineFailed, QueueFull
@@ -73,6 +72,15 @@ def test_a_retry_is_given_the_same_answer_and_the_same_receipt(
     assert first.status == second.status == 200
     assert (first.content, first.media_type) == (second.content, second.media_type)
     assert first.receipt is not None and first.receipt == second.receipt
+
+
+def test_repeated_answers_are_counted(guest: Room, key: bytes) -> None:
+    before = guest.counts
+    for request in (post(CHAT, key=key), post(CHAT, key=key), post(CHAT)):
+        guest.ask(request)
+    after = guest.counts
+    names = ("umay_requests_answered_total", "umay_requests_repeated_total")
+    assert [after[name] - before[name] for name in names] == [3, 1]
 
 
 def test_a_retry_looks_like_an_answer_to_whoever_watches(guest: Room, key: bytes) -> None:
@@ -197,7 +205,7 @@ async def opened(guest: Room, exchange: SealedExchange) -> SealedAnswer:
     async def body() -> AsyncIterator[bytes]:
         yield exchange.body
 
-    return await open_request(guest.guest, body(), chunked=True)
+    return await open_request(guest.guest, body(), chunked=True, to_session=False)
 
 
 # What failed
@@ -370,7 +378,7 @@ def test_a_retry_sealed_to_the_next_epoch_has_the_receipt_of_the_first(key: byte
         assert guest.verified.evidence_digest != before.evidence_digest
         with pytest.raises(NotAuthentic, match="other-evidence"):
             guest.ask(request)
-        assert answered(guest, request, before).receipt == first.receipt
+        assert answered(guest, request, before) == first.receipt
         assert len(guest.engine.asked) == 1
 
 
@@ -387,14 +395,16 @@ def test_an_earlier_enclave_of_another_boot_is_not_believed(key: bytes) -> None:
             answered(guest, request, other.verified)
 
 
-def answered(guest: Room, request: bhttp.Request, *earlier: Any) -> Answer:
+def answered(guest: Room, request: bhttp.Request, *earlier: Any) -> CheckedReceipt:
+    """The receipt, as a client has it that sealed the question to `earlier` enclaves before."""
     exchange = SealedExchange(
         guest.verified, request, pq="preferred", now=int(time.time()), earlier=earlier
     )
     headers = wire.sealed_headers(exchange.media_type)
-    answer = Answer(exchange, Transport().stream(f"{guest.base}ohttp", exchange.body, headers))
-    answer.read()
-    return answer
+    for piece in Transport().stream(f"{guest.base}ohttp", exchange.body, headers):
+        exchange.push(piece)
+    exchange.finish()
+    return exchange.receipt()
 
 
 def salted(monkeypatch: pytest.MonkeyPatch, salts: bytes) -> None:

@@ -654,6 +654,7 @@ def test_the_metrics_are_counts_only(guest: Room) -> None:
     names = [line.partition(" ")[0] for line in body.splitlines()]
     assert names == [
         "umay_requests_answered_total",
+        "umay_requests_repeated_total",
         "umay_requests_refused_total",
         "umay_requests_open",
         "umay_engine_slots",

@@ -20,7 +20,7 @@ from attestation.channel import bhttp
 from attestation.channel.key_config import encode_key_list, parse_key_list
 from attestation.channel.server import KeyRing
 from attestation.errors import UmayError
-from attestation.formats import cbor
+from attestation.formats import cbor, receipt_cose
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import domain_digest
 from attestation.formats.evidence import Evidence
@@ -44,6 +44,7 @@ from attestation.trust.policy import Policy
 from attestation.trust.roots import PRODUCTION
 from client_sdk import sse
 from client_sdk.auditing.proof_file import EnclaveProof
+from client_sdk.disclosure import DisclosedReceipt, Opened
 from client_sdk.inspection import azure as inspect_azure
 from client_sdk.inspection import broken, gpu, tcglog, tdreport, tokens, wrapped
 from client_sdk.inspection.files import inspect
@@ -65,6 +66,7 @@ from enclave.guest.config import HostConfig
 from enclave.simulator.amd import SimulatedAmd
 from enclave.simulator.service import Simulator
 from tests.attestation.test_policy import GOOD
+from tests.attestation.test_receipt_cose import RECEIPT
 from tests.helpers import azure_machine, tcg_logs
 from tests.helpers.ton_chain import (
     LOG_ADDRESS,
@@ -142,10 +144,12 @@ TARGETS: dict[str, Target] = {
     "key-bundle": twice(KeyBundle.from_bytes),
     "evidence": twice(Evidence.from_bytes),
     "collateral": twice(Collateral.from_bytes),
-    "receipt": twice(Receipt.from_bytes),
+    "receipt": exact(Receipt.from_bytes),
     "session-request": exact(SessionRequest.from_bytes),
     "session-answer": twice(SessionAnswer.from_bytes),
     "signed-receipt": exact(SignedReceipt.from_bytes),
+    "cose-receipt": exact(receipt_cose.decode, lambda value: receipt_cose.encode(*value)),
+    "disclosed-receipt": exact(DisclosedReceipt.from_bytes),
     "leaf": twice(Leaf.from_bytes),
     "submission": twice(Submission.from_bytes),
     "logged": twice(SubmissionAnswer.from_bytes),
@@ -233,6 +237,10 @@ def seeds() -> list[bytes]:
     key = Ed25519PrivateKey.from_private_bytes(bytes(32))
     word = Retirement.sign(key, bytes(16), bytes(32)).to_bytes()
     found += [word, RetireRequest(1, word).to_bytes(), cbor.encode({"intel/crl": bytes(32)})]
+    signed = RECEIPT.sign(key)
+    cose, part = receipt_cose.sign(signed.body, key), Opened(bytes(32), b"text")
+    found.append(receipt_cose.encode(signed.body, cose))
+    found.append(DisclosedReceipt(signed, bytes(32), part, part, cose).to_bytes())
     note = checkpoints.sign(Checkpoint("log.example", 2, bytes(32)), key=key)
     found.append(AddCheckpoint(1, (bytes(32),), note).to_bytes())
     found.append(registry_genesis(owner="0:" + "11" * 32, notice=1).to_boc())
