@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from attestation.formats.evidence import Evidence
     from attestation.trust.anchor import Anchor, BlockRef
     from attestation.trust.policy import Policy
-    from attestation.verify.case import Challenge
+    from attestation.verify.case import OpenedSession
     from attestation.verify.presented import Presented
     from attestation.verify.verdict import Report, VerifiedEnclave
     from attestation.verify.verifier import Verifier
@@ -48,9 +48,9 @@ else:  # hidden from type checkers, who would take any name for an object
         {
             "Anchor": "attestation.trust.anchor",
             "BlockRef": "attestation.trust.anchor",
-            "Challenge": "attestation.verify.case",
             "Collateral": "attestation.formats.collateral",
             "Evidence": "attestation.formats.evidence",
+            "OpenedSession": "attestation.verify.case",
             "Policy": "attestation.trust.policy",
             "Presented": "attestation.verify.presented",
             "Report": "attestation.verify.verdict",
@@ -62,9 +62,9 @@ else:  # hidden from type checkers, who would take any name for an object
 __all__ = [
     "Anchor",
     "BlockRef",
-    "Challenge",
     "Collateral",
     "Evidence",
+    "OpenedSession",
     "Policy",
     "Presented",
     "Report",

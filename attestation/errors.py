@@ -167,7 +167,7 @@ class Unavailable(UmayError):
 
     `again`: the same question may be answered later; `retry_after`: the seconds that the
     service asked to wait, where it did; `late`: it did not answer in time; `sent`: the whole
-    question may have reached it.
+    question may have reached it; `status`: that of its HTTP answer, where that was not 200.
     """
 
     exit_code = 5
@@ -187,6 +187,7 @@ class Unavailable(UmayError):
         self.retry_after = retry_after
         self.late = late
         self.sent = sent
+        self.status: int | None = None
 
 
 class NotThere(Unavailable):

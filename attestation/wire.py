@@ -110,7 +110,7 @@ def sealed_headers(media_type: str) -> dict[str, str]:
 # Limits that both sides keep to, in bytes
 
 NONCE_BYTES = 32
-"""Of a challenge and of a session."""
+"""A client's own, which the quote of its session names."""
 
 SESSION_REQUEST_BYTES = NONCE_BYTES + 2
 """Nonce and number of a KEM."""
@@ -130,7 +130,6 @@ MAX_SEALED_BYTES = 33 << 20
 MAX_CONFIG_BYTES = 64 << 10
 """Of an engine config, a price table or a host config."""
 
-MAX_CHALLENGE_BYTES = 256 << 10
 MAX_PROOF_BYTES = 64 << 10
 MAX_LISTING_BYTES = 1 << 20
 MAX_LISTED = 256
@@ -162,7 +161,6 @@ ROUTES = (
     Route("GET", "healthz"),
     Route("GET", "collateral"),
     Route("GET", "proof", query="size=(0|[1-9][0-9]{0,18})"),
-    Route("POST", "challenge", limit=NONCE_BYTES),
     Route("POST", "session", limit=SESSION_REQUEST_BYTES),
     Route("POST", "ohttp", limit=MAX_SEALED_BYTES),
 )
@@ -224,7 +222,7 @@ _LOG_READS = re.compile(
 def shared_method(raw_path: bytes) -> str | None:
     """The method by which any web page may ask this path of a guest, an agent or a relay.
 
-    Public reads, challenge, session and sealed requests; None for `retire`, `metrics` and the rest.
+    Public reads, sessions and sealed requests; None for `retire`, `metrics` and the rest.
     """
     if raw_path == LISTING.encode():
         return "GET"

@@ -2,7 +2,8 @@
 
 What may have been executed is never repeated unasked. Another machine is asked only where the
 question did not leave whole, or where an enclave says inside the seal that it is full (429) or
-has stopped (503). Everything that is said outside the seal is anybody's word.
+has stopped (503). Everything that is said outside the seal is anybody's word, but for the end of
+a session, which the enclave signs: it is verified anew, and asked once more.
 
 A request carries an idempotency key, so that a machine that was sent it twice runs it once. A
 question that its caller repeats under the same key goes to the machine that may have run it, and
@@ -15,7 +16,13 @@ from dataclasses import dataclass
 
 from attestation import wire
 from attestation.channel import bhttp
-from attestation.errors import NotForUs, UmayError, Unavailable, VerificationError
+from attestation.errors import (
+    NotForUs,
+    SessionExpired,
+    UmayError,
+    Unavailable,
+    VerificationError,
+)
 from client_sdk.choosing import Chooser
 from client_sdk.effects import Open, Work, within
 from client_sdk.finding import Chosen
@@ -158,9 +165,12 @@ class Asker:
     ) -> Work[Reading]:
         try:
             return (yield from self._exchange(chosen, request, patience, count))
+        except SessionExpired:
+            fresh = yield from self._chooser.refresh(chosen)
         except NotForUs:
             self._chooser.leave(chosen)  # its keys may have changed: it is verified anew
             raise
+        return (yield from self._exchange(fresh, request, patience, count))
 
     def _exchange(
         self, chosen: Chosen, request: bhttp.Request, patience: Patience, count: Count
@@ -218,6 +228,10 @@ def _opened(
     reading = Reading(exchange, answer, url=url, idle=patience.idle, on_end=ended)
     try:
         yield from reading.begin()
+    except SessionExpired:
+        count.ran -= 1  # the enclave signed that it ran nothing
+        reading.close()
+        raise
     except BaseException:
         reading.close()
         raise

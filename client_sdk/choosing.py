@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from attestation.errors import ParseError, UmayError, Unavailable, VerificationError
+from attestation.errors import ParseError, SessionBusy, UmayError, Unavailable, VerificationError
 from attestation.trust.anchor import Anchor
 from attestation.verify.verdict import Report
 from client_sdk.effects import Spawn, Work, fetch, wait, within
@@ -313,6 +313,8 @@ class Chooser:
     def _nothing(
         self, model: str | None, offers: list[Offer], failure: UmayError | None
     ) -> Unavailable:
+        if isinstance(failure, SessionBusy):
+            return failure
         now = time.monotonic()
         waits = [self._full.get(offer.boot, 0.0) - now for offer in offers]
         if pauses := [pause for pause in waits if pause > 0]:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from attestation.errors import ParseError, UmayError, Unavailable
+from attestation.errors import NotAuthentic, ParseError, UmayError, Unavailable
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
 from attestation.trust.anchor import Anchor
@@ -114,7 +114,7 @@ class Finder:
     def present(self, place: Place, anchor: Anchor) -> Work[Presented]:
         """What the host presents for a verification against this anchor."""
         nonce = secrets.token_bytes(32) if self._policy.challenge == "required" else None
-        return (yield from presented_at(place, size=anchor.size, nonce=nonce))
+        return (yield from presented_at(place, size=anchor.size, nonce=nonce, pq=self._policy.pq))
 
     def offers(self) -> Work[list[Offer]]:
         """The boots that are listed and say a price, the cheapest first.
@@ -131,6 +131,15 @@ class Finder:
 
     def verified(self, place: Place, anchor: Anchor) -> Work[Chosen]:
         """One guest, verified now. Raises VerificationError, Unavailable, ParseError."""
+        try:
+            return (yield from self._verified(place, anchor))
+        except NotAuthentic as error:
+            if error.code != "wrong-session":
+                raise
+        # Its epoch may have changed between its evidence and its session.
+        return (yield from self._verified(place, anchor))
+
+    def _verified(self, place: Place, anchor: Anchor) -> Work[Chosen]:
         presented = yield from self.present(place, anchor)
         seqno = _bundle(presented).beacon[0]
         beacon = yield from blocking(partial(self._reader.beacon, seqno))

@@ -53,7 +53,10 @@ def relaxations(policy: Policy) -> list[str]:
         ),
         (policy.min_tcb_evaluation_number == 0, "no minimum TCB evaluation number"),
         (policy.anchor != "proven", "chain reads rest on the endpoint's word; they are not proven"),
-        (policy.challenge != "required", "no challenge is required; freshness rests on the beacon"),
+        (
+            policy.challenge != "required",
+            "challenge is optional, so no session is asked for; freshness rests on the beacon",
+        ),
         (policy.pq != "required", "a channel without post-quantum keys is accepted"),
         (
             policy.registry is None,

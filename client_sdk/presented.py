@@ -10,13 +10,23 @@ import json
 from dataclasses import dataclass
 
 from attestation import wire
-from attestation.errors import NotThere, ParseError, Unavailable, UsageError
-from attestation.formats import cbor
+from attestation.channel.key_config import KeyConfig, choose
+from attestation.channel.protocol import KEM_XWING
+from attestation.errors import (
+    NotThere,
+    ParseError,
+    Refused,
+    SessionBusy,
+    Unavailable,
+    UsageError,
+)
 from attestation.formats.collateral import Collateral
-from attestation.formats.evidence import MAX_EVIDENCE_BYTES
+from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence
+from attestation.formats.keys import KeyBundle
+from attestation.formats.session import SessionRequest
 from attestation.net.error_text import redacted_url
 from attestation.net.url import checked_url
-from attestation.verify.verifier import Challenge, Presented
+from attestation.verify.verifier import OpenedSession, Presented
 from client_sdk.driver import Driver
 from client_sdk.effects import Work, fetch
 from client_sdk.transport import MAX_ANSWER, Transport, check_url
@@ -47,10 +57,15 @@ def fetch_places(transport: Transport, url: str) -> tuple[Place, ...]:
 
 
 def fetch_presented(
-    transport: Transport, place: Place, *, size: int, nonce: bytes | None = None
+    transport: Transport,
+    place: Place,
+    *,
+    size: int,
+    nonce: bytes | None = None,
+    pq: str = "preferred",
 ) -> Presented:
     """What `presented_at` finds."""
-    return Driver(transport).run(presented_at(place, size=size, nonce=nonce))
+    return Driver(transport).run(presented_at(place, size=size, nonce=nonce, pq=pq))
 
 
 def places_at(url: str) -> Work[tuple[Place, ...]]:
@@ -106,10 +121,12 @@ def price_of(place: Place) -> Work[bytes]:
     return (yield from fetch(f"{place.base}config/price", limit=wire.MAX_CONFIG_BYTES))
 
 
-def presented_at(place: Place, *, size: int, nonce: bytes | None = None) -> Work[Presented]:
+def presented_at(place: Place, *, size: int, nonce: bytes | None, pq: str) -> Work[Presented]:
     """All that a verification needs of this guest; the proof to the anchored `size`.
 
-    `nonce` (32 bytes) asks for a challenge too. Raises Unavailable or ParseError.
+    `nonce` (32 bytes) asks for a session too, of the KEM that the policy's `pq` takes among
+    those of the Evidence. Raises Unavailable (SessionBusy where the guest has no room for one)
+    or ParseError.
     """
     base = place.base
     evidence = yield from fetch(f"{base}evidence", limit=MAX_EVIDENCE_BYTES)
@@ -118,9 +135,22 @@ def presented_at(place: Place, *, size: int, nonce: bytes | None = None) -> Work
     host = yield from fetch(f"{base}config/host", limit=wire.MAX_CONFIG_BYTES)
     collateral = yield from fetch(f"{base}collateral", limit=MAX_ANSWER)
     proof = yield from _proof(base, size)
-    challenge = None if nonce is None else (yield from _challenge(base, nonce))
     parsed = Collateral.from_bytes(collateral)
-    return Presented(evidence, engine, price, host, parsed, proof, challenge)
+    session = None
+    if nonce is not None:  # last, because an unused one lives for two minutes
+        session = yield from _session(base, session_asked(evidence, nonce=nonce, pq=pq))
+    return Presented(evidence, engine, price, host, parsed, proof, session)
+
+
+def session_asked(evidence: bytes, *, nonce: bytes, pq: str) -> SessionRequest:
+    """What to ask for: the session's key must be of the KEM that a request will be sealed with.
+    For Evidence that offers none the verification says what is wrong, not this."""
+    try:
+        bundle = KeyBundle.from_bytes(Evidence.from_bytes(evidence).bundle)
+        _, suite = choose([KeyConfig.from_bytes(data) for data in bundle.key_configs], pq=pq)
+    except (ParseError, Refused):
+        return SessionRequest(nonce, KEM_XWING)
+    return SessionRequest(nonce, suite.kem_id)
 
 
 def _proof(base: str, size: int) -> Work[bytes | None]:
@@ -131,12 +161,16 @@ def _proof(base: str, size: int) -> Work[bytes | None]:
         return None
 
 
-def _challenge(base: str, nonce: bytes) -> Work[Challenge]:
-    body = yield from fetch(f"{base}challenge", limit=wire.MAX_CHALLENGE_BYTES, body=nonce)
-    answer = cbor.decode_map(body, required=frozenset({0}), limit=wire.MAX_CHALLENGE_BYTES)
-    if type(answer[0]) is not bytes:
-        raise ParseError(f"{redacted_url(base)}challenge: expected a quote as CBOR bytes")
-    return Challenge(answer[0], nonce)
+def _session(base: str, asked: SessionRequest) -> Work[OpenedSession]:
+    url = f"{base}session"
+    try:
+        answer = yield from fetch(url, limit=wire.MAX_SESSION_BYTES, body=asked.to_bytes())
+    except Unavailable as error:
+        if error.status != 429:
+            raise
+        text = f"{redacted_url(url)}: too many clients ask this enclave for a session now"
+        raise SessionBusy(text, again=True, retry_after=error.retry_after) from None
+    return OpenedSession(answer, asked.nonce)
 
 
 def host_of(url: str) -> str:

@@ -7,6 +7,7 @@ each time it is read. `Answer` and `AsyncAnswer` are its two faces.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections import deque
@@ -16,6 +17,7 @@ from typing import Any
 from attestation import wire
 from attestation.channel import bhttp
 from attestation.errors import (
+    NotAuthentic,
     NotForUs,
     ParseError,
     Replayed,
@@ -87,13 +89,14 @@ class Reading:
     def begin(self) -> Work[None]:
         """Until status and headers are there.
 
-        Raises NotForUs or Replayed where the enclave says so outside the seal, Unavailable for
+        Raises NotForUs, SessionExpired or Replayed where the enclave says so outside the seal,
+        Unavailable for
         any other answer that is not sealed, Truncated or ChannelError for one that is spoilt.
         """
         answer = self._answer
         if answer.status != 200 or answer.media_type != self.exchange.response_media_type:
             try:
-                raise (yield from _unsealed(answer, self.url))
+                raise (yield from _unsealed(answer, self.exchange, self.url))
             finally:
                 self.close()
         while not self.status:
@@ -222,8 +225,13 @@ class Reading:
             self._on_end(self, error)
 
 
-def _unsealed(answer: Arriving, url: str) -> Work[UmayError]:
-    """What an answer outside the seal means. Nothing proves who gave it."""
+def _unsealed(answer: Arriving, exchange: SealedExchange, url: str) -> Work[UmayError]:
+    """What an answer outside the seal means. Nothing proves who gave it, but for the end of a
+    session, which the enclave signs."""
+    if (answer.status, answer.media_type) == (400, wire.SESSION_GONE):
+        word = yield from _first(answer)
+        with contextlib.suppress(NotAuthentic):
+            return exchange.session_gone(word)
     if (answer.status, answer.media_type) == (400, wire.PROBLEM):
         problem = yield from _first(answer)
         if problem == wire.REFUSED:

@@ -15,7 +15,7 @@ from typing import Any
 
 from attestation.channel import bhttp, padding
 from attestation.channel.client import ClientRequest
-from attestation.errors import ChannelError, NotAuthentic, ParseError
+from attestation.errors import ChannelError, NotAuthentic, ParseError, SessionExpired
 from attestation.formats import receipt_cose
 from attestation.formats.keys import KeyBundle
 from attestation.formats.receipt import (
@@ -27,6 +27,7 @@ from attestation.formats.receipt import (
     amount_of,
     matches,
 )
+from attestation.formats.session import check_gone
 from attestation.verify.verdict import VerifiedEnclave, reporting
 from attestation.wire import (
     MAX_REQUEST_BYTES,
@@ -88,6 +89,20 @@ class SealedExchange:
         self._decoder = bhttp.response_decoder()
         self._content = bytearray()
         self._trailers: bhttp.Fields = ()
+
+    def session_gone(self, word: bytes) -> SessionExpired:
+        """What an enclave's signed `word` (wire.SESSION_GONE) says of this request: that it was
+        not executed and never will be. Raises NotAuthentic where it is another's word."""
+        check_gone(
+            self.enclave.bundle.receipt_key,
+            word,
+            evidence=self.enclave.evidence_digest,
+            clear=self._client.clear,
+        )
+        return SessionExpired(
+            "the enclave does not hold this session any more, and did not run the request",
+            clear=self._client.clear,
+        )
 
     def push(self, data: bytes) -> list[bhttp.Event]:
         """Events that these bytes complete. Raises ChannelError or ParseError."""

@@ -46,7 +46,7 @@ def cosign(url: str) -> None:
 
 ASKERS: dict[str, Callable[[str], object]] = {
     "a client's read": lambda url: Transport().get(url),
-    "a client's challenge": lambda url: Transport().post(url, b"nonce"),
+    "a client's session": lambda url: Transport().post(url, b"nonce"),
     "a watcher's webhook": lambda url: Transport().notify(url, b"{}"),
     "a client's sealed request": stream,
     "a vendor's collateral": lambda url: HttpFetcher(Deadlines(whole=SECONDS), tries=1).get(

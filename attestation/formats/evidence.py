@@ -13,7 +13,7 @@ from typing import Any
 
 from attestation.errors import ParseError
 from attestation.formats import cbor
-from attestation.formats.digests import DIGEST_BYTES, domain_digest, sha256
+from attestation.formats.digests import domain_digest, sha256
 from attestation.formats.platform import PLATFORMS
 
 MAX_EVIDENCE_BYTES = 1024 * 1024
@@ -121,13 +121,6 @@ def report_data_binding(b: bytes, e: bytes) -> bytes:
 def fresh_published(root_hash: bytes) -> bytes:
     """REPORT_DATA[32:64] of published evidence: the beacon block's root hash."""
     return domain_digest("umay/fresh/v1", b"\0", root_hash)
-
-
-def fresh_challenged(nonce: bytes) -> bytes:
-    """REPORT_DATA[32:64] of an answer to a client's 32-byte nonce."""
-    if len(nonce) != DIGEST_BYTES:
-        raise ParseError(f"challenge nonce: expected 32 bytes, got {len(nonce)}")
-    return domain_digest("umay/fresh/v1", b"\1", nonce)
 
 
 def fresh_session(root: bytes) -> bytes:

@@ -85,7 +85,9 @@ class Answer:
         after = retry_after(self.headers.get("retry-after"))
         if self.status in MAY_CHANGE and after:
             text += f"; it asks to wait for {after:.0f} s"
-        return Unavailable(text, again=self.status in MAY_CHANGE, retry_after=after)
+        error = Unavailable(text, again=self.status in MAY_CHANGE, retry_after=after)
+        error.status = self.status
+        return error
 
 
 class IncomingAnswer:

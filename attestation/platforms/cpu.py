@@ -64,7 +64,7 @@ class Cpu(Protocol):
         the one that was measured."""
 
     def answer(self, quote: bytes) -> Self:
-        """Another quote for the same machine, parsed: the answer to a challenge."""
+        """Another quote for the same machine, parsed: that of a session."""
 
     def same_machine(self, other: Self) -> bool:
         """Whether two checked quotes are of one guest on one machine."""

@@ -31,6 +31,10 @@ _RENEWED = (
     "Ask the machine again in a few minutes: a guest renews its keys every hour. If it stays, "
     "choose another machine, and look at the clock of this computer."
 )
+_SESSION = (
+    "Ask once more: a guest that renews its keys at this very moment answers so. If it stays, do "
+    "not use this machine: somebody between you and it answers with keys that are not its own."
+)
 _UNPROTECTED = (
     "The host could read or change this VM, and no policy accepts that. Choose another machine; "
     "the operator has to start the VM without this setting."
@@ -100,7 +104,7 @@ _RULES = {
     "unknown-config": "engine_configs or host_configs of the [[release]]",
     "unknown-model": "[[model]]",
     "beacon-too-old": "[freshness] max_beacon_age_s",
-    "no-challenge": "[freshness] challenge",
+    "no-session": "[freshness] challenge",
     "beacon-level": "[network] anchor",
     "anchor-level": "[network] anchor",
     "registry-level": "[network] anchor",
@@ -114,6 +118,7 @@ _RULES = {
 _TEXTS: Mapping[str, str] = {
     _COLLATERAL: "signer-missing revocation-unknown other-platform",
     _RENEWED: "dated-before-beacon lives-too-long freshness/expired mint/expired session-expired",
+    _SESSION: "wrong-session",
     _AGAIN: "anchor-too-old anchor-before-beacon registry-too-old registry/other-block stale-head "
     "behind",
     _EARLY: "beacon-in-future anchor-in-future registry-in-future future-head",

@@ -15,14 +15,15 @@ from attestation.platforms.cpu import Cpu
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy, Release
 from attestation.trust.registry import RegistrySnapshot, Unread
-from attestation.verify.verdict import Finding, ResultNames
+from attestation.verify.verdict import Finding, ResultNames, VerifiedSession
 
 
 @dataclass(frozen=True)
-class Challenge:
-    """A quote made for the caller's own 32-byte nonce."""
+class OpenedSession:
+    """What a guest answered when it was asked for a session with the caller's own 32-byte nonce:
+    a SessionAnswer, as bytes."""
 
-    quote: bytes
+    answer: bytes
     nonce: bytes
 
 
@@ -36,7 +37,7 @@ class Case:
     host_bytes: bytes
     collateral: Collateral
     proof: bytes | None
-    challenge: Challenge | None
+    session: OpenedSession | None
     anchor: Anchor | None
     beacon: BlockRef | None
     registry: RegistrySnapshot | Unread | None
@@ -56,6 +57,7 @@ class Case:
     price_table: dict[str, Any] = field(init=False)
     expiries: list[int] = field(default_factory=list)
     tcb_issued: int | None = None
+    verified_session: VerifiedSession | None = None
     valid_until: int = field(init=False)
 
     def name(self, **found: str) -> None:

@@ -44,7 +44,7 @@ class VerificationMemory:
 
 def question(presented: Presented, anchor: Anchor, beacon: BlockRef) -> bytes:
     """32 bytes over every argument of a verification but the time."""
-    challenge = presented.challenge
+    session = presented.session
     parts = (
         presented.evidence,
         presented.engine_config,
@@ -52,8 +52,8 @@ def question(presented: Presented, anchor: Anchor, beacon: BlockRef) -> bytes:
         presented.host_config,
         presented.collateral.manifest_digest(),
         presented.proof,
-        challenge.quote if challenge else None,
-        challenge.nonce if challenge else None,
+        session.answer if session else None,
+        session.nonce if session else None,
         repr((anchor, beacon)).encode(),
     )
     whole = hashlib.sha256()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from attestation.arguments import expect
 from attestation.formats.collateral import Collateral
-from attestation.verify.case import Challenge
+from attestation.verify.case import OpenedSession
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Presented:
     """What a host hands over: Evidence, the three configs, collateral and log proof.
 
     `proof` is a tlog-proof to the anchored size, None where the host has none yet;
-    `challenge` the answer to a nonce of the caller's own.
+    `session` the answer to a nonce of the caller's own.
     """
 
     evidence: bytes
@@ -23,7 +23,7 @@ class Presented:
     host_config: bytes
     collateral: Collateral
     proof: bytes | None = None
-    challenge: Challenge | None = None
+    session: OpenedSession | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError that names a part of a wrong type."""
@@ -32,5 +32,9 @@ class Presented:
         expect("presented.collateral", self.collateral, Collateral)
         expect("presented.proof", self.proof, bytes, type(None), what="bytes or None")
         expect(
-            "presented.challenge", self.challenge, Challenge, type(None), what="Challenge or None"
+            "presented.session",
+            self.session,
+            OpenedSession,
+            type(None),
+            what="OpenedSession or None",
         )

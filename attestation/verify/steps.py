@@ -27,7 +27,6 @@ from attestation.formats.evidence import (
     GPU,
     Evidence,
     evidence_digest,
-    fresh_challenged,
     fresh_published,
     gpu_evidence_digest,
     gpu_nonce,
@@ -43,6 +42,7 @@ from attestation.trust.policy import accept
 from attestation.trust.registry import REGISTRY
 from attestation.verify.case import Case
 from attestation.verify.reading import MAX_CLOCK_SKEW_S, level_text
+from attestation.verify.session_step import session
 from attestation.verify.verdict import Finding
 from attestation.wire import MAX_CONFIG_BYTES
 
@@ -170,8 +170,8 @@ def _binding(case: Case) -> bytes:
 def freshness(case: Case) -> str:
     """The quote and its keys are younger than a block of the chain that is itself recent enough.
 
-    REPORT_DATA[32:64] names the block; a challenge, where there is one, is answered by the same
-    machine. Source: docs/spec/formats.md, "Binding".
+    REPORT_DATA[32:64] names the block; a session, where there is one, is of the same machine.
+    Source: docs/spec/formats.md, "Binding".
     """
     case.needs("parse")
     beacon, bundle = case.beacon, case.bundle
@@ -184,9 +184,9 @@ def freshness(case: Case) -> str:
         raise NotAuthentic("freshness", "wrong-report-data", text)
     _beacon(case, beacon)
     _validity(case, beacon)
-    challenged = _challenge(case)
+    asked = session(case)
     age = max(0, case.now - beacon.utime)
-    return f"beacon block {beacon.seqno} ({beacon.level}), {age} s old{challenged}"
+    return f"beacon block {beacon.seqno} ({beacon.level}), {age} s old{asked}"
 
 
 def _beacon(case: Case, beacon: BlockRef) -> None:
@@ -223,27 +223,6 @@ def _validity(case: Case, beacon: BlockRef) -> None:
         word, text = found
         raise Refused("freshness", word, f"the keys of the KeyBundle are {text}")
     case.expiries += [bundle.not_after, beacon.utime + case.policy.max_beacon_age_s]
-
-
-def _challenge(case: Case) -> str:
-    if case.challenge is None:
-        if case.policy.challenge == "required":
-            text = "expected an answer to our own nonce (policy [freshness] challenge), got none"
-            raise Refused("freshness", "no-challenge", f"challenge: {text}")
-        return ""
-    case.needs("cpu-signature", "cpu-attributes")
-    answer = case.cpu.answer(case.challenge.quote)
-    answer.check_signature(roots=case.policy.roots, now=case.now)
-    answer.check_attributes(case.policy)
-    if not case.cpu.same_machine(answer):
-        text = "expected an answer of the machine and guest that made the Evidence, got another's"
-        raise NotAuthentic("freshness", "other-machine", f"challenge: {text}")
-    expected = case.cpu.report_data[:32] + fresh_challenged(case.challenge.nonce)
-    if not hmac.compare_digest(answer.report_data, expected):
-        got = answer.report_data.hex()
-        text = f"expected REPORT_DATA {expected.hex()} for our nonce, got {got}"
-        raise NotAuthentic("freshness", "wrong-challenge", f"challenge: {text}")
-    return "; challenge answered"
 
 
 def gpu(case: Case) -> str:

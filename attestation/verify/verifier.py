@@ -6,7 +6,7 @@
  4 cpu-tcb         TCB status, advisories, revocation, collateral age at `now`
  5 measurement     event logs replay; host config; registers belong to a release
  6 binding         REPORT_DATA[0:32] from KeyBundle and devices
- 7 freshness       REPORT_DATA[32:64]; beacon block and its age; validity; challenge
+ 7 freshness       REPORT_DATA[32:64]; beacon block and its age; validity; session
  8 gpu             every device: chain, signature, nonce, RIM, revocation; their number
  9 model           digest accepted
 10 engine          engine config and price table are those bound; config accepted
@@ -38,7 +38,7 @@ from attestation.trust.policy import Policy
 from attestation.trust.registry import RegistrySnapshot
 from attestation.verify import log_step, registry_step, steps, witness_step
 from attestation.verify.advice import advice
-from attestation.verify.case import Case, Challenge
+from attestation.verify.case import Case, OpenedSession
 from attestation.verify.memory import VerificationMemory, question
 from attestation.verify.presented import Presented
 from attestation.verify.verdict import (
@@ -51,7 +51,7 @@ from attestation.verify.verdict import (
 )
 from attestation.verify.wording import expected_and_got
 
-__all__ = ["Challenge", "Presented", "Verifier"]
+__all__ = ["OpenedSession", "Presented", "Verifier"]
 
 PLAN: tuple[tuple[str, Callable[[Case], str]], ...] = (
     ("parse", steps.parse),
@@ -118,6 +118,7 @@ class Verifier:
             valid_until=case.valid_until,
             report=report,
             minted_by=_MINT,
+            session=case.verified_session,
         )
 
     def examine(
@@ -164,7 +165,7 @@ class Verifier:
             host_bytes=presented.host_config,
             collateral=presented.collateral,
             proof=presented.proof,
-            challenge=presented.challenge,
+            session=presented.session,
             anchor=anchor,
             beacon=beacon,
             registry=anchor.registry if anchor else None,

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from attestation.errors import Unavailable, UsageError
-from attestation.formats import cbor
-from attestation.formats.evidence import fresh_challenged
 from attestation.formats.keys import bundle_digest
 from attestation.formats.receipt import TIME_GRAIN_S
-from attestation.platforms.tdx.quote import parse_quote
-from attestation.wire import NONCE_BYTES
 from enclave.guest.busy import Busy
 from enclave.guest.engines.base import Engine
 from enclave.guest.epochs import Epochs
 from enclave.guest.keys import BootKeys, Configs
 from enclave.guest.platforms.tsm import Platform
 from enclave.guest.runs import Runs
-
-MAX_CHALLENGES = 2
-"""At once: a quote takes the machine tens of milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -39,30 +30,6 @@ class Guest:
     clock: Callable[[], float] = time.monotonic
     runs: Runs = field(default_factory=Runs, repr=False)
     _busy: Busy = field(default_factory=Busy, repr=False)
-    _challenges: threading.Semaphore = field(
-        default_factory=lambda: threading.Semaphore(MAX_CHALLENGES), repr=False
-    )
-
-    def challenge(self, nonce: bytes) -> bytes:
-        """A new quote for a client's nonce of 32 bytes: CBOR {0: quote}.
-
-        Its first half names the current epoch's keys and GPU reports, as the logged quote
-        does. Raises UsageError for another size, Unavailable without a current epoch.
-        """
-        if len(nonce) != NONCE_BYTES:
-            raise UsageError(f"challenge: expected {NONCE_BYTES} bytes, got {len(nonce)}")
-        current = self.epochs.current
-        if current is None:
-            raise Unavailable(
-                "challenge: expected an epoch that is anchored, there is none yet; try again"
-            )
-        half = parse_quote(current.quote).report_data[:32]
-        if not self._challenges.acquire(timeout=5):
-            raise Unavailable("challenge: too many challenges at once; try again")
-        try:
-            return cbor.encode({0: self.platform.quote(half + fresh_challenged(nonce)).quote})
-        finally:
-            self._challenges.release()
 
     def retire(self) -> bytes:
         """Forget every key and answer of this boot, for good, and say so: a Retirement.

@@ -26,7 +26,6 @@ from attestation.errors import (
     SessionBusy,
     SessionExpired,
     Unavailable,
-    UsageError,
 )
 from attestation.formats.session import SessionRequest
 from attestation.net.arriving import Arrival, Arriving, Crowded
@@ -78,7 +77,6 @@ class _Service:
             Route("/epochs", self.epochs),
             Route("/ohttp-keys", self.keys),
             Route("/config/{name}", self.config),
-            Route("/challenge", self.challenge, methods=["POST"]),
             Route("/session", self.session, methods=["POST"]),
             Route("/retire", self.retire, methods=["POST"]),
             Route("/ohttp", self.sealed, methods=["POST"]),
@@ -120,15 +118,6 @@ class _Service:
             "host": (configs.host, wire.TOML),
         }.get(request.path_params["name"])
         return _bytes(*served) if served else _plain(404)
-
-    async def challenge(self, request: Request) -> Response:
-        try:
-            async with asyncio.timeout(MAX_BODY_SECONDS):
-                nonce = await _bounded(request, wire.NONCE_BYTES)
-            answer = await asyncio.to_thread(self._guest.challenge, nonce)
-        except (UsageError, ClientDisconnect, TimeoutError):
-            return _plain(400)
-        return _bytes(answer, wire.CBOR)
 
     async def session(self, request: Request) -> Response:
         try:

@@ -15,8 +15,8 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import (
     Device,
     Evidence,
-    fresh_challenged,
     fresh_published,
+    fresh_session,
     gpu_evidence_digest,
     gpu_nonce,
     report_data_binding,
@@ -87,7 +87,7 @@ def test_digests_follow_the_written_formulas() -> None:
     assert e == h(b"umay/gpu-evidence/v1\0", devices)
     assert report_data_binding(b, e) == h(b"umay/report/v1\0", b, e)
     assert fresh_published(b"r" * 32) == h(b"umay/fresh/v1\0", b"\0", b"r" * 32)
-    assert fresh_challenged(b"n" * 32) == h(b"umay/fresh/v1\0", b"\1", b"n" * 32)
+    assert fresh_session(b"r" * 32) == h(b"umay/fresh/v1\0", b"\2", b"r" * 32)
     assert statement(b"signed") == h(b"umay/statement/v1\0", b"signed")
     registers = (b"\1" * 48, b"\2" * 48, b"\3" * 48, b"\4" * 48)
     encoded = b"\x85\x63tdx" + b"".join(b"\x58\x30" + register for register in registers)

@@ -18,13 +18,15 @@ from attestation.errors import NotChecked, ParseError, UmayError, VerificationEr
 from attestation.formats.digests import engine_digest, host_config_digest
 from attestation.formats.evidence import SWITCH
 from attestation.formats.measurement import measurement_digest
+from attestation.formats.session import SessionAnswer
 from attestation.trust.anchor import BlockRef
 from attestation.verify import steps
-from attestation.verify.case import Case, Challenge
+from attestation.verify.case import Case, OpenedSession
+from attestation.verify.session_step import SESSION_USE_S
 from attestation.verify.verdict import Report
 from attestation.verify.verifier import PLAN, Verifier
 from attestation.wire import MAX_CONFIG_BYTES
-from tests.helpers.world import NOW, World
+from tests.helpers.world import NOW, SESSION_KEY, World
 
 STEPS = dict(PLAN)
 
@@ -37,7 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def passed(world: World) -> Case:
     """A case of which every step has passed."""
-    presented, anchor = world.logged(world.presented(challenge=world.challenge(bytes(32))))
+    presented, anchor = world.logged(world.presented(session=world.session(bytes(32))))
     verifier = Verifier(world.policy)
     case = verifier._case(presented, anchor=anchor, beacon=world.beacon, now=NOW)
     for name, step in PLAN:
@@ -264,7 +266,8 @@ def test_every_expiry_bounds_how_long_an_enclave_counts(case: Case, world: World
     assert bounds(case, "cpu-tcb") == sorted(
         [tcb.expires, tcb.issued + checked.max_collateral_age_s]
     )
-    fresh = sorted([case.bundle.not_after, case.beacon.utime + checked.max_beacon_age_s])
+    fresh = [case.bundle.not_after, case.beacon.utime + checked.max_beacon_age_s]
+    fresh = sorted([*fresh, NOW + SESSION_USE_S])
     assert bounds(case, "freshness") == fresh
     assert bounds(case, "log") == [case.anchor.read_at + checked.max_anchor_age_s]
     answers = bounds(case, "gpu")
@@ -370,24 +373,26 @@ def test_a_launch_that_nobody_names_is_the_attributes_matter(case: Case) -> None
     assert reason(case, "measurement") is None
 
 
-# A challenge
+# A session
+
+NO_QUOTE = SessionAnswer(b"\2" * 1184, SESSION_KEY, (), 0, 1).to_bytes()
 
 
-def test_a_challenge_answered_by_a_machine_under_debug(case: Case, world: World) -> None:
+def test_a_session_of_a_machine_under_debug(case: Case, world: World) -> None:
     attributes = bytearray(8)
     attributes[0] = 1
-    case.challenge = world.challenge(bytes(32), td_attributes=bytes(attributes))
+    case.session = world.session(bytes(32), td_attributes=bytes(attributes))
     assert reason(case, "freshness") == "debug"
 
 
-def test_a_challenge_answered_under_another_root(case: Case, world: World) -> None:
-    quote = world.forge(other_root=True).quote
-    case.challenge = Challenge(quote, bytes(32))
+def test_a_session_quoted_under_another_root(case: Case, world: World) -> None:
+    case.session = world.session(bytes(32), other_root=True)
     assert reason(case, "freshness") == "wrong-root"
 
 
-def test_a_challenge_answered_by_what_is_no_quote(case: Case) -> None:
-    case.challenge = Challenge(b"\2" * 1184, bytes(32))
+@pytest.mark.parametrize("answer", [b"\2" * 1184, NO_QUOTE], ids=["no answer", "no quote"])
+def test_a_session_that_is_none(case: Case, answer: bytes) -> None:
+    case.session = OpenedSession(answer, bytes(32))
     assert reason(case, "freshness") == "malformed"
 
 

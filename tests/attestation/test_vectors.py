@@ -11,7 +11,6 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.evidence import (
     Evidence,
     evidence_digest,
-    fresh_challenged,
     fresh_published,
     fresh_session,
     gpu_evidence_digest,
@@ -80,7 +79,6 @@ def test_quote_binding() -> None:
     assert bound == raw("report_data_binding")
     beacon = KeyBundle.from_bytes(evidence.bundle).beacon
     assert fresh_published(beacon[1]) == raw("fresh_published")
-    assert fresh_challenged(raw("nonce")) == raw("fresh_challenged")
     assert fresh_session(raw("root")) == raw("fresh_session")
 
 

@@ -9,21 +9,33 @@ from typing import Any
 
 import pytest
 
+from attestation.channel.key_config import KeyConfig
+from attestation.channel.sessions import LIFE_SECONDS
 from attestation.errors import ParseError, VerificationError
 from attestation.formats.collateral import Collateral
-from attestation.formats.evidence import fresh_published, gpu_evidence_digest, report_data_binding
+from attestation.formats.digests import domain_digest
+from attestation.formats.evidence import (
+    fresh_published,
+    fresh_session,
+    gpu_evidence_digest,
+    report_data_binding,
+)
 from attestation.formats.keys import bundle_digest
 from attestation.formats.origin import MAX_ORIGIN_BYTES
-from attestation.log.merkle import Tree
+from attestation.formats.session import SessionAnswer, session_leaf
+from attestation.log.merkle import Tree, leaf_hash
 from attestation.log.note import COSIGNATURE, VerifierKey
 from attestation.platforms.tdx import parse_quote
+from attestation.platforms.tdx.cpu import TdxCpu
 from attestation.trust.policy import WitnessRules
 from attestation.trust.roots import PRODUCTION
+from attestation.verify.session_step import SESSION_USE_S
 from attestation.verify.verdict import Report, VerifiedEnclave
-from attestation.verify.verifier import PLAN, Presented, Verifier
+from attestation.verify.verifier import PLAN, OpenedSession, Presented, Verifier
 from tests.helpers.registries import rules, snapshot
-from tests.helpers.world import HOST, NOW, World
+from tests.helpers.world import HOST, NOW, SESSION_KEY, World
 
+OTHER_KEY = KeyConfig(0, 0x20, b"\x0a" * 32).to_bytes()
 Change = Callable[[World], tuple[Presented, dict[str, Any]]]
 
 
@@ -78,12 +90,41 @@ def test_only_the_verifier_mints(world: World) -> None:
         dataclasses.replace(verified, valid_until=NOW * 2)
 
 
-def test_a_challenge_of_our_own_is_answered(world: World) -> None:
+def test_a_session_for_our_own_nonce(world: World) -> None:
     policy = dataclasses.replace(world.policy, challenge="required")
-    nonce = bytes(range(32))
-    presented, anchor = world.logged(world.presented(challenge=world.challenge(nonce)))
-    verifier = Verifier(policy)
-    assert verifier.verify(presented, anchor=anchor, beacon=world.beacon, now=NOW).report.ok
+    presented, anchor = world.logged(world.presented(session=world.session(bytes(range(32)))))
+    verified = Verifier(policy).verify(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+    assert verified.report.ok and verified.session is not None
+    assert verified.session.config == SESSION_KEY
+    assert verified.valid_until == verified.session.until == NOW + SESSION_USE_S
+    assert SESSION_USE_S + 60 <= LIFE_SECONDS
+
+
+def test_without_one_there_is_no_session_to_seal_to(world: World) -> None:
+    presented, anchor = world.logged(world.presented())
+    verified = Verifier(world.policy).verify(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+    assert verified.session is None
+
+
+def test_two_sessions_are_two_questions(world: World) -> None:
+    verifier = Verifier(world.policy)
+    for config in (SESSION_KEY, OTHER_KEY):
+        given = world.presented(session=world.session(bytes(32), config))
+        presented, anchor = world.logged(given)
+        verified = verifier.verify(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+        assert verified.session is not None and verified.session.config == config
+
+
+def test_a_renewed_pck_certificate_is_of_the_same_machine(world: World) -> None:
+    cpus = [TdxCpu(world.evidence.quote), TdxCpu(world.evidence.quote)]
+    for cpu in cpus:
+        cpu.check_signature(roots=world.policy.roots, now=NOW)
+    renewed = dataclasses.replace(cpus[1].pck, not_after=NOW * 2, root_der=b"renewed too")
+    cpus[1]._pck = renewed
+    assert cpus[0].same_machine(cpus[1])
+    for change in ({"ppid": bytes(16)}, {"fmspc": bytes(6)}, {"pce_id": b"\7\7"}):
+        cpus[1]._pck = dataclasses.replace(renewed, **change)
+        assert not cpus[0].same_machine(cpus[1])
 
 
 def measurement_changed(world: World) -> Report:
@@ -202,19 +243,72 @@ def not_yet_valid(world: World) -> Report:
     return examine(world, world.presented(world.prove(bundle)))
 
 
-def challenge_absent(world: World) -> Report:
+def session_absent(world: World) -> Report:
     policy = dataclasses.replace(world.policy, challenge="required")
     return examine(fresh(world, policy=policy), world.presented())
 
 
-def challenge_replayed(world: World) -> Report:
-    old = dataclasses.replace(world.challenge(b"\x01" * 32), nonce=b"\x02" * 32)
-    return examine(world, world.presented(challenge=old))
+def session_replayed(world: World) -> Report:
+    old = dataclasses.replace(world.session(b"\x01" * 32), nonce=b"\x02" * 32)
+    return examine(world, world.presented(session=old))
 
 
-def challenge_by_another_td(world: World) -> Report:
-    other = world.challenge(b"\x01" * 32, mr_td=b"\xaa" * 48)
-    return examine(world, world.presented(challenge=other))
+def session_of_another_td(world: World) -> Report:
+    other = world.session(b"\x01" * 32, mr_td=b"\xaa" * 48)
+    return examine(world, world.presented(session=other))
+
+
+def session_with(
+    change: Callable[[SessionAnswer], SessionAnswer],
+) -> Callable[[World], Report]:
+    def run(world: World) -> Report:
+        nonce = b"\x01" * 32
+        answer = SessionAnswer.from_bytes(world.session(nonce).answer)
+        other = OpenedSession(change(answer).to_bytes(), nonce)
+        return examine(world, world.presented(session=other))
+
+    return run
+
+
+def session_key_swapped(answer: SessionAnswer) -> SessionAnswer:
+    return dataclasses.replace(answer, config=OTHER_KEY)
+
+
+def session_path_of_another(answer: SessionAnswer) -> SessionAnswer:
+    return dataclasses.replace(answer, path=(b"\x55" * 32, *answer.path[1:]))
+
+
+def session_path_too_short(answer: SessionAnswer) -> SessionAnswer:
+    return dataclasses.replace(answer, path=answer.path[:-1])
+
+
+def session_place_of_another(answer: SessionAnswer) -> SessionAnswer:
+    return dataclasses.replace(answer, index=0)
+
+
+def session_of_other_keys(world: World) -> Report:
+    """Of the same machine, in another epoch: [0:32] names other keys."""
+    nonce = b"\x01" * 32
+    root = leaf_hash(session_leaf(nonce, SESSION_KEY))
+    quote = world.forge(report_data=b"\x66" * 32 + fresh_session(root)).quote
+    answer = SessionAnswer(quote, SESSION_KEY, (), 0, 1)
+    session = OpenedSession(answer.to_bytes(), nonce)
+    return examine(world, world.presented(session=session))
+
+
+def session_in_the_mode_of_a_nonce(world: World) -> Report:
+    """Mode 1, which proved nothing about the key that a prompt is sealed to."""
+    nonce, half = b"\x01" * 32, parse_quote(world.evidence.quote).report_data[:32]
+    data = half + domain_digest("umay/fresh/v1", b"\1", nonce)
+    answer = SessionAnswer(world.forge(report_data=data).quote, SESSION_KEY, (), 0, 1)
+    session = OpenedSession(answer.to_bytes(), nonce)
+    return examine(world, world.presented(session=session))
+
+
+def published_quote_as_session(world: World) -> Report:
+    answer = SessionAnswer(world.evidence.quote, SESSION_KEY, (), 0, 1)
+    session = OpenedSession(answer.to_bytes(), b"\x01" * 32)
+    return examine(world, world.presented(session=session))
 
 
 def model_unknown(world: World) -> Report:
@@ -321,9 +415,28 @@ BAD: dict[str, tuple[Callable[[World], Report], str, str]] = {
     "dated before its beacon": (dated_before_its_beacon, "freshness", "dated-before-beacon"),
     "no longer valid": (no_longer_valid, "freshness", "expired"),
     "not yet valid": (not_yet_valid, "freshness", "not-yet-valid"),
-    "no challenge": (challenge_absent, "freshness", "no-challenge"),
-    "replayed challenge": (challenge_replayed, "freshness", "wrong-challenge"),
-    "challenge answered by another TD": (challenge_by_another_td, "freshness", "other-machine"),
+    "no session": (session_absent, "freshness", "no-session"),
+    "replayed session": (session_replayed, "freshness", "wrong-session"),
+    "session of another TD": (session_of_another_td, "freshness", "other-machine"),
+    "session with another key": (session_with(session_key_swapped), "freshness", "wrong-session"),
+    "session with a foreign path": (
+        session_with(session_path_of_another),
+        "freshness",
+        "wrong-session",
+    ),
+    "session with a short path": (
+        session_with(session_path_too_short),
+        "freshness",
+        "wrong-session",
+    ),
+    "session at another's place": (
+        session_with(session_place_of_another),
+        "freshness",
+        "wrong-session",
+    ),
+    "session of other keys": (session_of_other_keys, "freshness", "wrong-session"),
+    "a quote over a nonce": (session_in_the_mode_of_a_nonce, "freshness", "wrong-session"),
+    "the published quote again": (published_quote_as_session, "freshness", "wrong-session"),
     "GPU answered another nonce": (gpu_nonce_changed, "gpu", "wrong-nonce"),
     "GPU taken out": (gpu_removed, "gpu", "wrong-count"),
     "no RIM": (rim_missing, "gpu", "rim-missing"),

@@ -14,20 +14,22 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import (
     Evidence,
-    fresh_challenged,
     fresh_published,
+    fresh_session,
     gpu_evidence_digest,
     gpu_nonce,
     report_data_binding,
 )
 from attestation.formats.keys import bundle_digest
 from attestation.formats.measurement import launch_id, measurement_digest
+from attestation.formats.session import SessionAnswer, session_leaf
+from attestation.log.merkle import leaf_hash
 from attestation.platforms.snp.cpu import SnpCpu
 from attestation.platforms.snp.report import VLEK
 from attestation.verify.verdict import Report
-from attestation.verify.verifier import Challenge, Presented, Verifier
+from attestation.verify.verifier import OpenedSession, Presented, Verifier
 from enclave.simulator.amd import SimulatedAmd
-from tests.helpers.world import HOST, NOW, World, ask, device_of
+from tests.helpers.world import HOST, NOW, SESSION_KEY, World, ask, device_of
 
 MEASUREMENT = hashlib.sha384(b"an SNP image").digest()
 Fields = dict[str, int | bytes]
@@ -97,14 +99,18 @@ def test_a_genuine_snp_machine_passes_every_step(snp: SnpWorld) -> None:
     assert "Genoa" in verified.report.steps[1].detail
 
 
-def test_a_challenge_is_answered_by_the_same_guest(snp: SnpWorld) -> None:
+def test_a_session_is_of_the_same_guest(snp: SnpWorld) -> None:
     nonce = bytes(range(32))
-    answer = snp.report(report_data=snp.half + fresh_challenged(nonce))
-    presented = snp.world.presented(snp.evidence(), challenge=Challenge(answer, nonce))
-    assert snp.examine(presented, challenge="required").ok
-    other = snp.report(report_data=snp.half + fresh_challenged(nonce), report_id=b"\1" * 32)
-    presented = snp.world.presented(snp.evidence(), challenge=Challenge(other, nonce))
-    assert refused(snp.examine(presented, challenge="required")) == ("freshness", "other-machine")
+    root = leaf_hash(session_leaf(nonce, SESSION_KEY))
+
+    def presented(**fields: bytes) -> Presented:
+        report = snp.report(report_data=snp.half + fresh_session(root), **fields)
+        answer = SessionAnswer(report, SESSION_KEY, (), 0, 1).to_bytes()
+        return snp.world.presented(snp.evidence(), session=OpenedSession(answer, nonce))
+
+    assert snp.examine(presented(), challenge="required").ok
+    other = presented(report_id=b"\1" * 32)
+    assert refused(snp.examine(other, challenge="required")) == ("freshness", "other-machine")
 
 
 def refused(report: Report) -> tuple[str, str]:

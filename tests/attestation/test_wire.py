@@ -70,7 +70,7 @@ def test_a_proof_names_its_size_in_one_way() -> None:
 
 
 def test_posts_have_their_limits() -> None:
-    assert target("POST", "challenge") == wire.Target(BOOT, "challenge", "", 32)
+    assert target("POST", "session") == wire.Target(BOOT, "session", "", 34)
     assert target("POST", "ohttp") == wire.Target(BOOT, "ohttp", "", wire.MAX_SEALED_BYTES)
     for path in ("retire", "metrics", "ohttp/", "OHTTP", ""):
         assert target("POST", path) is None
@@ -82,8 +82,8 @@ def test_any_page_may_read_what_is_public(path: str) -> None:
     assert wire.shared_method(f"/umay/{BOOT}/{path}".encode()) == "GET"
 
 
-def test_any_page_may_challenge_and_seal() -> None:
-    for path in ("challenge", "ohttp"):
+def test_any_page_may_ask_for_a_session_and_seal() -> None:
+    for path in ("session", "ohttp"):
         assert wire.shared_method(f"/umay/{BOOT}/{path}".encode()) == "POST"
     assert wire.shared_method(b"/umay/") == "GET"
 

@@ -221,9 +221,9 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: presented(proof=""),
         "presented.proof: expected bytes or None, got s",
     ),
-    "challenge is a nonce": (
-        lambda: presented(challenge=bytes(32)),
-        "presented.challenge: expected Challenge or None, got bytes",
+    "session is a nonce": (
+        lambda: presented(session=bytes(32)),
+        "presented.session: expected OpenedSession or None, got bytes",
     ),
     "a url for a client": (
         lambda: SealedTransport("https://relay.example"),

@@ -103,10 +103,10 @@ def test_any_page_may_read_what_agents_add(servers: Servers, part: str, path: st
 
 
 @pytest.mark.parametrize("part", ["guest", "agent", "relay"])
-def test_any_page_may_list_challenge_and_seal(servers: Servers, part: str) -> None:
+def test_any_page_may_list_ask_for_a_session_and_seal(servers: Servers, part: str) -> None:
     url, base = servers.below(part)
     check_shared(url, wire.LISTING, "GET")
-    for path in ("challenge", "session", "ohttp"):
+    for path in ("session", "ohttp"):
         check_shared(url, base + path, "POST")
 
 
@@ -122,7 +122,7 @@ def test_what_is_not_there_can_be_seen_not_to_be(servers: Servers, part: str) ->
     ("method", "path"),
     [
         ("POST", "retire"), ("GET", "metrics"), ("POST", "evidence"), ("GET", "ohttp"),
-        ("GET", "challenge"), ("DELETE", "evidence"), ("PUT", "ohttp"), ("GET", ""),
+        ("GET", "session"), ("DELETE", "evidence"), ("PUT", "ohttp"), ("GET", ""),
         ("GET", "%65vidence"), ("GET", "admin"),
     ],
 )  # fmt: skip
@@ -201,5 +201,5 @@ def test_an_options_request_that_is_no_preflight_is_not_answered_as_one(
 def test_a_preflight_for_another_method_is_refused(servers: Servers) -> None:
     for part in ("guest", "agent", "relay"):
         url, base = servers.below(part)
-        for path, method in (("evidence", "DELETE"), ("ohttp", "GET"), ("challenge", "PUT")):
+        for path, method in (("evidence", "DELETE"), ("ohttp", "GET"), ("session", "PUT")):
             assert not cors(preflight(url, base + path, method))

@@ -24,8 +24,10 @@ from attestation.errors import NotAuthentic, ParseError, Refused, Unavailable, U
 from attestation.formats import cbor
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import engine_digest
-from attestation.formats.evidence import INIT_DONE, Evidence, fresh_challenged
+from attestation.formats.evidence import INIT_DONE, Evidence, fresh_session
 from attestation.formats.keys import KeyBundle
+from attestation.formats.session import SessionAnswer, SessionRequest, session_leaf
+from attestation.log.merkle import leaf_hash
 from attestation.platforms.tdx import parse_quote
 from attestation.trust.anchor import BlockRef
 from attestation.verify.verifier import Presented, Verifier
@@ -36,6 +38,7 @@ from enclave.guest.guest import Guest
 from enclave.guest.model import ModelFiles
 from enclave.guest.platforms.simulated import SimulatedMachine
 from enclave.guest.platforms.tsm import QuoteWithLogs
+from enclave.guest.sessions import Sessions
 from enclave.simulator.server import Server
 from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
@@ -365,24 +368,18 @@ def test_a_folder_without_a_model(rig: Rig) -> None:
         rig.boot()
 
 
-def test_challenge_names_the_current_epoch_and_the_nonce(rig: Rig) -> None:
+def test_a_session_names_the_current_epoch_and_the_nonce(rig: Rig) -> None:
     guest = rig.boot()
-    nonce = b"\x77" * 32
+    asked = SessionRequest(b"\x77" * 32, 0x20)
+    sessions = Sessions(guest.epochs, guest.platform)
     with pytest.raises(Unavailable):
-        guest.challenge(nonce)
+        asyncio.run(sessions.open(asked))
     rig.serve(guest)
-    answer = cbor.decode_map(guest.challenge(nonce), required=frozenset({0}))
-    quote, published = parse_quote(answer[0]), parse_quote(guest.epochs.living[0][0].quote)
-    assert quote.report_data == published.report_data[:32] + fresh_challenged(nonce)
+    answer = SessionAnswer.from_bytes(asyncio.run(sessions.open(asked)))
+    quote, published = parse_quote(answer.quote), parse_quote(guest.epochs.living[0][0].quote)
+    root = leaf_hash(session_leaf(asked.nonce, answer.config))
+    assert quote.report_data == published.report_data[:32] + fresh_session(root)
     assert quote.identity == published.identity
-
-
-@pytest.mark.parametrize("size", [0, 31, 33, 4096])
-def test_challenge_of_another_size(rig: Rig, size: int) -> None:
-    guest = rig.boot()
-    rig.serve(guest)
-    with pytest.raises(UsageError, match="32 bytes"):
-        guest.challenge(bytes(size))
 
 
 def test_receipt_time_is_the_beacons_in_whole_minutes(rig: Rig) -> None:

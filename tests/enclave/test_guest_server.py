@@ -20,12 +20,9 @@ from attestation.channel import bhttp
 from attestation.channel.client import ClientRequest
 from attestation.channel.key_config import parse_key_list
 from attestation.errors import ParseError, Truncated, Unavailable
-from attestation.formats import cbor
-from attestation.formats.evidence import fresh_challenged
 from attestation.formats.keys import bundle_digest
 from attestation.formats.retirement import Retirement
 from attestation.net.server_connection import Limits
-from attestation.platforms.tdx import parse_quote
 from enclave.guest import server
 from tests.helpers.guest_room import (
     CHAT,
@@ -453,7 +450,7 @@ def test_before_its_evidence_is_anchored_nothing_is_served() -> None:
         assert send(guest, sealed)[::2] == (503, b"")
         assert get(guest, "healthz")[::2] == (503, b'{"ready":false}')
         assert get(guest, "ohttp-keys")[::2] == (503, b"")
-        assert challenge(guest, bytes(32))[::2] == (503, b"")
+        assert session(guest)[::2] == (503, b"")
         assert get(guest, "evidence")[2] == epoch.evidence
         assert epochs_of(guest) == [(epoch.evidence_digest.hex(), "pending")]
         guest.anchor()
@@ -481,7 +478,7 @@ def test_a_boot_retires_by_its_word_and_serves_nobody_any_more() -> None:
         assert retirement.boot_id.hex() == guest.boot
         assert retirement.bundle_digest == bundle_digest(bundle.to_bytes())
         assert send(guest, sealed)[::2] == (503, b"")
-        assert challenge(guest, bytes(32))[0] == 503
+        assert session(guest)[0] == 503
         assert (get(guest, "evidence")[0], epochs_of(guest)) == (404, [])
         assert ask(guest, "POST", f"/umay/{guest.boot}/retire")[2] == word
 
@@ -564,8 +561,8 @@ def epochs_of(guest: Room) -> list[tuple[str, str]]:
 # What anyone may know
 
 
-def challenge(guest: Room, nonce: bytes) -> Reply:
-    return ask(guest, "POST", f"/umay/{guest.boot}/challenge", nonce)
+def session(guest: Room) -> Reply:
+    return ask(guest, "POST", f"/umay/{guest.boot}/session", bytes(32) + b"\0\x20")
 
 
 def test_the_boots(guest: Room) -> None:
@@ -610,44 +607,6 @@ def test_the_configs(guest: Room) -> None:
         assert get(guest, name)[::2] == (404, b"")
 
 
-def test_a_challenge(guest: Room) -> None:
-    nonce = bytes(range(32))
-    status, headers, body = challenge(guest, nonce)
-    assert (status, headers["content-type"]) == (200, "application/cbor")
-    quote = parse_quote(cbor.decode_map(body, required=frozenset({0}))[0])
-    epoch = guest.epochs.current
-    assert epoch is not None
-    assert quote.report_data[:32] == parse_quote(epoch.quote).report_data[:32]
-    assert quote.report_data[32:] == fresh_challenged(nonce)
-
-
-@pytest.mark.parametrize("length", [0, 1, 31, 33, 64, 1 << 20])
-def test_a_nonce_of_another_length(guest: Room, length: int) -> None:
-    assert challenge(guest, bytes(length))[::2] == (400, b"")
-
-
-def test_a_nonce_that_does_not_arrive(guest: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_BODY_SECONDS", 0.2)
-    with connected(guest) as connection:
-        begin(connection, guest, "x", length=32, name="challenge")
-        connection.sendall(bytes(31))
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
-    with connected(guest) as connection:
-        begin(connection, guest, "x", length=32, name="challenge")
-        connection.sendall(bytes(31))
-
-
-@pytest.mark.parametrize(
-    ("down", "status"), [(Unavailable(SECRET), 503), (RuntimeError(SECRET), 500)]
-)
-def test_a_machine_that_gives_no_quote(guest: Room, down: Exception, status: int) -> None:
-    guest.quotes.down = down
-    try:
-        assert challenge(guest, bytes(32))[::2] == (status, b"")
-    finally:
-        guest.quotes.down = None
-
-
 def test_the_metrics_are_counts_only(guest: Room) -> None:
     guest.ask(post(CHAT))
     body = get(guest, "metrics")[2].decode()
@@ -681,7 +640,7 @@ WRONG_METHODS = [
     ("PUT", "epochs"),
     ("POST", "ohttp-keys"),
     ("DELETE", "config/host"),
-    ("GET", "challenge"),
+    ("GET", "session"),
     ("GET", "ohttp"),
     ("POST", "healthz"),
     ("POST", "metrics"),

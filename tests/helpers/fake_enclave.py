@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestation import wire
 from attestation.channel import bhttp
 from attestation.channel.server import KeyRing, ServerRequest
-from attestation.errors import UmayError, Unavailable
+from attestation.errors import SessionExpired, UmayError, Unavailable
 from attestation.formats.keys import KeyBundle
 from attestation.formats.receipt import (
     REQUEST_SALT_LABEL,
@@ -27,6 +27,7 @@ from attestation.formats.receipt import (
     Receipt,
     salted_hash,
 )
+from attestation.formats.session import sign_gone
 from attestation.trust.anchor import BlockRef
 from attestation.trust.policy import Policy
 from attestation.verify.verdict import _MINT, Report, StepResult, VerifiedEnclave, VerifiedSession
@@ -49,7 +50,8 @@ DONE = b"data: [DONE]\n\n"
 @dataclass
 class Script:
     """How the next answers go: `fault` names what goes wrong, `pause` seconds between pieces;
-    `unsealed` is an answer outside the seal; `left` is set when the client goes away."""
+    `unsealed` is an answer outside the seal, `word` what stands in place of the signature that a
+    session has ended; `left` is set when the client goes away."""
 
     pieces: list[bytes] = field(default_factory=lambda: [*PIECES, DONE])
     status: int = 200
@@ -59,6 +61,7 @@ class Script:
     opened: int = 0
     retry_after: str = ""
     unsealed: tuple[int, str, bytes] | None = None
+    word: bytes = b""
     left: threading.Event = field(default_factory=threading.Event)
     seen: list[bhttp.Request] = field(default_factory=list)
 
@@ -69,7 +72,8 @@ class FakeEnclave:
     def __init__(self, boot: str = "ab" * 16) -> None:
         self.script, self.ring = Script(), KeyRing()
         self.key, self.boot = Ed25519PrivateKey.generate(), bytes.fromhex(boot)
-        self.verified = verified(self.ring.open_epoch().configs, self.key, self.boot)
+        self.epoch, self.with_sessions = self.ring.open_epoch(), False
+        self.verified = verified(self.epoch.configs, self.key, self.boot)
         enclave = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -98,16 +102,31 @@ class FakeEnclave:
     def renew(self) -> None:
         """A restart: only new keys open requests."""
         self.ring = KeyRing()
-        self.verified = verified(self.ring.open_epoch().configs, self.key, self.boot)
+        self.epoch = self.ring.open_epoch()
+        self.verified = verified(self.epoch.configs, self.key, self.boot)
+
+    def open_session(self) -> None:
+        """From now on verifications have a new session each."""
+        self.with_sessions = True
+        self.renew_session()
+
+    def renew_session(self) -> None:
+        config = self.ring.sessions.open(0x647A, self.epoch.guard)
+        session = VerifiedSession(config, int(time.time()) + 540)
+        self.verified = verified(self.epoch.configs, self.key, self.boot, session)
 
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
 
     def answer(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
-        request = self.ring.request(chunked=True)
+        to_session = handler.headers["content-type"] == wire.SESSION_REQUEST
+        request = self.ring.request(chunked=True, to_session=to_session)
         try:
             message = request.open(body)
+        except SessionExpired as gone:
+            word = sign_gone(self.key, self.verified.evidence_digest, gone.clear)
+            return _plain(handler, 400, wire.SESSION_GONE, self.script.word or word)
         except UmayError:
             return _plain(handler, *REFUSED)
         self.script.opened += 1
@@ -270,8 +289,10 @@ class FakeFinder(Finder):
     def verified(self, place: Place, anchor: Any) -> Work[Chosen]:
         yield from ()
         self.verifications.append(place.boot)
-        enclave = next(e.verified for e in self.enclaves if e.chosen.place.boot == place.boot)
-        return Chosen(place, enclave)
+        enclave = next(e for e in self.enclaves if e.chosen.place.boot == place.boot)
+        if enclave.with_sessions:
+            enclave.renew_session()
+        return Chosen(place, enclave.verified)
 
 
 def _plain(handler: BaseHTTPRequestHandler, status: int, media_type: str, body: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from attestation.channel.key_config import KeyConfig
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import engine_digest, host_config_digest, price_digest
 from attestation.formats.evidence import (
@@ -21,14 +22,15 @@ from attestation.formats.evidence import (
     INIT_DONE,
     Device,
     Evidence,
-    fresh_challenged,
     fresh_published,
+    fresh_session,
     gpu_evidence_digest,
     gpu_nonce,
     report_data_binding,
 )
 from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.formats.measurement import measurement_digest
+from attestation.formats.session import SessionAnswer, session_leaf
 from attestation.log import checkpoint as checkpoints
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.merkle import Tree
@@ -37,7 +39,7 @@ from attestation.nvidia import cut_padding
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
 from attestation.trust.roots import Roots
-from attestation.verify.verifier import Challenge, Presented, Verifier
+from attestation.verify.verifier import OpenedSession, Presented, Verifier
 from enclave.guest.platforms.tsm import QuoteWithLogs
 from enclave.simulator.service import Simulator
 from tests.attestation.test_policy import GOOD
@@ -47,6 +49,7 @@ ENGINE = b'{"engine":"torch"}'
 PRICE = b'{"completion":2,"prompt":1}'
 HOST = b'[network]\nid = "umay-test"\n'
 MODEL = b"\x44" * 32
+SESSION_KEY = KeyConfig(0, 0x20, b"\x09" * 32).to_bytes()
 BEACON = BlockRef(100, b"\x0b" * 32, NOW - 60, "reported")
 
 
@@ -115,12 +118,18 @@ class World:
         request = {0: "forge.quote", 1: self.evidence.quote, 2: fields, 3: other_root}
         return dataclasses.replace(self.evidence, quote=answer(self.simulator, request)[1])
 
-    def challenge(self, nonce: bytes, **fields: bytes) -> Challenge:
+    def session(self, nonce: bytes, config: bytes = SESSION_KEY, **forged: Any) -> OpenedSession:
+        """What this guest answers who asks for a session, among three who ask at once."""
         from attestation.platforms.tdx import parse_quote
 
+        tree = Tree()
+        for leaf in (session_leaf(bytes(32), b"another's"), session_leaf(nonce, config), b"last"):
+            tree.append(leaf)
         half = parse_quote(self.evidence.quote).report_data[:32]
-        quote = self.forge(report_data=half + fresh_challenged(nonce), **fields).quote
-        return Challenge(quote, nonce)
+        data = {"report_data": half + fresh_session(tree.root())}
+        quote = self.forge(**{**data, **forged}).quote
+        answer = SessionAnswer(quote, config, tuple(tree.inclusion(1, 3)), 1, 3)
+        return OpenedSession(answer.to_bytes(), nonce)
 
     def presented(self, evidence: Evidence | None = None, **changes: Any) -> Presented:
         evidence = evidence or self.evidence

@@ -162,7 +162,6 @@ def vectors() -> dict[str, Any]:
         "gpu_evidence_digest": e,
         "report_data_binding": digest("umay/report/v1", B, e),
         "fresh_published": digest("umay/fresh/v1", b"\0", BEACON[1]),
-        "fresh_challenged": digest("umay/fresh/v1", b"\1", pattern("nonce")),
         "fresh_session": digest("umay/fresh/v1", b"\2", pattern("root")),
         "root": pattern("root"),
         "session_request": pattern("nonce") + b"\x64\x7a",

@@ -40,6 +40,11 @@ class PckIdentity:
     not_after: int
     """Unix seconds at which the first certificate of the chain ends."""
 
+    @property
+    def platform(self) -> tuple[bytes, bytes, bytes]:
+        """What names the CPU, whichever certificate says it."""
+        return self.fmspc, self.ppid, self.pce_id
+
 
 def check_signature(quote: TdQuote, *, roots: Roots, now: int) -> PckIdentity:
     """Every signature holds, from the quote's body by way of QE report and PCK to a root in

@@ -119,4 +119,7 @@ class TdxCpu:
         return TdxCpu(quote)
 
     def same_machine(self, other: TdxCpu) -> bool:
-        return self.pck == other.pck and self.quote.identity == other.quote.identity
+        """A PCK certificate may have been renewed between the two: its dates do not count."""
+        return self.pck.platform == other.pck.platform and (
+            self.quote.identity == other.quote.identity
+        )
