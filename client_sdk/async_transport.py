@@ -116,7 +116,7 @@ class AsyncTransport:
     def __init__(self, *, read_seconds: float = READ_SECONDS, route: Route | None = None) -> None:
         self._sealed = Deadlines(head=read_seconds, whole=None, idle=read_seconds)
         self._route = Route.from_environment() if route is None else route
-        self._made: dict[str | None, httpx.AsyncHTTPTransport] = {}
+        self._made: dict[tuple[str | None, bool], httpx.AsyncHTTPTransport] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     async def get(self, url: str, *, limit: int = MAX_ANSWER, within: float | None = None) -> bytes:
@@ -184,9 +184,10 @@ class AsyncTransport:
         request = httpx.Request(
             method, url, headers=sent, content=body, extensions={"timeout": connect, "trace": trace}
         )
+        transport = await self._transport(url)
         try:
             async with asyncio.timeout(times.head + len(body or b"") / SLOWEST):
-                response = await self._transport(url).handle_async_request(request)
+                response = await transport.handle_async_request(request)
         except TimeoutError:
             text = f"{where}: no answer within {times.head:g} s"
             raise Unavailable(text, again=True, late=True, sent=trace.sent) from None
@@ -218,17 +219,30 @@ class AsyncTransport:
     def _proxy(self, url: str) -> str | None:
         return self._route.proxy_for(url)
 
-    def _transport(self, url: str) -> httpx.AsyncHTTPTransport:
-        proxy = self._proxy(url)
-        if proxy not in self._made:
-            bundle = self._route.ca_bundle
-            self._made[proxy] = httpx.AsyncHTTPTransport(
-                verify=ssl.create_default_context(cafile=bundle) if bundle else True,
-                proxy=proxy,
-                trust_env=False,
-                limits=httpx.Limits(max_keepalive_connections=KEPT, keepalive_expiry=IDLE_SECONDS),
-            )
-        return self._made[proxy]
+    async def _transport(self, url: str) -> httpx.AsyncHTTPTransport:
+        proxy, secure = self._proxy(url), url.lower().startswith("https")
+        if (proxy, secure) not in self._made:
+            # Reading the authorities takes a tenth of a second.
+            trust = await asyncio.to_thread(self._authorities) if secure else NOBODY
+            self._made.setdefault((proxy, secure), _transport(proxy, trust))
+        return self._made[proxy, secure]
+
+    def _authorities(self) -> ssl.SSLContext:
+        bundle = self._route.ca_bundle
+        return (
+            ssl.create_default_context(cafile=bundle)
+            if bundle
+            else httpx.create_ssl_context(trust_env=False)
+        )
+
+
+NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For plain http: it believes no authority."""
+
+
+def _transport(proxy: str | None, trust: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
+    limits = httpx.Limits(max_keepalive_connections=KEPT, keepalive_expiry=IDLE_SECONDS)
+    return httpx.AsyncHTTPTransport(verify=trust, proxy=proxy, trust_env=False, limits=limits)
 
 
 async def _bounded(stream: AsyncStream, limit: int, until: float, told: str) -> bytes:

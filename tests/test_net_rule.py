@@ -3,6 +3,7 @@ unless a proxy is named, following nothing, unpacking nothing."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import socket
@@ -16,7 +17,8 @@ from attestation.errors import ChannelError, UmayError, Unavailable
 from attestation.log.note import COSIGNATURE, VerifierKey
 from attestation.net.timing import Deadlines
 from attestation.vendors.fetch import HttpFetcher
-from client_sdk import transport
+from client_sdk import async_transport, transport
+from client_sdk.async_transport import AsyncTransport
 from client_sdk.transport import Transport
 from contracts import log_client
 from contracts.chain import ToncenterV2
@@ -44,11 +46,43 @@ def cosign(url: str) -> None:
         raise Unavailable(f"{url}: {status}")
 
 
+async def read_async(url: str) -> None:
+    reader = AsyncTransport()
+    try:
+        await reader.get(url)
+    finally:
+        await reader.close()
+
+
+async def post_async(url: str) -> None:
+    poster = AsyncTransport()
+    try:
+        await poster.post(url, b"nonce")
+    finally:
+        await poster.close()
+
+
+async def stream_async(url: str) -> None:
+    asker = AsyncTransport(read_seconds=SECONDS)
+    try:
+        opened = await asker.stream(url, b"sealed", {})
+        if opened.status != 200:
+            opened.close()
+            raise Unavailable(f"{url}: {opened.status}")
+        while await opened.piece(time.monotonic() + SECONDS, "nothing came"):
+            pass
+    finally:
+        await asker.close()
+
+
 ASKERS: dict[str, Callable[[str], object]] = {
     "a client's read": lambda url: Transport().get(url),
     "a client's session": lambda url: Transport().post(url, b"nonce"),
     "a watcher's webhook": lambda url: Transport().notify(url, b"{}"),
     "a client's sealed request": stream,
+    "an asynchronous read": lambda url: asyncio.run(read_async(url)),
+    "an asynchronous challenge": lambda url: asyncio.run(post_async(url)),
+    "an asynchronous sealed request": lambda url: asyncio.run(stream_async(url)),
     "a vendor's collateral": lambda url: HttpFetcher(Deadlines(whole=SECONDS), tries=1).get(
         url, limit=100
     ),
@@ -60,13 +94,18 @@ ASKERS: dict[str, Callable[[str], object]] = {
     "a host and its guest": lambda url: peer.Peer().get(url),
     "a host and its log": lambda url: peer.Peer().submit(url, b""),
 }
-MAY_LAST = ("a watcher's webhook", "a client's sealed request")
+MAY_LAST = (
+    "a watcher's webhook",
+    "a client's sealed request",
+    "an asynchronous sealed request",
+)
 """The first looks at no body; a stream may last, while its pieces come."""
 
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "ANSWER_SECONDS", SECONDS)
+    monkeypatch.setattr(async_transport, "ANSWER_SECONDS", SECONDS)
     monkeypatch.setattr(log_client, "HTTP_SECONDS", SECONDS)
     monkeypatch.setattr(witnessing, "SECONDS", SECONDS)
     monkeypatch.setattr(process, "LOCAL_TIMEOUT", SECONDS)

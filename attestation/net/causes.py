@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -14,6 +16,18 @@ from attestation.net.error_text import printable
 
 FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
 """What a request may raise; all of requests' errors are OSErrors."""
+
+
+def _system_words(error: OSError) -> str:
+    """The system's own words: asyncio puts others in their place, with an address."""
+    if error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)
+    return printable(error.strerror or "") or _words(error)
+
+
+def _words(error: BaseException) -> str:
+    return printable(str(error)) or type(error).__name__
+
 
 _TOLD: tuple[tuple[type[BaseException], Callable[[Any], str], Callable[[Any], bool]], ...] = (
     (
@@ -44,7 +58,7 @@ _TOLD: tuple[tuple[type[BaseException], Callable[[Any], str], Callable[[Any], bo
     ),
     (
         OSError,
-        lambda e: printable(e.strerror or "") or _words(e),
+        _system_words,
         lambda e: "Tunnel connection failed: 4" not in str(e),
     ),
 )
@@ -80,9 +94,6 @@ def _below(error: BaseException) -> BaseException | None:
 def _plain(error: BaseException) -> bool:
     """Of Python, not of a library that wraps it: those name no reason."""
     wraps = type(error).__module__.partition(".")[0] in ("requests", "urllib3")
+    wraps |= isinstance(error.__cause__, OSError) and not getattr(error, "errno", None)  # anyio
     cut = isinstance(error, http.client.IncompleteRead)
     return cut or (not wraps and isinstance(error, OSError | http.client.HTTPException))
-
-
-def _words(error: BaseException) -> str:
-    return printable(str(error)) or type(error).__name__
