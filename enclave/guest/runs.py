@@ -93,11 +93,13 @@ class Run:
         self.whole, self.ended = False, False
         self.error: Exception | None = None
         self._over = over
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None
         self._task = asyncio.create_task(self._work(ask))
 
     async def change(self) -> None:
         """Until there is more of the answer, or its end."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
         await self._changed.wait()
 
     async def leave(self) -> None:
@@ -132,8 +134,9 @@ class Run:
         self._tell()
 
     def _tell(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
 
 class Listener:
@@ -171,7 +174,8 @@ class Listener:
             if at < len(run.pieces):
                 yield run.pieces[at]
                 at += 1
-                await asyncio.sleep(0)  # others are served while a long answer is given again
+                if at < len(run.pieces):
+                    await asyncio.sleep(0)  # others are served while much is given at once
             elif run.error is not None:
                 raise run.error
             elif run.ended:
