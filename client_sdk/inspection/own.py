@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation import nvidia
 from attestation.errors import NotAuthentic, NotChecked, ParseError
+from attestation.formats import receipt_cose
 from attestation.formats.dates import lapse, stamp
 from attestation.formats.evidence import (
     Evidence,
@@ -21,7 +22,7 @@ from attestation.formats.evidence import (
     report_data_binding,
 )
 from attestation.formats.keys import KeyBundle, bundle_digest
-from attestation.formats.receipt import SignedReceipt
+from attestation.formats.receipt import Receipt, SignedReceipt
 from attestation.log.leaf import Leaf
 from attestation.log.proof import Proof
 from attestation.platforms import snp, tdx
@@ -36,6 +37,7 @@ from attestation.x509.walk import (
     is_authority,
     is_responder,
 )
+from client_sdk.disclosure import DisclosedReceipt
 from client_sdk.inspection import broken as inspect_broken
 from client_sdk.inspection import tcglog as inspect_tcg
 from client_sdk.inspection.pool import SignatureTries, certificate_pool
@@ -106,11 +108,46 @@ def _by_itself() -> str:
     raise NotChecked("read only: what vouches for it is not in this file")
 
 
+def disclosed_receipt(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
+    """The receipt, and which parts of its exchange the file shows. None of these is printed."""
+    shown = DisclosedReceipt.from_bytes(data)
+    found = _plain(file, "disclosed receipt", Receipt.from_bytes(shown.signed.body))
+    parts = [
+        name for name, part in (("request", shown.request), ("answer", shown.response)) if part
+    ]
+    found.fields += [
+        ExplainedField("receipt_key", shown.receipt_key.hex(), "by the word of the holder"),
+        ExplainedField("shows", " and ".join(parts) or "neither request nor answer"),
+    ]
+    found.check("signature", lambda: _holds(shown))
+    found.check("enclave", _whose_key)
+    return found
+
+
+def cose_receipt(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
+    """A receipt as COSE_Sign1, which names no key."""
+    body, _signature = receipt_cose.decode(data)
+    found = _plain(file, "receipt as COSE_Sign1", Receipt.from_bytes(body))
+    found.check("signature", _whose_key)
+    return found
+
+
+def _holds(shown: DisclosedReceipt) -> str:
+    shown.check()
+    return "by receipt_key, and the hashes are of what the file shows"
+
+
+def _whose_key() -> str:
+    raise NotChecked("whose key signed is shown by `umay client receipts verify --proof`")
+
+
 OWN = (
     parsed_by("KeyBundle", KeyBundle.from_bytes),
     parsed_by("log leaf", Leaf.from_bytes),
     parsed_by("signed receipt", SignedReceipt.from_bytes),
     parsed_by("log proof", Proof.from_bytes),
+    disclosed_receipt,
+    cose_receipt,
 )
 
 

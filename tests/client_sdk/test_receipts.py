@@ -18,16 +18,19 @@ from attestation.errors import NotAuthentic, ParseError, UmayError, UsageError
 from attestation.formats import receipt_cose
 from attestation.formats.evidence import evidence_digest
 from attestation.formats.receipt import Receipt, amount_of, salted_hash
+from attestation.trust.roots import PRODUCTION
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import HERE, NOT_SHOWN, prove
 from client_sdk.commands.cli import client
 from client_sdk.disclosure import DisclosedReceipt, Opened
+from client_sdk.inspection.files import inspect
+from client_sdk.inspection.result import CheckInputs, InspectionResult, exit_code
 from client_sdk.receipt_store import ReceiptStore
 from client_sdk.receipts.checking import LONGEST_ANSWER_S, CoseReceipt, check, check_alone, read
 from tests.client_sdk.test_audit_prove import single
 from tests.client_sdk.test_break_audit import RELEASE, Net, boot, start
 from tests.helpers.fake_enclave import FakeClient, FakeEnclave
-from tests.helpers.world import World
+from tests.helpers.world import NOW, World
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x09" * 32)
 QUESTION, ANSWER = "the private question", "the private answer"
@@ -420,3 +423,39 @@ def test_an_answer_is_disclosed_when_it_has_ended(enclave: FakeEnclave) -> None:
         shown = answer.disclosure()
     assert shown.response is not None and shown.response.content == content
     assert shown.check().sequence == 1
+
+
+# What the inspector says of them
+
+
+def inspected(data: bytes) -> InspectionResult:
+    (found,) = inspect("file", data, CheckInputs(NOW, PRODUCTION))
+    return found
+
+
+def test_the_inspector_knows_a_disclosed_receipt(kept: DisclosedReceipt) -> None:
+    found = inspected(kept.to_bytes())
+    assert found.kind == "disclosed receipt"
+    values = {field.name: field.value for field in found.fields}
+    assert values["tokens"] == "5, 0, 3, 0" and values["shows"] == "request and answer"
+    assert [(check.name, check.status) for check in found.checks] == [
+        ("signature", "passed"), ("enclave", "not checked"),
+    ]  # fmt: skip
+    told = json.dumps(found.to_json())
+    assert all(secret not in told for secret in (QUESTION, ANSWER, SALTS[0].hex(), SALTS[1].hex()))
+    part = inspected(kept.showing(request=False, response=False).to_bytes())
+    assert {"neither request nor answer"} <= {field.value for field in part.fields}
+
+
+def test_the_inspector_finds_a_receipt_that_does_not_hold(kept: DisclosedReceipt) -> None:
+    bad = dataclasses.replace(kept, request=Opened(SALTS[0], b"x"))
+    found = inspected(bad.to_bytes())
+    assert next((check.status, check.code) for check in found.checks) == ("failed", "other-request")
+    assert exit_code([found]) == 3
+
+
+def test_the_inspector_knows_a_cose_receipt(kept: DisclosedReceipt) -> None:
+    assert kept.cose is not None
+    found = inspected(receipt_cose.encode(kept.signed.body, kept.cose))
+    assert found.kind == "receipt as COSE_Sign1"
+    assert [check.status for check in found.checks] == ["not checked"]
