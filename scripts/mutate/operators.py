@@ -1,7 +1,7 @@
-"""What is changed: conditions, boundaries, and/or, min/max, raises and calls, named limits.
+"""The changes that are tried: conditions, boundaries, and/or, min/max, raises, calls, named limits.
 
-A Mutant is named by its module, function, source text and change, never by a line number, so that a
-recorded verdict and the list of equivalents hold while other lines move.
+The name of a Mutant has its module, function, source text and change, and never a line number. So a
+recorded verdict, and a line in the list of equivalents, stay valid while other lines move.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ BOUNDARIES: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """`function` is a qualified name, "" for a named limit; `count` tells equal texts of one
-    function apart. `apply` changes `tree`, the module, in place: for a process that ends after."""
+    """One change of one place. `function` is a qualified name, or "" for a named limit. `count`
+    tells equal texts in one function apart. `apply` changes `tree`, the module, in place, so the
+    process must end afterwards."""
 
     module: str
     function: str
@@ -42,7 +43,7 @@ class Mutant:
         return f"{self.module}:{self.function}: {self.text}{number} → {self.change}"
 
     def apply(self) -> ast.Module:
-        """The changed module. Works once."""
+        """The changed module. It can be called only once."""
         assert self.place is not None and self.replace is not None
         changed = _Replace(self.place, self.replace).visit(self.tree)
         assert isinstance(changed, ast.Module)
@@ -50,7 +51,7 @@ class Mutant:
 
 
 def mutants(module: str, source: str) -> list[Mutant]:
-    """Every mutant of a module, in the order of its lines."""
+    """Every mutant of a module, in the order of the lines."""
     tree = ast.parse(source)
     seen: Counter[tuple[str, str, str]] = Counter()
     found: list[Mutant] = []
@@ -66,7 +67,7 @@ def mutants(module: str, source: str) -> list[Mutant]:
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, Function]]:
-    """Outermost functions and methods: what stands inside them is theirs."""
+    """The outermost functions and methods. A function inside one of them belongs to it."""
     stack: list[tuple[str, ast.stmt]] = [("", node) for node in tree.body]
     while stack:
         prefix, node = stack.pop(0)
@@ -158,7 +159,7 @@ def _nothing(node: ast.AST) -> ast.AST:
 
 
 def _limits(module: str, tree: ast.Module) -> Iterator[Mutant]:
-    """Integers of the module that have a name in capitals, one more and one less."""
+    """For each integer of the module with a name in capitals, the value plus one and minus one."""
     for node in tree.body:
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
             continue
