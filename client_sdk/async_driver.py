@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attestation.errors import UmayError, UsageError
-from client_sdk.driver import NO_LIMIT, Limit
+from client_sdk.driver import NO_LIMIT, Limit, upkeep_limit
 from client_sdk.effects import (
     Blocking,
     Compute,
@@ -104,7 +104,7 @@ class AsyncDriver:
         return list(await asyncio.gather(*map(one, asked.works)))
 
     async def _spawn(self, asked: Spawn, limit: Limit) -> None:
-        task = asyncio.get_running_loop().create_task(self._caught(asked.work, NO_LIMIT))
+        task = asyncio.get_running_loop().create_task(self._caught(asked.work, upkeep_limit()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -1,11 +1,12 @@
 """Runs the client's core with threads: one effect after the other, each within the time left.
 
 Serves many threads. Work that goes on by itself has a thread of its own, and ends at its next
-effect once the driver is closed.
+effect once the driver is closed. It delays the end of a program by one verification at most.
 """
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from client_sdk.transport import Stream, Transport
 
 T = TypeVar("T")
+
+UPKEEP_SECONDS = 120.0
+"""For work that goes on by itself."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,12 @@ class Driver:
             Fetch: self._fetch,
             Open: self._open,
             Next: lambda asked, limit: asked.answer.piece(limit.until, limit.told),
-            Compute: lambda asked, limit: asked.function(),
+            Compute: lambda asked, limit: _computed(asked.function),
             Blocking: lambda asked, limit: _bounded(asked.function, limit),
             Wait: lambda asked, limit: _result(asked.ticket, limit),
             Within: self._within,
             Together: self._together,
-            Spawn: lambda asked, limit: _spawned(partial(self.run, asked.work)),
+            Spawn: lambda asked, limit: _spawned(partial(self.run, asked.work, upkeep_limit())),
         }
         return do[type(effect)](effect, limit)
 
@@ -128,6 +132,10 @@ class Driver:
 
     def _together(self, asked: Together, limit: Limit) -> list[Any]:
         return _all([partial(self.run, work, limit) for work in asked.works], asked.at_once)
+
+
+def upkeep_limit() -> Limit:
+    return Limit.after(UPKEEP_SECONDS, f"upkeep took more than {UPKEEP_SECONDS:g} s")
 
 
 def _bounded(function: Callable[[], Any], limit: Limit) -> Any:
@@ -170,4 +178,17 @@ def _caught(function: Callable[[], Any]) -> Any:
 
 
 def _spawned(function: Callable[[], Any]) -> None:
-    threading.Thread(target=_caught, args=(function,), name="umay-upkeep").start()
+    threading.Thread(target=_caught, args=(function,), name="umay-upkeep", daemon=True).start()
+
+
+_ending = threading.Lock()
+atexit.register(_ending.acquire)
+
+
+def _computed(function: Callable[[], Any]) -> Any:
+    """An interpreter that ends stops its daemon threads wherever they are, and native code that is
+    not made for it aborts the process. So the end waits for such code, and none begins after."""
+    if not threading.current_thread().daemon:
+        return function()
+    with _ending:
+        return function()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from client_sdk.finding import Chosen, Finder, Offer, Relays
 from client_sdk.presented import Place
 from tests.client_sdk.test_face import client
 from tests.helpers.fake_enclave import POLICY, NoChain, verified
-from tests.helpers.waiting import wait_for
+from tests.helpers.waiting import HANG_S, wait_for
 
 KEY, CONFIGS = Ed25519PrivateKey.generate(), KeyRing().open_epoch().configs
 
@@ -456,6 +458,34 @@ def test_upkeep_beside_the_requests_ends_by_itself() -> None:
         room.driver.run(room.chooser.choose())
     wait_for(lambda: room.warm == {"a", "b"})
     wait_for(lambda: not any(t.name == "umay-upkeep" for t in threading.enumerate()))
+
+
+ENDS = """
+import threading, time
+from client_sdk.driver import Driver
+from client_sdk.effects import Spawn, blocking, compute
+
+began = threading.Event()
+
+def work():
+    yield from blocking(lambda: print("asks", flush=True))
+    yield from compute(lambda: (began.set(), time.sleep(0.3), print("verified", flush=True)))
+    yield from blocking(lambda: time.sleep(600))
+
+def main():
+    yield Spawn(work())
+
+Driver(None).run(main())
+began.wait()
+"""
+
+
+def test_a_program_ends_though_upkeep_waits_and_not_within_a_verification() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=HANG_S, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["asks", "verified"]
 
 
 # The driver
