@@ -37,7 +37,7 @@ from tests.helpers.fake_enclave import (
     FakeClient,
     FakeEnclave,
 )
-from tests.helpers.raw_server import head_of, serving
+from tests.helpers.raw_server import Forwarder, head_of, serving
 
 WHOLE = {"choices": [{"message": {"content": "Good evening to you."}}]}
 
@@ -266,6 +266,34 @@ def test_a_machine_that_cannot_be_reached_costs_nothing(
     ada.close()
     asked = asker(ada, bela).ask()
     assert asked.may_have_run == 1 and asked.asked == 2 and bela.script.seen
+
+
+def test_of_two_relays_one_may_end_at_any_time(asker: Make, ada: FakeEnclave) -> None:
+    """The machine is verified once: it is the same one, and the chain need not answer again."""
+    relay = Forwarder(ada.server.server_port)
+    with serving(relay) as server:
+        ada.lead_through(server.url().rstrip("/"))
+        umay = asker(ada)
+        assert umay.ask().receipt and server.connections
+        umay.client._chooser.finder.down = Unavailable("https://chain.example: no answer")
+        server.close()
+        relay.kill()
+        for _ in range(3):
+            asked = umay.ask()
+            assert asked.receipt and asked.may_have_run == 1
+    assert len(umay.client.verifications) == 1
+
+
+def test_after_the_verification_has_ended_the_error_says_why(asker: Make, ada: FakeEnclave) -> None:
+    umay = asker(ada)
+    umay.ask()
+    finder = umay.client._chooser.finder
+    finder.down = Unavailable("https://chain.example: no answer")
+    assert umay.ask().receipt
+    finder._clock = lambda: ada.verified.valid_until - 1.0
+    with pytest.raises(Unavailable, match=r"chain\.example") as caught:
+        umay.ask()
+    assert caught.value.may_have_run == 0 and len(ada.script.seen) == 2
 
 
 def test_no_question_counts_as_one_at_work_once_it_has_ended(

@@ -71,6 +71,7 @@ class FakeEnclave:
 
     def __init__(self, boot: str = "ab" * 16) -> None:
         self.script, self.ring = Script(), KeyRing()
+        self.other_ways: list[Place] = []
         self.key, self.boot = Ed25519PrivateKey.generate(), bytes.fromhex(boot)
         self.epoch, self.with_sessions = self.ring.open_epoch(), False
         self.verified = verified(self.epoch.configs, self.key, self.boot)
@@ -98,6 +99,11 @@ class FakeEnclave:
         """Behind another relay, say those who verify it."""
         boot = self.boot.hex()
         self.chosen = Chosen(Place(boot, f"{url}/umay/{boot}/", "ready"), self.verified)
+
+    def lead_through(self, url: str) -> None:
+        """Another relay before the way that there is."""
+        self.other_ways = [self.chosen.place]
+        self.move(url)
 
     def renew(self) -> None:
         """A restart: only new keys open requests."""
@@ -269,9 +275,10 @@ class FakeAsyncClient(AsyncClient):
 
 class FakeFinder(Finder):
     """Verifies nothing; says in `verifications` for what it was asked. `pause` in seconds is
-    what reading the chain takes."""
+    what reading the chain takes, `down` what it raises."""
 
     pause = 0.0
+    down: UmayError | None = None
 
     def __init__(self, enclaves: list[FakeEnclave], verifications: list[str]) -> None:
         super().__init__(Relays(()), policy=POLICY, chain=NoChain(), clock=time.time)
@@ -280,11 +287,14 @@ class FakeFinder(Finder):
     def anchor(self) -> Work[Any]:
         if self.pause:
             yield from blocking(lambda: time.sleep(self.pause))
+        if self.down is not None:
+            raise self.down
         return None
 
     def offers(self) -> Work[list[Offer]]:
         yield from ()
-        return [Offer((enclave.chosen.place,), at) for at, enclave in enumerate(self.enclaves)]
+        ways = [(enclave.chosen.place, *enclave.other_ways) for enclave in self.enclaves]
+        return [Offer(places, at) for at, places in enumerate(ways)]
 
     def verified(self, place: Place, anchor: Any) -> Work[Chosen]:
         yield from ()

@@ -132,6 +132,36 @@ def _certificate(
     return builder.sign(issuer_key, hashes.SHA256())
 
 
+class Forwarder:
+    """A relay of TCP to `port` here, until `kill`."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._open = port, list[socket.socket]()
+
+    def __call__(self, connection: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", self._port)) as onward:
+            self._open += [connection, onward]
+            back = threading.Thread(target=pump, args=(onward, connection), daemon=True)
+            back.start()
+            pump(connection, onward)
+            back.join(HANG)
+
+    def kill(self) -> None:
+        """As a process that ends: every connection does too."""
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    """Everything from one to the other, and then the end."""
+    with contextlib.suppress(OSError):
+        while piece := source.recv(1 << 16):
+            sink.sendall(piece)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
 class ConnectProxy:
     """A tiny HTTP proxy: every CONNECT is led to `port` here. `asked` are its request heads."""
 
