@@ -177,6 +177,8 @@ def test_the_memory_of_keys_is_bounded() -> None:
 class RealGuest:
     """A Room as FakeClient finds it."""
 
+    with_sessions = False
+
     def __init__(self, guest: Room) -> None:
         self._guest = guest
         self.chosen = Chosen(Place(guest.boot, guest.base, "ready"), guest.verified)
