@@ -1,18 +1,25 @@
-"""Which tests touch which line, and how long each takes: one run under coverage."""
+"""Which tests touch which line, and how long each takes.
+
+Every test file runs under coverage in a forked child of its own, as mutants do, and its part of the
+recording is kept, so that one file that hangs or fails costs only itself.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import coverage
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
+from scripts.mutate import forking, running
 from scripts.rooms import ROOT
 
 TESTS = (
@@ -20,6 +27,7 @@ TESTS = (
     "tests/client_sdk",
     "tests/enclave",
     "tests/contracts/test_light_accounts.py",
+    "tests/contracts/test_light_adnl.py",
     "tests/contracts/test_light_back.py",
     "tests/contracts/test_light_client.py",
     "tests/contracts/test_light_links.py",
@@ -32,11 +40,24 @@ TESTS = (
 
 LEFT_OUT = ("test_engine_torch", "test_engine_weights", "test_examples")
 MARKS = "not e2e and not long and not soak and not hostile and not cookbook and not browser"
+settings.register_profile(
+    "mutate",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=(HealthCheck.too_slow, HealthCheck.function_scoped_fixture),
+)
+"""The same examples each time, so that a verdict holds; a failing one is not made smaller."""
+
+CPU_LIMIT_S = 600.0
+"""For one test file under coverage; the dearest takes a tenth of it."""
 
 
 @dataclass
 class Recording:
-    """`lines[file][line]` are the tests that ran it; `seconds` what each took, set-up included."""
+    """`lines[file][line]` are the tests that ran it; `seconds` the CPU time of each, set-up too."""
 
     lines: dict[str, dict[int, set[str]]]
     seconds: dict[str, float]
@@ -57,82 +78,125 @@ class Recording:
             file = test.partition("::")[0]
             self._setup[file] = max(self._setup[file], seconds)
 
-    def save(self, path: Path) -> None:
-        tests = sorted(self.seconds)
-        numbers = {test: number for number, test in enumerate(tests)}
-        lines = {
-            file: {line: sorted(numbers[test] for test in found) for line, found in rows.items()}
-            for file, rows in self.lines.items()
-        }
-        seconds = [self.seconds[test] for test in tests]
-        path.write_text(json.dumps({"tests": tests, "seconds": seconds, "lines": lines}))
 
-    @classmethod
-    def load(cls, path: Path) -> Recording:
-        raw = json.loads(path.read_text())
-        tests = raw["tests"]
-        lines = {
-            file: {int(line): {tests[n] for n in found} for line, found in rows.items()}
-            for file, rows in raw["lines"].items()
-        }
-        return cls(lines, dict(zip(tests, raw["seconds"], strict=True)))
+@dataclass(frozen=True)
+class Part:
+    """What one test file has run: `lines[file]` are pairs of a line and the number of a test.
+    `rests_on` are the digests of the files that it says something about."""
 
+    seconds: dict[str, float]
+    lines: dict[str, list[tuple[int, int]]]
+    rests_on: dict[str, str]
 
-class _Recorder:
-    def __init__(self, cov: coverage.Coverage) -> None:
-        self._cov = cov
-        self.seconds: dict[str, float] = {}
-        self.failed: list[str] = []
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        self._cov.switch_context(item.nodeid)
-        begun = time.process_time()
-        try:
-            return (yield)
-        finally:
-            self.seconds[item.nodeid] = time.process_time() - begun
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.failed.append(report.nodeid)
+    def holds(self) -> bool:
+        return all(_digest(file) == digest for file, digest in self.rests_on.items())
 
 
 def arguments() -> list[str]:
     """How pytest is called, to record and to run mutants alike."""
     left_out = [f"--ignore-glob=*{name}*" for name in LEFT_OUT]
     without = [word for name in ("cacheprovider", "timeout") for word in ("-p", f"no:{name}")]
-    return [*TESTS, *left_out, "-m", MARKS, "-o", "addopts=", "-q", "-s", *without]
+    options = ["-m", MARKS, "-o", "addopts=", "-q", "-s", "--hypothesis-profile=mutate"]
+    return [*TESTS, *left_out, *options, *without]
 
 
-def record(place: Path, files: Iterable[Path]) -> Recording:
-    """Runs the tests. Raises RuntimeError where one fails: then nothing can be learnt."""
-    cov = coverage.Coverage(
-        data_file=str(place / "coverage"),
-        include=[str(file) for file in files],
-        config_file=False,
-    )
-    recorder = _Recorder(cov)
+def record(place: Path, measured: list[Path], at_once: int) -> Recording:
+    """What all tests run. A test file whose part still holds is not run again.
+
+    Raises RuntimeError where a test fails: then nothing can be learnt from its file.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    by_file: dict[str, list[pytest.Item]] = defaultdict(list)
+
+    def use(items: dict[str, pytest.Item]) -> None:
+        for test, item in items.items():
+            by_file[test.partition("::")[0]].append(item)
+        old = {file: found for file, found in by_file.items() if _kept(place, file) is None}
+        print(f"{len(by_file)} test files, {len(old)} to record", flush=True)
+        forking.run(_jobs(place, measured, old), at_once)
+
+    pytest.main(arguments(), plugins=[running.Loaded(use)])
+    parts = {file: _kept(place, file) for file in by_file}
+    if failed := [str(_stem(place, file)) + ".log" for file, part in parts.items() if part is None]:
+        raise RuntimeError(f"tests fail without any change; see {' '.join(sorted(failed))}")
+    return _joined([part for part in parts.values() if part is not None])
+
+
+def _jobs(
+    place: Path, measured: list[Path], old: dict[str, list[pytest.Item]]
+) -> Iterator[forking.Job]:
+    for file, items in old.items():
+        stem = _stem(place, file)
+        work = functools.partial(_record_file, file, items, measured, stem)
+        yield forking.Job(work, CPU_LIMIT_S, functools.partial(_tell, file, time.monotonic()))
+
+
+def _tell(file: str, begun: float, place: Path, code: int) -> None:
+    words = {0: "recorded", forking.GUARDED: "ENDED by a guard"}
+    last = (place / "at").read_text() if code else ""
+    seconds = time.monotonic() - begun
+    print(f"{words.get(code, 'FAILED')} {file} ({seconds:.0f} s) {last}", flush=True)
+
+
+def _record_file(
+    file: str, items: list[pytest.Item], measured: list[Path], stem: Path, place: Path
+) -> int:
+    """In the child: runs the tests of a file, and keeps its part when all pass."""
+    running.hush(place, items, stem.with_suffix(".log"))
+    include = [str(path) for path in measured]
+    cov = coverage.Coverage(data_file=str(place / "coverage"), include=include, config_file=False)
+    seconds: dict[str, float] = {}
     cov.start()
-    try:
-        code = pytest.main(arguments(), plugins=[recorder])
-    finally:
-        cov.stop()
-        cov.save()
-    if code != 0:
-        raise RuntimeError(f"these tests fail without any change: {recorder.failed[:10]}")
-    data = cov.get_data()
-    lines = {}
-    for file in data.measured_files():
-        rows = data.contexts_by_lineno(file)
-        name = str(Path(file).relative_to(ROOT))
-        lines[name] = {at: set(found) & recorder.seconds.keys() for at, found in rows.items()}
-    return Recording(lines, recorder.seconds)
+    for item, following in running.turns(items):
+        cov.switch_context(item.nodeid)
+        begun = time.process_time()
+        if not running.passes(item, following, place):
+            return 1
+        seconds[item.nodeid] = round(time.process_time() - begun, 4)
+    cov.stop()
+    part = _part(file, cov.get_data(), seconds)
+    stem.with_suffix(".json").write_text(json.dumps(vars(part)))
+    return 0
 
 
-def fingerprint(files: Iterable[Path]) -> str:
-    """Of these files' names and contents."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+def _part(file: str, data: coverage.CoverageData, seconds: dict[str, float]) -> Part:
+    numbers = {test: number for number, test in enumerate(seconds)}
+    lines = {
+        str(Path(source).relative_to(ROOT)): [
+            (line, numbers[test])
+            for line, tests in data.contexts_by_lineno(source).items()
+            for test in tests
+            if test in numbers
+        ]
+        for source in data.measured_files()
+    }
+    helpers = [str(path.relative_to(ROOT)) for path in (ROOT / "tests/helpers").rglob("*.py")]
+    return Part(seconds, lines, {name: _digest(name) for name in (file, *helpers, *lines)})
+
+
+def _kept(place: Path, file: str) -> Part | None:
+    """The part of a test file, where there is one that holds."""
+    path = _stem(place, file).with_suffix(".json")
+    part = Part(**json.loads(path.read_text())) if path.exists() else None
+    return part if part and part.holds() else None
+
+
+def _joined(parts: list[Part]) -> Recording:
+    lines: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for part in parts:
+        tests = list(part.seconds)
+        for source, pairs in part.lines.items():
+            for line, number in pairs:
+                lines[source][line].add(tests[number])
+    seconds = {test: taken for part in parts for test, taken in part.seconds.items()}
+    return Recording({source: dict(rows) for source, rows in lines.items()}, seconds)
+
+
+def _stem(place: Path, file: str) -> Path:
+    return place / file.removesuffix(".py").replace("/", "-")
+
+
+@functools.cache
+def _digest(file: str) -> str:
+    path = ROOT / file
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

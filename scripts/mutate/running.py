@@ -1,18 +1,16 @@
 """Runs mutants: one loaded process forks for each, and the child runs the tests that touch it.
 
 The child changes the function's code in place, so nothing is imported anew. It ends at the first
-test that fails. One that takes ten times as long as its tests take is ended and counts as killed.
+test that fails. One that takes ten times the CPU time of its tests is ended by a guard.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import os
-import shutil
-import signal
 import sys
 import tempfile
-import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,111 +19,81 @@ from pathlib import Path
 import pytest
 from _pytest.runner import runtestprotocol
 
+from scripts.mutate import forking
 from scripts.mutate.operators import Mutant
 
-AT_ONCE = 2
-GUARD_TIMES, GUARD_LEAST_S = 10, 60.0
-SURVIVED, KILLED, NOT_APPLIED = 0, 1, 2
+GUARD_TIMES, GUARD_LEAST_S = 10, 30.0
+SURVIVED, FAILED, NOT_APPLIED = 0, 1, 2
+OUTCOMES = {SURVIVED: "survived", NOT_APPLIED: "not applied", forking.GUARDED: "guard"}
+"""What an exit code says; every other says that the mutant was killed."""
+
+Tell = Callable[["Task", str, str], None]
+"""Called with the task, what became of its mutant, and the test that ran last."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A mutant, the tests for it in order, and what those take in seconds."""
+    """A mutant, the tests for it in order, and the CPU seconds that those take."""
 
     mutant: Mutant
     tests: tuple[str, ...]
     seconds: float
 
 
-@dataclass
-class _Running:
-    task: Task
-    place: Path
-    until: float
+class Loaded:
+    """A pytest plugin: in place of running the collected tests, it gives them to `use`."""
 
-
-class Runner:
-    """A pytest plugin: in place of the collected tests it runs the mutants."""
-
-    def __init__(self, tasks: list[Task], tell: Callable[[Task, bool, str], None]) -> None:
-        self._tasks, self._tell = tasks, tell
+    def __init__(self, use: Callable[[dict[str, pytest.Item]], None]) -> None:
+        self._use = use
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        items = {item.nodeid: item for item in session.items}
-        running: dict[int, _Running] = {}
-        waiting = iter(self._tasks)
-        try:
-            while _fill(running, waiting, items) or running:
-                self._reap(running)
-        finally:
-            for child in running:
-                os.killpg(child, signal.SIGKILL)
+        self._use({item.nodeid: item for item in session.items})
         return True
 
-    def _reap(self, running: dict[int, _Running]) -> None:
-        child, status = os.waitpid(-1, os.WNOHANG)
-        if child in running:
-            self._ended(running.pop(child), os.waitstatus_to_exitcode(status))
-            return
-        for number, one in list(running.items()):
-            if time.monotonic() > one.until:
-                os.killpg(number, signal.SIGKILL)
-                os.waitpid(number, 0)
-                self._ended(running.pop(number), KILLED)
-        time.sleep(0.002)
 
-    def _ended(self, one: _Running, code: int) -> None:
-        if code == NOT_APPLIED:
-            raise LookupError(f"not applied: {one.task.mutant.name}")
-        killer = one.place / "killer"
-        by = killer.read_text() if killer.exists() else "its guard or a crash"
-        shutil.rmtree(one.place, ignore_errors=True)
-        self._tell(one.task, code != SURVIVED, by if code != SURVIVED else "")
+def jobs(tasks: list[Task], items: dict[str, pytest.Item], tell: Tell) -> Iterator[forking.Job]:
+    for task in tasks:
+        found = [items[test] for test in task.tests if test in items]
+        limit = max(GUARD_TIMES * task.seconds, GUARD_LEAST_S)
+        work = functools.partial(_try, task.mutant, found)
+        yield forking.Job(work, limit, functools.partial(_ended, task, tell))
 
 
-def _fill(
-    running: dict[int, _Running], waiting: Iterator[Task], items: dict[str, pytest.Item]
-) -> bool:
-    """Starts children up to AT_ONCE; whether there was one to start."""
-    while len(running) < AT_ONCE:
-        task = next(waiting, None)
-        if task is None:
-            return False
-        place = Path(tempfile.mkdtemp(prefix="umay-mutant-"))
-        until = time.monotonic() + max(GUARD_TIMES * task.seconds, GUARD_LEAST_S)
-        if (child := os.fork()) == 0:
-            _child(task, place, [items[test] for test in task.tests if test in items])
-        running[child] = _Running(task, place, until)
-    return True
+def _ended(task: Task, tell: Tell, place: Path, code: int) -> None:
+    at = place / "at"
+    tell(task, OUTCOMES.get(code, "killed"), at.read_text() if at.exists() else "")
 
 
-def _child(task: Task, place: Path, items: list[pytest.Item]) -> None:
-    try:
-        os.setpgid(0, 0)
-        _hush(place, items)
-        _apply_or_end(task.mutant)
-        following = [*items[1:], None]
-        for item, nextitem in zip(items, following, strict=True):
-            reports = runtestprotocol(item, log=False, nextitem=nextitem)
-            if any(report.failed for report in reports):
-                (place / "killer").write_text(item.nodeid)
-                os._exit(KILLED)
-        os._exit(SURVIVED)
-    except BaseException:
-        os._exit(KILLED)
-
-
-def _apply_or_end(mutant: Mutant) -> None:
+def _try(mutant: Mutant, items: list[pytest.Item], place: Path) -> int:
+    hush(place, items, Path(os.devnull))
     try:
         apply(mutant)
     except Exception:
-        os._exit(NOT_APPLIED)
+        return NOT_APPLIED
+    all_pass = all(passes(item, following, place) for item, following in turns(items))
+    return SURVIVED if all_pass else FAILED
 
 
-def _hush(place: Path, items: list[pytest.Item]) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
+def turns(items: list[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.Item | None]]:
+    """Each test with the one that follows: pytest must know what to take down between them."""
+    return zip(items, [*items[1:], None], strict=True)
+
+
+def passes(item: pytest.Item, following: pytest.Item | None, place: Path) -> bool:
+    """Runs one test; `place` says which one it is, should the process be ended."""
+    (place / "at").write_text(item.nodeid)
+    failed = [one for one in runtestprotocol(item, log=False, nextitem=following) if one.failed]
+    for report in failed:
+        print(report.nodeid, report.longreprtext, flush=True)
+    return not failed
+
+
+def hush(place: Path, items: list[pytest.Item], log: Path) -> None:
+    """What this process writes goes to `log`, and its temporary files to `place`."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for number, end in enumerate((null, output, output)):
+        os.dup2(end, number)
     tempfile.tempdir = str(place)
     for item in items[:1]:
         item.config._tmp_path_factory._basetemp = place  # type: ignore[attr-defined]
@@ -134,7 +102,7 @@ def _hush(place: Path, items: list[pytest.Item]) -> None:
 def apply(mutant: Mutant) -> None:
     """Makes the change in this process. Raises LookupError where its function is not found."""
     name = mutant.module.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-    module = sys.modules[name]
+    module = importlib.import_module(name)
     if mutant.limit is not None:
         _set_limit(module, *mutant.limit)
         return

@@ -9,46 +9,54 @@ import json
 from pathlib import Path
 
 from scripts.mutate.operators import Mutant
-from scripts.mutate.recording import fingerprint
+from scripts.mutate.running import Task
 from scripts.rooms import ROOT
 
 
 class Verdicts:
-    """A killed mutant stays killed while its function and its killer's file are the same; one that
-    survived is asked again when any test has changed."""
+    """What is killed or guarded holds while its function and the file of the test that ended it
+    are the same; what survived, while no test that touches it is added or changed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._kept: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
-        self._tests = fingerprint((ROOT / "tests").rglob("*.py"))
+        self._unsaved = 0
 
-    def of(self, mutant: Mutant) -> bool | None:
-        """Whether it was killed; None where that is not known any more."""
-        kept = self._kept.get(_key(mutant))
+    def of(self, task: Task) -> str | None:
+        """What became of it; None where that is not known any more."""
+        kept = self._kept.get(_key(task.mutant))
         if kept is None:
             return None
-        killer, state = kept
-        return bool(killer) if state == self._state(killer) else None
+        outcome, file, state = kept
+        return outcome if state == _state(file, task) else None
 
-    def keep(self, mutant: Mutant, *, killed: bool, by: str) -> None:
-        killer = by.partition("::")[0] if killed else ""
-        self._kept[_key(mutant)] = [killer, self._state(killer)]
-        if len(self._kept) % 25 == 0:
+    def keep(self, task: Task, outcome: str, test: str) -> None:
+        file = test.partition("::")[0] if outcome in ("killed", "guard") else ""
+        self._kept[_key(task.mutant)] = [outcome, file, _state(file, task)]
+        self._unsaved += 1
+        if self._unsaved >= 25:
             self.save()
 
     def save(self) -> None:
         fresh = self._path.with_suffix(".new")
         fresh.write_text(json.dumps(self._kept))
         fresh.replace(self._path)
+        self._unsaved = 0
 
-    def _state(self, killer: str) -> str:
-        """Of what the verdict rests on."""
-        return _file(killer) if killer and (ROOT / killer).exists() else self._tests
+
+def _state(file: str, task: Task) -> str:
+    """Of what a verdict rests on: one test file, or all the tests that touch the mutant."""
+    if file:
+        return _file(file)
+    files = sorted({test.partition("::")[0] for test in task.tests})
+    rests_on = [*sorted(task.tests), *map(_file, files)]
+    return hashlib.sha256("\0".join(rests_on).encode()).hexdigest()
 
 
 @functools.cache
 def _file(name: str) -> str:
-    return hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
+    path = ROOT / name
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def _key(mutant: Mutant) -> str:
