@@ -19,6 +19,7 @@ import coverage
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from attestation import remembered
 from scripts.mutate import forking, running
 from scripts.rooms import ROOT
 
@@ -149,6 +150,7 @@ def _record_file(
     cov.start()
     for item, following in running.turns(items):
         cov.switch_context(item.nodeid)
+        remembered.forget()  # what an earlier test has run, this one runs too
         begun = time.process_time()
         if not running.passes(item, following, place):
             return 1
