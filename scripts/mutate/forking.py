@@ -45,7 +45,7 @@ class _Child:
 
 
 def run(jobs: Iterable[Job], at_once: int) -> None:
-    """Runs every job. The first process must have no other children."""
+    """Runs every job, `at_once` of them at the same time."""
     running: dict[int, _Child] = {}
     waiting = iter(jobs)
     try:
@@ -80,14 +80,13 @@ def _be_child(job: Job, place: Path) -> None:
 
 
 def _reap(running: dict[int, _Child]) -> None:
-    number, status = os.waitpid(-1, os.WNOHANG)
-    if number in running:
-        code = os.waitstatus_to_exitcode(status)
-        guarded = code in (-signal.SIGXCPU, -signal.SIGKILL)
-        _end(running, number, GUARDED if guarded else code)
-        return
     for number, child in list(running.items()):
-        if _idles(number, child):
+        ended, status = os.waitpid(number, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            guarded = code in (-signal.SIGXCPU, -signal.SIGKILL)
+            _end(running, number, GUARDED if guarded else code)
+        elif _idles(number, child):
             _kill(number)
             os.waitpid(number, 0)
             _end(running, number, GUARDED)
