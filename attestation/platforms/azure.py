@@ -184,6 +184,6 @@ def _integer(text: Any) -> int:
 def _sized(data: bytes, at: int) -> tuple[bytes, int]:
     """A TPM2B: u16 length, content."""
     end = at + 2 + int.from_bytes(data[at : at + 2])
-    if end > len(data) or at + 2 > len(data):
+    if end > len(data):
         raise ParseError(f"vTPM quote: expected {end} bytes by its own lengths, got {len(data)}")
     return data[at + 2 : end], end

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,7 +60,9 @@ BAD_REPORTS = {
     "cut in its text": lambda: exact()[:-1],
     "byte after it": lambda: machine.hcl() + b"\1",
     "byte right after its text": lambda: exact() + b"\1" + bytes(100),
-    "longer than any index": lambda: machine.hcl().ljust(azure.MAX_HCL_BYTES + 1, b"\0"),
+    "longer than any index": lambda: machine.hcl().ljust(16 * 1024 + 1, b"\0"),
+    "a text of another length": lambda: with_byte(exact(), 32 + 1184 + 17),
+    "key of another kind": lambda: machine.hcl(machine.runtime(keys=[named_key(kty="EC")])),
     "length of its text beyond it": lambda: with_byte(exact(), 32 + 1184 + 2),
     "fill is not zero": lambda: machine.hcl()[:-1] + b"\1",
     "other magic": lambda: b"HCLB" + machine.hcl()[4:],
@@ -73,13 +78,24 @@ BAD_REPORTS = {
 }
 
 
+def named_key(**changes: str) -> dict[str, str]:
+    found = json.loads(machine.runtime())["keys"][0]
+    return {**found, **changes}
+
+
+def modulus(size: int) -> str:
+    """The key's modulus behind zeros: `size` characters of base64url."""
+    number = machine.key().public_key().public_numbers().n
+    return base64.urlsafe_b64encode(number.to_bytes(size * 3 // 4)).decode().rstrip("=")[:size]
+
+
 def exact() -> bytes:
     """The report without the zeros of its NV index."""
     data = machine.hcl()
     return data[: azure.hcl_length(data)]
 
 
-@pytest.mark.parametrize("size", [0, 1, 2599, 2600, 2601, 4096, azure.MAX_HCL_BYTES])
+@pytest.mark.parametrize("size", [0, 1, 2599, 2600, 2601, 4096, 16 * 1024])
 def test_report_of_any_index_size(size: int) -> None:
     """Tools cut the zeros off, and an NV index may be larger one day."""
     report = exact()
@@ -98,6 +114,7 @@ BAD_QUOTES = {
     "byte after it": machine.message() + b"\0",
     "other PCRs selected": machine.message().replace(b"\3\xff\xff\xff", b"\3\xff\xff\x7f"),
     "too much data": machine.message(bytes(65)),
+    "digest of 31 bytes": machine.message()[:-34] + b"\0\x1f" + bytes(31),
 }
 
 
@@ -110,6 +127,33 @@ def test_malformed_quote(text: bytes) -> None:
 def test_quote_of_a_missing_pcr() -> None:
     with pytest.raises(ParseError):
         quoted(machine.message(), pcrs=machine.PCRS[:-1])
+
+
+def test_quote_of_a_pcr_of_31_bytes() -> None:
+    with pytest.raises(ParseError, match="24 PCRs of 32 bytes"):
+        quoted(machine.message(), pcrs=(bytes(31), *machine.PCRS[1:]))
+
+
+def test_quote_cut_within_a_field() -> None:
+    with pytest.raises(ParseError, match="by its own lengths"):
+        quoted(machine.message()[:13], b"-")
+
+
+def test_quote_over_64_bytes_of_data() -> None:
+    assert quoted(machine.message(bytes(64)), b"-").qualifying_data == bytes(64)
+
+
+def test_a_report_whose_text_is_empty_ends_by_its_lengths() -> None:
+    assert azure.hcl_length(machine.hcl(b"")) == 32 + 1184 + 20
+    with pytest.raises(ParseError, match="runtime text as JSON"):
+        azure.parse_hcl(machine.hcl(b""))
+
+
+def test_a_key_written_longer_than_4096_bits() -> None:
+    key = named_key(n=modulus(700))
+    assert azure.parse_hcl(machine.hcl(machine.runtime(keys=[key])))
+    with pytest.raises(ParseError, match="at most 4096 bits"):
+        azure.parse_hcl(machine.hcl(machine.runtime(keys=[named_key(n="A" * 701)])))
 
 
 @given(st.integers(0, 8 * machine.HCL_BYTES - 1))
