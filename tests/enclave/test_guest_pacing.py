@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -55,7 +54,7 @@ def flushes(pieces: list[bytes], how: str, pause: float | None = None) -> list[b
     async def collect() -> list[bytes]:
         return [flush async for flush in paced_events(coming(pieces, pause), how)]
 
-    return asyncio.run(collect())
+    return virtual_time.run(collect())
 
 
 def parsed(content: bytes) -> list[str]:
@@ -139,13 +138,13 @@ def timed(
     monkeypatch.setattr(pacing, "TICK_S", tick)
 
     async def collect() -> tuple[list[float], list[bytes]]:
-        begun, times, sent = time.monotonic(), [], []
+        loop, times, sent = asyncio.get_running_loop(), [], []
         async for flush in paced_events(coming(pieces, pause), how):
-            times.append((time.monotonic() - begun) / tick)
+            times.append(loop.time() / tick)
             sent.append(flush)
         return times, sent
 
-    return asyncio.run(collect())
+    return virtual_time.run(collect())
 
 
 def on_ticks(times: list[float]) -> bool:
@@ -211,7 +210,7 @@ def test_what_goes_wrong_in_the_engine_goes_wrong_here(how: str, error: Exceptio
         assert parsed(got) == ["a"]
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    asyncio.run(collect())
+    virtual_time.run(collect())
 
 
 @pytest.mark.parametrize("how", PACINGS)
@@ -222,7 +221,7 @@ def test_closing_leaves_no_task_behind(how: str) -> None:
         await events.aclose()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    asyncio.run(begin())
+    virtual_time.run(begin())
 
 
 # JSON bodies
@@ -234,7 +233,7 @@ def test_a_json_body_is_one_piece_that_fills_its_bucket(text: str) -> None:
         body = json.dumps({"text": text}).encode()
         return [piece async for piece in padded_body(coming([body], None))]
 
-    (piece,) = asyncio.run(collect())
+    (piece,) = virtual_time.run(collect())
     assert len(piece) % BUCKET == 0 and json.loads(piece) == {"text": text}
     assert len(piece) - len(piece.rstrip(b" ")) < BUCKET
 
