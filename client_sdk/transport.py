@@ -134,3 +134,10 @@ def until_head(usual: Deadlines, within: float | None, connect: float | None) ->
     connecting = min(usual.connect if connect is None else connect, within)
     idle = max(usual.idle, within)
     return Deadlines(connect=connecting, head=within, whole=None, idle=idle)
+
+
+def log_url(origin: str) -> str:
+    """https:// and the origin; plain http for loopback only."""
+    host = origin.partition("/")[0].rpartition(":")[0] or origin.partition("/")[0]
+    scheme = "http" if is_loopback(host.strip("[]")) else "https"
+    return f"{scheme}://{origin}"

@@ -15,7 +15,8 @@ from attestation.formats.digests import DIGEST_BYTES, sha256
 from attestation.formats.platform import LEAF_PLATFORMS
 
 BOOT, RENEW, RELEASE, COLLATERAL, RETIRE = 1, 2, 3, 4, 5
-KINDS = (BOOT, RENEW, RELEASE, COLLATERAL, RETIRE)
+NETWORK = 8
+KINDS = (BOOT, RENEW, RELEASE, COLLATERAL, RETIRE, NETWORK)
 NO_PLATFORM = 0
 
 ZERO = bytes(DIGEST_BYTES)
@@ -49,7 +50,7 @@ class Leaf:
     statement: bytes
 
     def __post_init__(self) -> None:
-        _check(self.kind in KINDS, "kind 1 to 5")
+        _check(self.kind in KINDS, "kind 1 to 5, or 8")
         of_machine = self.kind in (BOOT, RENEW, RETIRE)
         _check(
             self.platform in (LEAF_PLATFORMS if of_machine else (NO_PLATFORM,)), "a known platform"

@@ -122,6 +122,12 @@ _TEXTS: Mapping[str, str] = {
     _AGAIN: "anchor-too-old anchor-before-beacon registry-too-old registry/other-block stale-head "
     "behind",
     _EARLY: "beacon-in-future anchor-in-future registry-in-future future-head",
+    "Keep the network file that you have. Somebody offers an older one, or skips a version; ask "
+    "another mirror, and tell the operator of the network.": "rollback gap",
+    "Give the URL of a relay that you know, or run `umay client network update`. Nobody is asked "
+    "at the places of an expired file.": "network/expired",
+    "Use the network file that belongs to this policy. What a network pins stands in the policy, "
+    "and never in a network file.": "pin-conflict",
     _REGISTRY: "registry/unlisted registry/pending",
     _WITNESS: "witness/too-few witness/too-old",
     "Do not use this machine: the Registry's owner has withdrawn what it runs, for the reason in "

@@ -10,6 +10,7 @@ from attestation.log import proof as log_proof
 from attestation.log.checkpoint import Checkpoint
 from attestation.log.leaf import Leaf
 from attestation.trust.anchor import Anchor
+from attestation.trust.policy import Policy
 from attestation.verify.case import Case
 from attestation.verify.reading import check_reading
 
@@ -44,24 +45,28 @@ def _anchored(checkpoint: Checkpoint, anchor: Anchor) -> None:
         raise NotAuthentic("log", "other-history", text)
 
 
-def _anchor(case: Case, anchor: Anchor) -> None:
-    policy = case.policy
-    _pinned(case, anchor)
+def check_anchor(anchor: Anchor, *, policy: Policy, now: int) -> None:
+    """The anchor is of the contract that the policy pins, not forked, and was read recently by
+    `now` (Unix seconds). Raises Refused("log", …)."""
+    _pinned(policy, anchor)
     if anchor.forked:
         text = f"expected a log that never forked, contract {anchor.address} holds proof of a fork"
         raise Refused("log", "forked", f"anchor: {text}")
     check_reading(
-        "log", "anchor", read_at=anchor.read_at, level=anchor.level, policy=policy, now=case.now
+        "log", "anchor", read_at=anchor.read_at, level=anchor.level, policy=policy, now=now
     )
+
+
+def _anchor(case: Case, anchor: Anchor) -> None:
+    check_anchor(anchor, policy=case.policy, now=case.now)
     if case.beacon is not None and case.beacon.utime > anchor.read_at:
         read, beacon = dated(anchor.read_at), dated(case.beacon.utime)
         text = f"expected a reading not before the beacon block of {beacon}, got one of {read}"
         raise Refused("log", "anchor-before-beacon", f"anchor: {text}; read it again")
-    case.expiries.append(anchor.read_at + policy.max_anchor_age_s)
+    case.expiries.append(anchor.read_at + case.policy.max_anchor_age_s)
 
 
-def _pinned(case: Case, anchor: Anchor) -> None:
-    policy = case.policy
+def _pinned(policy: Policy, anchor: Anchor) -> None:
     account = anchor.address
     if same_account(anchor.address, policy.log_contract):
         account = policy.log_contract

@@ -53,11 +53,11 @@ from client_sdk.auditing.documents import check_document
 from client_sdk.auditing.machines import MachineJudge
 from client_sdk.auditing.registry_check import check_registry, read_named
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
-from client_sdk.auditing.sources import DamagedMirror, HttpSource, Source, log_url, open_source
+from client_sdk.auditing.sources import DamagedMirror, HttpSource, Source, open_source
 from client_sdk.auditing.state import AuditState
 from client_sdk.chain_reader import ChainReader
 from client_sdk.config import asking
-from client_sdk.transport import Transport
+from client_sdk.transport import Transport, log_url
 from contracts.chain import ReadOnlyChain, raw_address
 
 LATE_ANCHOR_S = 3600

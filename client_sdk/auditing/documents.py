@@ -1,4 +1,4 @@
-"""Entries that no quote stands behind: a release, a collateral set, a retirement.
+"""Entries that no quote stands behind: a release, a collateral set, a retirement, a network file.
 
 Their document must be there, and the leaf must say no more than it does. What a release allows
 is the policy's and the Registry's matter.
@@ -7,9 +7,10 @@ is the policy's and the Registry's matter.
 from __future__ import annotations
 
 from attestation.errors import NotAuthentic
+from attestation.formats.network_file import NetworkFile
 from attestation.formats.retirement import Retirement
 from attestation.log.documents import collateral_leaf, retire_leaf
-from attestation.log.leaf import COLLATERAL, RELEASE, Leaf, release_leaf
+from attestation.log.leaf import COLLATERAL, NETWORK, RELEASE, Leaf, document_leaf, release_leaf
 from client_sdk.auditing import sources
 from client_sdk.auditing.machines import MachineJudge
 from client_sdk.auditing.results import KINDS, EntryVerdict
@@ -24,6 +25,10 @@ def check_document(machines: MachineJudge, index: int, leaf: Leaf) -> EntryVerdi
         expected = release_leaf(document)
     elif leaf.kind == COLLATERAL:
         expected = collateral_leaf(document)
+    elif leaf.kind == NETWORK:
+        file = NetworkFile.from_bytes(document)
+        file.check_signed(file.keys, file.required, "its own keys")
+        expected = document_leaf(NETWORK, document)
     else:
         retirement = Retirement.from_bytes(document)
         expected, boot = _retire_leaf(machines, index, leaf, retirement), retirement.boot_id.hex()

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from attestation.log.leaf import BOOT, COLLATERAL, RELEASE, RENEW, RETIRE
+from attestation.log.leaf import BOOT, COLLATERAL, NETWORK, RELEASE, RENEW, RETIRE
 from attestation.verify.verdict import Report
 
 KINDS = {
@@ -19,6 +19,7 @@ KINDS = {
     RELEASE: "release",
     COLLATERAL: "collateral",
     RETIRE: "retirement",
+    NETWORK: "network file",
 }
 MACHINES = ("boot", "renewal")
 Severity = Literal["violation", "incomplete", "finding"]

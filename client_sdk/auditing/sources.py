@@ -26,7 +26,6 @@ from attestation.errors import (
 from attestation.formats.digests import sha256
 from attestation.log.merkle import HASH_BYTES
 from attestation.log.tiles import WIDTH, TilePath, decode_bundle
-from attestation.net.route import is_loopback
 from client_sdk.transport import MAX_ANSWER, Transport, check_url
 
 
@@ -90,13 +89,6 @@ def open_source(where: str, transport: Transport, *, name: str = "") -> Source:
     if "://" in where:
         return HttpSource(check_url(where, name=name), transport, mirror=True)
     return DirectorySource(Path(where).expanduser())
-
-
-def log_url(origin: str) -> str:
-    """https:// and the origin; plain http for loopback only."""
-    host = origin.partition("/")[0].rpartition(":")[0] or origin.partition("/")[0]
-    scheme = "http" if is_loopback(host.strip("[]")) else "https"
-    return f"{scheme}://{origin}"
 
 
 @contextmanager

@@ -51,17 +51,23 @@ def directory(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     )
 
 
+_ABOVE = {
+    "receipts": "client_sdk.receipts.cli",
+    "network": "client_sdk.network_files.cli",
+}
+
+
 class _Client(click.Group):
-    """With a group that stands on a higher floor, found by name when it is called for, as the root
+    """With groups that stand on a higher floor, found by name when they are called for, as the root
     finds its own."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "receipts"])
+        return sorted([*super().list_commands(ctx), *_ABOVE])
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name != "receipts":
+        if name not in _ABOVE:
             return super().get_command(ctx, name)
-        found: click.Command = import_module("client_sdk.receipts.cli").receipts
+        found: click.Command = getattr(import_module(_ABOVE[name]), name)
         return found
 
 

@@ -84,6 +84,11 @@ def log() -> None:
     "`umay log anchor --cosigned`. Default: one of each witness.",
 )
 @click.option(
+    "--network-file",
+    type=FILE,
+    help="Network file from which on the log accepts the versions that follow. Default: none.",
+)
+@click.option(
     "--keep-renewals",
     type=click.IntRange(2),
     metavar="DAYS",
@@ -103,6 +108,7 @@ def serve(
     registry: str | None,
     witnesses: tuple[tuple[str, str], ...],
     enough: int | None,
+    network_file: Path | None,
     keep_renewals: int | None,
     keep_alive: float,
 ) -> None:
@@ -120,16 +126,19 @@ def serve(
     last; 2 an option or a key file cannot be used; 5 the disk, the database or the chain cannot
     be used, or another process has the log open.
     """
+    from attestation.formats.network_file import NetworkFile
     from attestation.net.serve import serve as serve_app
     from attestation.net.server_connection import Limits
     from contracts.logservice import opening, server
     from contracts.logservice.admission import no_release
     from contracts.logservice.admit import PolicyAdmission, RegistryReader
     from contracts.logservice.documents import release_entry
+    from contracts.logservice.networks import NetworkFiles
     from contracts.logservice.store import Store, load_or_create_key
 
     arguments.check_name("--origin", origin)
     signing_key = load_or_create_key(key, origin=origin)
+    first = NetworkFile.from_bytes(arguments.content(network_file)) if network_file else None
     with Store(opening.database(directory, database), origin=origin, key=signing_key) as store:
         if release is not None and store.size == 0:
             store.append([release_entry(release.read_bytes())])
@@ -144,6 +153,7 @@ def serve(
             admit=admission,
             admit_release=allowed.check_release if allowed else no_release,
             witnesses=opening.witnessing(store, witnesses, enough),
+            networks=NetworkFiles(store, first),
             origin_path=f"/{path}",
             keep_renewals=keep_renewals,
         )

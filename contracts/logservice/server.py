@@ -25,11 +25,8 @@ from attestation import wire
 from attestation.errors import (
     LogError,
     ParseError,
-    Refused,
-    UmayError,
     Unavailable,
     UsageError,
-    VerificationError,
 )
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import DIGEST_BYTES, sha256
@@ -62,6 +59,8 @@ from contracts.logservice.documents import (
     release_entry,
     retire_entry,
 )
+from contracts.logservice.networks import NetworkFiles
+from contracts.logservice.refusals import Busy, Endpoint, TooLarge, answered
 from contracts.logservice.store import Entry, Store
 
 MAX_PENDING = 64
@@ -81,29 +80,7 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 TEXT = f"{wire.TEXT}; charset=utf-8"
 
 
-class _TooLarge(ParseError):
-    """A body over MAX_SUBMISSION_BYTES."""
-
-    code = "too-large"
-
-
-class _Busy(Unavailable):
-    """The log already has as many submissions as it accepts at a time."""
-
-    code = "busy"
-
-
-_STATUS: tuple[tuple[type[UmayError], int], ...] = (
-    (_TooLarge, 413),
-    (_Busy, 429),
-    (ParseError, 400),
-    (UsageError, 404),
-    (Refused, 403),
-    (VerificationError, 422),
-    (Unavailable, 503),
-)
 logger = logging.getLogger(__name__)
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class LogService:
@@ -116,10 +93,12 @@ class LogService:
         admit: Admission,
         admit_release: ReleaseAdmission,
         witnesses: Witnesses,
+        networks: NetworkFiles,
         max_pending: int,
     ) -> None:
         self._store, self._admit, self._admit_release = store, admit, admit_release
         self._witnesses = witnesses
+        self._networks = networks
         lasting = isinstance(witnesses, NoWitnesses)
         self._proof_cache = IMMUTABLE if lasting else CHECKPOINT_CACHE
         self._max_pending, self._pending = max_pending, 0
@@ -160,7 +139,9 @@ class LogService:
 
     async def proof(self, request: Request) -> Response:
         """With the cosignatures that the checkpoint has by now."""
-        index, size = _numbers(request, "index", "size")
+        return await self._proven(*_numbers(request, "index", "size"))
+
+    async def _proven(self, index: int, size: int) -> Response:
         proof = Proof.from_bytes(await run_in_threadpool(self._store.proof, index, size))
         checkpoint = self._witnesses.cosigned(proof.checkpoint)
         return _answer(replace(proof, checkpoint=checkpoint).to_bytes(), TEXT, self._proof_cache)
@@ -178,6 +159,18 @@ class LogService:
         """Accepts a release manifest as the body."""
         return await self._taken(request, self._release)
 
+    async def network(self, request: Request) -> Response:
+        """Accepts a network file as the body."""
+        return await self._taken(request, self._network)
+
+    async def network_file(self, request: Request) -> Response:
+        """The network file of a version; with `size`, its tlog-proof to that published size."""
+        version = from_decimal(request.path_params["version"], "version")
+        index, data = await run_in_threadpool(self._networks.find, version) or (0, None)
+        if data is None or "size" not in request.query_params:
+            return _answer(data, wire.CBOR)
+        return await self._proven(index, _numbers(request, "size")[0])
+
     async def retire(self, request: Request) -> Response:
         """Accepts a RetireRequest as the body."""
         return await self._taken(request, self._retire)
@@ -185,7 +178,7 @@ class LogService:
     async def _taken(
         self, request: Request, log: Callable[[bytes], Awaitable[SubmissionAnswer]]
     ) -> Response:
-        """The answer of `log` to the body. Raises _Busy if max_pending submissions are in
+        """The answer of `log` to the body. Raises Busy if max_pending submissions are in
         progress."""
         self._check_free()
         body = await _body(request, self._arriving)
@@ -199,7 +192,7 @@ class LogService:
 
     def _check_free(self) -> None:
         if self._pending >= self._max_pending:
-            raise _Busy(
+            raise Busy(
                 f"the log already has {self._pending} submissions in progress, which is its limit; "
                 "try again in a few seconds"
             )
@@ -210,6 +203,11 @@ class LogService:
     async def _release(self, body: bytes) -> SubmissionAnswer:
         entry = release_entry(body)
         await run_in_threadpool(self._admit_release, body)
+        index = await self.appender.append(entry)
+        return await run_in_threadpool(self._logged, index)
+
+    async def _network(self, body: bytes) -> SubmissionAnswer:
+        entry = await run_in_threadpool(self._networks.entry, body)
         index = await self.appender.append(entry)
         return await run_in_threadpool(self._logged, index)
 
@@ -259,6 +257,7 @@ def create_app(
     admit_release: ReleaseAdmission = no_release,
     origin_path: str = "/log",
     witnesses: Witnesses | None = None,
+    networks: NetworkFiles | None = None,
     max_pending: int = MAX_PENDING,
     keep_renewals: int | None = None,
 ) -> ASGIApp:
@@ -271,6 +270,7 @@ def create_app(
         admit=admit,
         admit_release=admit_release,
         witnesses=witnesses or NoWitnesses(),
+        networks=networks or NetworkFiles(store, None),
         max_pending=max_pending,
     )
 
@@ -308,44 +308,18 @@ def _routes(service: LogService, prefix: str) -> list[Route]:
         "/tile/{path:path}": service.tile,
         "/evidence/sha256/{digest}": service.blob,
         "/submission/{index}": service.record,
+        "/network/{version}": service.network_file,
         "/proof": service.proof,
         "/consistency": service.consistency,
     }
-    routes = [Route(prefix + path, _named(end), methods=["GET"]) for path, end in gets.items()]
+    routes = [Route(prefix + path, answered(end), methods=["GET"]) for path, end in gets.items()]
     posts: dict[str, Endpoint] = {
         "/submit": service.submit,
         "/release": service.release,
         "/retire": service.retire,
+        "/network": service.network,
     }
-    return routes + [Route(prefix + p, _named(end), methods=["POST"]) for p, end in posts.items()]
-
-
-def _named(endpoint: Endpoint) -> Endpoint:
-    """The endpoint with errors answered as JSON {"error": {step, code, message}}."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except UmayError as error:
-            return _refusal(error)
-
-    return answer
-
-
-def _refusal(error: UmayError) -> Response:
-    step, code, message = "log", error.code, str(error)
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-    headers = {"cache-control": "no-store"}
-    if isinstance(error, VerificationError):
-        step, message = error.step, error.message
-    elif isinstance(error, ParseError):
-        step = "parse"
-    elif isinstance(error, UsageError):
-        code = "not-found"
-    elif isinstance(error, Unavailable):
-        headers["retry-after"] = "5" if isinstance(error, _Busy) else "10"
-    body = {"error": {"step": step, "code": code, "message": message}}
-    return Response(json.dumps(body), status, headers, wire.JSON)
+    return routes + [Route(prefix + p, answered(end), methods=["POST"]) for p, end in posts.items()]
 
 
 def _answer(content: bytes | None, media_type: str, cache: str = IMMUTABLE) -> Response:
@@ -363,9 +337,9 @@ async def _body(request: Request, arriving: Arriving) -> bytes:
                 arrival.count(chunk)
                 body += chunk
                 if len(body) > MAX_SUBMISSION_BYTES:
-                    raise _TooLarge(f"submission: expected at most {MAX_SUBMISSION_BYTES} bytes")
+                    raise TooLarge(f"submission: expected at most {MAX_SUBMISSION_BYTES} bytes")
     except Crowded as error:
-        raise _Busy(str(error)) from None
+        raise Busy(str(error)) from None
     except TimeoutError:
         raise ParseError(
             f"submission: expected the whole body within {BODY_SECONDS} s, got {len(body)} bytes"
@@ -373,9 +347,8 @@ async def _body(request: Request, arriving: Arriving) -> bytes:
     return bytes(body)
 
 
-def _numbers(request: Request, *names: str) -> tuple[int, int]:
-    first, second = (from_decimal(request.query_params.get(name, ""), name) for name in names)
-    return first, second
+def _numbers(request: Request, *names: str) -> tuple[int, ...]:
+    return tuple(from_decimal(request.query_params.get(name, ""), name) for name in names)
 
 
 def _digest(text: str) -> bytes:

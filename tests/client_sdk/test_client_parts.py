@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from attestation.errors import NotThere, ParseError, UmayError, Unavailable, UsageError
 from attestation.trust.policy import Policy
 from client_sdk import config, pricing, sse
-from client_sdk.auditing.sources import log_url
 from client_sdk.localnet import leak_search, netfiles
 from client_sdk.localnet.netfiles import GuestSpec, NetworkFiles, PolicyFacts
 from client_sdk.localnet.supervisor import Supervisor
 from client_sdk.presented import fetch_places
+from client_sdk.transport import log_url
 from tests.helpers.waiting import HANG_S
 
 SECRET = "Why does the moon change its shape, Grandmother?"

@@ -24,7 +24,6 @@ from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence
 from attestation.platforms import tdx
 from attestation.verify.verifier import PLAN
 from benchmarks import imports
-from client_sdk.auditing.sources import log_url
 from client_sdk.cli import umay as root
 from client_sdk.client import Client
 from client_sdk.config import read_policy
@@ -32,7 +31,7 @@ from client_sdk.localnet.devnet import MODEL_NAME, Network
 from client_sdk.localnet.leak_search import contains_secret
 from client_sdk.localnet.netfiles import GuestSpec, demo_model
 from client_sdk.presented import fetch_places
-from client_sdk.transport import Transport
+from client_sdk.transport import Transport, log_url
 from enclave.simulator.rough import of_boot
 from tests.client_sdk.test_face import HEAVY, examples, loaded_by
 from tests.helpers.places import ROOT

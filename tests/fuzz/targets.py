@@ -25,6 +25,7 @@ from attestation.formats.collateral import Collateral
 from attestation.formats.digests import domain_digest
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
+from attestation.formats.network_file import NetworkFile
 from attestation.formats.receipt import Receipt, SignedReceipt
 from attestation.formats.retirement import Retirement
 from attestation.formats.session import SessionAnswer, SessionRequest
@@ -68,6 +69,7 @@ from enclave.simulator.service import Simulator
 from tests.attestation.test_policy import GOOD
 from tests.attestation.test_receipt_cose import RECEIPT
 from tests.helpers import azure_machine, tcg_logs
+from tests.helpers.network_files import network_file
 from tests.helpers.ton_chain import (
     LOG_ADDRESS,
     UTIME,
@@ -169,6 +171,7 @@ TARGETS: dict[str, Target] = {
     "enclave-proof-fields": _enclave_fields,
     "entry-bundle": exact(decode_bundle, encode_bundle),
     "policy": Policy.from_toml,
+    "network-file": exact(NetworkFile.from_bytes),
     "host-config": HostConfig.from_toml,
     "tdx-quote": tdx.parse_quote,
     "tdx-buffer": tdx.cut_padding,
@@ -234,6 +237,7 @@ def seeds() -> list[bytes]:
     genesis = LogState.genesis(origin="log.example", log_key=bytes(32), size=1, root=bytes(32))
     found.append(genesis.to_cell().to_boc())
     found.append(_enclave_proof().to_bytes())
+    found.append(network_file(1).to_bytes())
     key = Ed25519PrivateKey.from_private_bytes(bytes(32))
     word = Retirement.sign(key, bytes(16), bytes(32)).to_bytes()
     found += [word, RetireRequest(1, word).to_bytes(), cbor.encode({"intel/crl": bytes(32)})]
