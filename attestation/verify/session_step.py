@@ -32,7 +32,7 @@ def session(case: Case) -> str:
             text = "expected one for our own nonce (policy [freshness] challenge), got none"
             raise Refused("freshness", "no-session", f"session: {text}")
         return ""
-    case.needs("cpu-signature", "cpu-attributes")
+    case.needs("cpu-signature", "cpu-attributes", "cpu-tcb")
     answer = SessionAnswer.from_bytes(case.session.answer)
     expected = case.cpu.report_data[:32] + fresh_session(_root(answer, case.session.nonce))
     _quoted(case, answer.quote, expected)
@@ -47,6 +47,8 @@ def _quoted(case: Case, quote: bytes, expected: bytes) -> None:
     quoted = case.cpu.answer(quote)
     quoted.check_signature(roots=case.policy.roots, now=case.now)
     quoted.check_attributes(case.policy)
+    # Not always the certificates and the quoting enclave that signed the Evidence.
+    quoted.check_tcb(case.collateral, case.policy, now=case.now)
     if not case.cpu.same_machine(quoted):
         text = "expected a quote of the machine and guest that made the Evidence, got another's"
         raise NotAuthentic("freshness", "other-machine", f"session: {text}")

@@ -266,6 +266,17 @@ def test_a_session_without_a_request_ends_after_two_minutes(enclave: Enclave) ->
     assert expired(enclave, late) and not expired(enclave, early)
 
 
+def test_a_request_to_an_ended_session_takes_no_place_in_the_replay_table(
+    enclave: Enclave,
+) -> None:
+    sealed = enclave.client().seal(MESSAGE)
+    enclave.clock.now += UNUSED_SECONDS
+    for _ in range(2):
+        with pytest.raises(SessionExpired):
+            enclave.open(sealed)
+    assert len(enclave.epoch.guard) == 0
+
+
 def test_a_session_in_use_ends_after_ten_minutes(enclave: Enclave) -> None:
     session = enclave.session()
     assert not expired(enclave, session)

@@ -378,11 +378,28 @@ def test_a_launch_that_nobody_names_is_the_attributes_matter(case: Case) -> None
 NO_QUOTE = SessionAnswer(b"\2" * 1184, SESSION_KEY, (), 0, 1).to_bytes()
 
 
-def test_a_session_of_a_machine_under_debug(case: Case, world: World) -> None:
+@pytest.mark.parametrize(("bit", "code"), [(0, "debug"), (29, "migratable")])
+def test_a_session_of_a_machine_with_other_attributes(
+    case: Case, world: World, bit: int, code: str
+) -> None:
     attributes = bytearray(8)
-    attributes[0] = 1
+    attributes[bit // 8] = 1 << bit % 8
     case.session = world.session(bytes(32), td_attributes=bytes(attributes))
-    assert reason(case, "freshness") == "debug"
+    assert reason(case, "freshness") == code
+
+
+def test_a_session_quoted_by_firmware_that_is_out_of_date(case: Case, world: World) -> None:
+    """Of the same CPU: a renewed or an old certificate may have signed it."""
+    case.session = world.session(bytes(32), tee_tcb_svn=bytes(16))
+    assert reason(case, "freshness") == "no-matching-tcb"
+
+
+def test_a_session_is_judged_after_the_cpu(case: Case, world: World) -> None:
+    for name in ("cpu-signature", "cpu-attributes", "cpu-tcb"):
+        case.passed.discard(name)
+        assert reason(case, "freshness") == "not-checked"
+        case.passed.add(name)
+    assert reason(case, "freshness") is None
 
 
 def test_a_session_quoted_under_another_root(case: Case, world: World) -> None:

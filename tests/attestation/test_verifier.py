@@ -115,6 +115,15 @@ def test_two_sessions_are_two_questions(world: World) -> None:
         assert verified.session is not None and verified.session.config == config
 
 
+def test_an_answer_that_was_accepted_is_none_to_another_nonce(world: World) -> None:
+    verifier, first = Verifier(world.policy), world.session(b"\1" * 32)
+    presented, anchor = world.logged(world.presented(session=first))
+    verifier.verify(presented, anchor=anchor, beacon=world.beacon, now=NOW)
+    again = dataclasses.replace(presented, session=OpenedSession(first.answer, b"\2" * 32))
+    with pytest.raises(VerificationError, match="wrong-session"):
+        verifier.verify(again, anchor=anchor, beacon=world.beacon, now=NOW)
+
+
 def test_a_renewed_pck_certificate_is_of_the_same_machine(world: World) -> None:
     cpus = [TdxCpu(world.evidence.quote), TdxCpu(world.evidence.quote)]
     for cpu in cpus:

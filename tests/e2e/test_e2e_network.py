@@ -109,6 +109,17 @@ def test_its_machines_are_rough_and_their_evidence_is_exact(network: Network) ->
         assert all(r.padding and r.gpu_padding for r in of_guests)
 
 
+def test_a_session_through_relay_and_agent(network: Network) -> None:
+    policy = dataclasses.replace(read_policy(network.files.policy), challenge="required")
+    with Client(network.relay, policy=policy, chain=network.chain()) as umay:
+        for _ in range(2):
+            body = {"model": MODEL_NAME, "messages": [{"role": "user", "content": PROMPT}]}
+            answer = umay.chat({**body, "max_tokens": 4})
+            assert answer.text() and answer.receipt is not None
+            assert answer.enclave.session is not None
+        assert answer.enclave.valid_until == answer.enclave.session.until
+
+
 def test_the_report_for_people_says_simulated(network: Network) -> None:
     done = umay(network, "client", "verify", "--url", network.relay)
     assert done.returncode == 0 and "SIMULATED" in done.stdout
