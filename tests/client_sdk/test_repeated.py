@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,13 +14,22 @@ import pytest
 from attestation import wire
 from attestation.errors import NotForUs, Truncated, Unavailable, UsageError
 from client_sdk.asking import Asker
-from client_sdk.finding import Chosen
+from client_sdk.choosing import Chooser
+from client_sdk.effects import Work
+from client_sdk.finding import Chosen, Finder, Offer, Relays
 from client_sdk.presented import Place
 from client_sdk.sent import SentTo
 from tests.client_sdk.test_client_session import BODY
 from tests.client_sdk.test_sealed_transport import Api, AsyncApi
 from tests.enclave.test_guest_runs import renewed
-from tests.helpers.fake_enclave import REFUSED, FakeAsyncClient, FakeClient, FakeEnclave
+from tests.helpers.fake_enclave import (
+    POLICY,
+    REFUSED,
+    FakeAsyncClient,
+    FakeClient,
+    FakeEnclave,
+    NoChain,
+)
 from tests.helpers.guest_room import CHAT, MODEL, Room, Script, room, stream
 
 KEY = "a-key-of-one-question"
@@ -174,18 +184,24 @@ def test_the_memory_of_keys_is_bounded() -> None:
 # With a real guest
 
 
-class RealGuest:
-    """A Room as FakeClient finds it."""
-
-    with_sessions = False
+class RoomFinder(Finder):
+    """Finds one Room, and verifies nothing."""
 
     def __init__(self, guest: Room) -> None:
+        super().__init__(Relays(()), policy=POLICY, chain=NoChain(), clock=time.time)
         self._guest = guest
-        self.chosen = Chosen(Place(guest.boot, guest.base, "ready"), guest.verified)
+        self._place = Place(guest.boot, guest.base, "ready")
 
-    @property
-    def verified(self) -> Any:
-        return self._guest.verified
+    def anchor(self) -> Work[Any]:
+        yield from ()
+
+    def offers(self) -> Work[list[Offer]]:
+        yield from ()
+        return [Offer((self._place,), 0)]
+
+    def verified(self, place: Place, anchor: Any) -> Work[Chosen]:
+        yield from ()
+        return Chosen(place, self._guest.verified)
 
 
 @pytest.fixture
@@ -195,8 +211,9 @@ def guest() -> Iterator[Room]:
 
 
 def client_of(guest: Room) -> FakeClient:
-    client = FakeClient([RealGuest(guest)])  # type: ignore[list-item]
+    client = FakeClient([])
     client.policy = dataclasses.replace(client.policy, models=((MODEL, b"\x44" * 32),))
+    client._use(Chooser(RoomFinder(guest)))
     return client
 
 
