@@ -38,6 +38,7 @@ SERVERS = {
     "attestation.net.server_connection",
     "attestation.net.serve",
     "enclave.host.relay",
+    "contracts.logservice.refusals",
     "contracts.logservice.server",
     "contracts.logservice.witness_server",
     "client_sdk.proxy",
