@@ -26,6 +26,9 @@ EXIT_NOBODY_READS = 128 + 13
 TRACEBACK = "UMAY_TRACEBACK"
 ROOMS = ("attestation", "contracts", "enclave", "client_sdk")
 IMPORT_PAUSE_S = 0.05
+PR_SET_DUMPABLE = 4
+"""Of linux/prctl.h."""
+
 Handler = Callable[[int, FrameType | None], None]
 EXTRAS = {
     "client_sdk.proxy": "proxy",
@@ -127,6 +130,22 @@ def interrupt(_number: int, frame: FrameType | None) -> None:
     if not _importing(frame) or not hasattr(signal, "setitimer"):
         raise KeyboardInterrupt
     _soon(interrupt)
+
+
+def keep_memory_private() -> None:
+    """From now on no core dump and no other process of this user shows this one's memory.
+
+    Elsewhere than on Linux only core dumps are off. Raises UsageError where the kernel refuses.
+    """
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise UsageError("expected the kernel to make this process undumpable, but it refused")
 
 
 def end_on_signals() -> None:

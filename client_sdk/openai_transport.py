@@ -37,10 +37,10 @@ from attestation.errors import Truncated, UmayError, Unavailable
 from attestation.wire import IDEMPOTENCY_FIELD
 from client_sdk import sse
 from client_sdk.answer import Answer, AnswerHead
-from client_sdk.asking import NOT_TAKEN, Patience
+from client_sdk.asking import Patience
 from client_sdk.async_client import AsyncAnswer, AsyncClient
 from client_sdk.client import Client
-from client_sdk.failures import HIDDEN_HEADERS, RETRY_HEADER, error_json, status_of
+from client_sdk.failures import error_json, status_of, told_headers
 from client_sdk.reading import NO_LIMIT
 
 if TYPE_CHECKING:
@@ -191,10 +191,7 @@ def streams(answer: AnswerHead) -> bool:
 
 def response(answer: AnswerHead, **body: Any) -> httpx.Response:
     """`body`: content=… or stream=…."""
-    headers = [pair for pair in answer.headers if pair[0] not in HIDDEN_HEADERS]
-    headers.append((RECEIPT_ID, answer.id.encode()))
-    if answer.status >= 500 and answer.status not in NOT_TAKEN:
-        headers.append((RETRY_HEADER.encode(), b"false"))  # the machine took it, and failed
+    headers = [*told_headers(answer), (RECEIPT_ID, answer.id.encode())]
     return httpx.Response(answer.status, headers=headers, **body)
 
 

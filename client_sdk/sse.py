@@ -11,6 +11,8 @@ from attestation.errors import ParseError
 MAX_LINE = 1 << 20
 DONE = b"[DONE]"
 END = b"data: [DONE]"
+BREAKS = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
+"""UTF-8 of line breaks that Unicode knows and event streams do not, and JSON's escape for each."""
 
 
 class DataLines:
@@ -37,21 +39,68 @@ class DoneLast:
         self._buffer, self._held = b"", False
 
     def push(self, piece: bytes) -> bytes:
-        """What may go on now."""
+        """What may go on now. Raises ParseError for a line, or an end, that is too long."""
         self._buffer += piece
-        if self._held:
-            return b""
-        at = 0 if self._buffer.startswith(END) else self._buffer.find(b"\n" + END) + 1
-        self._held = self._buffer.startswith(END) or at > 0
-        return self._cut(at if self._held else self._buffer.rfind(b"\n") + 1)
+        ready = b"" if self._held else self._ready()
+        if len(self._buffer) > MAX_LINE:
+            raise ParseError(f"SSE: expected lines of at most {MAX_LINE} bytes")
+        return ready
 
     def finish(self) -> bytes:
         """The rest, once all is well."""
         return self._cut(len(self._buffer))
 
+    def _ready(self) -> bytes:
+        at = 0 if self._buffer.startswith(END) else self._buffer.find(b"\n" + END) + 1
+        self._held = self._buffer.startswith(END) or at > 0
+        return self._cut(at if self._held else self._buffer.rfind(b"\n") + 1)
+
     def _cut(self, at: int) -> bytes:
         ready, self._buffer = self._buffer[:at], self._buffer[at:]
         return ready
+
+
+class Bare:
+    """The events without padding: no comments, no blank line but one after each event.
+
+    In data, which is JSON here, the three characters at which readers of text break lines, and
+    event streams do not, are written as JSON's escapes.
+    """
+
+    def __init__(self) -> None:
+        self._buffer, self._open = b"", False
+
+    def push(self, piece: bytes) -> bytes:
+        """The lines that are complete now. Raises ParseError for a line that is too long."""
+        *lines, self._buffer = (self._buffer + piece).split(b"\n")
+        if len(self._buffer) > MAX_LINE:
+            raise ParseError(f"SSE: expected lines of at most {MAX_LINE} bytes")
+        return b"".join(self._line(line.removesuffix(b"\r")) for line in lines)
+
+    def finish(self) -> bytes:
+        """What is left: a last line without its end, and the end of its event."""
+        rest = self._line(self._buffer) if self._buffer else b""
+        return rest + (b"\n" if self._open else b"")
+
+    def _line(self, line: bytes) -> bytes:
+        if line.startswith(b":"):
+            return b""
+        if line.startswith(b"data:"):
+            for raw, escape in BREAKS:
+                line = line.replace(raw, escape)
+        kept = bool(line) or self._open
+        self._open = bool(line)
+        return line + b"\n" if kept else b""
+
+
+def bare(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces through Bare; those that were padding alone are left out."""
+    lines = Bare()
+    for piece in pieces:
+        if ready := lines.push(piece):
+            yield ready
+    if rest := lines.finish():
+        yield rest
 
 
 def data_of(pieces: Iterable[bytes]) -> Iterator[bytes]:

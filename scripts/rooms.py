@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("client_sdk.inspection",),
     ("client_sdk.commands",),
     ("client_sdk.auditing",),
-    ("client_sdk.network_files", "client_sdk.receipts"),
+    ("client_sdk.network_files", "client_sdk.proxy", "client_sdk.receipts"),
     ("client_sdk.localnet",),
 )
 """A room may import rooms of lower floors, but none of its own floor. A folder that is not named

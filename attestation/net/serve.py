@@ -48,7 +48,7 @@ END_S = 3.0
 """From the end of the answers to the end of a process that was told to stop: a thread that waits
 for somebody else must not hold it."""
 
-_PLAIN = re.compile(rb"[A-Za-z0-9/._~:@!$&'()*+,;=-]+")
+_PLAIN = re.compile(rb"[A-Za-z0-9/._~:@!$&'()*+,;=\[\]-]+")
 """Paths that say the same before and after decoding. Routers match decoded ones, and a pattern's
 `$` also before a last newline: `/retire%0A` would be `/retire` to them, and to no comparison."""
 

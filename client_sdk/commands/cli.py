@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
-KEEP_ALIVE = "Seconds after which an idle connection is closed."
 SAVED = "Directory of a `umay up` network; options not given are read from its umay.toml."
 CHAIN = (
     "Chain endpoint: URL of a toncenter v2 API, or lite:CONFIG.json for proven reads from lite "
@@ -52,14 +50,15 @@ def directory(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
 
 _ABOVE = {
+    "proxy": "client_sdk.proxy.cli",
     "receipts": "client_sdk.receipts.cli",
     "network": "client_sdk.network_files.cli",
 }
 
 
 class _Client(click.Group):
-    """With groups that stand on a higher floor, found by name when they are called for, as the root
-    finds its own."""
+    """With commands that stand on a higher floor, found by name when they are called for, as the
+    root finds its own."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *_ABOVE])
@@ -76,7 +75,7 @@ def client() -> None:
     """Verify enclaves, send sealed prompts, or serve an OpenAI endpoint."""
 
 
-def _where(command: Callable[..., None]) -> Callable[..., None]:
+def where_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options that name the network; the default is umay.toml, written by `umay up`."""
     for option in (
         directory(SAVED),
@@ -182,7 +181,7 @@ def convert_policy(file: Path, out: Path | None) -> None:
 
 
 @client.command()
-@_where
+@where_options
 @click.option("--json", "as_json", is_flag=True, help="Print one report per enclave as JSON.")
 @click.option("--explain", is_flag=True, help=EXPLAIN)
 def verify(as_json: bool, explain: bool, **where: Any) -> None:
@@ -194,7 +193,7 @@ def verify(as_json: bool, explain: bool, **where: Any) -> None:
     """
     from client_sdk.report_view import show_report
 
-    opened = _client(**where)
+    opened = opened_client(**where)
     worst = 0
     reports = []
     for place in opened.places():
@@ -214,7 +213,7 @@ def verify(as_json: bool, explain: bool, **where: Any) -> None:
 
 
 @client.command()
-@_where
+@where_options
 @click.option(
     "--model", metavar="NAME", help="Name of the model. Default: the only model in the policy."
 )
@@ -231,7 +230,7 @@ def chat(
     sent; 3 not authentic; 4 no enclave is accepted by the policy;
     5 unavailable; 6 something could not be checked.
     """
-    opened = _client(**where)
+    opened = opened_client(**where)
     store = _store(receipts)
     if opened.policy.roots.simulated:
         click.echo("SIMULATED: these machines prove nothing.", err=True)
@@ -255,48 +254,6 @@ def chat(
         click.echo(f"receipt kept: {store.add(answer.disclosure())}", err=True)
 
 
-@client.command()
-@_where
-@click.option(
-    "--listen",
-    default="127.0.0.1:8321",
-    show_default=True,
-    metavar="HOST:PORT",
-    help="Loopback address to serve on.",
-)
-@click.option(
-    "--token-file",
-    type=FILE,
-    required=True,
-    help="File with the API key that callers must send: at least 16 characters, mode 0600.",
-)
-@click.option(
-    "--keep-alive", type=click.FloatRange(1), default=75, show_default=True, help=KEEP_ALIVE
-)
-def proxy(listen: str, token_file: Path, keep_alive: float, **where: Any) -> None:
-    """Serve an OpenAI-compatible endpoint on loopback until Ctrl-C.
-
-    Every request is encrypted to an enclave that passed verification. Prints one line of JSON
-    when it is ready: "listening" is its address, "base_url" the base URL for OpenAI clients. Exit
-    codes: 0 stopped; 2 wrong options or key file; 5 the address cannot be used.
-    """
-    from attestation.files import read_secret
-    from attestation.net.serve import serve
-    from attestation.net.server_connection import Limits
-    from client_sdk.proxy import check_listen, create_app
-
-    token = (read_secret(token_file) or b"").decode(errors="replace").strip()
-    if len(token) < 16:
-        raise UsageError(
-            f"{token_file}: expected an API key of at least 16 characters in this file; make one "
-            f"with `(umask 077; openssl rand -hex 32 > {shlex.quote(str(token_file))})`"
-        )
-    check_listen(listen)
-    app = create_app(_client(**where), token=token)
-    limits = Limits(idle_s=keep_alive)
-    serve([(app, listen)], ready=_listening, limits=limits)
-
-
 def _store(receipts: Path | None) -> ReceiptStore | None:
     """Ready before anything is sent."""
     from client_sdk.receipt_store import ReceiptStore
@@ -306,10 +263,6 @@ def _store(receipts: Path | None) -> ReceiptStore | None:
     store = ReceiptStore(receipts)
     store.prepare()
     return store
-
-
-def _listening(urls: Sequence[str]) -> None:
-    click.echo(json.dumps({"listening": urls[0], "base_url": f"{urls[0]}/v1"}))
 
 
 def _only_model(opened: Client) -> str:
@@ -328,7 +281,8 @@ def _verified(opened: Client, place: Place) -> tuple[Report, int]:
     return opened.examine(place), code
 
 
-def _client(**where: Any) -> Client:
+def opened_client(*, max_price: tuple[float, float] | None = None, **where: Any) -> Client:
+    """The client that the options of `where` name. Raises UsageError."""
     from client_sdk import config
     from client_sdk.client import Client
     from contracts.endpoint import reading
@@ -336,7 +290,9 @@ def _client(**where: Any) -> Client:
     found = config.load(**where)
     accepted = config.read_policy(found.policy)
     chain = reading(found.chain)
-    return Client(found.url, policy=accepted, chain=chain, network=found.network)
+    return Client(
+        found.url, policy=accepted, chain=chain, network=found.network, max_price=max_price
+    )
 
 
 def console() -> Console:

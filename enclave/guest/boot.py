@@ -10,9 +10,7 @@ What clients get is served once the agent says that the evidence is anchored.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import resource
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -37,7 +35,6 @@ from enclave.guest.platforms.tsm import Platform
 
 AGENT_SECONDS = 120.0
 PAUSE_S = 0.2
-_PR_SET_DUMPABLE = 4
 T = TypeVar("T")
 
 
@@ -80,13 +77,6 @@ async def boot(
     return Guest(keys, epochs, engine, configs, machine.platform, model_name, prices)
 
 
-def keep_memory_private() -> None:
-    """No core dump and no other process of this user may read this one's memory."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise UsageError("expected the kernel to make this process undumpable, but it refused")
-
-
 def _ready_gpus(machine: Machine, config: HostConfig, *, now: int) -> None:
     roots, nonce = machine.platform.roots, secrets.token_bytes(32)
     if attest(machine.gpus, nonce=nonce, count=config.gpus, roots=roots, now=now):
@@ -118,4 +108,4 @@ def _read(path: Path) -> bytes:
     return data
 
 
-__all__ = ["Machine", "boot", "keep_memory_private"]
+__all__ = ["Machine", "boot"]

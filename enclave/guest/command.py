@@ -18,8 +18,8 @@ from pathlib import Path
 
 from attestation.net.serve import read_address, serving
 from attestation.net.server_connection import Limits
-from attestation.process import tell
-from enclave.guest.boot import Machine, boot, keep_memory_private
+from attestation.process import keep_memory_private, tell
+from enclave.guest.boot import Machine, boot
 from enclave.guest.engines.registry import engines
 from enclave.guest.epochs import keep
 from enclave.guest.feed import Feed

@@ -113,7 +113,7 @@ def test_every_end_is_one_line_and_its_exit_code(body: str, code: int, said: str
 
 
 LACKING = {
-    "client_sdk.proxy": ("starlette", "proxy"),
+    "client_sdk.proxy.app": ("starlette", "proxy"),
     "client_sdk.async_transport": ("httpx", "openai"),
     "client_sdk.openai_transport": ("httpx", "openai"),
     "contracts.logservice.server": ("starlette", "log"),

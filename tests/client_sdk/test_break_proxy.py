@@ -9,14 +9,23 @@ from urllib.parse import urlsplit
 import pytest
 
 from attestation.errors import Truncated
-from client_sdk import proxy
+from client_sdk.proxy import answers
 from tests.client_sdk.test_client_proxy import TOKEN, address, enclave
 from tests.helpers.fake_enclave import FakeClient, FakeEnclave, Script
 from tests.helpers.waiting import HANG_S
 
 __all__ = ["address", "enclave"]
 
-GOOD = [b"127.0.0.1", b"127.0.0.1:8080", b"localhost", b"localhost:1", b"[::1]", b"[::1]:8080"]
+GOOD = [
+    b"127.0.0.1",
+    b"127.0.0.1:8080",
+    b"localhost",
+    b"LOCALHOST",
+    b"LocalHost:80",
+    b"localhost:1",
+    b"[::1]",
+    b"[::1]:8080",
+]
 BAD = {
     "another host": b"evil.example",
     "a name that begins like ours": b"127.0.0.1.evil.example",
@@ -39,13 +48,19 @@ def whole(enclave: FakeEnclave) -> Iterator[None]:
     yield
 
 
-def ask(address: str, host: bytes, *, path: bytes = b"/v1/models", token: str = TOKEN) -> bytes:
+ASKED = b'{"model":"demo"}'
+
+
+def ask(
+    address: str, host: bytes, *, path: bytes = b"/v1/chat/completions", token: str = TOKEN
+) -> bytes:
     """The head and some of the body of an answer."""
     url = urlsplit(address)
     with socket.create_connection((url.hostname, url.port), timeout=HANG_S) as connection:
         connection.sendall(
-            b"GET %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nConnection: close\r\n\r\n"
-            % (path, host, token.encode("latin-1"))
+            b"POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n%s"
+            % (path, host, token.encode("latin-1"), len(ASKED), ASKED)
         )
         answer = b""
         while part := connection.recv(1 << 16):
@@ -65,7 +80,7 @@ def test_any_other_host_is_refused(address: str, host: bytes, enclave: FakeEncla
 
 
 def test_no_redirect_to_the_host_that_was_named(address: str) -> None:
-    answer = ask(address, b"evil.example", path=b"/v1/models/")
+    answer = ask(address, b"evil.example", path=b"/v1/chat/completions/")
     assert answer.startswith(b"HTTP/1.1 404") and b"evil" not in answer
 
 
@@ -91,5 +106,5 @@ def test_a_stream_that_breaks_ends_in_an_error_event(error: Exception) -> None:
         yield b'data: {"choices":[]}\n\n'
         raise error
 
-    sent = b"".join(proxy._until_cut(pieces()))  # type: ignore[arg-type]
+    sent = b"".join(answers.until_cut(pieces()))  # type: ignore[arg-type]
     assert b'"error"' in sent and b"secret" not in sent and b"[DONE]" not in sent

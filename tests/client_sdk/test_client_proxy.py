@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import httpx
@@ -10,13 +9,12 @@ import openai
 import pytest
 
 from attestation.errors import Truncated
-from attestation.net.serve import Server
-from client_sdk import proxy
 from client_sdk.openai_transport import SealedTransport
+from client_sdk.proxy.door import check_listen
 from tests.helpers.fake_enclave import PIECES, FakeClient, FakeEnclave
+from tests.helpers.proxies import TOKEN, proxy_of
 from tests.helpers.waiting import HANG_S
 
-TOKEN = "test-token-0123456789"
 MESSAGES = [{"role": "user", "content": "Hello?"}]
 WHOLE = (
     b'{"id":"c1","object":"chat.completion","created":1,"model":"demo","choices":'
@@ -32,18 +30,10 @@ def enclave() -> Iterator[FakeEnclave]:
 
 
 @pytest.fixture(scope="module")
-def address(enclave: FakeEnclave) -> str:
+def address(enclave: FakeEnclave) -> Iterator[str]:
     """A proxy in a thread."""
-    import socket
-
-    bound = socket.create_server(("127.0.0.1", 0))
-    app = proxy.create_app(FakeClient([enclave]), token=TOKEN)
-    server = Server(app)
-    threading.Thread(target=server.run, args=([bound],), daemon=True).start()
-    url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-    while not server.started:
-        threading.Event().wait(0.02)
-    return url
+    with proxy_of(FakeClient([enclave])) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +145,7 @@ def test_it_listens_on_loopback_only() -> None:
     from attestation.errors import UsageError
 
     with pytest.raises(UsageError, match="loopback"):
-        proxy.check_listen("0.0.0.0:0")
+        check_listen("0.0.0.0:0")
 
 
 def test_when_the_caller_leaves_the_enclave_is_left_too(address: str, enclave: FakeEnclave) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from attestation import wire
-from client_sdk import proxy
+from client_sdk.proxy import app as proxy
 from enclave.host.relay import Relay
 from tests.helpers.fake_enclave import FakeClient
 from tests.helpers.guest_room import Room, room

@@ -149,7 +149,7 @@ def by_proxy(machine: Machine) -> Ask:
     import http.client
 
     from attestation.net.serve import serve
-    from client_sdk.proxy import create_app
+    from client_sdk.proxy.app import create_app
 
     token, ready = "0123456789abcdef", threading.Event()
     where: list[str] = []
