@@ -247,7 +247,7 @@ def test_the_one_model_of_the_policy_is_asked_unless_another_is_named(
             raise Asked(body["model"])
 
     def asked(*names: str, options: tuple[str, ...] = ()) -> str:
-        monkeypatch.setattr(commands, "_client", lambda **where: Named(*names))
+        monkeypatch.setattr(commands, "opened_client", lambda **where: Named(*names))
         with pytest.raises(Asked) as caught:
             root(["client", "chat", *options, "Good evening."], standalone_mode=False)
         return str(caught.value)
