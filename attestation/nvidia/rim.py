@@ -107,8 +107,8 @@ def _content(root: etree._Element, signature: etree._Element, certificates: Chai
         )
     meta, payload = _one(root, f"{_SWID}Meta"), _one(root, f"{_SWID}Payload")
     return Rim(
-        version=_attribute(meta, "colloquialVersion"),
-        product=_attribute(meta, "product"),
+        version=_attribute(_attributes(meta), "colloquialVersion"),
+        product=_attribute(_attributes(meta), "product"),
         golden=MappingProxyType(_golden(payload)),
         expires=expires(certificates),
         certificates=certificates,
@@ -229,25 +229,26 @@ def _golden(payload: etree._Element) -> dict[int, tuple[bytes, ...]]:
     for resource in payload:
         if resource.tag != f"{_SWID}Resource" or resource.get("type") != "Measurement":
             raise ParseError("RIM: expected measurement resources only, got another element")
-        if len(resource) or resource.get("active") not in ("True", "False"):
+        attributes = _attributes(resource)
+        if len(resource) or attributes.get("active") not in ("True", "False"):
             raise ParseError(
                 "RIM: expected a plain resource with active True or False, got another"
             )
-        index = _number(resource, "index", MAX_INDEX - 1)
+        index = _number(attributes, "index", MAX_INDEX - 1)
         if index in seen:
             raise ParseError(f"RIM: expected each measurement once, got {index} twice")
         seen.add(index)
-        if _attribute(resource, "active") == "True":
-            golden[index] = _digests(resource)
+        if attributes["active"] == "True":
+            golden[index] = _digests(attributes)
     return golden
 
 
-def _digests(resource: etree._Element) -> tuple[bytes, ...]:
+def _digests(resource: Mapping[str, str]) -> tuple[bytes, ...]:
     count = _number(resource, "alternatives", MAX_ALTERNATIVES)
     if _number(resource, "size", 64) != 48 or count < 1:
         raise ParseError("RIM: expected at least one digest of 48 bytes, got none, or another size")
     written = [_attribute(resource, f"{_HASH}{number}") for number in range(count)]
-    if sum(str(key).startswith(_HASH) for key in resource.attrib) != count:
+    if sum(key.startswith(_HASH) for key in resource) != count:
         raise ParseError(f"RIM: expected {count} digests as alternatives says, got another number")
     if not _SHA384_LIST.fullmatch(" ".join(written)):
         raise ParseError("RIM: expected digests of 48 bytes in hex, got other text")
@@ -261,17 +262,19 @@ def _one(parent: etree._Element, tag: str) -> etree._Element:
     return found[0]
 
 
-def _attribute(element: etree._Element, name: str) -> str:
-    value = element.get(name)
+def _attributes(element: etree._Element) -> dict[str, str]:
+    return dict(element.attrib)  # type: ignore[arg-type]
+
+
+def _attribute(attributes: Mapping[str, str], name: str) -> str:
+    value = attributes.get(name)
     if value is None:
-        raise ParseError(
-            f"RIM: {etree.QName(element).localname}: expected the attribute {name}, got none"
-        )
-    return str(value)
+        raise ParseError(f"RIM: expected the attribute {name} of an element, got none")
+    return value
 
 
-def _number(element: etree._Element, name: str, most: int) -> int:
-    text = _attribute(element, name)
+def _number(attributes: Mapping[str, str], name: str, most: int) -> int:
+    text = _attribute(attributes, name)
     if not text.isascii() or not text.isdecimal() or len(text) > 4 or int(text) > most:
         raise ParseError(f"RIM: expected {name} as a number from 0 to {most}, got {text[:20]!r}")
     return int(text)

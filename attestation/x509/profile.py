@@ -43,6 +43,7 @@ class Role:
 class Profile:
     """`first` is the role of a chain's first certificate, `above` that of all others.
 
+    `own` counts the certificates at the beginning that belong to one machine alone.
     `algorithms` are those of `certificate.algorithm`. Errors carry `step`, and `prefix` before
     their code; one about dates is of kind `outdated`, with a code that begins with `dated`.
     """
@@ -54,6 +55,7 @@ class Profile:
     prefix: str = ""
     dated: str = "certificate"
     outdated: type[VerificationError] = NotAuthentic
+    own: int = 1
 
     def broken(
         self, code: str, message: str, certificate: x509.Certificate | None = None
@@ -95,6 +97,7 @@ NVIDIA = Profile(
     first=Role(_P384, "digital_signature", must_have=frozenset({USAGE})),
     above=Role(_P384, "key_cert_sign", authority=True),
     algorithms=frozenset({"ECDSA with SHA-384"}),
+    own=2,
 )
 """The chain of a GPU or switch."""
 NVIDIA_RIM = replace(NVIDIA, prefix="rim-", dated="rim", outdated=Refused)

@@ -11,6 +11,7 @@ The chain comes with the evidence and is worth nothing but for its last key:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 
 from cryptography import x509
@@ -22,7 +23,6 @@ from attestation.remembered import remembered
 from attestation.x509.certificate import (
     algorithm,
     common_name,
-    fingerprint,
     key_kind,
     load_certificate,
     spki_digest,
@@ -60,9 +60,24 @@ def check_chain(chain: Chain, profile: Profile, *, pinned: Collection[bytes], no
 def check_links(chain: Chain, profile: Profile, *, pinned: Collection[bytes]) -> None:
     """All of `check_chain` that does not depend on the time."""
     check_root(chain[-1], profile, pinned=pinned)
-    for depth, certificate in enumerate(chain):
+    own = min(profile.own, len(chain) - 1)
+    for depth, certificate in enumerate(chain[:own]):
         check_role(certificate, profile, depth)
-    for certificate, issuer in zip(chain, (*chain[1:], chain[-1]), strict=True):
+    _check_authorities(chain[own:], profile, own)
+    for certificate, issuer in reversed([*itertools.pairwise(chain[: own + 1])]):
+        _check_issued(certificate, issuer, profile)
+
+
+@remembered(
+    most=64,  # each vendor has a few
+    key=lambda chain, profile, below: (chain, profile, below),
+)
+def _check_authorities(chain: Chain, profile: Profile, below: int) -> None:
+    """The upper end of a chain, with `below` certificates under it. Only one whose root is pinned
+    comes here, so that what is kept was issued by a vendor."""
+    for depth, certificate in enumerate(chain, below):
+        check_role(certificate, profile, depth)
+    for certificate, issuer in reversed([*itertools.pairwise((*chain, chain[-1]))]):
         _check_issued(certificate, issuer, profile)
 
 
@@ -196,8 +211,11 @@ def _unlinked(
 
 @remembered(
     most=1024,  # the same few authorities stand above every machine
-    key=lambda certificate, issuer: (fingerprint(certificate), fingerprint(issuer)),
+    key=lambda certificate, issuer: (certificate, issuer),
 )
 def check_signed(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-    """Names and signature of one link. Raises what the library raises."""
+    """Names and signature of one link. Raises what the library raises.
+
+    It is asked from the root downwards, so that only certificates under a vendor's are kept.
+    """
     certificate.verify_directly_issued_by(issuer)

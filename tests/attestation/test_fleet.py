@@ -26,7 +26,7 @@ from attestation.trust.roots import Roots
 from attestation.verify.verifier import Verifier
 from attestation.x509 import walk
 from attestation.x509.certificate import MAX_REMEMBERED_BYTES, common_name, load_certificate
-from attestation.x509.profile import NVIDIA
+from attestation.x509.profile import INTEL, NVIDIA
 from enclave.simulator import pki
 from enclave.simulator.amd import SimulatedAmd
 from tests.attestation.test_nvidia_ocsp import answer, delegated, responder
@@ -100,7 +100,7 @@ def test_the_second_machine_costs_its_own_signatures_alone(
     signers.clear()
     verify(world, other)
     own = [common_name(load_certificate(der)) for der in other.devices[0].chain[:2]]
-    assert signers == [*own, "SIMULATED NVIDIA OCSP Responder"]
+    assert signers == [*reversed(own), "SIMULATED NVIDIA OCSP Responder"]
 
 
 @pytest.mark.parametrize(
@@ -357,3 +357,22 @@ def test_a_long_certificate_is_read_but_not_kept() -> None:
     der = pki.der(made)
     assert len(der) > MAX_REMEMBERED_BYTES and load_certificate(der) == made
     assert len(load_certificate) == 0
+
+
+def test_authorities_are_known_in_their_place_and_under_their_profile_alone() -> None:
+    """A signer under a root is accepted; then neither the root alone nor another profile is."""
+    pem = tdx_machine.collateral().parts[tcb.TCB_INFO_CHAIN]
+    signer, root = x509.load_pem_x509_certificates(pem)
+    pins = tdx_machine.roots().intel
+    walk.check_links((signer, root), INTEL, pinned=pins)
+    stricter = dataclasses.replace(
+        INTEL, above=dataclasses.replace(INTEL.above, keys=frozenset({"P-384"}))
+    )
+    for certificates, profile, code in (
+        ((root,), INTEL, "not-a-ca"),
+        ((signer, root), stricter, "wrong-curve"),
+    ):
+        with pytest.raises(NotAuthentic) as caught:
+            walk.check_links(certificates, profile, pinned=pins)
+        assert caught.value.code == code
+    walk.check_links((signer, root), INTEL, pinned=pins)
