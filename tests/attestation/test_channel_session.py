@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
+import pyhpke
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +100,34 @@ def test_the_bytes_on_the_wire(enclave: Enclave) -> None:
     assert sealed.startswith(client.clear) and len(client.clear) == 7 + 16 + 32 + 32
     assert client.clear[0] == client.key_id
     assert client.clear[7:23] == exchange.session_id(session)
+
+
+def test_a_client_made_from_the_page_alone(enclave: Enclave) -> None:
+    """docs/spec/channel.md, "Request to a session", with pyhpke."""
+    suite = pyhpke.CipherSuite.new(
+        pyhpke.KEMId.DHKEM_X25519_HKDF_SHA256, pyhpke.KDFId.HKDF_SHA256, pyhpke.AEADId.AES256_GCM
+    )
+
+    def public(config: bytes) -> pyhpke.KEMKey:
+        key = X25519PublicKey.from_public_bytes(config[3:35])
+        return pyhpke.KEMKey.from_pyca_cryptography_key(key)
+
+    session, (epoch,) = enclave.session(), enclave.configs()
+    digest = hashlib.sha256(session).digest()
+    named = epoch[:1] + bytes.fromhex("002000010002") + digest[:16]
+    enc_s, context = suite.create_sender_context(
+        public(session), info=b"message/umay-session key\0" + named
+    )
+    enc, sender = suite.create_sender_context(
+        public(epoch),
+        info=b"message/umay-session request\0" + named + enc_s,
+        psk=context.export(b"umay/session-psk/v1", 32),
+        psk_id=digest,
+    )
+    sealed = sender.seal(MESSAGE)
+    chunk = bytes([len(sealed)]) + sealed
+    last = b"\0" + sender.seal(b"", aad=b"final")
+    assert enclave.open(named + enc_s + enc + chunk + last) == MESSAGE
 
 
 def test_many_requests_to_one_session(enclave: Enclave) -> None:
