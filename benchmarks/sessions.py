@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -160,9 +161,7 @@ def _sealing() -> Iterator[dict[str, Any]]:
 
     peer = "to the epoch's key alone"
     for name, work in (("seal", sealed), ("seal-and-open", opened)):
-        with_session, without = (
-            _median_ms(lambda work=work, key=key: work(key)) for key in (session, None)
-        )
+        with_session, without = (_median_ms(partial(work, key)) for key in (session, None))
         yield _figure(f"{name}, to a session", with_session, "ms", n=RUNS, peer=peer, than=without)
     sizes = len(sealed(session)), len(sealed(None))
     yield _figure(

@@ -81,7 +81,7 @@ ASKERS: dict[str, Callable[[str], object]] = {
     "a watcher's webhook": lambda url: Transport().notify(url, b"{}"),
     "a client's sealed request": stream,
     "an asynchronous read": lambda url: asyncio.run(read_async(url)),
-    "an asynchronous challenge": lambda url: asyncio.run(post_async(url)),
+    "an asynchronous session": lambda url: asyncio.run(post_async(url)),
     "an asynchronous sealed request": lambda url: asyncio.run(stream_async(url)),
     "a vendor's collateral": lambda url: HttpFetcher(Deadlines(whole=SECONDS), tries=1).get(
         url, limit=100
