@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from attestation.errors import NotAuthentic, ParseError, Refused, UmayError, VerificationError
 from attestation.formats.collateral import Collateral
 from attestation.platforms import snp
+from attestation.platforms.snp.chain import hardware_id
 from attestation.platforms.snp.report import RESPONSE_HEADER, VCEK, VLEK
 from attestation.trust.roots import PRODUCTION, Roots
 from enclave.simulator import pki
@@ -24,6 +26,7 @@ from enclave.simulator.amd import SimulatedAmd
 from tests.helpers.places import EVIDENCE
 
 NOW = 1_795_000_000
+ARC = "1.3.6.1.4.1.3704.1."
 NOBODY: frozenset[bytes] = frozenset()
 
 
@@ -227,6 +230,67 @@ def test_wrapped_hwid_is_read() -> None:
     assert check(machine(), certificates=leaf(chip_id=wrapped)).family == "Milan"
 
 
+def respelt(amd: SimulatedAmd, oid: str, value: bytes) -> tuple[bytes, ...]:
+    """The machine's chain with other bytes in one extension of its chip key."""
+    extensions = [
+        x509.UnrecognizedExtension(
+            item.oid, value if item.oid.dotted_string == ARC + oid else item.value.value
+        )
+        for item in amd.leaf.extensions
+    ]
+    key = amd.chip_key.public_key()
+    chip = amd.certify("SEV-VCEK", key, amd.ask, amd.ask_key, extensions=extensions)
+    return (pki.der(chip), *amd.certificates[1:])
+
+
+@pytest.mark.parametrize(("family", "size"), [("Turin", 10), ("Milan", 8)])
+def test_a_chip_of_an_odd_size(family: str, size: int) -> None:
+    """Only Turin's chips have 8 bytes, and zeros behind them in the report."""
+    amd, chip = machine(family), bytes(range(1, size + 1))
+    with refuses("chip-mismatch"):
+        check(amd, amd.report(chip_id=chip.ljust(64, b"\0")), respelt(amd, "4", chip))
+
+
+@pytest.mark.parametrize("start", [b"\x04\x01", b"\x01\x3e"])
+def test_a_chip_that_begins_as_an_octet_string_does(start: bytes) -> None:
+    amd, chip = machine(), start + machine().chip_id[2:]
+    assert check(amd, amd.report(chip_id=chip), leaf(chip_id=chip))
+
+
+SVNS = ("020180", "02020018", "020218", "02011800", "030118", "0202008000", "ffffff80", "")
+
+
+@pytest.mark.parametrize("value", SVNS)
+def test_a_svn_that_is_no_integer_in_its_shortest_form(value: str) -> None:
+    amd, number = machine(), 0x80 if "80" in value else 0x18
+    with refuses("bad-certificate"):
+        check(
+            amd,
+            amd.report(reported_tcb=amd.tcb(snp=number)),
+            respelt(amd, "3.3", bytes.fromhex(value)),
+        )
+
+
+@pytest.mark.parametrize("number", [0x7F, 0x80, 0xFF])
+def test_every_svn_of_a_byte_is_read(number: int) -> None:
+    amd = machine()
+    tcb = amd.tcb(snp=number)
+    assert check(amd, amd.report(reported_tcb=tcb, current_tcb=tcb), leaf(snp=number))
+
+
+def test_a_certificate_that_names_no_chip() -> None:
+    assert hardware_id(machine().ask) == b""
+    assert hardware_id(machine().chip_certificate(chip_id=b"")) == b""
+    assert hardware_id(machine().leaf) == machine().chip_id
+
+
+def test_a_certificate_is_found_among_broken_ones() -> None:
+    amd = machine()
+    pool = (b"0", *amd.certificates)
+    assert snp.find_certificate(pool, amd.ask.subject) == pki.der(amd.ask)
+    assert snp.find_certificate(pool, SimulatedAmd("Genoa").ask.subject) is None
+
+
 def test_a_simulated_machine_is_named_under_vendor_roots() -> None:
     report = snp.parse_report(machine().report())
     with refuses("simulated-root"):
@@ -246,6 +310,10 @@ REPORTS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "CPUID of another family": (
         "family-mismatch",
         lambda: machine().report(cpuid=bytes([0x19, 0x11, 1])),
+    ),
+    "CPU family of another maker": (
+        "family-mismatch",
+        lambda: machine().report(cpuid=bytes([0x17, 0x01, 1])),
     ),
     "another reported TCB": (
         "tcb-mismatch",
