@@ -351,6 +351,16 @@ def test_attributes(code: str, fields: dict[str, int | bytes]) -> None:
         snp.check_attributes(snp.parse_report(machine().report(**fields)))
 
 
+def test_no_migration_agent_is_written_in_two_ways() -> None:
+    for none in (bytes(32), b"\xff" * 32):
+        snp.check_attributes(snp.parse_report(machine().report(report_id_ma=none)))
+
+
+def test_other_platform_bits_do_not_stand_for_the_alias_check() -> None:
+    with refuses("alias-check", Refused):
+        snp.check_alias_free(snp.parse_report(machine().report(platform_info=0xFF - 0x20)))
+
+
 def test_tcb_floor_and_its_consistency() -> None:
     amd = machine()
     behind = snp.parse_report(amd.report(committed_tcb=amd.tcb(snp=20)))

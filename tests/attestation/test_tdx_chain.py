@@ -67,6 +67,7 @@ def quotes() -> dict[str, tuple[str, TdQuote]]:
     p384 = ec.generate_private_key(ec.SECP384R1()).public_key()
     debug_qe = bytearray(quote.qe_report)
     debug_qe[48] |= 2
+    plain_qe = bytes(debug_qe[:48]) + b"\x04" + bytes(debug_qe[49:])
     early = datetime.fromtimestamp(NOW - DAY, UTC)
     stranger = parse_quote(machine("Stranger").quote())
     intermediate = {"by": root, "signer": "root"}
@@ -95,6 +96,14 @@ def quotes() -> dict[str, tuple[str, TdQuote]]:
                 quote,
                 qe_report=bytes(debug_qe),
                 qe_report_signature=pki.sign_raw(keys["pck"], bytes(debug_qe)),
+            ),
+        ),
+        "qe-that-was-not-initialised": (
+            "qe-debug",
+            replace(
+                quote,
+                qe_report=plain_qe,
+                qe_report_signature=pki.sign_raw(keys["pck"], plain_qe),
             ),
         ),
         "another-vendors-qe": ("qe-vendor", replace(quote, qe_vendor_id=bytes(16))),

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from attestation.errors import NotAuthentic, ParseError, UmayError
 from attestation.platforms.tdx import check_replay, parse_ccel, parse_quote, replay
 from attestation.platforms.tdx.eventlog import (
-    MAX_AREA_BYTES,
     Event,
     EventLog,
     cut_fill,
@@ -137,6 +136,8 @@ BAD = {
     "trailing-byte": LAUNCH.ccel + b"\0",
     "too-long": bytes(600 * 1024),
     "first-event-is-no-spec-id": raw_event(),
+    "first-event-of-register-2": b"\2" + HEAD[1:],
+    "first-event-of-another-type": HEAD[:4] + b"\4" + HEAD[5:],
     "first-digest-not-zero": flip(HEAD, 10),
     "sha256-log": EventLog(
         1, specification().replace(b"\x0c\0\x30\0", b"\x0b\0\x20\0"), ()
@@ -180,7 +181,22 @@ def test_what_is_no_fill_is_not_cut(rest: bytes) -> None:
 
 def test_an_area_has_a_limit() -> None:
     with pytest.raises(ParseError, match="at most"):
-        cut_fill(LAUNCH.ccel.ljust(MAX_AREA_BYTES + 1, b"\xff"))
+        cut_fill(LAUNCH.ccel.ljust(4 * 1024 * 1024 + 1, b"\xff"))
+    assert cut_fill(LAUNCH.ccel.ljust(4 * 1024 * 1024, b"\xff")) == LAUNCH.ccel
+
+
+def test_a_log_has_a_limit() -> None:
+    def log(size: int) -> bytes:
+        data = bytes(size - len(HEAD) - len(raw_event()))
+        return HEAD + raw_event(size=len(data)) + data
+
+    assert parse_ccel(log(512 * 1024)).events
+    with pytest.raises(ParseError, match="at most 524288 bytes"):
+        parse_ccel(log(512 * 1024 + 1))
+
+
+def test_a_log_has_at_most_4096_events() -> None:
+    assert len(parse_ccel(HEAD + raw_event() * 4096).events) == 4096
 
 
 @pytest.mark.parametrize("kind", [0, 4, 6, 0x80000001])

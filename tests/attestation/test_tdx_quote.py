@@ -82,6 +82,19 @@ def test_malformed_quote_is_refused(name: str) -> None:
         parse_quote(BAD[name])
 
 
+def test_a_quote_has_a_limit() -> None:
+    with pytest.raises(ParseError, match="at most 16384 bytes"):
+        parse_quote(good_bytes().ljust(16 * 1024 + 1, b"\0"))
+    with pytest.raises(ParseError, match="expected the end"):
+        parse_quote(good_bytes().ljust(16 * 1024, b"\0"))
+
+
+def test_a_certificate_without_its_end() -> None:
+    cut = good().pck_pem.rpartition(b"-----END")[0]
+    with pytest.raises(ParseError, match="PEM certificates and nothing else"):
+        parse_quote(replace(good(), pck_pem=cut).to_bytes())
+
+
 def test_version_5_with_either_body() -> None:
     for data in (td15(), replace(good(), version=5).to_bytes()):
         assert parse_quote(data).to_bytes() == data
@@ -180,6 +193,66 @@ BAD_EXTENSIONS = {
     "other-oid": EXTENSION.replace(intel._SGX_ARC, intel._SGX_ARC[:-1] + b"\x02"),
     "too-long": bytes(5000),
 }
+
+
+def sgx_fields(*more: bytes) -> bytes:
+    """The extension with further fields behind its own."""
+    return intel._tlv(0x30, pck.read_tlv(EXTENSION)[1], *more)
+
+
+def octets(number: int, size: int = 1) -> bytes:
+    return intel._field(bytes([number]), intel._tlv(4, bytes(size)))
+
+
+MISSPELT = {
+    "field twice": (sgx_fields(octets(1, 16)), "each field once"),
+    "a 33rd field": (sgx_fields(*map(octets, range(10, 36))), "at most 32"),
+    "field that is no sequence": (sgx_fields(b"\x31" + octets(9)[1:]), "expected a SEQUENCE"),
+    "field without an OID": (sgx_fields(intel._tlv(0x30, b"\4\1\0", b"\4\1\0")), "a field's OID"),
+    "field of another arc": (
+        sgx_fields(octets(9).replace(intel._SGX_ARC, b"\x2a" * 9)),
+        "a field's OID",
+    ),
+    "bytes behind a value": (
+        sgx_fields(intel._field(b"\x09", b"\4\1\0\0")),
+        "field 9: expected its own DER type",
+    ),
+    "longer than 4096 bytes": (EXTENSION.ljust(4097, b"\0"), "at most 4096 bytes, got 4097"),
+    "4096 bytes": (EXTENSION.ljust(4096, b"\0"), "nothing after it"),
+}
+
+
+@pytest.mark.parametrize(("data", "text"), MISSPELT.values(), ids=MISSPELT)
+def test_each_rule_of_the_sgx_extension(data: bytes, text: str) -> None:
+    with pytest.raises(ParseError, match=text):
+        pck.parse_extension(data)
+
+
+def test_32_fields_are_read() -> None:
+    assert pck.parse_extension(sgx_fields(*map(octets, range(10, 35)))).fmspc == intel.FMSPC
+
+
+BAD_ELEMENTS = {
+    "nothing": (b"", "a tag and a length"),
+    "tag alone": (b"\x30", "a tag and a length"),
+    "tag of two bytes": (b"\x1f\x01\0", "one-byte tag"),
+    "indefinite length": (b"\x30\x80\0\0", "at most two bytes"),
+    "length of three bytes": (b"\x30\x83\1\0\0" + bytes(65536), "at most two bytes"),
+    "one byte for a short length": (b"\x30\x81\x7f" + bytes(127), "shortest form"),
+    "two bytes for one": (b"\x30\x82\0\xff" + bytes(255), "shortest form"),
+    "a byte too few": (b"\x30\2\0", "expected 2 bytes of content, got 1"),
+}
+
+
+@pytest.mark.parametrize(("data", "text"), BAD_ELEMENTS.values(), ids=BAD_ELEMENTS)
+def test_der_element_that_is_refused(data: bytes, text: str) -> None:
+    with pytest.raises(ParseError, match=text):
+        pck.read_tlv(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 255, 256, 65535])
+def test_der_element_of_any_size(size: int) -> None:
+    assert pck.read_tlv(intel._tlv(0x30, bytes(size)) + b"rest") == (0x30, bytes(size), b"rest")
 
 
 @pytest.mark.parametrize("name", BAD_EXTENSIONS)

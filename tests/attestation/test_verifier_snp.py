@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from attestation.errors import ParseError
 from attestation.formats.collateral import Collateral
@@ -28,6 +29,7 @@ from attestation.platforms.snp.cpu import SnpCpu
 from attestation.platforms.snp.report import VLEK
 from attestation.verify.verdict import Report
 from attestation.verify.verifier import OpenedSession, Presented, Verifier
+from enclave.simulator import pki
 from enclave.simulator.amd import SimulatedAmd
 from tests.helpers.world import HOST, NOW, SESSION_KEY, World, ask, device_of
 
@@ -194,8 +196,30 @@ def test_only_the_step_meant_for_it_refuses(
 
 
 def test_event_logs_do_not_belong_to_snp(snp: SnpWorld) -> None:
-    with pytest.raises(ParseError):
-        SnpCpu.parse(snp.evidence(ccel=b"\0"))
+    for logs in ({"ccel": b"\0"}, {"rtmr3_events": (bytes(48),)}):
+        with pytest.raises(ParseError, match="no event logs for SNP"):
+            SnpCpu.parse(snp.evidence(**logs))
+
+
+def test_the_alias_check_is_asked_for_where_the_policy_says_so(snp: SnpWorld) -> None:
+    presented = snp.world.presented(snp.evidence(quote=snp.report(platform_info=0)))
+    assert snp.examine(presented, snp_alias_check=False).ok
+
+
+def test_a_report_by_another_chip_key_is_of_another_machine(snp: SnpWorld) -> None:
+    """Each of the two chains holds; one fact at a time differs."""
+    amd, roots = snp.amd, snp.world.policy.simulated_roots
+    assert roots is not None
+
+    def checked(report: bytes, leaf: x509.Certificate) -> SnpCpu:
+        cpu = SnpCpu(report, (pki.der(leaf), *amd.certificates[1:]))
+        cpu.check_signature(roots=roots, now=NOW)
+        return cpu
+
+    first = checked(snp.report(), amd.leaf)
+    assert first.same_machine(checked(snp.report(report_data=bytes(64)), amd.leaf))
+    assert not first.same_machine(checked(snp.report(), amd.chip_certificate()))
+    assert not first.same_machine(checked(snp.report(report_id=b"\1" * 32), amd.leaf))
 
 
 def test_a_vlek_is_taken_where_the_policy_says_so(snp: SnpWorld) -> None:

@@ -19,7 +19,6 @@ from attestation.x509.certificate import common_name, fingerprint
 from attestation.x509.profile import AMD_CRL
 from attestation.x509.walk import check_chain, load_chain
 
-POLICY_ABI = 0xFFFF
 POLICY_SMT, POLICY_RESERVED_ONE, POLICY_MIGRATE_MA, POLICY_DEBUG = (1 << n for n in range(16, 20))
 POLICY_KNOWN = (1 << 26) - 1
 PLATFORM_ALIAS_CHECK = 1 << 5

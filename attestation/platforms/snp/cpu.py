@@ -78,8 +78,7 @@ class SnpCpu:
         check_attributes(self.report, launch_named=policy.names_launch(self.launch_id))
         accept("cpu-attributes", "family", self.key.family, policy.families)
         accept("cpu-attributes", "signer", self.key.signer_name, policy.snp_signers)
-        if policy.instances is not None:
-            accept("cpu-attributes", "instance", self.report.chip_id.hex(), policy.instances)
+        accept("cpu-attributes", "instance", self.report.chip_id.hex(), policy.instances)
         return f"debug off; no migration; VMPL 0; ID block absent or named; {self.key.family}"
 
     def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> TcbAppraisal:

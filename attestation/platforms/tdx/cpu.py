@@ -78,8 +78,7 @@ class TdxCpu:
     def check_attributes(self, policy: Policy) -> str:
         check_attributes(self.quote, launch_named=policy.names_launch(self.launch_id))
         accept("cpu-attributes", "family", FAMILY, policy.families)
-        if policy.instances is not None:
-            accept("cpu-attributes", "instance", self.pck.ppid.hex(), policy.instances)
+        accept("cpu-attributes", "instance", self.pck.ppid.hex(), policy.instances)
         return "debug off; no migration; no service TD; launch fields zero or named"
 
     def check_tcb(self, collateral: Collateral, policy: Policy, *, now: int) -> TcbAppraisal:
