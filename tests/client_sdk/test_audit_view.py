@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from attestation.log.leaf import Leaf
+from attestation.verify.verifier import PLAN
 from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.comparison import compare
 from client_sdk.auditing.proving import check, prove
@@ -83,3 +85,12 @@ def test_an_audit_shows_its_findings(net: Net) -> None:
     audit.finding("now:cpu-tcb/revoked", "entry 1: [bold]x[/bold]", 1)
     text = seen(lambda console: show_audit(console, audit))
     assert "finding: entry 1: [bold]x[/bold] [now:cpu-tcb/revoked]" in text
+
+
+def test_an_explained_report_says_what_each_step_checks(net: Net) -> None:
+    found = single(net, 1)
+    proof = check(prove(found), net.world.policy, None)
+    for explain, times in ((True, len(PLAN)), (False, 0)):
+        entry = seen(partial(show_entry, single=found, explain=explain))
+        shown = seen(partial(show_proof, checked=proof, explain=explain))
+        assert entry.count("Checks: ") == shown.count("Checks: ") == times
