@@ -7,17 +7,25 @@ made for this nonce, beside the keys that are logged, and a prompt is sealed to 
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 
 from attestation.errors import LogError, NotAuthentic, Refused
 from attestation.formats.evidence import fresh_session
 from attestation.formats.session import SessionAnswer, session_leaf
 from attestation.log.merkle import leaf_hash, root_from_inclusion
+from attestation.trust.policy import Policy
 from attestation.verify.case import Case
 from attestation.verify.verdict import VerifiedSession
 
 SESSION_USE_S = 540
 """A guest holds a session for 600 s from its making, which is at most a minute ago."""
+
+
+def on_record(policy: Policy) -> Policy:
+    """The same policy for evidence that is logged, or kept in a file: it was made for everybody,
+    and no nonce of ours can be in it."""
+    return dataclasses.replace(policy, challenge="optional")
 
 
 def session(case: Case) -> str:

@@ -41,6 +41,7 @@ from attestation.verify.advice import advice
 from attestation.verify.case import Case, OpenedSession
 from attestation.verify.memory import VerificationMemory, question
 from attestation.verify.presented import Presented
+from attestation.verify.session_step import on_record
 from attestation.verify.verdict import (
     _MINT,
     CAVEATS,
@@ -148,6 +149,7 @@ class Verifier:
         expect("registry", registry, RegistrySnapshot, type(None), what="RegistrySnapshot or None")
         _expect(presented, None, beacon, now, open_ends=True)
         case = self._case(presented, anchor=None, beacon=beacon, now=now)
+        case.policy = on_record(case.policy)
         case.registry = registry
         results, error = _run(case, _BEFORE_LOG, stop=True)
         if error is not None:

@@ -45,6 +45,7 @@ from attestation.log.note import Note
 from attestation.trust.anchor import Anchor
 from attestation.trust.policy import Policy
 from attestation.trust.registry import REGISTRY, Unread
+from attestation.verify.session_step import on_record
 from attestation.verify.verifier import Verifier
 from attestation.verify.witness_step import check_witnesses
 from client_sdk.auditing import tree
@@ -110,7 +111,7 @@ class Auditor:
             None if mirror is None else open_source(mirror, self._transport, name="mirror")
         )
         # Witnesses speak of today's checkpoint: they are asked about once, not for each machine.
-        self._verifier = Verifier(dataclasses.replace(policy, witnesses=None))
+        self._verifier = Verifier(dataclasses.replace(on_record(policy), witnesses=None))
 
     def run(self, contract: str, scope: AuditScope | None = None) -> Audit:
         """Raises Unavailable or ParseError where the contract itself cannot be read."""

@@ -19,6 +19,7 @@ from attestation.log.note import Note
 from attestation.log.proof import Proof
 from attestation.trust.anchor import Anchor, Level
 from attestation.trust.policy import Policy
+from attestation.verify.session_step import on_record
 from attestation.verify.verdict import Report
 from attestation.verify.verifier import Verifier
 from attestation.verify.witness_step import check_witnesses
@@ -117,7 +118,8 @@ def check(file: EnclaveProof, policy: Policy, chain: ReadOnlyChain | None = None
         file.anchor, level=level, seqno=told.seqno, registry=told.registry
     ).as_of(at)
     beacon = dataclasses.replace(file.beacon, level=level)
-    judge = Verifier(dataclasses.replace(policy, witnesses=None))  # of another time: _unwitnessed
+    # Of another time: see also _unwitnessed.
+    judge = Verifier(dataclasses.replace(on_record(policy), witnesses=None))
     report = judge.examine(presented, anchor=anchor, beacon=beacon, now=at)
     problems += _unwitnessed(file, parsed, policy)
     leaf = Leaf.from_bytes(parsed.extra or b"")

@@ -106,6 +106,14 @@ def test_without_one_there_is_no_session_to_seal_to(world: World) -> None:
     assert verified.session is None
 
 
+def test_a_log_demands_no_session(world: World) -> None:
+    policy = dataclasses.replace(world.policy, challenge="required")
+    leaf = Verifier(policy).admit(
+        world.presented(), beacon=world.beacon, now=NOW, kind=1, release=0, previous=None
+    )
+    assert leaf.kind == 1
+
+
 def test_two_sessions_are_two_questions(world: World) -> None:
     verifier = Verifier(world.policy)
     for config in (SESSION_KEY, OTHER_KEY):

@@ -184,6 +184,16 @@ def test_a_file_holds_years_later(good: EnclaveProof, world: World) -> None:
     assert checked.to_json()["ok"] and "the statements it rests on" in checked.verdict
 
 
+def test_a_policy_that_demands_sessions_judges_what_is_on_record(
+    net: Net, good: EnclaveProof, world: World
+) -> None:
+    """Evidence on record was made for everybody: no nonce of a client's can be in it."""
+    policy = dataclasses.replace(world.policy, challenge="required")
+    net.world = dataclasses.replace(world, policy=policy)
+    assert single(net, 1).audit.ok
+    assert check(good, policy).exit_code == 0
+
+
 def test_a_policy_that_wants_the_chain_proven_takes_nobodys_word(
     good: EnclaveProof, world: World
 ) -> None:
