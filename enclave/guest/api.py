@@ -1,11 +1,12 @@
 """OpenAI's HTTP API as it stands inside the channel: what is asked, and how it is answered.
 
-Bodies and events are OpenAI's, unmodified. Errors name fields, never values.
+Bodies and events are OpenAI's, unmodified. Errors name fields, and of values only a model's name.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, Literal, NoReturn
 from attestation import wire
 from attestation.channel import bhttp
 from attestation.errors import UmayError, UsageError
+from attestation.process import one_line
 from enclave.guest.engines.base import (
     Answer,
     ContextOverflow,
@@ -27,6 +29,12 @@ from enclave.guest.guest import Guest
 from enclave.guest.runs import AnswerGone, KeyReused, TooManyKeys
 
 JSON, SSE = wire.JSON.encode(), wire.EVENTS.encode()
+MAX_SHOWN = 80
+"""Characters of a model's name in an error."""
+
+_FIELD = re.compile(r"([A-Za-z_][A-Za-z0-9_.\[\]]*): ")
+"""How messages about a field of the body begin."""
+
 Kind = Literal["chat", "completion"]
 KINDS: dict[str, Kind] = {wire.CHAT: "chat", wire.COMPLETIONS: "completion"}
 
@@ -67,14 +75,20 @@ class ApiError(UmayError):
     exit_code = UsageError.exit_code
 
     def __init__(
-        self, status: int, code: str, message: str, *, retry_after: int | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        retry_after: int | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.code, self.retry_after = status, code, retry_after
+        self.status, self.code, self.retry_after, self.param = status, code, retry_after, param
 
     def reply(self) -> Reply:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        error = {"message": str(self), "type": kind, "param": None, "code": self.code}
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         pieces = _once({"error": error})
         return Reply(self.status, JSON, pieces, retry_after=self.retry_after)
 
@@ -99,7 +113,9 @@ def failure(guest: Guest, error: Exception) -> Reply:
     for kind, (status, code) in _REFUSALS.items():
         if isinstance(error, kind):
             later = guest.retry_after() if status == 429 else None
-            return ApiError(status, code, str(error), retry_after=later).reply()
+            param = _FIELD.match(str(error)) if kind is UsageError else None
+            named = param[1] if param else None
+            return ApiError(status, code, str(error), retry_after=later, param=named).reply()
     return ApiError(500, "internal", "the request could not be answered").reply()
 
 
@@ -128,7 +144,7 @@ async def _generate(guest: Guest, kind: Kind, request: bhttp.Request) -> Reply:
     pacing = _pacing(request)
     body = _body(request.content)
     if body.get("model") != guest.model_name:
-        raise ApiError(404, "model_not_found", f"expected the model {guest.model_name}")
+        raise _other_model(guest, body.get("model"))
     shape = _Shape(kind, guest.model_name, guest.receipt_time())
     streamed, counted = _stream_options(body)
     answer = guest.engine.generate(from_openai(body, kind=kind, request_id=shape.id))
@@ -216,8 +232,14 @@ def _models(guest: Guest, name: str) -> Reply:
     if not name:
         return _free({"object": "list", "data": [model]})
     if name != guest.model_name:
-        raise ApiError(404, "model_not_found", f"expected the model {guest.model_name}")
+        raise _other_model(guest, name)
     return _free(model)
+
+
+def _other_model(guest: Guest, name: object) -> ApiError:
+    shown = one_line(name)[:MAX_SHOWN] if isinstance(name, str) else type(name).__name__
+    text = f"expected the model {guest.model_name}, got {shown or 'an empty name'}"
+    return ApiError(404, "model_not_found", text, param="model")
 
 
 def _free(value: dict[str, Any]) -> Reply:

@@ -44,6 +44,10 @@ def test_developer_is_system_and_parts_are_joined():
 
 def test_completion():
     assert from_openai({"prompt": "abc"}, kind="completion").prompt == "abc"
+    assert from_openai({"prompt": ["abc"]}, kind="completion").prompt == "abc"
+    for prompts in ([], ["a", "b"], [1], [["a"]], [1, 2]):
+        with pytest.raises(UsageError, match="prompt"):
+            from_openai({"prompt": prompts}, kind="completion")
 
 
 UNSUPPORTED = {

@@ -270,6 +270,29 @@ def test_a_bad_request(guest: Room, name: str) -> None:
     assert not guest.engine.answers
 
 
+@pytest.mark.parametrize(
+    ("more", "param", "said"),
+    [
+        ({"temperature": "hot"}, "temperature", "temperature: expected a number, got str"),
+        ({"messages": [{"role": "x"}]}, "messages[0].role", "expected system"),
+        ({"model": "gpt-4"}, "model", f"expected the model {MODEL}, got gpt-4"),
+        ({"model": "x" * 500}, "model", "got " + "x" * 80),
+        ({"model": "a\x1b[2Jb"}, "model", "got a [2Jb"),
+        ({"model": ""}, "model", "got an empty name"),
+        ({"model": None}, "model", "got NoneType"),
+    ],
+)
+def test_an_error_names_the_field_as_its_param(
+    guest: Room, more: dict[str, Any], param: str, said: str
+) -> None:
+    error = guest.ask(post({**CHAT, **more})).error
+    assert error["param"] == param and said in error["message"] and len(error["message"]) < 200
+
+
+def test_an_error_of_no_field_has_no_param(guest: Room) -> None:
+    assert guest.ask(post(b"")).error["param"] is None
+
+
 # Failures of the engine, before and after the first token
 
 BEFORE = {

@@ -59,7 +59,7 @@ def from_openai(
     if source == "messages":
         settings["messages"] = _messages(fields.get("messages"))
     else:
-        settings["prompt"] = _text(fields.get("prompt"), "prompt")
+        settings["prompt"] = _prompt(fields.get("prompt"))
     return GenerateRequest(
         max_tokens=_max_tokens(fields),
         stop=_stops(fields.get("stop")),
@@ -139,6 +139,13 @@ def _bias(value: Any) -> dict[int, float]:
         if not (isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) <= 10):
             raise UsageError("logit_bias: expected token ids as keys, got other keys")
     return {int(key): _float(number, "logit_bias") for key, number in value.items()}
+
+
+def _prompt(value: object) -> str:
+    """Alone, or as the one item of a list, which some clients always send."""
+    if isinstance(value, list) and len(value) == 1:
+        return _text(value[0], "prompt[0]")
+    return _text(value, "prompt")
 
 
 def _messages(value: Any) -> tuple[Message, ...]:
