@@ -39,6 +39,17 @@ class AsyncDriver:
         self.transport = transport
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._by_kind: dict[type[Effect], Callable[[Any, Limit], Awaitable[Any]]] = {
+            Fetch: self._fetch,
+            Open: self._open,
+            Next: lambda asked, limit: asked.answer.piece(limit.until, limit.told),
+            Compute: _in_thread,
+            Blocking: _in_thread,
+            Wait: _waited,
+            Within: self._within,
+            Together: self._together,
+            Spawn: self._spawn,
+        }
 
     async def close(self) -> None:
         """Nothing that is asked for is done afterwards; the transport is not closed."""
@@ -67,18 +78,7 @@ class AsyncDriver:
         if self._closed and not isinstance(effect, Next | Within):
             raise UsageError("client: this client is closed; make another one")
         limit.wait()
-        do: dict[type[Effect], Callable[[Any, Limit], Awaitable[Any]]] = {
-            Fetch: self._fetch,
-            Open: self._open,
-            Next: lambda asked, limit: asked.answer.piece(limit.until, limit.told),
-            Compute: _in_thread,
-            Blocking: _in_thread,
-            Wait: _waited,
-            Within: self._within,
-            Together: self._together,
-            Spawn: self._spawn,
-        }
-        return await do[type(effect)](effect, limit)
+        return await self._by_kind[type(effect)](effect, limit)
 
     async def _fetch(self, asked: Fetch, limit: Limit) -> bytes:
         within = limit.wait()

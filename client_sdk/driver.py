@@ -79,6 +79,17 @@ class Driver:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self._closed = False
+        self._by_kind: dict[type[Effect], Callable[[Any, Limit], Any]] = {
+            Fetch: self._fetch,
+            Open: self._open,
+            Next: lambda asked, limit: asked.answer.piece(limit.until, limit.told),
+            Compute: lambda asked, limit: _computed(asked.function),
+            Blocking: lambda asked, limit: _bounded(asked.function, limit),
+            Wait: lambda asked, limit: _result(asked.ticket, limit),
+            Within: self._within,
+            Together: self._together,
+            Spawn: lambda asked, limit: _spawned(partial(self.run, asked.work, upkeep_limit())),
+        }
 
     def close(self) -> None:
         """Nothing that is asked for is done afterwards; the transport is not closed."""
@@ -103,18 +114,7 @@ class Driver:
         if self._closed and not isinstance(effect, Next | Within):
             raise UsageError("client: this client is closed; make another one")
         limit.wait()
-        do: dict[type[Effect], Callable[[Any, Limit], Any]] = {
-            Fetch: self._fetch,
-            Open: self._open,
-            Next: lambda asked, limit: asked.answer.piece(limit.until, limit.told),
-            Compute: lambda asked, limit: _computed(asked.function),
-            Blocking: lambda asked, limit: _bounded(asked.function, limit),
-            Wait: lambda asked, limit: _result(asked.ticket, limit),
-            Within: self._within,
-            Together: self._together,
-            Spawn: lambda asked, limit: _spawned(partial(self.run, asked.work, upkeep_limit())),
-        }
-        return do[type(effect)](effect, limit)
+        return self._by_kind[type(effect)](effect, limit)
 
     def _fetch(self, asked: Fetch, limit: Limit) -> bytes:
         left = limit.wait()

@@ -64,7 +64,8 @@ class Machine:
 
     def at(self, seed: int) -> Any:
         place = Place(BOOT, f"{self.relay}/{seed}/umay/{BOOT}/", "ready")
-        return SimpleNamespace(verified=self.verified, chosen=Chosen(place, self.verified))
+        chosen, rest = Chosen(place, self.verified), {"other_ways": (), "with_sessions": False}
+        return SimpleNamespace(verified=self.verified, chosen=chosen, **rest)
 
 
 class _Public:
