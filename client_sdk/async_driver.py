@@ -42,7 +42,7 @@ class AsyncDriver:
         self._by_kind: dict[type[Effect], Callable[[Any, Limit], Awaitable[Any]]] = {
             Fetch: self._fetch,
             Open: self._open,
-            Next: lambda asked, limit: asked.answer.piece(limit.until, limit.told),
+            Next: self._next,
             Compute: _in_thread,
             Blocking: _in_thread,
             Wait: _waited,
@@ -79,6 +79,10 @@ class AsyncDriver:
             raise UsageError("client: this client is closed; make another one")
         limit.wait()
         return await self._by_kind[type(effect)](effect, limit)
+
+    def _next(self, asked: Next, limit: Limit) -> Awaitable[bytes]:
+        piece: Awaitable[bytes] = asked.answer.piece(*limit.first(asked.until, asked.told))
+        return piece
 
     async def _fetch(self, asked: Fetch, limit: Limit) -> bytes:
         within = limit.wait()

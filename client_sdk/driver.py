@@ -55,6 +55,10 @@ class Limit:
         other = Limit.after(seconds, told)
         return other if other.until < self.until else self
 
+    def first(self, until: float, told: str) -> tuple[float, str]:
+        """This or another moment, whichever comes first."""
+        return (until, told) if until < self.until else (self.until, self.told)
+
     def left(self) -> float:
         """Seconds. Raises Unavailable where there are none."""
         left = self.until - time.monotonic()
@@ -82,7 +86,7 @@ class Driver:
         self._by_kind: dict[type[Effect], Callable[[Any, Limit], Any]] = {
             Fetch: self._fetch,
             Open: self._open,
-            Next: lambda asked, limit: asked.answer.piece(limit.until, limit.told),
+            Next: self._next,
             Compute: lambda asked, limit: _computed(asked.function),
             Blocking: lambda asked, limit: _bounded(asked.function, limit),
             Wait: lambda asked, limit: _result(asked.ticket, limit),
@@ -115,6 +119,10 @@ class Driver:
             raise UsageError("client: this client is closed; make another one")
         limit.wait()
         return self._by_kind[type(effect)](effect, limit)
+
+    def _next(self, asked: Next, limit: Limit) -> bytes:
+        piece: bytes = asked.answer.piece(*limit.first(asked.until, asked.told))
+        return piece
 
     def _fetch(self, asked: Fetch, limit: Limit) -> bytes:
         left = limit.wait()

@@ -63,9 +63,12 @@ class Open:
 
 @dataclass(frozen=True)
 class Next:
-    """The next bytes of an answer, b"" at its end. Raises Truncated where it breaks."""
+    """The next bytes of an answer, b"" at its end. Raises Truncated where it breaks, and with
+    `told` where they are not there at `until` (monotonic clock)."""
 
     answer: Arriving
+    until: float = float("inf")
+    told: str = ""
 
 
 @dataclass(frozen=True)

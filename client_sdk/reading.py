@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,7 @@ from attestation.errors import (
 )
 from attestation.net.retry import retry_after
 from client_sdk import sse
-from client_sdk.effects import Arriving, Next, Work, within
+from client_sdk.effects import Arriving, Next, Work
 from client_sdk.session import CheckedReceipt, SealedExchange
 
 BUSY = (429, 500, 502, 503, 504)
@@ -68,6 +69,7 @@ class Reading:
         self.sealed_pieces: list[int] = []
         self.asked = self.may_have_run = 1
         self._answer, self._idle, self._on_end = answer, idle, on_end
+        self._silence = f"{url}: nothing came for {idle:g} s"
         self._events: deque[bhttp.Event] = deque()
         self._lines = sse.DataLines()
         self._text: str | None = None
@@ -113,8 +115,18 @@ class Reading:
 
         Raises Truncated, ChannelError, NotAuthentic (receipt).
         """
-        told = f"{self.url}: nothing came for {self._idle:g} s"
-        return (yield from within(self._idle, self._content(), told=told))
+        until = time.monotonic() + self._idle
+        while True:
+            while self._events:
+                event = self._events.popleft()
+                if isinstance(event, bhttp.Content):
+                    return event.data
+            if self._whole:
+                return None
+            if self._over:
+                # It ended at an earlier error; a second reading must not look whole.
+                raise Truncated("answer truncated: it was not read to its end")
+            yield from self._more(until)
 
     def read(self) -> Work[bytes]:
         """All of the content that is left."""
@@ -164,23 +176,10 @@ class Reading:
         self._answer.close()
         self._tell(None)
 
-    def _content(self) -> Work[bytes | None]:
-        while True:
-            while self._events:
-                event = self._events.popleft()
-                if isinstance(event, bhttp.Content):
-                    return event.data
-            if self._whole:
-                return None
-            if self._over:
-                # It ended at an earlier error; a second reading must not look whole.
-                raise Truncated("answer truncated: it was not read to its end")
-            yield from self._more()
-
-    def _more(self) -> Work[None]:
+    def _more(self, until: float = float("inf")) -> Work[None]:
         """The events of the next bytes. Whatever goes wrong ends the answer."""
         try:
-            yield from self._take()
+            yield from self._take(until)
         except (Truncated, Unavailable) as error:
             cut = Truncated(_named(str(error)))
             cut.late, cut.may_have_run = error.late, self.may_have_run
@@ -194,8 +193,8 @@ class Reading:
             self.close()
             raise
 
-    def _take(self) -> Work[None]:
-        piece: bytes = yield Next(self._answer)
+    def _take(self, until: float) -> Work[None]:
+        piece: bytes = yield Next(self._answer, until, self._silence)
         if piece:
             self.sealed_pieces.append(len(piece))
             self._events += self.exchange.push(piece)
