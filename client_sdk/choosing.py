@@ -38,6 +38,12 @@ FULL_SECONDS = 1.0
 LONGEST_FULL_SECONDS = 600.0
 """Nobody keeps a machine out of use for longer by a Retry-After."""
 
+ATTEMPT_SECONDS = 15.0
+"""For one machine of a search, so that one that hangs does not take the time of all others."""
+
+MAX_KNOWN = 1024
+"""Boots, places and relays that failed; beyond that those whose time has passed are forgotten."""
+
 MARGIN_SECONDS = 5
 """A verification that would end sooner than this is renewed before sealing."""
 
@@ -181,17 +187,16 @@ class Chooser:
 
     def leave(self, chosen: Chosen) -> None:
         """Forget a machine that failed, and prefer others for a while."""
+        self._rest(chosen.place.boot)
         with self._lock:
-            self._resting[chosen.place.boot] = time.monotonic() + REST_SECONDS
             self._warm.pop(chosen.place.boot, None)
 
     def leave_place(self, chosen: Chosen, *, reached: bool) -> None:
         """No enclave answered at this place, or its relay was not even `reached`: prefer another
         way to the same machine for a while."""
         place = chosen.place
+        self._rest(place.base if reached else place.relay)
         with self._lock:
-            key = place.base if reached else place.relay
-            self._resting[key] = time.monotonic() + REST_SECONDS
             machine = self._warm.get(place.boot)
             if machine is not None and all(map(self._rests, machine.places)):
                 del self._warm[place.boot]
@@ -235,6 +240,15 @@ class Chooser:
     def _rests(self, place: Place) -> bool:
         now = time.monotonic()
         return max(self._resting.get(key, 0.0) for key in place.keys) > now
+
+    def _rest(self, key: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._resting[key] = now + REST_SECONDS
+            for known in (self._resting, self._full):
+                if len(known) > MAX_KNOWN:
+                    for old in [name for name, until in known.items() if until < now]:
+                        del known[old]
 
     def _is_full(self, boot: str) -> bool:
         return self._full.get(boot, 0.0) > time.monotonic()
@@ -299,12 +313,15 @@ class Chooser:
             if self._is_full(offer.boot):
                 continue
             try:
-                machine = yield from self._verified(offer, anchor)
+                told = f"{offer.places[0].base}: not verified within {ATTEMPT_SECONDS:g} s"
+                work = self._verified(offer, anchor)
+                machine = yield from within(ATTEMPT_SECONDS, work, told=told)
             except VerificationError as error:
                 refusal = refusal or error
                 continue
             except (Unavailable, ParseError) as error:
                 failure = failure or error
+                self._rest(offer.places[0].base)
                 continue
             if self._serves(machine, model) and self._affordable(machine):
                 return machine

@@ -353,6 +353,25 @@ def test_a_machine_that_idled_is_asked_whether_it_is_there_before_anything_is_se
     assert room.choose() == "b" == room.choose() and len(health.urls) == 2
 
 
+def test_a_machine_that_hangs_does_not_take_the_time_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choosing, "ATTEMPT_SECONDS", 0.1)
+    room = Room(Guest("a", pause=30), Guest("b", (2, 2)))
+    assert room.choose() == "b" and room.fleet.asked == ["a", "b"]
+    room.chooser._warm.clear()
+    assert room.choose() == "b" and room.fleet.asked == ["a", "b", "b"]
+
+
+def test_what_failed_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "MAX_KNOWN", 4)
+    room = Room()
+    for known in (room.chooser._resting, room.chooser._full):
+        known.update({str(at): 0.0 for at in range(9)})
+    room.chooser._rest("new")
+    assert set(room.chooser._resting) == {"new"} and not room.chooser._full
+
+
 # Directories
 
 

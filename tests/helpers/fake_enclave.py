@@ -90,6 +90,9 @@ class FakeEnclave:
         class Server(ThreadingHTTPServer):
             request_queue_size = 128
 
+            def handle_error(self, *_: Any) -> None:
+                """Clients that leave are no fault."""
+
         self.server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         base = f"http://127.0.0.1:{self.server.server_port}/umay/{boot}/"
