@@ -30,6 +30,7 @@ import client_sdk.answer
 import client_sdk.asking
 import client_sdk.config
 import client_sdk.driver
+import client_sdk.floors
 """
 FIGURES = {"imports-python": "", "imports-client": CLIENT, "imports-first-byte": FIRST_BYTE}
 

@@ -159,6 +159,7 @@ class AsyncClient(ClientFace):
         max_price: tuple[float, float] | None = None,
         on_verified: Callable[[Chosen], None] = lambda chosen: None,
         network: Path | None = None,
+        floors: Path | None = None,
     ) -> None:
         from client_sdk.async_driver import AsyncDriver
         from client_sdk.async_transport import AsyncTransport
@@ -173,6 +174,7 @@ class AsyncClient(ClientFace):
             max_price=max_price,
             on_verified=on_verified,
             network=network,
+            floors=floors,
         )
         self._transport = transport or AsyncTransport(read_seconds=timeout)
         self._owns_transport = transport is None

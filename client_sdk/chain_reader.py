@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from attestation.errors import VerificationError
+from attestation.errors import Unavailable, VerificationError
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
 from attestation.verify.verifier import not_begun
 from contracts.chain import ReadOnlyChain
 from contracts.reader import read_anchor
+
+READS = 3
+"""Of an anchor at a block before one that was read already."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,29 @@ class ChainReader:
 
     chain: ReadOnlyChain
     policy: Policy
+    floors: Path | None = None
+    """The file of what this client has seen of the chain; None keeps nothing."""
 
     def anchor(self) -> Anchor:
         """The log's anchor, with the Registry at the same block where the policy names one.
 
-        Raises VerificationError where the answer does not follow from trusted blocks.
+        Raises VerificationError where the answer does not follow from trusted blocks, and with
+        `floors` Refused or Unavailable where it shows less than was seen before.
         """
-        return self.anchor_of(self.policy.log_contract)
+        if self.floors is None:
+            return self.anchor_of(self.policy.log_contract)
+        from client_sdk.floors import Floors
+
+        floors, left = Floors(self.floors), READS
+        while True:
+            anchor, left = self.anchor_of(self.policy.log_contract), left - 1
+            try:
+                with self._reporting():
+                    floors.pass_over(anchor)
+                return anchor
+            except Unavailable:  # another thread or process may have read a later block meanwhile
+                if not left:
+                    raise
 
     def anchor_of(self, contract: str) -> Anchor:
         """The same for the log of another contract, whatever the policy pins."""

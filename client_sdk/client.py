@@ -90,8 +90,9 @@ class Client(ClientFace):
     answer begins, verification included, and the longest silence between two pieces of it.
     `max_price` in nano coins per prompt token and per completion token: without it the cheapest
     machine is asked, with it any machine below it that answers quickly. `network` is the directory
-    of `umay up` that the addresses come from, for errors. Raises UsageError for an argument of a
-    wrong type or value.
+    of `umay up` that the addresses come from, for errors. `floors` is a file in which the client
+    keeps what it has seen of the chain, so that nobody shows it less later; None keeps nothing.
+    Raises UsageError for an argument of a wrong type or value.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Client(ClientFace):
         max_price: tuple[float, float] | None = None,
         on_verified: Callable[[Chosen], None] = lambda chosen: None,
         network: Path | None = None,
+        floors: Path | None = None,
     ) -> None:
         from client_sdk.driver import Driver
         from client_sdk.transport import Transport
@@ -121,6 +123,7 @@ class Client(ClientFace):
             max_price=max_price,
             on_verified=on_verified,
             network=network,
+            floors=floors,
         )
         self._transport = transport or Transport(read_seconds=timeout)
         self._owns_transport = transport is None

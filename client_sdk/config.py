@@ -90,6 +90,12 @@ def load(
     return Config(*addresses, Path(str(found["policy"])), network)
 
 
+def floors_in(directory: Path) -> Path | None:
+    """Where a client of this directory keeps what it has seen; None where there is no such one."""
+    place = home(directory)
+    return place / "floors.json" if place.is_dir() else None
+
+
 @contextmanager
 def asking(network: Path | None) -> Iterator[None]:
     """Where nothing listens at an address from `network`'s umay.toml, the error says what to do."""

@@ -41,6 +41,7 @@ class Where(TypedDict):
     policy: Policy
     chain: ReadOnlyChain
     network: Path | None
+    floors: Path | None
 
 
 def located(
@@ -62,6 +63,7 @@ def located(
         "policy": _policy(saved.text("policy") if policy is None else policy),
         "chain": _chain(saved.text("chain") if chain is None else chain),
         "network": place if url is None and chain is None else None,
+        "floors": config.floors_in(place),
     }
 
 
@@ -83,6 +85,7 @@ class ClientFace:
         max_price: tuple[float, float] | None = None,
         on_verified: Callable[[Chosen], None] = lambda chosen: None,
         network: Path | None = None,
+        floors: Path | None = None,
     ) -> None:
         from client_sdk.choosing import Chooser
         from client_sdk.finding import Finder
@@ -92,7 +95,9 @@ class ClientFace:
         self.policy, self.chain, self.timeout = policy, chain, float(timeout)
         self.receipts = ReceiptBook()
         self._pacing, self._closed = pacing, False
-        finder = Finder(directory, policy=policy, chain=chain, clock=clock, network=network)
+        finder = Finder(
+            directory, policy=policy, chain=chain, clock=clock, network=network, floors=floors
+        )
         self._use(Chooser(finder, where=self.url, max_price=max_price, on_verified=on_verified))
 
     def __repr__(self) -> str:

@@ -80,7 +80,8 @@ class Chosen:
 
 class Finder:
     """Looks into `directory` and verifies under one policy. Keeps nothing but the verifier's
-    memory. `network` is the directory of `umay up` that the addresses come from, for errors."""
+    memory. `network` is the directory of `umay up` that the addresses come from, for errors;
+    `floors` the file of what was seen of the chain."""
 
     def __init__(
         self,
@@ -90,9 +91,10 @@ class Finder:
         chain: ReadOnlyChain,
         clock: Callable[[], float],
         network: Path | None = None,
+        floors: Path | None = None,
     ) -> None:
         self._directory, self._policy = directory, policy
-        self._reader = ChainReader(chain, policy)
+        self._reader = ChainReader(chain, policy, floors)
         self._verifier = Verifier(policy)
         self._clock = clock
         self._network = network

@@ -128,6 +128,9 @@ _TEXTS: Mapping[str, str] = {
     "at the places of an expired file.": "network/expired",
     "Use the network file that belongs to this policy. What a network pins stands in the policy, "
     "and never in a network file.": "pin-conflict",
+    "The chain showed more to this computer before. Use another endpoint (--chain), and report "
+    "this one; remove the file in the message only if the network was begun anew.": "shrank "
+    "unrevoked",
     _REGISTRY: "registry/unlisted registry/pending",
     _WITNESS: "witness/too-few witness/too-old",
     "Do not use this machine: the Registry's owner has withdrawn what it runs, for the reason in "

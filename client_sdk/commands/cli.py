@@ -291,7 +291,12 @@ def opened_client(*, max_price: tuple[float, float] | None = None, **where: Any)
     accepted = config.read_policy(found.policy)
     chain = reading(found.chain)
     return Client(
-        found.url, policy=accepted, chain=chain, network=found.network, max_price=max_price
+        found.url,
+        policy=accepted,
+        chain=chain,
+        network=found.network,
+        max_price=max_price,
+        floors=config.floors_in(where["directory"]),
     )
 
 

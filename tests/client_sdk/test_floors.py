@@ -1,0 +1,179 @@
+"""What a client has seen of the chain is a floor: nobody shows it less a second time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attestation.errors import Refused, Unavailable, UsageError
+from attestation.trust.anchor import Anchor
+from attestation.trust.policy import Policy
+from attestation.trust.registry import GUEST, RegistrySnapshot, Unread
+from client_sdk.chain_reader import READS, ChainReader
+from client_sdk.floors import LAG_S, Floors
+from tests.attestation.test_policy import GOOD
+from tests.helpers import registries
+from tests.helpers.waiting import HANG_S
+from tests.helpers.world import NOW
+
+LOG = "0:" + "c0" * 32
+
+
+def anchor(seqno: int, size: int, revoked: tuple[bytes, ...] | None = None, **more: Any) -> Anchor:
+    listed = tuple(registries.entry(GUEST, digest, revoked=NOW) for digest in revoked or ())
+    registry = None if revoked is None else registries.snapshot(listed)
+    values: dict[str, Any] = {
+        "network": "umay-test",
+        "address": LOG,
+        "code_hash": bytes(32),
+        "origin": "127.0.0.1:9/log",
+        "log_key": bytes(32),
+        "sequence": 1,
+        "size": size,
+        "root": bytes(32),
+        "time": NOW,
+        "forked": False,
+        "read_at": NOW + 2 * seqno,
+        "level": "reported",
+        "seqno": seqno,
+        "registry": registry,
+    }
+    return Anchor(**{**values, **more})
+
+
+A, B = b"\x0a" * 32, b"\x0b" * 32
+
+
+@pytest.fixture
+def floors(tmp_path: Path) -> Floors:
+    floors = Floors(tmp_path / "floors.json")
+    floors.pass_over(anchor(100, 50, (A,)))
+    return floors
+
+
+def test_what_grows_passes_and_is_kept(floors: Floors) -> None:
+    floors.pass_over(anchor(100, 50, (A,)))
+    floors.pass_over(anchor(101, 60, (A, B)))
+    (kept,) = json.loads(floors.path.read_bytes())["floors"]
+    assert (kept["seqno"], kept["size"], kept["revoked"]) == (101, 60, [A.hex(), B.hex()])
+    assert floors.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_shrank_is_refused(floors: Floors) -> None:
+    with pytest.raises(Refused) as caught:
+        floors.pass_over(anchor(101, 49, (A,)))
+    assert (caught.value.step, caught.value.code) == ("log", "shrank")
+    floors.pass_over(anchor(101, 50, (A,)))
+
+
+def test_a_revocation_that_is_gone_is_refused(floors: Floors) -> None:
+    with pytest.raises(Refused) as caught:
+        floors.pass_over(anchor(101, 50, (B,)))
+    assert (caught.value.step, caught.value.code) == ("registry", "unrevoked")
+
+
+def test_an_older_block_passes_only_where_it_shows_no_less(floors: Floors) -> None:
+    floors.pass_over(anchor(99, 50, (A,)))  # a server that lags
+    floors.pass_over(anchor(100 - LAG_S // 2, 50, (A,)))
+    for older in (
+        anchor(99 - LAG_S // 2, 50, (A,)),
+        anchor(99, 49, (A,)),
+        anchor(99, 50, ()),
+    ):
+        with pytest.raises(Unavailable, match="block 100, which was read before") as caught:
+            floors.pass_over(older)
+        assert caught.value.again
+    assert json.loads(floors.path.read_bytes())["floors"][0]["seqno"] == 100
+
+
+def test_floors_are_of_one_network_log_and_registry(floors: Floors) -> None:
+    floors.pass_over(anchor(1, 1))  # without a Registry
+    floors.pass_over(anchor(1, 1, registry=Unread("no answer")))
+    floors.pass_over(anchor(1, 1, (), network="another"))
+    floors.pass_over(anchor(1, 1, (), address="0:" + "c1" * 32))
+    other = dataclasses.replace(registries.snapshot(()), address="0:" + "5d" * 32)
+    assert isinstance(other, RegistrySnapshot)
+    floors.pass_over(anchor(1, 1, registry=other))
+    assert len(json.loads(floors.path.read_bytes())["floors"]) == 5
+
+
+DAMAGED = {
+    "not JSON": b"{",
+    "another file": b"[]",
+    "no floors": b"{}",
+    "a floor without its size": b'{"floors": [{"network": "n", "log": "l", "registry": ""}]}',
+    "a size as text": (
+        b'{"floors": [{"network": "n", "log": "l", "registry": "", "seqno": 1, "read_at": 1, '
+        b'"size": "1", "revoked": []}]}'
+    ),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_said_and_not_taken_for_none(floors: Floors, content: bytes) -> None:
+    floors.path.write_bytes(content)
+    with pytest.raises(UsageError, match="remove the file to begin anew"):
+        floors.pass_over(anchor(200, 60, (A,)))
+    assert floors.path.read_bytes() == content
+
+
+def test_a_file_of_others_is_not_used(floors: Floors) -> None:
+    floors.path.chmod(0o666)
+    with pytest.raises(UsageError, match="0666"):
+        floors.pass_over(anchor(200, 60, (A,)))
+
+
+def test_threads_and_processes_keep_the_highest(floors: Floors) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from client_sdk.floors import Floors\n"
+        "from tests.client_sdk.test_floors import anchor, A\n"
+        "for size in range(60, 80):\n"
+        f"    Floors(Path({str(floors.path)!r})).pass_over(anchor(size * 10, size, (A,)))\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program])
+
+    def run() -> None:
+        for number in range(101, 121):
+            try:
+                floors.pass_over(anchor(number, number, (A,)))
+            except (Unavailable, Refused):
+                return  # the other process was ahead
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    other.wait(HANG_S)
+    (kept,) = json.loads(floors.path.read_bytes())["floors"]
+    assert kept["size"] >= 79 and kept["seqno"] >= 120
+
+
+@pytest.mark.parametrize(("later", "good"), [(101, True), (11, False)])
+def test_the_client_reads_again_before_it_says_that_an_endpoint_lags(
+    floors: Floors, later: int, good: bool
+) -> None:
+    reads: list[str] = []
+
+    class Reader(ChainReader):
+        def anchor_of(self, contract: str) -> Anchor:
+            reads.append(contract)
+            return anchor(10 if len(reads) < READS else later, 50, (A,))
+
+    policy = Policy.from_toml(GOOD.encode())
+    reader = Reader(None, policy, floors.path)  # type: ignore[arg-type]
+    if good:
+        assert reader.anchor().seqno == 101
+    else:
+        with pytest.raises(Unavailable):
+            reader.anchor()
+    assert len(reads) == READS
