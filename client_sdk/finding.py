@@ -121,7 +121,8 @@ class Finder:
     def offers(self) -> Work[list[Offer]]:
         """The boots that are listed and say a price, the cheapest first.
 
-        The price is claimed; it is bound by the quote and compared after the verification.
+        The price is claimed; it is bound by the quote and compared after the verification. Raises
+        the first error where boots are listed and none of them answers.
         """
         ways: dict[str, list[Place]] = {}
         for place in (yield from self.places()):
@@ -129,6 +130,9 @@ class Finder:
         works = [self._offer(places) for places in ways.values()]
         answers = yield from together(works, at_once=AT_ONCE)
         offers = [answer for answer in answers if isinstance(answer, Offer)]
+        if not offers:
+            for error in (answer for answer in answers if isinstance(answer, UmayError)):
+                raise error
         return sorted(offers, key=lambda offer: offer.price)
 
     def verified(self, place: Place, anchor: Anchor) -> Work[Chosen]:

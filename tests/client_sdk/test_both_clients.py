@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,18 +27,21 @@ from attestation.errors import (
     UsageError,
 )
 from attestation.verify.verdict import _MINT
-from client_sdk.choosing import Machine, Use
-from client_sdk.finding import Chosen
+from client_sdk.choosing import Chooser, Machine, Use
+from client_sdk.effects import Work
+from client_sdk.finding import Chosen, Finder, Relays
 from tests.client_sdk.test_client_session import BODY, NOT_THE_ENCLAVE
 from tests.helpers.fake_enclave import (
     DONE,
     PIECES,
+    POLICY,
     REFUSED,
     FakeAsyncClient,
     FakeClient,
     FakeEnclave,
+    NoChain,
 )
-from tests.helpers.raw_server import Forwarder, head_of, serving
+from tests.helpers.raw_server import Forwarder, answer, head_of, serving
 
 WHOLE = {"choices": [{"message": {"content": "Good evening to you."}}]}
 
@@ -381,6 +385,39 @@ def test_silence_between_two_pieces_ends_the_answer(asker: Make, ada: FakeEnclav
     with pytest.raises(Truncated) as caught:
         asker(ada).ask(timeout=0.4)
     assert caught.value.late
+
+
+class ChainAlone(Finder):
+    """Verifies what a relay presents, as everywhere; its chain answers at once."""
+
+    def anchor(self) -> Work[Any]:
+        yield from ()
+        return SimpleNamespace(size=1)
+
+
+@pytest.mark.parametrize("hangs", ["config/price", "evidence"])
+def test_invented_boots_that_hang_end_with_the_time_of_the_question(
+    asker: Make, hangs: str
+) -> None:
+    boots = [{"boot": f"{at:032x}", "state": "ready"} for at in range(wire.MAX_LISTED)]
+    heads: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        heads.append(head_of(connection))
+        if hangs.encode() in heads[-1]:
+            time.sleep(60)
+        body = json.dumps({"boots": boots} if b"/umay/ HTTP" in heads[-1] else {}).encode()
+        connection.sendall(answer(body, "connection: close"))
+
+    with serving(serve) as server:
+        umay = asker()
+        relays = Relays((server.url().rstrip("/"),))
+        finder = ChainAlone(relays, policy=POLICY, chain=NoChain(), clock=time.time)
+        umay.client._use(Chooser(finder, where="relay"))
+        with pytest.raises(Unavailable) as caught:
+            umay.ask(timeout=1.0)
+    assert caught.value.may_have_run == 0 and caught.value.late
+    assert all(head.startswith(b"GET ") for head in heads)
 
 
 def test_time_is_wanted_in_seconds(asker: Make, ada: FakeEnclave) -> None:
