@@ -6,7 +6,7 @@ import asyncio
 import http.client
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -29,7 +29,8 @@ from attestation.log.merkle import leaf_hash, root_from_inclusion
 from attestation.platforms.tdx import parse_quote
 from enclave.guest import server
 from enclave.guest.platforms.tsm import QuoteWithLogs
-from enclave.guest.sessions import Sessions
+from enclave.guest.sessions import QUOTE_SECONDS, Sessions
+from tests.helpers import virtual_time
 from tests.helpers.guest_room import CHAT, PROMPT, Quotes, Room, post, room
 from tests.helpers.waiting import HANG_S, wait_for
 
@@ -161,13 +162,28 @@ class Desk:
         return [first, *later]
 
 
+def running(
+    work: Callable[[Desk], Coroutine[Any, Any, None]],
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
+) -> None:
+    """Whatever happens, no quote is waited for in the end."""
+
+    async def whole() -> None:
+        desk = Desk()
+        try:
+            await work(desk)
+        finally:
+            desk.machine.go.set()
+
+    run(whole())
+
+
 def asked(number: int) -> SessionRequest:
     return SessionRequest(number.to_bytes(32, "big"), X25519)
 
 
 def test_all_who_wait_share_one_quote() -> None:
-    async def run() -> None:
-        desk = Desk()
+    async def work(desk: Desk) -> None:
         tasks = await desk.begin(200)
         desk.machine.go.set()
         answers = [SessionAnswer.from_bytes(await task) for task in tasks]
@@ -177,12 +193,11 @@ def test_all_who_wait_share_one_quote() -> None:
         for number, answer in enumerate(answers):
             check_quoted(desk.room, asked(number).nonce, answer)
 
-    asyncio.run(run())
+    running(work)
 
 
 def test_where_256_wait_the_next_is_told_so_and_nothing_is_made() -> None:
-    async def run() -> None:
-        desk = Desk()
+    async def work(desk: Desk) -> None:
         tasks = await desk.begin(MAX_SESSIONS_PER_QUOTE)
         flood = [asyncio.create_task(desk.sessions.open(asked(999))) for _ in range(1000)]
         await asyncio.sleep(0)
@@ -192,12 +207,11 @@ def test_where_256_wait_the_next_is_told_so_and_nothing_is_made() -> None:
         await asyncio.gather(*tasks)
         assert len(desk.room.ring.sessions) == 1 + MAX_SESSIONS_PER_QUOTE
 
-    asyncio.run(run())
+    running(work)
 
 
 def test_for_clients_that_have_gone_nothing_is_made() -> None:
-    async def run() -> None:
-        desk = Desk()
+    async def work(desk: Desk) -> None:
         first, *later = await desk.begin(20)
         for task in later[1:]:
             task.cancel()
@@ -206,27 +220,23 @@ def test_for_clients_that_have_gone_nothing_is_made() -> None:
         await asyncio.gather(first, later[0])
         assert len(desk.room.ring.sessions) == 2
 
-    asyncio.run(run())
+    running(work)
 
 
-def test_quotes_keep_their_distance(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-    sleep = asyncio.sleep
-
-    async def count(seconds: float, *_: Any) -> None:
-        slept.append(seconds)
-        await sleep(0)
-
-    async def run() -> None:
-        desk = Desk()
+def test_quotes_keep_their_distance_and_a_lone_client_waits_for_none() -> None:
+    async def work(desk: Desk) -> None:
         desk.machine.go.set()
-        monkeypatch.setattr("enclave.guest.sessions.asyncio.sleep", count)
+        loop = asyncio.get_running_loop()
         await desk.sessions.open(asked(1))
-        await sleep(0)
-        monkeypatch.undo()
+        assert loop.time() == 0
+        await desk.sessions.open(asked(2))
+        assert loop.time() == pytest.approx(QUOTE_SECONDS)
+        await asyncio.sleep(1)
+        before = loop.time()
+        await desk.sessions.open(asked(3))
+        assert loop.time() == before
 
-    asyncio.run(run())
-    assert len(slept) == 1 and slept[0] <= 0.05
+    running(work, virtual_time.run)
 
 
 def test_where_every_session_is_in_use_the_answer_is_busy(guest: Room) -> None:
@@ -239,8 +249,7 @@ def test_where_every_session_is_in_use_the_answer_is_busy(guest: Room) -> None:
 
 
 def test_a_flood_puts_out_no_session_in_use() -> None:
-    async def run() -> None:
-        desk = Desk()
+    async def work(desk: Desk) -> None:
         desk.machine.go.set()
         keys = desk.room.ring.sessions = SessionKeys(capacity=64)
         kept = SessionAnswer.from_bytes(await desk.sessions.open(asked(1)))
@@ -252,7 +261,7 @@ def test_a_flood_puts_out_no_session_in_use() -> None:
         sealed = sealer(desk.room, kept.config).seal(b"y")
         assert desk.room.ring.request(chunked=True, to_session=True).open(sealed) == b"y"
 
-    asyncio.run(run())
+    running(work)
 
 
 def test_the_room_for_sessions() -> None:
@@ -369,12 +378,11 @@ def test_the_sweep_of_a_guest_asks_nobody() -> None:
 
 
 def test_malformed_is_told_apart_from_busy() -> None:
-    async def run() -> None:
-        desk = Desk()
+    async def work(desk: Desk) -> None:
         with pytest.raises(ParseError, match="KEM 0x0020 or 0x647a"):
             await desk.sessions.open(SessionRequest(bytes(32), 7))
 
-    asyncio.run(run())
+    running(work)
 
 
 def test_a_full_guest_refuses_before_it_reads(guest: Room, monkeypatch: pytest.MonkeyPatch) -> None:
