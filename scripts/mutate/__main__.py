@@ -26,7 +26,7 @@ from scripts.mutate.running import Task
 from scripts.mutate.verdicts import Verdicts
 from scripts.rooms import ROOT
 
-WHOLE = ("attestation/verify", "attestation/platforms", "attestation/x509", "attestation/channel")
+WHOLE = ("attestation/platforms", "attestation/x509", "attestation/channel", "attestation/verify")
 SAMPLED = ("attestation/nvidia", "attestation/log", "contracts/light", "attestation/formats")
 QUARTER, SEED = 4, "20261126"
 SAMPLED_FLOOR = 0.95

@@ -10,7 +10,8 @@ import functools
 import hashlib
 import json
 import time
-from collections import defaultdict
+from bisect import bisect
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,9 @@ settings.register_profile(
 )
 """The same examples each time, so that a verdict holds; a failing one is not made smaller."""
 
+SHORT_S = (0.25, 2.0)
+"""CPU seconds: tests below the first run before those below the second, and these before others."""
+
 CPU_LIMIT_S = 600.0
 """For one test file under coverage; the dearest takes a tenth of it."""
 
@@ -72,20 +76,24 @@ class Recording:
     seconds: dict[str, float]
 
     def touching(self, file: str, first: int, last: int) -> list[str]:
-        """Tests that ran one of these lines: cheap files first, cheap tests first in each."""
+        """Tests that ran one of these lines, those first that fail soonest: short ones, and of
+        these the ones of files that run little else."""
         rows = self.lines.get(file, {})
         found = {test for line in range(first, last + 1) for test in rows.get(line, ())}
         return sorted(found, key=self._order)
 
-    def _order(self, test: str) -> tuple[float, str, float]:
-        file = test.partition("::")[0]
-        return (self._setup.get(file, 0.0), file, self.seconds.get(test, 0.0))
+    def _order(self, test: str) -> tuple[int, int, str, float]:
+        seconds, file = self.seconds[test], test.partition("::")[0]
+        return (bisect(SHORT_S, seconds), self._breadth[file], file, seconds)
 
-    def __post_init__(self) -> None:
-        self._setup: dict[str, float] = defaultdict(float)
-        for test, seconds in self.seconds.items():
-            file = test.partition("::")[0]
-            self._setup[file] = max(self._setup[file], seconds)
+    @functools.cached_property
+    def _breadth(self) -> Counter[str]:
+        """How many modules each test file runs."""
+        return Counter(
+            file
+            for rows in self.lines.values()
+            for file in {test.partition("::")[0] for tests in rows.values() for test in tests}
+        )
 
 
 @dataclass(frozen=True)

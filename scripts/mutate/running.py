@@ -47,6 +47,8 @@ class Loaded:
         self._use = use
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if session.testsfailed:
+            raise session.Failed("some test files cannot be imported")
         self._use({item.nodeid: item for item in session.items})
         return True
 
