@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 
 from attestation.errors import NotAuthentic, ParseError, Refused, VerificationError
 from attestation.x509 import profile as profiles
-from attestation.x509.certificate import common_name, has_signed, load_any, load_certificate
+from attestation.x509.certificate import (
+    common_name,
+    has_signed,
+    key_kind,
+    load_any,
+    load_certificate,
+)
 from attestation.x509.profile import Profile
 from attestation.x509.walk import check_chain, load_chain
 from enclave.simulator import pki
@@ -321,3 +327,10 @@ def test_raw_signatures(kind: str) -> None:
     assert not has_signed(make.key(kind, 1).public_key(), raw, b"data")
     for other in ("P-521", "RSA 2048"):
         assert not has_signed(make.key(other).public_key(), raw, b"data")
+
+
+def test_an_rsa_key_of_a_bit_less_than_2048() -> None:
+    authority = good(profiles.AMD)[MIDDLE]
+    for bits, kind in ((2047, "RSA of 2047 bits"), (2048, "RSA")):
+        made = make.replace(authority, kind=f"RSA {bits}")
+        assert key_kind(made.build(good(profiles.AMD)[ROOT])) == kind

@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestation.errors import NotAuthentic, Refused
+from attestation.errors import NotAuthentic, ParseError, Refused
 from attestation.formats.collateral import Collateral
 from attestation.platforms import snp, tdx
+from attestation.platforms.tdx import pck
 from attestation.platforms.tdx.tcb import PCK_CRL, ROOT_CRL, TCB_INFO, check_tcb, crl_dates
 from attestation.trust.roots import Roots
 from attestation.vendors.validity import window
@@ -26,6 +27,7 @@ from client_sdk.inspection.result import CheckInputs
 from contracts.quote_verifier import pinned_root_key
 from enclave.simulator import pki
 from enclave.simulator.amd import SimulatedAmd
+from enclave.simulator.intel import _tlv
 from tests.helpers import nvidia_machine as nvidia
 from tests.helpers.certificates import unknown
 from tests.helpers.nvidia_machine import issue, rebuilt
@@ -465,3 +467,25 @@ def test_a_responder_signs_no_report() -> None:
     leaf = nvidia.fwid(nvidia.chain()[0])
     with nvidia.refuses("key-usage", NotAuthentic):
         nvidia.checked(rebuilt(0, extensions=[(leaf, False), (purpose, False)]))
+
+
+def elements(data: bytes) -> list[bytes]:
+    """The DER elements that stand one after another in `data`, tags and lengths included."""
+    found = []
+    while data:
+        rest = pck.read_tlv(data)[2]
+        found.append(data[: len(data) - len(rest)])
+        data = rest
+    return found
+
+
+def test_a_list_that_says_no_next_update() -> None:
+    listed, *signed = elements(pck.read_tlv(amd_crl())[1])
+    fields = elements(pck.read_tlv(listed)[1])
+    del fields[4]  # after version, algorithm, issuer and thisUpdate (RFC 5280 §5.1)
+    der = _tlv(0x30, _tlv(0x30, *fields), *signed)
+    assert x509.load_der_x509_crl(der).next_update_utc is None
+    with pytest.raises(ParseError, match="the time of the next update, got none"):
+        crls.load_crl(der)
+    with pytest.raises(ParseError, match="the time of the next update, got none"):
+        crls.window(x509.load_der_x509_crl(der))
