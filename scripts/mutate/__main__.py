@@ -37,13 +37,17 @@ EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 def main() -> int:
     options = _options()
     place = ROOT / ".mutate"
-    recorded = recording.record(place / "recording", _measured(), options.at_once)
-    verdicts = Verdicts(place / "verdicts.json")
-    tasks = [_task(mutant, recorded) for mutant in _chosen(options.only)]
-    covered = [task for task in tasks if task.tests]
-    _run(covered, verdicts, options.at_once)
-    outcomes = {task.mutant: verdicts.of(task) or "uncovered" for task in tasks}
-    return _report(outcomes)
+    outcomes: dict[Mutant, str] = {}
+
+    def use(items: dict[str, pytest.Item]) -> None:
+        recorded = recording.record(place / "recording", items, _measured(), options.at_once)
+        tasks = [_task(mutant, recorded) for mutant in _chosen(options.only)]
+        verdicts = Verdicts(place / "verdicts.json")
+        _run([task for task in tasks if task.tests], items, verdicts, options.at_once)
+        outcomes.update((task.mutant, verdicts.of(task) or "uncovered") for task in tasks)
+
+    code = pytest.main(recording.arguments(), plugins=[running.Loaded(use)])
+    return code or _report(outcomes)
 
 
 def _options() -> argparse.Namespace:
@@ -89,13 +93,20 @@ def _using(limit: str, recorded: Recording) -> list[str]:
     """Tests that run a line on which the limit's name stands."""
     found: dict[str, None] = {}
     for file in recorded.lines:
-        for number, line in enumerate((ROOT / file).read_text().splitlines(), 1):
+        for number, line in enumerate(_lines(file), 1):
             if limit in line and not line.startswith(limit):
                 found |= dict.fromkeys(recorded.touching(file, number, number))
     return list(found)
 
 
-def _run(tasks: list[Task], verdicts: Verdicts, at_once: int) -> None:
+@functools.cache
+def _lines(file: str) -> list[str]:
+    return (ROOT / file).read_text().splitlines()
+
+
+def _run(
+    tasks: list[Task], items: dict[str, pytest.Item], verdicts: Verdicts, at_once: int
+) -> None:
     to_run = [task for task in tasks if verdicts.of(task) is None]
     begun, done = time.monotonic(), 0
 
@@ -109,13 +120,9 @@ def _run(tasks: list[Task], verdicts: Verdicts, at_once: int) -> None:
             minutes = (time.monotonic() - begun) / 60
             print(f"{done} of {len(to_run)} mutants, {minutes:.1f} minutes", flush=True)
 
-    def use(items: dict[str, pytest.Item]) -> None:
-        forking.run(running.jobs(to_run, items, tell), at_once)
-
     print(f"{len(tasks)} mutants on covered lines, {len(to_run)} to run", flush=True)
-    if to_run:
-        pytest.main(recording.arguments(), plugins=[running.Loaded(use)])
-        verdicts.save()
+    forking.run(running.jobs(to_run, items, tell), at_once)
+    verdicts.save()
 
 
 def _report(outcomes: dict[Mutant, str]) -> int:

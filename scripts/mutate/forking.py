@@ -6,6 +6,7 @@ time: it waits for something that will not come. What a guard ends is told apart
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import shutil
@@ -42,12 +43,14 @@ class _Child:
     place: Path
     spent: float = 0.0
     moved: float = 0.0
+    look: float = 0.0
 
 
 def run(jobs: Iterable[Job], at_once: int) -> None:
     """Runs every job, `at_once` of them at the same time."""
     running: dict[int, _Child] = {}
     waiting = iter(jobs)
+    gc.freeze()  # what is loaded stays shared with the children
     try:
         while _fill(running, waiting, at_once) or running:
             _reap(running)
@@ -72,7 +75,7 @@ def _fill(running: dict[int, _Child], waiting: Iterator[Job], at_once: int) -> b
 def _be_child(job: Job, place: Path) -> None:
     code = 1
     with suppress(BaseException):
-        os.setpgid(0, 0)
+        os.setsid()  # its own group, to be ended with what it starts
         limit = int(job.cpu_s) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
         code = job.work(place)
@@ -86,7 +89,7 @@ def _reap(running: dict[int, _Child]) -> None:
             code = os.waitstatus_to_exitcode(status)
             guarded = code in (-signal.SIGXCPU, -signal.SIGKILL)
             _end(running, number, GUARDED if guarded else code)
-        elif _idles(number, child):
+        elif time.monotonic() > child.look and _idles(number, child):
             _kill(number)
             os.waitpid(number, 0)
             _end(running, number, GUARDED)
@@ -95,6 +98,7 @@ def _reap(running: dict[int, _Child]) -> None:
 
 def _idles(number: int, child: _Child) -> bool:
     """Whether the child has used no CPU for IDLE_S."""
+    child.look = time.monotonic() + IDLE_S / 100
     if (spent := _cpu_of(number)) != child.spent:
         child.spent, child.moved = spent, time.monotonic()
     return time.monotonic() - child.moved > IDLE_S

@@ -118,25 +118,23 @@ def arguments() -> list[str]:
     return [*TESTS, *left_out, *options, *without]
 
 
-def record(place: Path, measured: list[Path], at_once: int) -> Recording:
-    """What all tests run. A test file whose part still holds is not run again.
+def record(
+    place: Path, items: dict[str, pytest.Item], measured: list[Path], at_once: int
+) -> Recording:
+    """What all these tests run. A test file whose part still holds is not run again.
 
     What fails without any change is left out and said. Raises RuntimeError where a file has not
     come to its end.
     """
     place.mkdir(parents=True, exist_ok=True)
     by_file: dict[str, list[pytest.Item]] = defaultdict(list)
-
-    def use(items: dict[str, pytest.Item]) -> None:
-        for test, item in items.items():
-            by_file[test.partition("::")[0]].append(item)
-        kept = {file: _kept(place, file) for file in by_file}
-        old = {file: by_file[file] for file, part in kept.items() if not part or part.failed}
-        print(f"{len(by_file)} test files, {len(old)} to record", flush=True)
-        forking.run(_jobs(place, measured, old), at_once)
-
-    pytest.main(arguments(), plugins=[running.Loaded(use)])
+    for test, item in items.items():
+        by_file[test.partition("::")[0]].append(item)
     parts = {file: _kept(place, file) for file in by_file}
+    old = {file: by_file[file] for file, part in parts.items() if not part or part.failed}
+    print(f"{len(by_file)} test files, {len(old)} to record", flush=True)
+    forking.run(_jobs(place, measured, old), at_once)
+    parts |= {file: _kept(place, file) for file in old}
     if missing := sorted(file for file, part in parts.items() if part is None):
         raise RuntimeError(f"not recorded to the end: {' '.join(missing)}; see {place}/*.log")
     return _joined([part for part in parts.values() if part is not None])
