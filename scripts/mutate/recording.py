@@ -12,7 +12,7 @@ import json
 import time
 from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +76,14 @@ class Recording:
     seconds: dict[str, float]
 
     def touching(self, file: str, first: int, last: int) -> list[str]:
-        """Tests that ran one of these lines, those first that fail soonest: short ones, and of
-        these the ones of files that run little else."""
+        """Tests that ran one of these lines."""
         rows = self.lines.get(file, {})
-        found = {test for line in range(first, last + 1) for test in rows.get(line, ())}
-        return sorted(found, key=self._order)
+        return self.sorted(test for line in range(first, last + 1) for test in rows.get(line, ()))
+
+    def sorted(self, tests: Iterable[str]) -> list[str]:
+        """Each test once, those first that fail soonest: short ones, and of these the ones of
+        files that run little else."""
+        return sorted(set(tests), key=self._order)
 
     def _order(self, test: str) -> tuple[int, int, str, float]:
         seconds, file = self.seconds[test], test.partition("::")[0]

@@ -11,11 +11,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attestation.errors import NotAuthentic, Refused, UmayError
+from attestation.errors import NotAuthentic, NotChecked, ParseError, Refused, UmayError
+from attestation.formats.evidence import Evidence
 from attestation.platforms.tdx import TdQuote, check_attributes, check_signature, parse_quote, pck
+from attestation.platforms.tdx.cpu import TdxCpu
 from attestation.platforms.tdx.quote import TD15EX_FIELDS, parse_pem_chain
 from attestation.trust.roots import PRODUCTION
 from enclave.simulator import intel, pki
+from enclave.simulator.intel import SimulatedIntel
 from tests.helpers.tdx_machine import DAY, NOW, flip, good, good_bytes, machine, pem, refuses, roots
 
 
@@ -317,3 +320,32 @@ def test_owner_registers_may_be_named_by_the_caller() -> None:
     check_attributes(quote, launch_named=True)
     with refuses("mr-owner", Refused):
         check_attributes(quote)
+
+
+def signed_cpu(quote: bytes, intel: SimulatedIntel | None = None) -> TdxCpu:
+    cpu = TdxCpu(quote)
+    cpu.check_signature(roots=roots(intel), now=NOW)
+    return cpu
+
+
+def test_a_quote_by_another_processor_is_of_another_machine() -> None:
+    """Each of the two chains holds, and the bodies are equal but for what is named."""
+    body = {"report_data": b"\x07" * 64, "mr_td": b"\x01" * 48}
+    first = signed_cpu(good_bytes())
+    assert first.same_machine(signed_cpu(machine().quote(**{**body, "report_data": bytes(64)})))
+    assert not first.same_machine(signed_cpu(machine().quote(**{**body, "mr_td": bytes(48)})))
+    assert not first.same_machine(signed_cpu(machine("Other").quote(**body), machine("Other")))
+
+
+def test_nothing_is_said_of_a_processor_before_its_signature_is_checked() -> None:
+    with pytest.raises(NotChecked, match="signature to have passed"):
+        _ = TdxCpu(good_bytes()).pck
+
+
+def test_certificates_beside_a_quote_that_brings_its_own() -> None:
+    evidence = Evidence(
+        platform="tdx", bundle=b"", quote=good_bytes(), cpu_certificates=(b"0",), devices=()
+    )
+    with pytest.raises(ParseError, match="no CPU certificates for TDX"):
+        TdxCpu.parse(evidence)
+    assert TdxCpu.parse(replace(evidence, cpu_certificates=())).quote == good()

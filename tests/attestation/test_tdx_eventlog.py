@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 from dataclasses import replace
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestation.errors import NotAuthentic, ParseError, UmayError
+from attestation.formats.evidence import INIT_DONE, Evidence
 from attestation.platforms.tdx import check_replay, parse_ccel, parse_quote, replay
+from attestation.platforms.tdx.cpu import TdxCpu
 from attestation.platforms.tdx.eventlog import (
     Event,
     EventLog,
@@ -123,6 +126,40 @@ def test_rtmr3_event_of_another_length() -> None:
         replay(LAUNCH.ccel, (b"\1" * 32,))
 
 
+HOST = b"[network]\n"
+MEASURED = tuple(hashlib.sha384(part).digest() for part in (HOST, INIT_DONE))
+OTHER_BOOTS = {
+    "no events": (),
+    "host config alone": MEASURED[:1],
+    "an event more": (*MEASURED, MEASURED[1]),
+    "another host config": RTMR3,
+    "other order": MEASURED[::-1],
+}
+
+
+def booted(events: tuple[bytes, ...]) -> str:
+    """Step measurement over a quote to whose RTMR3 exactly these events lead."""
+    rtmr3 = functools.reduce(extend, events, bytes(48))
+    registers = {f"rt_mr{number}": value for number, value in enumerate(LAUNCH.rtmrs[:3])}
+    cpu = TdxCpu(machine().quote(**registers, rt_mr3=rtmr3))
+    evidence = Evidence(
+        platform="tdx",
+        bundle=b"",
+        quote=cpu.bytes,
+        ccel=LAUNCH.ccel,
+        rtmr3_events=events,
+        devices=(),
+    )
+    return cpu.check_boot(evidence, HOST)
+
+
+@pytest.mark.parametrize("events", OTHER_BOOTS.values(), ids=OTHER_BOOTS)
+def test_rtmr3_names_the_host_config_and_nothing_else(events: tuple[bytes, ...]) -> None:
+    assert booted(MEASURED) == "event log replays to RTMR0-3"
+    with refuses("host-config-mismatch", NotAuthentic):
+        booted(events)
+
+
 def raw_event(index: int = 1, count: int = 1, algorithm: int = 0xC, size: int = 0) -> bytes:
     return struct.pack("<IIIH", index, 6, count, algorithm) + bytes(48) + struct.pack("<I", size)
 
@@ -177,6 +214,11 @@ def test_guest_cuts_the_fill_and_nothing_else(value: bytes, size: int) -> None:
 def test_what_is_no_fill_is_not_cut(rest: bytes) -> None:
     with pytest.raises(ParseError, match="fill"):
         cut_fill(LAUNCH.ccel + rest)
+
+
+def test_an_event_of_four_bytes_is_cut_short() -> None:
+    with pytest.raises(ParseError, match="expected 4 more bytes, got 0"):
+        cut_fill(LAUNCH.ccel + b"text")
 
 
 def test_an_area_has_a_limit() -> None:

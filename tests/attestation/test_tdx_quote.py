@@ -217,6 +217,7 @@ MISSPELT = {
         sgx_fields(intel._field(b"\x09", b"\4\1\0\0")),
         "field 9: expected its own DER type",
     ),
+    "no fields": (b"\x30\0", "expected field 1, got none"),
     "longer than 4096 bytes": (EXTENSION.ljust(4097, b"\0"), "at most 4096 bytes, got 4097"),
     "4096 bytes": (EXTENSION.ljust(4096, b"\0"), "nothing after it"),
 }

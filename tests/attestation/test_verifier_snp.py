@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from attestation.errors import ParseError
+from attestation.errors import NotChecked, ParseError
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import sha256
 from attestation.formats.evidence import (
@@ -216,6 +216,8 @@ def test_a_report_by_another_chip_key_is_of_another_machine(snp: SnpWorld) -> No
         cpu.check_signature(roots=roots, now=NOW)
         return cpu
 
+    with pytest.raises(NotChecked, match="signature to have passed"):
+        _ = SnpCpu(snp.report(), amd.certificates).key
     first = checked(snp.report(), amd.leaf)
     assert first.same_machine(checked(snp.report(report_data=bytes(64)), amd.leaf))
     assert not first.same_machine(checked(snp.report(), amd.chip_certificate()))
