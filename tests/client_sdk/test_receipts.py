@@ -380,7 +380,7 @@ def enclave() -> Iterator[FakeEnclave]:
 def asked(enclave: FakeEnclave, monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
     one = FakeClient([enclave])
     one.policy = dataclasses.replace(one.policy, models=one.policy.models[:1])
-    monkeypatch.setattr("client_sdk.commands.cli._client", lambda **where: one)
+    monkeypatch.setattr("client_sdk.commands.cli.opened_client", lambda **where: one)
     return CliRunner().invoke(client, ["chat", QUESTION, *words])
 
 
