@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 from attestation.errors import ParseError, SessionBusy, UmayError, Unavailable, VerificationError
 from attestation.trust.anchor import Anchor
 from attestation.verify.verdict import Report
 from client_sdk.effects import Spawn, Work, fetch, wait, within
 from client_sdk.finding import Chosen, Finder, Offer
+from client_sdk.machines import Machine, Use
 from client_sdk.presented import Place
 from client_sdk.pricing import Price, price_of_table, weighed
 
@@ -61,52 +61,6 @@ MAX_HEALTH_BYTES = 1024
 
 UPKEEP_SECONDS = 30.0
 """Between two rounds of upkeep: what fails is not tried at every request."""
-
-WEIGHT = 0.3
-"""Of the newest answer in the mean of the time until an answer begins."""
-
-
-@dataclass
-class Machine:
-    """A verified enclave, all places that it is reached at, and how it does."""
-
-    chosen: Chosen
-    places: tuple[Place, ...]
-    price: Price
-    busy: int = 0
-    seconds: float = 0.0
-    told: bool = False
-    seen: float = field(default_factory=time.monotonic)
-
-    @property
-    def model(self) -> str:
-        return self.chosen.enclave.model_name
-
-    @property
-    def load(self) -> float:
-        return (self.busy + 1) * self.seconds
-
-
-class Use:
-    """One request to a machine, which is counted until it is `over`."""
-
-    _counting = threading.Lock()
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine, self._since, self._over = machine, time.monotonic(), False
-        with self._counting:
-            machine.busy += 1
-
-    def began(self) -> None:
-        """Its answer has begun."""
-        took, old = time.monotonic() - self._since, self._machine.seconds
-        self._machine.seconds = (1 - WEIGHT) * old + WEIGHT * took if old else took
-        self._machine.seen = time.monotonic()
-
-    def over(self) -> None:
-        with self._counting:
-            self._machine.busy -= not self._over
-            self._over = True
 
 
 class Chooser:

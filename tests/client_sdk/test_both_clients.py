@@ -27,9 +27,10 @@ from attestation.errors import (
     UsageError,
 )
 from attestation.verify.verdict import _MINT
-from client_sdk.choosing import Chooser, Machine, Use
+from client_sdk.choosing import Chooser
 from client_sdk.effects import Work
 from client_sdk.finding import Chosen, Finder, Relays
+from client_sdk.machines import Machine, Use
 from tests.client_sdk.test_client_session import BODY, NOT_THE_ENCLAVE
 from tests.helpers.fake_enclave import (
     DONE,
