@@ -25,6 +25,14 @@ def put(at: int, value: bytes) -> bytes:
     return data[:at] + value + data[at + len(value) :]
 
 
+def longer(*sizes: int) -> bytes:
+    """A byte more at the end, which the lengths that stand at `sizes` count."""
+    data = bytearray(good_bytes() + b"\0")
+    for at in sizes:
+        data[at : at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 1)
+    return bytes(data)
+
+
 def td15() -> bytes:
     """A version 5 quote with a TDX 1.5 body, of the same machine."""
     return replace(
@@ -45,6 +53,9 @@ BAD = {
     "version-5-extended-body": td15().replace(b"\3\0\x88\2\0\0", b"\4\0\x75\3\0\0"),
     "version-5-wrong-size": td15().replace(b"\3\0\x88\2\0\0", b"\3\0\x48\2\0\0"),
     "version-5-sgx-body": td15().replace(b"\3\0\x88\2\0\0", b"\1\0\x80\1\0\0"),
+    "version-5-body-of-nothing": td15().replace(b"\3\0\x88\2\0\0", b"\x09\0\0\0\0\0"),
+    "byte-behind-the-certification-data": longer(SIGNED_BYTES),
+    "byte-behind-the-qe-data": longer(SIGNED_BYTES, QE_TYPE_AT + 2),
     "key-type-p384": put(2, b"\x03\0"),
     "tee-sgx": put(4, bytes(4)),
     "tee-high-byte": put(4, b"\x81\0\0\x01"),
@@ -209,6 +220,10 @@ MISSPELT = {
     "a 33rd field": (sgx_fields(*map(octets, range(10, 36))), "at most 32"),
     "field that is no sequence": (sgx_fields(b"\x31" + octets(9)[1:]), "expected a SEQUENCE"),
     "field without an OID": (sgx_fields(intel._tlv(0x30, b"\4\1\0", b"\4\1\0")), "a field's OID"),
+    "field whose OID has another tag": (
+        sgx_fields(octets(9).replace(b"\x06\x0a", b"\x04\x0a")),
+        "a field's OID",
+    ),
     "field of another arc": (
         sgx_fields(octets(9).replace(intel._SGX_ARC, b"\x2a" * 9)),
         "a field's OID",
@@ -253,7 +268,8 @@ def test_der_element_that_is_refused(data: bytes, text: str) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 255, 256, 65535])
 def test_der_element_of_any_size(size: int) -> None:
-    assert pck.read_tlv(intel._tlv(0x30, bytes(size)) + b"rest") == (0x30, bytes(size), b"rest")
+    for rest in (b"", b"rest"):
+        assert pck.read_tlv(intel._tlv(0x30, bytes(size)) + rest) == (0x30, bytes(size), rest)
 
 
 @pytest.mark.parametrize("name", BAD_EXTENSIONS)

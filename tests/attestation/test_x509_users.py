@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,14 @@ from attestation.errors import NotAuthentic, ParseError, Refused
 from attestation.formats.collateral import Collateral
 from attestation.platforms import snp, tdx
 from attestation.platforms.tdx import pck
-from attestation.platforms.tdx.tcb import PCK_CRL, ROOT_CRL, TCB_INFO, check_tcb, crl_dates
+from attestation.platforms.tdx.tcb import (
+    PCK_CRL,
+    ROOT_CRL,
+    TCB_INFO,
+    check_tcb,
+    crl_dates,
+    signed_answer,
+)
 from attestation.trust.roots import Roots
 from attestation.vendors.validity import window
 from attestation.x509 import crl as crls
@@ -109,6 +117,28 @@ def test_intel_tcb_info(code: str, changes: dict[str, Any]) -> None:
     assert answer(tcb_signer()) > NOW
     with refuses(code, NotAuthentic):
         answer(tcb_signer(**changes))
+
+
+def resigned(key: str) -> bytes:
+    """The TCB info over the same text, signed by another of the simulated Intel's keys."""
+    text = signed_answer(TCB_INFO, collateral().parts[TCB_INFO]).text
+    signature = pki.sign_raw(machine()._keys[key], text.encode()).hex()
+    return f'{{"tcbInfo":{text},"signature":"{signature}"}}'.encode()
+
+
+@pytest.mark.parametrize("key", ["pck", "root"])
+def test_a_tcb_info_that_its_signer_did_not_sign(key: str) -> None:
+    """Nor does the root count, which signs certificates and lists."""
+    check = functools.partial(tdx.check_answer, TCB_INFO, roots=intel_roots(), now=NOW)
+    assert check(resigned("tcb"), tcb_signer()) > NOW
+    with refuses("collateral-signature", NotAuthentic):
+        check(resigned(key), tcb_signer())
+    with refuses("signer-missing", NotAuthentic):
+        check(resigned(key), tcb_signer()[1:])
+
+
+def test_a_broken_certificate_beside_the_good_ones_is_passed_over() -> None:
+    assert answer((b"0", *tcb_signer())) > NOW
 
 
 def test_a_renewed_tcb_signer_counts_beside_the_old_one() -> None:
