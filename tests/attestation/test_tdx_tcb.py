@@ -39,6 +39,16 @@ def test_good_platform_is_up_to_date() -> None:
     assert (result.issued, result.expires) == (MIDNIGHT, MIDNIGHT + 30 * DAY)
 
 
+def test_the_oldest_part_and_the_lowest_number_bound_the_result() -> None:
+    """Intel renews the root's list only once a year: it does not count as old, but it ends."""
+    parts = dict(machine().collateral(NOW, qe_identity={"tcbEvaluationDataNumber": 19}))
+    parts[tcb.TCB_INFO] = machine().collateral(NOW - DAY)[tcb.TCB_INFO]
+    parts[tcb.ROOT_CRL] = machine().collateral(NOW - 10 * DAY)[tcb.ROOT_CRL]
+    result = check(parts=Collateral(parts))
+    assert (result.issued, result.expires) == (MIDNIGHT - DAY, MIDNIGHT + 20 * DAY)
+    assert result.tcb_evaluation_number == 19
+
+
 def test_version_5_quote_is_judged_alike() -> None:
     fields = {"tee_tcb_svn2": intel.TEE_TCB_SVN, "mr_servicetd": bytes(48)}
     quote = machine().forge(replace(good(), version=5, **fields))
