@@ -16,7 +16,7 @@ import time
 import tomllib
 from bisect import bisect
 from collections import Counter
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
 import pytest
@@ -92,9 +92,9 @@ def _task(mutant: Mutant, recorded: Recording) -> Task:
     tests = recorded.touching(mutant.module, *mutant.lines)
     if mutant.limit is not None:
         tests = recorded.sorted(_using(mutant.limit[0], recorded))
-    seconds = list(accumulate(recorded.seconds[test] for test in tests))
-    count = bisect(seconds, BUDGET_S) + 1
-    return Task(mutant, tuple(tests[:count]), sum(seconds[:count][-1:]))
+    seconds = {test: recorded.seconds[test] for test in tests}
+    count = bisect(list(accumulate(seconds.values())), BUDGET_S) + 1
+    return Task(mutant, dict(islice(seconds.items(), count)))
 
 
 def _using(limit: str, recorded: Recording) -> list[str]:

@@ -76,10 +76,15 @@ def _be_child(job: Job, place: Path) -> None:
     code = 1
     with suppress(BaseException):
         os.setsid()  # its own group, to be ended with what it starts
-        limit = int(job.cpu_s) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+        limit_cpu(job.cpu_s)
         code = job.work(place)
     os._exit(code)
+
+
+def limit_cpu(seconds: float) -> None:
+    """Of CPU time, counted from the process's beginning, after which this process is ended."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, hard))
 
 
 def _reap(running: dict[int, _Child]) -> None:

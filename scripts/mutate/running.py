@@ -1,7 +1,7 @@
 """Runs mutants: one loaded process forks for each, and the child runs the tests that touch it.
 
 The child changes the function's code in place, so nothing is imported anew. It ends at the first
-test that fails. One that takes ten times the CPU time of its tests is ended by a guard.
+test that fails. A test that takes ten times its own CPU time is ended by a guard.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from _pytest.runner import runtestprotocol
 from scripts.mutate import forking
 from scripts.mutate.operators import Mutant
 
-GUARD_TIMES, GUARD_LEAST_S = 10, 30.0
+GUARD_TIMES, GUARD_LEAST_S = 10, 15.0
 SURVIVED, FAILED, NOT_APPLIED = 0, 1, 2
 OUTCOMES = {SURVIVED: "survived", NOT_APPLIED: "not applied", forking.GUARDED: "guard"}
 """What an exit code says; every other says that the mutant was killed."""
@@ -33,11 +34,10 @@ Tell = Callable[["Task", str, str], None]
 
 @dataclass(frozen=True)
 class Task:
-    """A mutant, the tests for it in order, and the CPU seconds that those take."""
+    """A mutant, and the tests for it in order with the CPU seconds that each takes."""
 
     mutant: Mutant
-    tests: tuple[str, ...]
-    seconds: float
+    tests: dict[str, float]
 
 
 class Loaded:
@@ -55,10 +55,8 @@ class Loaded:
 
 def jobs(tasks: list[Task], items: dict[str, pytest.Item], tell: Tell) -> Iterator[forking.Job]:
     for task in tasks:
-        found = [items[test] for test in task.tests if test in items]
-        limit = max(GUARD_TIMES * task.seconds, GUARD_LEAST_S)
-        work = functools.partial(_try, task.mutant, found)
-        yield forking.Job(work, limit, functools.partial(_ended, task, tell))
+        work = functools.partial(_try, task, items)
+        yield forking.Job(work, GUARD_LEAST_S, functools.partial(_ended, task, tell))
 
 
 def _ended(task: Task, tell: Tell, place: Path, code: int) -> None:
@@ -66,14 +64,19 @@ def _ended(task: Task, tell: Tell, place: Path, code: int) -> None:
     tell(task, OUTCOMES.get(code, "killed"), at.read_text() if at.exists() else "")
 
 
-def _try(mutant: Mutant, items: list[pytest.Item], place: Path) -> int:
-    hush(place, items, Path(os.devnull))
+def _try(task: Task, items: dict[str, pytest.Item], place: Path) -> int:
+    chosen = [items[test] for test in task.tests]
+    hush(place, chosen, Path(os.devnull))
     try:
-        apply(mutant)
+        apply(task.mutant)
     except Exception:
         return NOT_APPLIED
-    all_pass = all(passes(item, following, place) for item, following in turns(items))
-    return SURVIVED if all_pass else FAILED
+    for item, following in turns(chosen):
+        seconds = GUARD_TIMES * task.tests[item.nodeid]
+        forking.limit_cpu(time.process_time() + max(seconds, GUARD_LEAST_S))
+        if not passes(item, following, place):
+            return FAILED
+    return SURVIVED
 
 
 def turns(items: list[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.Item | None]]:

@@ -138,6 +138,28 @@ def test_broken_collateral_is_not_authentic(name: str) -> None:
         check(parts=changed(part, change))
 
 
+@pytest.mark.parametrize(
+    "name", ["tcb-info-is-qe-identity", "tcb-info-unknown-status", "tcb-info-two-bodies"]
+)
+def test_what_intel_s_service_does_not_answer_is_malformed(name: str) -> None:
+    part, change = BROKEN[name]
+    with refuses("collateral-malformed", NotAuthentic):
+        check(parts=changed(part, change))
+
+
+@pytest.mark.parametrize("number", ["20", True, None, 20.0])
+def test_an_evaluation_number_that_is_none(number: object) -> None:
+    parts = collateral(qe_identity={"tcbEvaluationDataNumber": number})
+    with refuses("collateral-malformed", NotAuthentic) as caught:
+        check(parts=parts)
+    assert "as a whole number" in str(caught.value)
+
+
+def test_a_qe_identity_is_no_tcb_info() -> None:
+    with refuses("collateral-malformed", NotAuthentic):
+        tcb.signed_answer(tcb.TCB_INFO, collateral().parts[tcb.QE_IDENTITY])
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(tcb.PARTS), st.binary(max_size=200), st.integers(0, 5000))
 def test_any_part_raises_only_our_errors(name: str, data: bytes, at: int) -> None:

@@ -271,6 +271,25 @@ def test_malformed_certificates(der: bytes) -> None:
             load_chain((der,), profile)
 
 
+def sized(size: int) -> bytes:
+    """A certificate (DER) of this many bytes, by an extension that nobody judges."""
+    first, above = good(profiles.NVIDIA)[:2]
+    fill = size - 600
+    for _ in range(40):  # a signature has one length or another
+        value = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), bytes(fill))
+        der = pki.der(make.replace(first, extensions=[(value, False)]).build(above))
+        if len(der) == size:
+            return der
+        fill += size - len(der)
+    raise AssertionError(size)
+
+
+def test_only_certificates_up_to_4096_bytes_are_remembered() -> None:
+    for size, kept in ((4096, True), (4097, False)):
+        der = sized(size)
+        assert (load_certificate(der) is load_certificate(der)) == kept
+
+
 def test_a_signature_with_unused_bits() -> None:
     """A BIT STRING that says of its last byte that some bits do not count: a second spelling."""
     signed = (build(good(profiles.NVIDIA))[0] for _ in range(200))
