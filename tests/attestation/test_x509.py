@@ -271,6 +271,22 @@ def test_malformed_certificates(der: bytes) -> None:
             load_chain((der,), profile)
 
 
+def test_an_extension_that_cannot_be_read() -> None:
+    first, above = good(profiles.NVIDIA)[:2]
+    names = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\xff")
+    made = make.replace(first, extensions=[(names, False)])
+    with pytest.raises(ParseError):
+        load_certificate(pki.der(made.build(above)))
+
+
+def test_a_key_that_is_not_on_its_curve() -> None:
+    numbers = x509.load_der_x509_certificate(DER).public_key().public_numbers()
+    point = numbers.x.to_bytes(48) + numbers.y.to_bytes(48)
+    assert point in DER
+    with pytest.raises(ParseError):
+        load_certificate(DER.replace(point, b"\1" * 96))
+
+
 def sized(size: int) -> bytes:
     """A certificate (DER) of this many bytes, by an extension that nobody judges."""
     first, above = good(profiles.NVIDIA)[:2]
