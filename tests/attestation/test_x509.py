@@ -226,6 +226,20 @@ def test_a_root_is_known_by_its_key_alone(profile: Profile) -> None:
     walk(profile, changed(profile, ROOT, name="another name of the same key"))
 
 
+def test_a_wrong_root_is_told_beside_the_pinned_ones() -> None:
+    chain = changed(profiles.INTEL, ROOT, number=88)
+    for pinned, text in (({b"\1" * 32}, "SHA-256 " + "01" * 32), (set(), "SHA-256 none")):
+        with pytest.raises(NotAuthentic, match=f"{text}, got {make.spki_digest(chain[-1]).hex()}"):
+            check_chain(chain, profiles.INTEL, pinned=pinned, now=NOW)
+
+
+def test_a_responder_s_purpose_is_told() -> None:
+    with pytest.raises(NotAuthentic, match="expected no OCSP responder by its"):
+        walk(profiles.INTEL, changed(profiles.INTEL, FIRST, extensions=[(RESPONDER, False)]))
+    with pytest.raises(NotAuthentic, match="expected an OCSP responder by its"):
+        walk(profiles.NVIDIA_OCSP, changed(profiles.NVIDIA_OCSP, FIRST, extensions=[]))
+
+
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 def test_extensions_that_are_not_critical_are_let_pass(profile: Profile) -> None:
     for place in places(profile):
@@ -362,6 +376,7 @@ def test_raw_signatures(kind: str) -> None:
     assert not has_signed(make.key(kind, 1).public_key(), raw, b"data")
     for other in ("P-521", "RSA 2048"):
         assert not has_signed(make.key(other).public_key(), raw, b"data")
+    assert not has_signed(make.key("P-521").public_key(), bytes(132), b"data")
 
 
 def test_an_rsa_key_of_a_bit_less_than_2048() -> None:
