@@ -551,6 +551,12 @@ def test_rims_that_both_name_an_index(index: int) -> None:
         measure(vbios=rim)
 
 
+def test_the_first_index_that_two_rims_name_is_told() -> None:
+    rim = vendor().rim(VBIOS_VERSION, golden(VBIOS_INDICES) | golden(range(7, 9)))
+    with pytest.raises(NotAuthentic, match="got 7 in both"):
+        measure(vbios=rim)
+
+
 def test_rim_of_a_stranger() -> None:
     rim = vendor("Stranger").rim(DRIVER_VERSION, golden(DRIVER_INDICES))
     with refuses("rim-wrong-root", NotAuthentic):

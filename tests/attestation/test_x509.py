@@ -234,7 +234,7 @@ def test_a_wrong_root_is_told_beside_the_pinned_ones() -> None:
 
 
 def test_a_responder_s_purpose_is_told() -> None:
-    with pytest.raises(NotAuthentic, match="expected no OCSP responder by its"):
+    with pytest.raises(NotAuthentic, match="'certificate 0': expected no OCSP responder by its"):
         walk(profiles.INTEL, changed(profiles.INTEL, FIRST, extensions=[(RESPONDER, False)]))
     with pytest.raises(NotAuthentic, match="expected an OCSP responder by its"):
         walk(profiles.NVIDIA_OCSP, changed(profiles.NVIDIA_OCSP, FIRST, extensions=[]))
