@@ -238,6 +238,16 @@ def test_status_that_none_is_refused(status: int) -> None:
         bhttp.decode_response(b"\1" + varint.encode(status) + b"\0\0\0")
 
 
+@pytest.mark.parametrize("status", [101, 103])
+def test_switching_protocols_is_no_informational_response(status: int) -> None:
+    message = b"\1" + varint.encode(status) + b"\0" + varint.encode(200)
+    if status == 103:
+        assert bhttp.decode_response(message).status == 200
+        return
+    with pytest.raises(ParseError):
+        bhttp.decode_response(message)
+
+
 def test_too_many_informational_responses_are_refused() -> None:
     with pytest.raises(ParseError):
         bhttp.decode_response(b"\1" + (varint.encode(103) + b"\0") * 9 + varint.encode(200))
@@ -272,6 +282,22 @@ def test_encoder_refuses_what_the_decoder_would(bad: Request) -> None:
         bhttp.encode_request(bad)
 
 
+@pytest.mark.parametrize("status", [99, 100, 102, 199, 600])
+def test_encoder_ends_with_a_final_status(status: int) -> None:
+    with pytest.raises(ParseError):
+        bhttp.encode_response(Response(status))
+    with pytest.raises(ParseError):
+        bhttp.ResponseEncoder().head(status)
+
+
+@pytest.mark.parametrize("status", [99, 101, 200])
+def test_encoder_gives_no_other_status_before_it(status: int) -> None:
+    with pytest.raises(ParseError):
+        bhttp.encode_response(Response(200, informational=(Informational(status),)))
+    with pytest.raises(ParseError):
+        bhttp.ResponseEncoder().informational(status)
+
+
 def test_decoder_stays_broken_after_an_error() -> None:
     decoder = bhttp.request_decoder()
     with pytest.raises(ParseError):
@@ -293,6 +319,13 @@ def test_streamed_response_decodes(parts: list[bytes], trailers: Fields) -> None
     assert response.content == b"".join(parts)
     assert response.trailers == trailers
     assert [part.status for part in response.informational] == [102]
+
+
+def test_framing_is_written_once() -> None:
+    encoder = bhttp.ResponseEncoder()
+    parts = [encoder.informational(status) for status in (102, 103)]
+    message = b"".join(parts) + encoder.head(200) + encoder.finish()
+    assert [part.status for part in bhttp.decode_response(message).informational] == [102, 103]
 
 
 def test_encoder_keeps_its_order() -> None:

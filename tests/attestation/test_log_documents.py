@@ -214,3 +214,41 @@ def test_no_other_bytes_are_the_enclaves_word(data: bytes | int) -> None:
     except (ParseError, NotAuthentic):
         return
     assert found == genuine
+
+
+BAD_REQUESTS = {
+    "version 2": {0: 2, 1: 7, 2: b"word"},
+    "version true": {0: True, 1: 7, 2: b"word"},
+    "index in text": {0: 1, 1: "7", 2: b"word"},
+    "index below zero": {0: 1, 1: -1, 2: b"word"},
+    "index of 64 bits": {0: 1, 1: 2**63, 2: b"word"},
+    "retirement in text": {0: 1, 1: 7, 2: "word"},
+}
+
+
+@pytest.mark.parametrize("fields", BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+def test_a_retirement_request_of_another_form(fields: dict[int, object]) -> None:
+    with pytest.raises(ParseError):
+        RetireRequest.from_bytes(cbor.encode(fields))
+
+
+@pytest.mark.parametrize("index", [0, 2**63 - 1])
+def test_a_retirement_request_comes_back(index: int) -> None:
+    request = RetireRequest(index, b"word")
+    assert RetireRequest.from_bytes(request.to_bytes()) == request
+
+
+BAD_MANIFESTS = {
+    "list": [bytes(32)],
+    "name that is no text": {1: bytes(32)},
+    "digest in text": {"a": "0" * 32},
+    "digest of 31 bytes": {"a": bytes(31)},
+    "digest of 33 bytes": {"a": bytes(33)},
+    "one bad of two": {"a": bytes(32), "b": bytes(31)},
+}
+
+
+@pytest.mark.parametrize("fields", BAD_MANIFESTS.values(), ids=BAD_MANIFESTS)
+def test_a_collateral_manifest_of_another_form(fields: object) -> None:
+    with pytest.raises(ParseError):
+        collateral_leaf(cbor.encode(fields))

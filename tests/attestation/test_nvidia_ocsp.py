@@ -236,7 +236,7 @@ def test_any_revoked_certificate_refuses(position: int) -> None:
         lambda: answer(named=hashes.SHA1()),
         lambda: answer(named=hashes.SHA256()),
         lambda: answer(algorithm=hashes.SHA256()),
-        lambda: answer(start=TODAY + timedelta(seconds=299)),
+        lambda: answer(start=TODAY + timedelta(seconds=300)),
         lambda: delegated(responder()),
         lambda: delegated(responder(extensions=[
             (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]), True),
