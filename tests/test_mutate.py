@@ -33,9 +33,9 @@ CHANGED = {
     f"{FIRST} → False": f"if False or {SECOND}:",
     f"{SECOND} → False": f"if {FIRST} or False:",
     f"{FIRST} → boundary 1": f"if got >= most or {SECOND}:",
-    "note(got) → no call": "pass",
+    "note(got) → no call": "if False:\n        note(got)",
     "min(got, most) → max": "return max(got, most)",
-    "raise ValueError(got) → no raise": "pass",
+    "raise ValueError(got) → no raise": "if False:\n        raise ValueError(got)",
 }
 
 

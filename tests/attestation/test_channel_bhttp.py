@@ -238,10 +238,10 @@ def test_status_that_none_is_refused(status: int) -> None:
         bhttp.decode_response(b"\1" + varint.encode(status) + b"\0\0\0")
 
 
-@pytest.mark.parametrize("status", [101, 103])
+@pytest.mark.parametrize("status", [101, 103, 199])
 def test_switching_protocols_is_no_informational_response(status: int) -> None:
     message = b"\1" + varint.encode(status) + b"\0" + varint.encode(200)
-    if status == 103:
+    if status != 101:
         assert bhttp.decode_response(message).status == 200
         return
     with pytest.raises(ParseError):

@@ -205,6 +205,24 @@ def test_no_mutated_inclusion_proof_passes() -> None:
                 merkle.verify_inclusion(leaf_hash(b"another"), **right)
 
 
+@pytest.mark.parametrize(("index", "size"), [(0, 0), (1, 1), (-1, 1), (5, 5), (8, 5)])
+def test_a_path_from_outside_of_a_tree_leads_nowhere(index: int, size: int) -> None:
+    for hashes in range(5):
+        with pytest.raises(LogError, match="expected an index below"):
+            merkle.root_from_inclusion(
+                bytes(32), index=index, size=size, proof=[bytes(32)] * hashes
+            )
+
+
+def test_a_path_of_another_length_leads_nowhere() -> None:
+    for size in range(1, 40):
+        good = TREE.inclusion(size - 1, size)
+        for proof in ([*good, bytes(32)], good[:-1], [*good[:-1], bytes(31)]):
+            if proof != good:
+                with pytest.raises(LogError, match="inclusion"):
+                    merkle.root_from_inclusion(bytes(32), index=size - 1, size=size, proof=proof)
+
+
 def test_no_mutated_consistency_proof_passes() -> None:
     for new in range(1, 40):
         for old in range(1, new + 1):

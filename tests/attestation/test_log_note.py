@@ -109,6 +109,7 @@ BAD_NOTES = {
     "no text": b"\n\n" + SIG.encode(),
     "no blank line": b"text\n" + SIG.encode(),
     "hyphen for dash": lines("- name AQIDBAU=\n"),
+    "no dash": lines("name AQIDBAU=\n"),
     "no name": lines("—  AQIDBAU=\n"),
     "plus in name": lines("— na+me AQIDBAU=\n"),
     "no-break space in name": lines("— na\u00a0me AQIDBAU=\n"),
@@ -144,6 +145,7 @@ BAD_BODIES = {
     "two lines": f"{ORIGIN}\n5\n",
     "extension line": f"{ORIGIN}\n5\n{ROOT}\nmore\n",
     "no final newline": f"{ORIGIN}\n5\n{ROOT}",
+    "text behind the last newline": f"{ORIGIN}\n5\n{ROOT}\nmore",
     "leading zero": f"{ORIGIN}\n05\n{ROOT}\n",
     "negative": f"{ORIGIN}\n-5\n{ROOT}\n",
     "plus": f"{ORIGIN}\n+5\n{ROOT}\n",
@@ -310,3 +312,14 @@ def test_secret_keys_never_show_in_errors() -> None:
         with pytest.raises(ParseError) as caught:
             note.parse_signer(text)
         assert "AYEKFALV" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "na me", "na\u00a0me"])
+def test_a_key_of_no_name(name: str) -> None:
+    """The key id is right for this name: only the name is not one."""
+    identity = note.key_id(name, PUBLIC).hex()
+    text = f"{name}+{identity}+{base64.b64encode(note.ED25519 + PUBLIC).decode()}"
+    with pytest.raises(ParseError, match="expected a key name"):
+        VerifierKey.from_text(text)
+    with pytest.raises(ParseError, match="expected a key name"):
+        note.parse_signer(note.signer_text(name, KEY))
