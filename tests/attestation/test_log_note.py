@@ -323,3 +323,30 @@ def test_a_key_of_no_name(name: str) -> None:
         VerifierKey.from_text(text)
     with pytest.raises(ParseError, match="expected a key name"):
         note.parse_signer(note.signer_text(name, KEY))
+
+
+def test_a_note_has_at_most_64_signatures_and_512_kib() -> None:
+    sig = "— name AQIDBAU=\n"
+    assert len(Note.from_bytes(b"text\n\n" + sig.encode() * 64).signatures) == 64
+    with pytest.raises(ParseError, match="at most 64 signatures"):
+        Note.from_bytes(b"text\n\n" + sig.encode() * 65)
+    assert note.decode_text(b"x" * 512 * 1024)
+    with pytest.raises(ParseError, match="at most 524288 bytes"):
+        note.decode_text(b"x" * (512 * 1024 + 1))
+
+
+def test_a_note_of_signatures_alone() -> None:
+    with pytest.raises(ParseError, match="text, an empty line, and signature lines"):
+        Note.from_bytes("— name AQIDBAU=\n".encode())
+
+
+def test_a_proof_with_another_note_for_a_checkpoint() -> None:
+    other = note.sign("some text\n", name=ORIGIN, key=KEY).to_bytes()
+    with pytest.raises(ParseError, match="checkpoint"):
+        Proof.from_bytes(Proof(4, PROOF.hashes, other, LEAVES[4]).to_bytes())
+
+
+def test_a_proof_without_lines() -> None:
+    head = PROOF.to_bytes().split(b"\n")[0]
+    with pytest.raises(ParseError, match="expected an index line"):
+        Proof.from_bytes(head + b"\n\n" + SIGNED)
