@@ -250,3 +250,4 @@ def test_an_id_block_of_another_release_does_not_do(snp: SnpWorld) -> None:
     presented = snp.world.presented(snp.evidence(quote=snp.report(**ID_BLOCK)))
     report = snp.examine(presented, releases=(release, other))
     assert refused(report) == ("measurement", "launch-id")
+    assert any(LAUNCH.hex() in step.detail for step in report.steps)
