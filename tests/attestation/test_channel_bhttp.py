@@ -169,6 +169,12 @@ def test_integers_come_back(value: int) -> None:
     assert varint.size(encoded[0]) == len(encoded)
 
 
+@pytest.mark.parametrize("value", [-1, 1 << 62])
+def test_integer_that_has_no_form_is_refused(value: int) -> None:
+    with pytest.raises(ParseError):
+        varint.encode(value)
+
+
 @pytest.mark.parametrize("long", ["4025", "80000025", "c000000000000025", "80003fff"])
 def test_integer_longer_than_it_need_be_is_refused(long: str) -> None:
     with pytest.raises(ParseError):

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from attestation.channel import hpke, kem
 from attestation.channel.protocol import PREFERENCES
+from attestation.channel.server import KeyRing
 from attestation.channel.suite import Suite
 from attestation.errors import ChannelError, UsageError
 from tests.helpers.channel_vectors import load, unhex
@@ -258,3 +259,16 @@ def test_suite_that_is_not_ours_is_refused(numbers: tuple[int, int, int]) -> Non
 
 def test_keys_are_fresh() -> None:
     assert kem.XWingKey.generate().public != kem.XWingKey.generate().public
+
+
+def test_a_kem_that_is_not_known() -> None:
+    with pytest.raises(ChannelError, match="expected 0x0020 or 0x647a, got 0x0010"):
+        kem.encapsulate(0x10, bytes(65))
+
+
+def test_a_key_ring_whose_ids_are_all_in_use() -> None:
+    ring = KeyRing()
+    private = kem.X25519Key.generate()
+    ring.install(dict.fromkeys(range(256), private))
+    with pytest.raises(UsageError, match="every one is in use"):
+        ring.open_epoch([kem.X25519_ID])

@@ -180,6 +180,19 @@ def test_a_pruned_cell_that_poses_as_the_account() -> None:
         read(replace(good(), state=write_bag([pruned(chain().account)])))
 
 
+def test_an_account_that_names_another_address() -> None:
+    def contents(address: str) -> tuple[str, int, bytes, bytes]:
+        data = Reader(read_cell(good().state), "account")
+        assert data.bit()
+        return accounts._contents(data, address)
+
+    assert contents(LOG_ADDRESS)[:2] == ("active", 200)
+    for other in (OTHER_ADDRESS, "-1" + LOG_ADDRESS[1:]):
+        with pytest.raises(NotAuthentic, match="expected the address") as caught:
+            contents(other)
+        assert caught.value.code == "other-account"
+
+
 def test_a_merkle_proof_that_poses_as_the_account() -> None:
     with pytest.raises(NotAuthentic, match="other-account"):
         read(replace(good(), state=write_bag([merkle_proof(chain().account, ())])))
