@@ -639,3 +639,10 @@ def test_reader_accepts_the_longest_chunk() -> None:
     assert reader.push(b"\x80\0" + len(sealed).to_bytes(2, "big") + sealed) == [
         bytes(MAX_CHUNK_BYTES)
     ]
+
+
+def test_a_configuration_too_short_to_name_its_kem() -> None:
+    assert parse_key_list(b"\0\3\x01\x12\x34") == ()
+    for part in (b"\x01", b"\x01\x12"):
+        with pytest.raises(ParseError):
+            parse_key_list(len(part).to_bytes(2) + part)

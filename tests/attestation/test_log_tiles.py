@@ -231,3 +231,11 @@ def test_hypothesis_flipped_leaves_are_other_leaves_or_refused(at: int, flip: in
 def test_hypothesis_path_identity(level: int | None, index: int, width: int) -> None:
     path = TilePath(level, index, width)
     assert TilePath.parse(str(path)) == path
+
+
+def test_a_bundle_that_ends_inside_an_entry() -> None:
+    assert tiles.decode_bundle(b"\0\0") == (b"",)
+    assert tiles.decode_bundle(b"\0\3abc") == (b"abc",)
+    for data in (b"\0", b"\0\1", b"\0\5abc", b"\0\0\0\5abc"):
+        with pytest.raises(ParseError, match="it ends inside one"):
+            tiles.decode_bundle(data)
