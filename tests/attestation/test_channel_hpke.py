@@ -264,6 +264,9 @@ def test_keys_are_fresh() -> None:
 def test_a_kem_that_is_not_known() -> None:
     with pytest.raises(ChannelError, match="expected 0x0020 or 0x647a, got 0x0010"):
         kem.encapsulate(0x10, bytes(65))
+    for size in (kem.public_bytes, kem.enc_bytes):
+        with pytest.raises(ChannelError, match="expected 0x0020 or 0x647a, got 0x0010"):
+            size(0x10)
 
 
 def test_a_key_ring_whose_ids_are_all_in_use() -> None:

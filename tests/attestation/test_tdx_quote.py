@@ -93,6 +93,11 @@ def test_malformed_quote_is_refused(name: str) -> None:
         parse_quote(BAD[name])
 
 
+def test_a_body_of_an_unknown_type_is_named() -> None:
+    with pytest.raises(ParseError, match="extended body, got type 9 of 0 bytes"):
+        parse_quote(BAD["version-5-body-of-nothing"])
+
+
 def test_a_quote_has_a_limit() -> None:
     with pytest.raises(ParseError, match="at most 16384 bytes"):
         parse_quote(good_bytes().ljust(16 * 1024 + 1, b"\0"))
