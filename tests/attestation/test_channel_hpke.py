@@ -275,3 +275,10 @@ def test_a_key_ring_whose_ids_are_all_in_use() -> None:
     ring.install(dict.fromkeys(range(256), private))
     with pytest.raises(UsageError, match="every one is in use"):
         ring.open_epoch([kem.X25519_ID])
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_a_private_key_of_another_length(size: int) -> None:
+    for make in (kem.X25519Key, kem.XWingKey):
+        with pytest.raises(ChannelError, match="of 32 bytes"):
+            make(bytes(size))
