@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from attestation.errors import VerificationError
 from attestation.trust.anchor import Anchor
 from attestation.verify import verifier as plan
+from attestation.verify.memory import VerificationMemory
+from attestation.verify.verdict import VerifiedEnclave
 from attestation.verify.verifier import Presented, Verifier
 from tests.helpers.world import NOW, World
 
@@ -125,3 +128,27 @@ def test_valid_until_is_the_last_moment(
     verify(world, Verifier(policy), *asked, now=end - 1)
     with pytest.raises(VerificationError):
         verify(world, Verifier(policy), *asked, now=end + 1)
+
+
+ENDS_AT_100 = cast(VerifiedEnclave, SimpleNamespace(valid_until=100))
+
+
+def test_an_enclave_is_recalled_from_its_first_second_to_its_last() -> None:
+    memory = VerificationMemory(1)
+    memory.keep(b"asked", 50, ENDS_AT_100)
+    found = [memory.recall(b"asked", now) is ENDS_AT_100 for now in (49, 50, 99, 100, 101)]
+    assert found == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize("again", ["recall", "keep"])
+def test_what_was_asked_for_last_is_forgotten_last(again: str) -> None:
+    memory = VerificationMemory(2)
+    for asked in (b"first", b"second"):
+        memory.keep(asked, 50, ENDS_AT_100)
+    if again == "recall":
+        memory.recall(b"first", 60)
+    else:
+        memory.keep(b"first", 60, ENDS_AT_100)
+    memory.keep(b"third", 60, ENDS_AT_100)
+    kept = [memory.recall(asked, 60) is not None for asked in (b"first", b"second", b"third")]
+    assert kept == [True, False, True]
