@@ -19,7 +19,7 @@ import openai
 import pytest
 from click.testing import CliRunner
 
-from attestation.errors import Refused
+from attestation.errors import Refused, Unavailable
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence
 from attestation.platforms import tdx
 from attestation.verify.verifier import PLAN
@@ -34,6 +34,7 @@ from client_sdk.presented import fetch_places
 from client_sdk.transport import Transport, log_url
 from enclave.simulator.rough import of_boot
 from tests.client_sdk.test_face import HEAVY, examples, loaded_by
+from tests.helpers.outages import MortalChain, second_relay
 from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
 
@@ -60,6 +61,13 @@ def umay(network: Network, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*UMAY, *words, *where], capture_output=True, text=True, timeout=HANG_S, check=False
     )
+
+
+SHORT = {
+    "model": MODEL_NAME,
+    "messages": [{"role": "user", "content": "Good evening."}],
+    "max_tokens": 4,
+}
 
 
 def client_of(network: Network) -> Client:
@@ -203,6 +211,30 @@ def test_the_five_lines_of_the_readme_run_as_they_stand(network: Network, tmp_pa
     assert len([line for line in found[0].splitlines() if line]) == 5
     done = python(network, tmp_path, "-c", found[0])
     assert done.returncode == 0 and "CheckedReceipt" in done.stdout, done.stderr
+
+
+def test_calls_go_on_without_a_relay_and_without_the_chain_until_the_verification_ends(
+    network: Network,
+) -> None:
+    chain, ahead = MortalChain(network.chain()), [0.0]
+    policy = read_policy(network.files.policy)
+    with second_relay(network) as (relay, process):
+        urls = [relay, network.relay]
+        client = Client(urls, policy=policy, chain=chain, clock=lambda: time.time() + ahead[0])
+        with client:
+            assert client.chat(SHORT).text()
+            process.kill()
+            process.wait(HANG_S)
+            assert client.chat(SHORT).text()
+            chain.dead = True
+            until = client.choose().enclave.valid_until
+            while client._chooser.finder.now() + 60 < until and ahead[0] < 600:
+                ahead[0] += 60
+                assert client.chat(SHORT).text()
+            assert ahead[0] > 0
+            ahead[0] = until - time.time() + 7200
+            with pytest.raises(Unavailable, match="the chain does not answer"):
+                client.chat(SHORT)
 
 
 def test_a_first_prompt_loads_only_what_the_benchmark_of_imports_counts(
