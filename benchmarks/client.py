@@ -7,26 +7,22 @@ is a new client that must verify a machine first; "warm" has verified one.
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any
 
 import openai
-import requests
 
+from benchmarks._serving import served
 from client_sdk import Client, connect
 from client_sdk.localnet.devnet import Network
 from client_sdk.localnet.netfiles import GuestSpec
 
 COLD, WARM, STREAMS, TOKENS = 9, 40, 5, 200
+PLAIN_SLOTS = 8
 GUESTS = (GuestSpec("ada", 1, 1),)
 MODEL = "umay-demo"
 QUESTION: list[Any] = [{"role": "user", "content": "Tell me a story about a guardian."}]
@@ -35,7 +31,7 @@ QUESTION: list[Any] = [{"role": "user", "content": "Tell me a story about a guar
 def run() -> Iterator[dict[str, Any]]:
     with (
         tempfile.TemporaryDirectory() as directory,
-        _plain() as url,
+        served(PLAIN_SLOTS) as url,
         Network(Path(directory), guests=GUESTS) as network,
     ):
         network.start()
@@ -49,31 +45,6 @@ def run() -> Iterator[dict[str, Any]]:
 
 def _client(network: Network) -> Client:
     return connect(network.files.directory, pacing="none")
-
-
-@contextmanager
-def _plain() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "benchmarks._sealed_server", str(port), "8"])
-    try:
-        url = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + 120
-        while not _serves(url):
-            if time.monotonic() > until:
-                raise TimeoutError("the plain server did not start")
-            time.sleep(0.2)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-def _serves(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/umay/", timeout=5).status_code == 200
-    except requests.RequestException:
-        return False
 
 
 def _first_token(api: openai.OpenAI) -> float:

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.imports import cpu_seconds
+
 ROOT = Path(__file__).parent.parent
 RUNS = 7
 PEERS = {
@@ -52,15 +54,8 @@ def _measured(place: Path, packages: list[str], statement: str) -> tuple[float, 
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     ours = ["-c", constraints] if packages == [str(ROOT)] else []
     subprocess.run([*command, *ours, *packages], check=True)
-    taken = [_seconds(python, statement) for _ in range(RUNS)]
+    taken = [cpu_seconds(statement, python=python, cwd="/") for _ in range(RUNS)]
     return round(_megabytes(libraries) - empty, 1), round(median(taken), 3)
-
-
-def _seconds(python: str, statement: str) -> float:
-    code = f"{statement}\nimport time\nprint(time.process_time())"
-    words = [python, "-c", code]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd="/")
-    return float(done.stdout)
 
 
 def _megabytes(directory: Path) -> float:

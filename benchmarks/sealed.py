@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestation import wire
 from attestation.channel import bhttp
 from attestation.channel.key_config import parse_key_list
-from attestation.errors import Unavailable
 from attestation.verify.verdict import VerifiedEnclave
+from benchmarks._serving import served
 from client_sdk import sse
 from client_sdk.session import SealedExchange
 from client_sdk.transport import Transport
@@ -48,34 +45,19 @@ Ask = Callable[[], list[float]]
 
 
 def run() -> Iterator[dict[str, Any]]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    arguments = [sys.executable, "-m", "benchmarks._sealed_server", str(port), str(max(STREAMS))]
-    server = subprocess.Popen(arguments)
-    try:
-        base = f"http://127.0.0.1:{port}"
+    with served(max(STREAMS)) as base:
         transport = Transport()
         boot, enclave = _enclave(transport, base)
         for streams in STREAMS:
             yield from _compare(streams, transport, base, boot, enclave)
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 def _enclave(transport: Transport, base: str) -> tuple[str, VerifiedEnclave]:
     """The guest's boot and keys. They are not verified here; the benchmark `verify` measures
     that."""
-    until = time.monotonic() + 60
-    while True:
-        try:
-            boot = json.loads(transport.get(base + wire.LISTING))["boots"][0]
-            keys = parse_key_list(transport.get(f"{base}{wire.base(boot)}ohttp-keys"))
-            return boot, verified(keys, Ed25519PrivateKey.generate(), bytes.fromhex(boot))
-        except Unavailable:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.2)
+    boot = json.loads(transport.get(base + wire.LISTING))["boots"][0]
+    keys = parse_key_list(transport.get(f"{base}{wire.base(boot)}ohttp-keys"))
+    return boot, verified(keys, Ed25519PrivateKey.generate(), bytes.fromhex(boot))
 
 
 def _compare(

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 from attestation.errors import UsageError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from attestation.channel import bhttp
     from attestation.verify.verdict import VerifiedEnclave
     from client_sdk.disclosure import DisclosedReceipt
@@ -112,12 +110,7 @@ class Answer(AnswerHead):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> Iterator[bytes]:

@@ -147,17 +147,15 @@ class Asker:
     def _chosen(
         self, before: Chosen | None, model: str | None, avoid: set[str], patience: Patience
     ) -> Work[Chosen]:
-        """The machine that may have run this already, if there is one, while it verifies."""
-        if before is None:
-            return (yield from self._choose(model, avoid, patience))
-        if self._chooser.holds(before):
+        """The machine that may have run this already, while it verifies; else any that does."""
+        if before is not None and self._chooser.holds(before):
             return before
         told = f"no machine was verified within {patience.choose:g} s"
-        return (yield from within(patience.choose, self._chooser.refresh(before), told=told))
-
-    def _choose(self, model: str | None, avoid: set[str], patience: Patience) -> Work[Chosen]:
-        told = f"no machine was verified within {patience.choose:g} s"
-        work = self._chooser.choose(model, avoid=avoid)
+        work = (
+            self._chooser.choose(model, avoid=avoid)
+            if before is None
+            else self._chooser.refresh(before)
+        )
         return (yield from within(patience.choose, work, told=told))
 
     def _send(

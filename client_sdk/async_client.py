@@ -25,8 +25,6 @@ from client_sdk.answer import AnswerHead
 from client_sdk.face import TIMEOUT_SECONDS, ClientFace, located
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from openai import AsyncOpenAI
 
     from attestation.trust.anchor import Anchor
@@ -84,12 +82,7 @@ class AsyncAnswer(AnswerHead):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -183,12 +176,7 @@ class AsyncClient(ClientFace):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -26,8 +26,6 @@ from attestation.trust.policy import Policy
 from client_sdk.face import TIMEOUT_SECONDS, ClientFace, located
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from openai import OpenAI
 
     from attestation.trust.anchor import Anchor
@@ -132,12 +130,7 @@ class Client(ClientFace):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

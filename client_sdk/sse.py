@@ -95,12 +95,7 @@ class Bare:
 
 def bare(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """The pieces through Bare; those that were padding alone are left out."""
-    lines = Bare()
-    for piece in pieces:
-        if ready := lines.push(piece):
-            yield ready
-    if rest := lines.finish():
-        yield rest
+    return _through(Bare(), pieces)
 
 
 def data_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -112,11 +107,14 @@ def data_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 def done_last(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """The pieces through a DoneLast."""
-    held = DoneLast()
+    return _through(DoneLast(), pieces)
+
+
+def _through(filtered: Bare | DoneLast, pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
-        if ready := held.push(piece):
+        if ready := filtered.push(piece):
             yield ready
-    if rest := held.finish():
+    if rest := filtered.finish():
         yield rest
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -10,7 +12,7 @@ from attestation.formats.dates import stamp
 from attestation.formats.platform import LEAF_PLATFORMS
 from attestation.log.leaf import Leaf
 from client_sdk.auditing.comparison import Comparison
-from client_sdk.auditing.proving import HERE, CheckedProof
+from client_sdk.auditing.proving import HERE, CheckedProof, Statement
 from client_sdk.auditing.results import KINDS, Audit, EntryVerdict
 from client_sdk.auditing.single import AuditedEntry
 from client_sdk.report_view import SIMULATED, show_report
@@ -71,13 +73,7 @@ def show_proof(console: Console, checked: CheckedProof, *, explain: bool = False
     show_report(console, checked.report, title=title, explain=explain)
     for problem in checked.problems:
         console.print(f"violation: {problem}", style="red", markup=False)
-    table = Table(title="What this rests on", title_justify="left")
-    for heading in ("statement", "rests on"):
-        table.add_column(heading, overflow="fold")
-    for statement in checked.statements:
-        style = "green" if statement.rests_on == HERE else "yellow"
-        table.add_row(Text(statement.text), Text(statement.rests_on, style=style))
-    console.print(table)
+    show_statements(console, checked.statements)
     style = "bold green" if checked.exit_code == 0 else "bold red"
     console.print(f"verdict: {checked.verdict}", style=style, markup=False)
 
@@ -117,3 +113,14 @@ def leaf_rows(leaf: Leaf) -> list[tuple[str, str]]:
 def _verdict(entry: EntryVerdict) -> Text:
     style = {"verified": "green", "refused": "red"}.get(entry.verdict, "yellow")
     return Text(f"{entry.verdict} {entry.detail}".strip(), style=style)
+
+
+def show_statements(console: Console, statements: Iterable[Statement]) -> None:
+    """What was shown here, and what rests on others."""
+    table = Table(title="What this rests on", title_justify="left")
+    for heading in ("statement", "rests on"):
+        table.add_column(heading, overflow="fold")
+    for statement in statements:
+        style = "green" if statement.rests_on == HERE else "yellow"
+        table.add_row(Text(statement.text), Text(statement.rests_on, style=style))
+    console.print(table)

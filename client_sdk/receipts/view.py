@@ -9,7 +9,7 @@ from rich.text import Text
 from attestation.channel.messages import Request
 from attestation.formats.dates import stamp
 from attestation.formats.receipt import Receipt
-from client_sdk.auditing.proving import HERE
+from client_sdk.auditing.view import show_statements
 from client_sdk.disclosure import DisclosedReceipt
 from client_sdk.receipts.checking import ReceiptCheck, fields_of
 
@@ -52,13 +52,7 @@ def show_texts(console: Console, shown: DisclosedReceipt) -> None:
 def show_check(console: Console, checked: ReceiptCheck) -> None:
     """The receipt, what rests on what, the verdict."""
     show_receipt(console, checked.receipt, "Receipt")
-    table = Table(title="What this rests on", title_justify="left")
-    for heading in ("statement", "rests on"):
-        table.add_column(heading, overflow="fold")
-    for statement in checked.statements:
-        style = "green" if statement.rests_on == HERE else "yellow"
-        table.add_row(Text(statement.text), Text(statement.rests_on, style=style))
-    console.print(table)
+    show_statements(console, checked.statements)
     for problem in checked.enclave.problems if checked.enclave else ():
         console.print(f"violation: {problem}", style="red", markup=False)
     style = "bold green" if checked.exit_code == 0 else "bold red"

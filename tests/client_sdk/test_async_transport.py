@@ -130,13 +130,6 @@ def test_another_task_may_close_an_answer_that_is_being_read() -> None:
 # Tasks that are cancelled
 
 
-@pytest.fixture
-def ada() -> Any:
-    enclave = FakeEnclave("aa" * 16)
-    yield enclave
-    enclave.close()
-
-
 def test_a_task_that_is_cancelled_at_any_moment_leaves_nothing(ada: FakeEnclave) -> None:
     """Not a task, not a count, not a search that others wait for; the next question is answered."""
 

@@ -158,20 +158,6 @@ def asker(request: pytest.FixtureRequest) -> Iterator[Make]:
         one.close()
 
 
-@pytest.fixture
-def ada() -> Iterator[FakeEnclave]:
-    enclave = FakeEnclave("aa" * 16)
-    yield enclave
-    enclave.close()
-
-
-@pytest.fixture
-def bela() -> Iterator[FakeEnclave]:
-    enclave = FakeEnclave("bb" * 16)
-    yield enclave
-    enclave.close()
-
-
 def test_an_answer_is_whole_and_its_receipt_is_in_the_book(asker: Make, ada: FakeEnclave) -> None:
     umay = asker(ada)
     asked = umay.ask()

@@ -8,10 +8,10 @@ import pytest
 
 from attestation import wire
 from attestation.errors import NotForUs, SessionExpired, Unavailable
-from tests.client_sdk.test_both_clients import Make, ada, asker, bela
+from tests.client_sdk.test_both_clients import Make, asker
 from tests.helpers.fake_enclave import DONE, PIECES, FakeEnclave
 
-__all__ = ["ada", "asker", "bela"]
+__all__ = ["asker"]
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from attestation import wire
@@ -23,20 +21,6 @@ from tests.helpers.fake_enclave import REFUSED, FakeClient, FakeEnclave
 
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "Hello?"}], "stream": True}
 ANSWER = "0 1 2 3 4 5 6 7 "
-
-
-@pytest.fixture
-def ada() -> Iterator[FakeEnclave]:
-    enclave = FakeEnclave("aa" * 16)
-    yield enclave
-    enclave.close()
-
-
-@pytest.fixture
-def bela() -> Iterator[FakeEnclave]:
-    enclave = FakeEnclave("bb" * 16)
-    yield enclave
-    enclave.close()
 
 
 def test_an_answer_streams_and_its_receipt_is_checked(ada: FakeEnclave) -> None:

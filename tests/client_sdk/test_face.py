@@ -9,7 +9,7 @@ import pkgutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,6 @@ HEAVY = {
 OURS = ("attestation.verify", "attestation.platforms", "attestation.nvidia", "contracts", "enclave")
 NOBODY = "http://127.0.0.1:1"
 SECRET = "the moon is my witness"
-
-
-@pytest.fixture
-def ada() -> Iterator[FakeEnclave]:
-    enclave = FakeEnclave("aa" * 16)
-    yield enclave
-    enclave.close()
 
 
 def loaded_by(statement: str) -> set[str]:

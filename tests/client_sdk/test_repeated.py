@@ -35,20 +35,6 @@ from tests.helpers.guest_room import CHAT, MODEL, Room, Script, room, stream
 KEY = "a-key-of-one-question"
 
 
-@pytest.fixture
-def ada() -> Iterator[FakeEnclave]:
-    found = FakeEnclave("aa" * 16)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def bela() -> Iterator[FakeEnclave]:
-    found = FakeEnclave("bb" * 16)
-    yield found
-    found.close()
-
-
 def keys(enclave: FakeEnclave) -> list[bytes | None]:
     return [wire.read_idempotency_key(request.headers) for request in enclave.script.seen]
 

@@ -118,11 +118,9 @@ def api(request: pytest.FixtureRequest) -> Iterator[Make]:
 
 
 @pytest.fixture
-def ada() -> Iterator[FakeEnclave]:
-    enclave = FakeEnclave("aa" * 16)
-    enclave.script.media_type, enclave.script.pieces = "application/json", [WHOLE]
-    yield enclave
-    enclave.close()
+def ada(ada: FakeEnclave) -> FakeEnclave:
+    ada.script.media_type, ada.script.pieces = "application/json", [WHOLE]
+    return ada
 
 
 def streaming(enclave: FakeEnclave) -> None:

@@ -32,7 +32,7 @@ from contracts.wallet import Wallet, create_key
 from tests.helpers import crash_log
 from tests.helpers.places import ROOT
 from tests.helpers.postgres import Cluster, needs_postgres
-from tests.helpers.waiting import HANG_S
+from tests.helpers.waiting import HANG_S, wait_for
 
 pytestmark = [
     pytest.mark.e2e,
@@ -164,7 +164,7 @@ def test_random_kills(tmp_path: Path, cluster: Cluster | None) -> None:
                     victim.start()
                 network.audit(tree)
             anchored_at_last(network)
-            every_writer_at_last(network)
+            wait_for(lambda: all(writer.lines for writer in network.writers))
         finally:
             for child in (*network.writers, network.loop):
                 child.kill()
@@ -176,12 +176,4 @@ def anchored_at_last(network: Network) -> None:
     until = time.monotonic() + HANG_S
     while read_anchor(network.chain, network="", address=network.contract).size <= before:
         assert time.monotonic() < until, "nothing was anchored after the kills"
-        time.sleep(0.2)
-
-
-def every_writer_at_last(network: Network) -> None:
-    """None is shut out, however slow the machine is."""
-    until = time.monotonic() + HANG_S
-    while not all(writer.lines for writer in network.writers):
-        assert time.monotonic() < until, "a writer acknowledged nothing"
         time.sleep(0.2)

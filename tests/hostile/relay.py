@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from tests.helpers.fake_enclave import FakeEnclave
+from tests.helpers.raw_server import RawServer
 from tests.hostile.faults import End, Exchange, Fault, fault_of
 
 TARGET = re.compile(rb"([A-Z]+) /([0-9]+)(/umay/\S*) HTTP/1\.1")
@@ -47,22 +48,14 @@ class Relay:
         self._met: Counter[int] = Counter()
         self._earlier = b""
         self._lock = threading.Lock()
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port = self._listening.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._listening.accept()
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        self.port = RawServer(self._serve).port
 
     def _serve(self, connection: socket.socket) -> None:
         with self._lock:
             self.seen.connections += 1
         try:
             connection.settimeout(SILENT_S)
-            with connection:
-                self._exchange(connection)
+            self._exchange(connection)
         except (OSError, http.client.HTTPException, ValueError):
             pass  # the client has gone, which is its right
         finally:
