@@ -26,10 +26,21 @@ def read(data: bytes, *, what: str, limit: int) -> dict[str, Any]:
     if any(line.count(b".") > MAX_DOTS for line in data.splitlines()):
         raise ParseError(f"{what}: expected at most {MAX_DOTS} dots in a line, got more")
     try:
-        return tomllib.loads(data.decode())
+        document = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         # ValueError: not UTF-8, not TOML, or a number longer than Python converts.
         raise ParseError(f"{what}: expected TOML, got other text ({error})") from None
+    _check_integers(document, what)
+    return document
+
+
+def _check_integers(value: object, what: str) -> None:
+    """TOML has 64 bits. `tomllib` reads longer ones, which Python cannot print in an error."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_integers(item, what)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ParseError(f"{what}: expected whole numbers of at most 64 bits, got a longer one")
 
 
 def check_keys(found: Iterable[str], known: Iterable[str], *, where: str) -> None:

@@ -63,8 +63,9 @@ NOT_ENFORCED = {
 def read(data: bytes) -> Policy:
     """Raises ParseError naming the first key that is absent, unknown or wrong."""
     document = toml.read(data, what="policy", limit=MAX_POLICY_BYTES)
+    _check_version(Section("", document).number("version"))
     top = _section("", document)
-    _check_version(top.number("version"))
+    top.take("version")
     policy = _policy(top)
     top.finish()
     return policy
@@ -114,7 +115,7 @@ def _policy(top: Section) -> Policy:
         snp_alias_check=snp.text("alias_check", "required", ANY) == "required",
         gpu_count=gpu.unless_any("count", gpu.number),
         gpu_architectures=gpu.unless_any("architectures", gpu.words),
-        gpu_min_driver=gpu.unless_any("min_driver", gpu.text),
+        gpu_min_driver=gpu.unless_any("min_driver", gpu.version),
         gpu_revocation=gpu.text("revocation", "required", "unsafe-unchecked"),
         releases=tuple(_release(item) for item in _tables(top, "release")),
         models=tuple(_model(item) for item in _tables(top, "model")),
@@ -124,6 +125,7 @@ def _policy(top: Section) -> Policy:
     for part in (*parts, snp):
         part.finish()
     _check_sources(policy)
+    _check_others(policy)
     return policy
 
 
@@ -167,10 +169,8 @@ def _witness(value: object) -> tuple[VerifierKey, str]:
         key = VerifierKey.from_text(section.text("key"), COSIGNATURE)
     except ParseError as error:
         raise ParseError(f"policy: [[witnesses.witness]] key: {error}") from None
-    domain = section.text("domain")
+    domain = section.domain("domain")
     section.finish()
-    if not domain:
-        raise ParseError("policy: [[witnesses.witness]] domain: expected a name, got an empty text")
     return key, domain
 
 
@@ -193,6 +193,16 @@ def _check_sources(policy: Policy) -> None:
                 f'policy: [[{key}]] {what}: "{REGISTRY}" needs [registry] {key}s = "{REGISTRY}", '
                 f'which is {source}; with "{FILE}" and "{BOTH}" this file lists its own'
             )
+
+
+def _check_others(policy: Policy) -> None:
+    """A log cannot be its own witness: it signs whatever it shows."""
+    rules = policy.witnesses
+    if rules and policy.log_key in {key.public_key for key, _ in rules.witnesses}:
+        raise ParseError(
+            "policy: [[witnesses.witness]] key: expected keys of others than the log, got "
+            "[network] log_key"
+        )
 
 
 def _nothing(top: Section, name: str, key: str) -> None:
@@ -242,7 +252,7 @@ def _shapes(release: Section) -> Mapping[str, frozenset[bytes]]:
     if value == REGISTRY:
         return MappingProxyType({})
     section = _section("release.shapes", value)
-    shapes = {name: section.digests(name) for name in sorted(section.values)}
+    shapes = {name: section.digests(name) for name in section.names()}
     if not shapes or not all(shapes.values()):
         raise ParseError(
             "policy: [release.shapes]: expected measurements for each VM shape, they are absent"

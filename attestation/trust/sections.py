@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from attestation.errors import ParseError
 from attestation.formats import toml
@@ -20,6 +20,8 @@ T = TypeVar("T")
 _ADVISORY = re.compile(r"[A-Z]+-S[AB]-[0-9]+")
 _INSTANCE = re.compile(r"[0-9a-f]{32}|[0-9a-f]{128}")
 _HEX32 = re.compile(r"[0-9a-f]{64}")
+_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?")
+_VERSION = re.compile(r"[0-9]{1,8}(\.[0-9]{1,8}){0,7}")
 
 
 class Section:
@@ -42,9 +44,10 @@ class Section:
         return self.values.pop(key)
 
     def text(self, key: str, *allowed: str) -> str:
+        """One of `allowed`, or any text that can be shown to people as it is."""
         value = self.take(key)
-        if not isinstance(value, str) or (allowed and value not in allowed):
-            what = " or ".join(allowed) or "a string"
+        if not _is_name(value) or (allowed and value not in allowed):
+            what = " or ".join(allowed) or "a text of printable characters"
             raise ParseError(f"policy: [{self.name}] {key}: expected {what}, got {shown(value)}")
         return value
 
@@ -75,10 +78,34 @@ class Section:
     def digests(self, key: str) -> frozenset[bytes]:
         return frozenset(hex32(f"[{self.name}] {key}", item) for item in self.words(key))
 
+    def names(self) -> list[str]:
+        """The keys of a table whose writer chooses them."""
+        for name in self.values:
+            if not _is_name(name):
+                raise ParseError(
+                    f"{self._place()}: expected names of printable characters, got {shown(name)}"
+                )
+        return sorted(self.values)
+
+    def domain(self, key: str) -> str:
+        """The name of an operator, of which there is one spelling: names are counted."""
+        return self._of_form(key, _DOMAIN, "lower-case letters, digits, dots and dashes")
+
+    def version(self, key: str) -> str:
+        return self._of_form(key, _VERSION, "a version such as 570.86.15")
+
+    def _of_form(self, key: str, form: re.Pattern[str], expected: str) -> str:
+        value = self.take(key)
+        if not isinstance(value, str) or not form.fullmatch(value):
+            got = shown(value)
+            raise ParseError(f"policy: [{self.name}] {key}: expected {expected}, got {got}")
+        return value
+
     def account(self, key: str) -> str:
         """The one form of an address in any spelling."""
+        spelling = self.text(key)
         try:
-            return canonical(self.text(key))
+            return canonical(spelling)
         except ParseError as error:
             raise ParseError(f"policy: [{self.name}] {key}: {error}") from None
 
@@ -135,6 +162,10 @@ class Section:
 
     def _place(self) -> str:
         return f"policy: [{self.name}]" if self.name else "policy:"
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value != "" and value.isprintable()
 
 
 def shown(value: object) -> str:

@@ -12,7 +12,7 @@ from attestation.errors import ParseError
 from attestation.log.note import COSIGNATURE, VerifierKey
 from attestation.trust.anchor import reaches
 from attestation.trust.policy import Policy, RegistryRules
-from attestation.trust.policy_file import KEYS, NOT_ENFORCED
+from attestation.trust.policy_file import KEYS, MAX_POLICY_BYTES, NOT_ENFORCED
 from attestation.trust.roots import PRODUCTION
 
 GOOD = f"""
@@ -165,6 +165,28 @@ BAD = {
     "shape without measurements": (f'laptop = ["{"33" * 32}"]', "laptop = []"),
     "no shapes": (f'laptop = ["{"33" * 32}"]', ""),
     "not TOML": ("[network]", "[network"),
+    "a number of thousands of digits": ("= 600", "= 0x" + "f" * 5000),
+    "an age of 65 bits": ("= 600", f"= {2**64}"),
+    "an age of 54 bits": ("= 600", f"= {2**53}"),
+    "a file that is too long": ("[network]", "#" * MAX_POLICY_BYTES + "\n[network]"),
+    "an SVN of nine bits": (
+        'min_tcb = "any"',
+        "min_tcb = { bootloader = 256, tee = 0, snp = 0, microcode = 0 }",
+    ),
+    "an age as a fraction": ("= 600", "= 600.0"),
+    "no age at all": ("= 600", "= nan"),
+    "a capital in a word": ('"reported"', '"Reported"'),
+    "a look-alike letter": ('contract = "none"', 'contract = "n\u043ene"'),
+    "none in capitals": ('contract = "none"', 'contract = "NONE"'),
+    "none in a list": ('contract = "none"', 'contract = ["none"]'),
+    "a table twice": ("[freshness]", "[network]\n[freshness]"),
+    "a key twice": ("count = 1", "count = 1\ncount = 1"),
+    "a GPU count as true": ("count = 1", "count = true"),
+    "a driver that is no version": ('min_driver = "any"', 'min_driver = "latest"'),
+    "an empty driver": ('min_driver = "any"', 'min_driver = ""'),
+    "a network without a name": ('"umay-test"', '""'),
+    "a release that steers a terminal": ('"r1"', '"\\u001b[2J"'),
+    "a VM shape without a name": ("laptop =", '"" ='),
     "a key of ten thousand parts": ("version = 2", ".".join("a" * 10_000) + " = 1"),
 }
 
@@ -270,7 +292,20 @@ BAD_WITNESSES = {
         VerifierKey("w1.example", b"\1" * 32).to_text(),
         "type 04",
     ),
-    "no domain": ('domain = "bela"', 'domain = ""', "a name"),
+    "no domain": ('domain = "bela"', 'domain = ""', "domain: expected lower-case"),
+    "a domain in another spelling": ('domain = "bela"', 'domain = "Ada"', "domain: expected lower"),
+    "a domain and a space": ('domain = "bela"', 'domain = "ada "', "domain: expected lower-case"),
+    "a look-alike domain": ('domain = "bela"', 'domain = "\u0430da"', "domain: expected lower"),
+    "one key under two names": (
+        WITNESS_KEYS[1].to_text(),
+        VerifierKey("w9.example", WITNESS_KEYS[0].public_key, COSIGNATURE).to_text(),
+        "each key once",
+    ),
+    "the log as its own witness": (
+        WITNESS_KEYS[0].to_text(),
+        VerifierKey("w1.example", b"\x22" * 32, COSIGNATURE).to_text(),
+        "keys of others than the log",
+    ),
     "no witness": (WITNESSES[WITNESSES.index("[[") :], "", "witness"),
 }
 
@@ -285,6 +320,18 @@ def test_witnesses_that_cannot_be_counted(old: str, new: str, says: str) -> None
 def test_version_1_is_refused_with_the_command_that_converts_it() -> None:
     with pytest.raises(ParseError, match="expected 2, got 1; `umay client policy convert FILE`"):
         Policy.from_toml(GOOD.replace("version = 2", "version = 1").encode())
+
+
+@pytest.mark.parametrize("key", ["release", "model"])
+def test_a_list_of_nothing_is_no_list(key: str) -> None:
+    none = re.sub(rf"\[\[{key}\]\].*?(?=\[\[|\Z)", "", GOOD, flags=re.DOTALL)
+    with pytest.raises(ParseError, match=rf"\[\[{key}\]\]: expected at least one"):
+        Policy.from_toml(f"{key} = []\n{none}".encode())
+
+
+def test_a_later_version_is_named_before_what_is_new_in_it() -> None:
+    with pytest.raises(ParseError, match="version: expected 2, got 3"):
+        Policy.from_toml((GOOD.replace("version = 2", "version = 3") + "[later]\n").encode())
 
 
 def test_unsafe_without_every_root_list_is_refused() -> None:

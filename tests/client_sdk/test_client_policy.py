@@ -111,6 +111,19 @@ def test_a_policy_of_version_1_is_converted_and_means_the_same(tmp_path: Path) -
     assert "version = 2  # of the year 2026" in new and "registry" not in FIRST
 
 
+def test_a_policy_as_it_was_written_for_version_1_is_converted(tmp_path: Path) -> None:
+    """A file of that time, and no text that is made from today's keys."""
+    old = Path(__file__).with_name("policy_version_1.toml").read_text()
+    assert convert(tmp_path, old).exit_code == 0
+    new = (tmp_path / "new.toml").read_text()
+    policy = Policy.from_toml(new.encode())
+    assert (policy.registry, policy.witnesses) == (None, None)
+    assert policy.snp_min_tcb == {"bootloader": 10, "tee": 0, "snp": 23, "microcode": 84}
+    assert set(old.splitlines()) - set(new.splitlines()) == {
+        "version = 1 # before [registry] and [witnesses] existed"
+    }
+
+
 NOT_CONVERTED = {
     "version 2": GOOD,
     "no version": FIRST.replace("version = 1", "versions = 1"),
@@ -118,6 +131,7 @@ NOT_CONVERTED = {
     "another spelling of the version": FIRST.replace("version = 1", "version = 0x1"),
     "the version in a text alone": 'note = """\nversion = 1\n"""\n' + FIRST,
     "no policy": "version = 1\n",
+    "a version of thousands of digits": FIRST.replace("version = 1", f"version = 0x{'f' * 5000}"),
 }
 
 
