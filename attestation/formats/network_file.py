@@ -7,6 +7,7 @@ A file is hashed and signed as it was served, and only one byte string encodes i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ MAX_LIFE_S = 30 * 86_400
 
 KEY_BYTES, SIGNATURE_BYTES = 32, 64
 _BODY_KEYS = frozenset(range(11))
+_HOST = re.compile(r"[0-9A-Za-z.-]+|[0-9A-Fa-f:.]+")
 T = TypeVar("T")
 
 
@@ -164,7 +166,9 @@ def _text(value: object) -> str:
 def _url(value: object) -> str:
     url = _text(value)
     parts = split_url(url)
-    _check(url == url.rstrip("/") and not parts.query and not parts.fragment, "plain URLs")
+    # Also an empty query or fragment would swallow the path that is put behind it.
+    plain = url.isascii() and not set(url) & set("?#\\") and url == url.rstrip("/")
+    _check(plain, "URLs in ASCII without query, fragment and slash at the end")
     _check("@" not in parts.netloc, "URLs without a name and password")
     return url
 
@@ -173,6 +177,7 @@ def _lite(value: object) -> LiteServer:
     good = isinstance(value, list) and [type(item) for item in value] == [str, int, bytes]
     if not good or not isinstance(value, list) or not 0 < value[1] < 65536:
         raise ParseError("network file: expected lite servers as [host, port, key]")
+    _check(_HOST.fullmatch(value[0]) is not None, "lite servers by a host's name or address")
     return LiteServer(_text(value[0]), value[1], _key(value[2]))
 
 

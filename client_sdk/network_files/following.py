@@ -18,13 +18,14 @@ from pathlib import Path
 from attestation.errors import (
     NotThere,
     ParseError,
+    Refused,
     UmayError,
     Unavailable,
     UsageError,
     VerificationError,
 )
 from attestation.files import open_own, read_trusted, replace
-from attestation.formats.network_file import MAX_FILE_BYTES, NetworkFile
+from attestation.formats.network_file import MAX_FILE_BYTES, STEP, NetworkFile
 from attestation.trust.policy import Policy
 from attestation.verify.network import check_dates, check_logged, check_next, check_own, not_logged
 from attestation.wire import MAX_PROOF_BYTES
@@ -113,6 +114,11 @@ class Updater:
         where = f"{source}/network/{kept.version + 1}"
         file = _parsed(self.transport.get(where, limit=MAX_FILE_BYTES), where)
         check_next(kept, file)
+        if file.version == kept.version:
+            text = (
+                f"{where}: expected version {kept.version + 1}, got {file.version}, which is kept"
+            )
+            raise Refused(STEP, "rollback", text)
         anchor = self.reader.anchor()
         try:
             proof = self.transport.get(f"{where}?size={anchor.size}", limit=MAX_PROOF_BYTES)

@@ -24,7 +24,7 @@ from tests.helpers.world import NOW, World
 
 
 def test_a_file_is_read_as_it_was_signed() -> None:
-    lite = [["203.0.113.7", 4924, b"\x07" * 32]]
+    lite = [["203.0.113.7", 4924, b"\x07" * 32], ["2001:db8::7", 4924, b"\x08" * 32]]
     file = network_file(3, k8=["https://mirror.example/log"], k10=lite)
     again = NetworkFile.from_bytes(file.to_bytes())
     assert again == file and (again.version, again.required) == (3, 2)
@@ -47,12 +47,23 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "no URL": {"k7": ["relay.example"]},
     "a slash at the end": {"k7": ["https://relay.example/"]},
     "a query": {"k7": ["https://relay.example?x=1"]},
+    "an empty query": {"k7": ["https://relay.example?"]},
+    "an empty fragment": {"k7": ["https://relay.example#"]},
+    "a backslash": {"k7": ["https://relay.example\\evil.example"]},
+    "a look-alike host": {"k7": ["https://r\u0435lay.example"]},
+    "another scheme": {"k7": ["ftp://relay.example"]},
+    "a line end": {"k7": ["https://relay.example\n"]},
+    "a lite server's host as a path": {"k10": [["../x", 4924, bytes(32)]]},
+    "a lite server's host with a port": {"k10": [["host:1", 4924, bytes(32)]]},
     "a password": {"k8": ["https://me:secret@relay.example"]},
     "too many": {"k9": [f"https://w{n}.example" for n in range(65)]},
     "too long": {"k7": ["https://relay.example/" + "a" * 256]},
     "an empty name": {"k1": ""},
     "a lite server without a key": {"k10": [["203.0.113.7", 4924, b""]]},
     "a lite server without a port": {"k10": [["203.0.113.7", 0, bytes(32)]]},
+    "a name that steers a terminal": {"k1": "\x1b[2J"},
+    "17 keys": {"k6": [bytes([number]) * 32 for number in range(17)]},
+    "a version of 54 bits": {"k2": 2**53},
     "a time as true": {"k3": True},
 }
 
@@ -78,6 +89,7 @@ def test_signatures_stand_once_and_in_order() -> None:
         [signatures[0], signatures[0]],
         [[signatures[0][0], bytes(63)]],
         [signatures[0][:1]],
+        [[bytes([number]) * 32, bytes(64)] for number in range(33)],
         {},
     ):
         with pytest.raises(ParseError):

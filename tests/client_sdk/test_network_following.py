@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,15 @@ def test_what_a_server_makes_up_is_not_followed(
     assert ground.kept() == 1
 
 
+def test_the_kept_version_again_is_no_step(ground: Ground) -> None:
+    """A server that answers so for ever would end as 64 versions that were followed."""
+    assert ground.submit(FIRST) == 200
+    for tail in ("", f"?size={ground.store.size}"):
+        body = ground.http.get(f"/log/network/1{tail}").content
+        ground.lies[f"http://{ORIGIN}/network/2{tail}"] = partial(bytes, body)
+    assert refusal(ground) == "rollback" and ground.kept() == 1
+
+
 def test_a_file_that_is_logged_and_not_anchored_yet_is_not_followed(ground: Ground) -> None:
     ground.submit(SECOND)
     ground.anchored = 1
@@ -243,6 +253,38 @@ def test_a_kept_file_that_others_could_write_is_not_used(ground: Ground, tmp_pat
     replace(ground.path, b"\x80")
     with pytest.raises(ParseError, match=r"network\.cbor"):
         read_kept(ground.path, ground.policy)
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        (network_file(1, k1="another"), "pin-conflict"),
+        (network_file(1, signers=[]), "bad-signature"),
+    ],
+)
+def test_a_kept_file_that_does_not_stand_for_itself_is_not_used(
+    ground: Ground, file: NetworkFile, code: str
+) -> None:
+    replace(ground.path, file.to_bytes())
+    assert refusal(ground) == code
+    with pytest.raises(VerificationError, match=code):
+        client(ground).places()
+
+
+def test_an_update_waits_for_the_one_that_holds_the_file(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another process: there the lock is all that there is."""
+    steps: list[str] = []
+    monkeypatch.setattr("fcntl.flock", lambda number, how: steps.append("locked"))
+
+    def read(path: Path, policy: Policy) -> NetworkFile:
+        steps.append("read")
+        return read_kept(path, policy)
+
+    monkeypatch.setattr("client_sdk.network_files.following.read_kept", read)
+    ground.update()
+    assert steps == ["locked", "read"]
 
 
 # As a directory of the client
