@@ -30,9 +30,14 @@ class ReceiptStore:
         own_directory(self._directory)
 
     def add(self, kept: DisclosedReceipt) -> str:
-        """Its id. The same receipt again changes nothing. Raises what `prepare` raises."""
+        """Its id. The same receipt again changes nothing. Raises what `prepare` raises, and
+        UsageError or ParseError where something else has the place of this receipt."""
         self.prepare()
-        create(self._file(kept.id), kept.to_bytes())
+        path = self._file(kept.id)
+        if not create(path, kept.to_bytes()) and read_disclosed(path) != kept:
+            raise UsageError(
+                f"{path}: expected nothing or this very receipt, got another content; move it away"
+            )
         return kept.id
 
     def ids(self) -> list[str]:

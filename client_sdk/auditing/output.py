@@ -15,18 +15,19 @@ FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 
 
 @contextmanager
-def output(path: Path | None) -> Iterator[Callable[[bytes], None]]:
+def output(path: Path | None, *, private: bool = False) -> Iterator[Callable[[bytes], None]]:
     """What writes the whole file; nothing where `path` is None.
 
-    Where it is never called, the file is as it was before. Raises UsageError for a path that
-    cannot be written, Unavailable as for a full disk.
+    Where it is never called, the file is as it was before. A `private` one can be read by its
+    owner alone, also where it was there before. Raises UsageError for a path that cannot be
+    written, Unavailable as for a full disk.
     """
     if path is None:
         yield lambda data: None
         return
     new = not path.exists()
     try:
-        number = os.open(path, FLAGS, 0o644)
+        number = os.open(path, FLAGS, 0o600 if private else 0o644)
     except OSError as error:
         raise unusable(path, error) from None
     written = False
@@ -37,6 +38,8 @@ def output(path: Path | None) -> Iterator[Callable[[bytes], None]]:
         try:
             with os.fdopen(number, "wb", closefd=False) as file:
                 if stat.S_ISREG(os.fstat(number).st_mode):
+                    if private:
+                        os.fchmod(number, 0o600)
                     file.truncate(0)
                 file.write(data)
         except OSError as error:

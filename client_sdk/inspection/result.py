@@ -158,15 +158,15 @@ def readings(data: bytes) -> Iterator[tuple[str, bytes]]:
             return
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
     """Raises UsageError where it cannot be read, ParseError where it is too long."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            data = file.read(limit + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ParseError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
+    if len(data) > limit:
+        raise ParseError(f"{path}: expected at most {limit} bytes, got more")
     return data
 
 

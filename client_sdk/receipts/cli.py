@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from attestation.errors import ParseError, UsageError
+from attestation.errors import ParseError, UsageError, VerificationError
 from client_sdk.commands.cli import DIRECTORY, FILE, JSON, console
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def receipts() -> None:
 def list_kept(receipts: Path, as_json: bool) -> None:
     """Print one line for each receipt that is kept.
 
-    Exit codes: 0 all were read; 2 there is no such directory; 3 a file in it is not a receipt.
+    Exit codes: 0 all were read; 2 there is no such directory; 3 a file in it is not a receipt, is
+    not authentic, or can be read by others; the other ones are listed all the same.
     """
     from client_sdk.receipt_store import ReceiptStore
     from client_sdk.receipts.checking import fields_of
@@ -54,7 +56,7 @@ def list_kept(receipts: Path, as_json: bool) -> None:
     for name in store.ids():
         try:
             found.append((name, store.get(name).check()))
-        except ParseError as error:
+        except (ParseError, UsageError, VerificationError) as error:
             damaged += 1
             click.echo(str(error), err=True)
     if as_json:
@@ -73,15 +75,17 @@ def show(receipt: str, receipts: Path, text: bool, as_json: bool) -> None:
     """Print the fields of a RECEIPT: the path of a file, or the first digits of the id of a kept
     one.
 
-    Signature and hashes are checked, but not whose key it is: see `verify`. Exit codes: 0 it was
-    printed; 2 no receipt, or more than one, begins so; 3 the file is not a receipt, or is not
-    authentic.
+    Signature and hashes are checked, but not whose key it is: see `verify`. Of a COSE file nothing
+    is checked, because it names no key; standard error says so. Exit codes: 0 it was printed; 2 no
+    receipt, or more than one, begins so; 3 the file is not a receipt, or is not authentic.
     """
     from client_sdk.receipts.checking import CoseReceipt, check_alone, fields_of
     from client_sdk.receipts.view import show_receipt, show_texts
 
     found = _found(receipt, receipts)
     checked = check_alone(found).receipt
+    if isinstance(found, CoseReceipt):
+        click.echo("not checked: a COSE file names no key; see `verify --proof`", err=True)
     if as_json:
         click.echo(json.dumps({"id": found.id, **fields_of(checked)}))
         return
@@ -147,7 +151,7 @@ def disclose(receipt: str, receipts: Path, request: bool, answer: bool, out: Pat
     from client_sdk.auditing.output import output
     from client_sdk.receipt_store import ReceiptStore
 
-    with output(out) as write:
+    with output(out, private=True) as write:
         kept = ReceiptStore(receipts).get(receipt)
         kept.check()
         shown = kept.showing(request=request, response=answer)
@@ -171,7 +175,7 @@ def export(receipt: str, receipts: Path, out: Path) -> None:
     from client_sdk.auditing.output import output
     from client_sdk.receipt_store import ReceiptStore
 
-    with output(out) as write:
+    with output(out, private=True) as write:
         kept = ReceiptStore(receipts).get(receipt)
         kept.check()
         if kept.cose is None:
@@ -185,11 +189,14 @@ def export(receipt: str, receipts: Path, out: Path) -> None:
 
 def _found(receipt: str, receipts: Path) -> DisclosedReceipt | CoseReceipt:
     """A file where there is one of that name, else what is kept under that id."""
+    from client_sdk.disclosure import MAX_DISCLOSURE_BYTES
     from client_sdk.receipt_store import ReceiptStore
     from client_sdk.receipts.checking import read
 
     path = Path(receipt)
-    return _read(path, read) if path.exists() else ReceiptStore(receipts).get(receipt)
+    if os.path.lexists(path):
+        return _read(path, read, limit=MAX_DISCLOSURE_BYTES)
+    return ReceiptStore(receipts).get(receipt)
 
 
 def _checked(
@@ -200,6 +207,7 @@ def _checked(
 ) -> ReceiptCheck:
     from client_sdk import config
     from client_sdk.auditing.proof_file import EnclaveProof
+    from client_sdk.inspection.result import MAX_FILE_BYTES
     from client_sdk.receipts.checking import check, check_alone
     from contracts.endpoint import reading
 
@@ -207,14 +215,18 @@ def _checked(
         return check_alone(found)
     accepted = config.read_policy(policy)
     return check(
-        found, _read(proof, EnclaveProof.from_bytes), accepted, reading(chain) if chain else None
+        found,
+        _read(proof, EnclaveProof.from_bytes, limit=MAX_FILE_BYTES),
+        accepted,
+        reading(chain) if chain else None,
     )
 
 
-def _read(path: Path, parse: Callable[[bytes], T]) -> T:
+def _read(path: Path, parse: Callable[[bytes], T], *, limit: int) -> T:
     from client_sdk.inspection.result import read_file
 
+    data = read_file(path, limit=limit)
     try:
-        return parse(read_file(path))
+        return parse(data)
     except ParseError as error:
         raise ParseError(f"{path}: {error}") from None

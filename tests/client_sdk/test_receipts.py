@@ -24,7 +24,7 @@ from client_sdk.auditing.proving import HERE, NOT_SHOWN, prove
 from client_sdk.commands.cli import client
 from client_sdk.disclosure import DisclosedReceipt, Opened
 from client_sdk.inspection.files import inspect
-from client_sdk.inspection.result import CheckInputs, InspectionResult, exit_code
+from client_sdk.inspection.result import MAX_FILE_BYTES, CheckInputs, InspectionResult, exit_code
 from client_sdk.receipt_store import ReceiptStore
 from client_sdk.receipts.checking import LONGEST_ANSWER_S, CoseReceipt, check, check_alone, read
 from tests.client_sdk.test_audit_prove import single
@@ -107,6 +107,39 @@ def test_the_same_receipt_twice_is_kept_once(store: ReceiptStore, kept: Disclose
     assert store.add(kept) == store.add(kept) == kept.id
     assert store.ids() == [kept.id]
     assert store.get(kept.id[:4]) == store.get(kept.id) == kept
+
+
+TAKEN: dict[str, Callable[[DisclosedReceipt], bytes]] = {
+    "half of it": lambda kept: kept.to_bytes()[:100],
+    "nothing": lambda kept: b"",
+    "the same without its texts": lambda kept: kept.showing(
+        request=False, response=False
+    ).to_bytes(),
+}
+
+
+@pytest.mark.parametrize("content", TAKEN.values(), ids=TAKEN)
+def test_a_receipt_whose_place_is_taken_is_not_said_to_be_kept(
+    store: ReceiptStore,
+    tmp_path: Path,
+    kept: DisclosedReceipt,
+    content: Callable[[DisclosedReceipt], bytes],
+) -> None:
+    path = tmp_path / "receipts" / f"{kept.id}.receipt"
+    path.write_bytes(content(kept))
+    with pytest.raises((UsageError, ParseError), match=kept.id):
+        store.add(kept)
+
+
+def test_a_link_in_the_place_of_a_receipt_is_not_followed(
+    store: ReceiptStore, tmp_path: Path, kept: DisclosedReceipt
+) -> None:
+    path = tmp_path / "receipts" / f"{kept.id}.receipt"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    for use in (lambda: store.add(kept), lambda: store.get(kept.id)):
+        with pytest.raises(UsageError, match="symbolic link"):
+            use()
 
 
 def test_a_directory_that_others_can_write_is_refused(
@@ -292,6 +325,28 @@ def test_a_damaged_receipt_is_named_and_the_others_are_listed(
     assert f"{'0' * 32}.receipt: CBOR" in result.output
 
 
+SPOILED: dict[str, Callable[[Path, DisclosedReceipt], object]] = {
+    "changed": lambda path, kept: path.write_bytes(
+        dataclasses.replace(kept, response=Opened(SALTS[1], b"another")).to_bytes()
+    ),
+    "read by others": lambda path, kept: path.chmod(0o644),
+    "a link": lambda path, kept: os.symlink(path.rename("x").absolute(), path),
+    "a file of another name": lambda path, kept: path.rename(path.with_stem("notes")),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_one_receipt_that_cannot_be_used_does_not_hide_the_others(
+    run: Run, world: World, spoil: Callable[[Path, DisclosedReceipt], object]
+) -> None:
+    other = signed(world, sequence=9)
+    ReceiptStore(Path("receipts")).add(other)
+    spoil(Path("receipts", f"{other.id}.receipt"), other)
+    result = run("list", "--json")
+    (line,) = json.loads(result.stdout)
+    assert code(result) == 3 and line["sequence"] == 7 and result.stderr
+
+
 def test_texts_are_printed_when_they_are_asked_for(run: Run, kept: DisclosedReceipt) -> None:
     assert QUESTION not in run("show", kept.id).output
     told = run("show", kept.id, "--text").output
@@ -319,7 +374,48 @@ def test_what_is_disclosed_is_what_was_chosen(
     data = Path("shown").read_bytes()
     assert (QUESTION.encode() in data) == ("--request" in words) == (SALTS[0] in data)
     assert (ANSWER.encode() in data) == ("--answer" in words) == (SALTS[1] in data)
+    assert Path("shown").stat().st_mode & 0o777 == 0o600
     assert code(run("verify", "shown")) == 6
+
+
+@pytest.mark.parametrize("command", ["disclose", "export"])
+def test_what_is_written_over_a_file_is_for_its_owner_too(
+    run: Run, kept: DisclosedReceipt, command: str
+) -> None:
+    Path("shown").write_bytes(b"x" * 100_000)
+    Path("shown").chmod(0o644)
+    assert code(run(command, kept.id, "--out", "shown")) == 0
+    assert Path("shown").stat().st_mode & 0o777 == 0o600
+    assert code(run("verify", "shown")) == 6
+
+
+@pytest.mark.parametrize("command", ["disclose", "export"])
+def test_a_kept_receipt_that_does_not_hold_is_not_passed_on(
+    run: Run, world: World, command: str
+) -> None:
+    forged = dataclasses.replace(signed(world, sequence=9), response=Opened(SALTS[1], b"another"))
+    ReceiptStore(Path("receipts")).add(forged)
+    result = run(command, forged.id, "--out", "shown")
+    assert code(result) == 3 and not Path("shown").exists()
+
+
+def test_a_long_answer_that_is_disclosed_can_be_verified(run: Run, world: World) -> None:
+    content = bytes(MAX_FILE_BYTES)
+    long = dataclasses.replace(
+        signed(world, response_hash=salted_hash(SALTS[1], content)),
+        response=Opened(SALTS[1], content),
+    )
+    ReceiptStore(Path("receipts")).add(long)
+    assert code(run("disclose", long.id, "--answer", "--out", "shown")) == 0
+    assert code(run("verify", "shown")) == 6
+
+
+def test_a_cose_file_is_shown_as_one_that_nobody_checked(run: Run, world: World) -> None:
+    forged = signed(world, Ed25519PrivateKey.generate())
+    Path("cose").write_bytes(receipt_cose.encode(forged.signed.body, bytes(64)))
+    result = run("show", "cose")
+    assert code(result) == 0 and "not checked: a COSE file names no key" in result.stderr
+    assert not run("show", signed(world).id).stderr
 
 
 def test_a_disclosed_file_is_verified_with_the_proof(
@@ -343,6 +439,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a proof without a policy": (["verify", "0000", "--proof", "x"], 2, "together"),
     "a policy without a proof": (["verify", "0000", "--policy", "x"], 2, "together"),
     "no such receipt": (["verify", "0000"], 2, "got 0"),
+    "a name that no file can have": (["verify", "x" * 5000], 2, "expected 4 to 32"),
     "a file that is no receipt": (["verify", "junk"], 3, "junk: CBOR"),
     "an output that cannot be written": (["disclose", "0000", "--out", "no/x"], 2, "no/x"),
     "nothing to disclose": (["disclose", "0000", "--out", "x"], 2, "got 0"),
