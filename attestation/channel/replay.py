@@ -23,6 +23,9 @@ class ReplayGuard:
             raise UsageError(f"replay table: expected room for at least 1 entry, got {capacity}")
         self._capacity = capacity
         self._seen: set[bytes] = set()
+        self.ended = False
+        """Whether the keys of its epoch are gone."""
+
         self._lock = threading.Lock()
 
     def reserve(self, enc: bytes) -> None:

@@ -2,7 +2,8 @@
 
 A request enters its epoch's replay table as soon as its first chunk has authenticated,
 before any of it is released. Retiring an epoch drops the only references to its private
-keys, and ends its sessions; an exchange under way keeps its own derived secrets until it ends.
+keys, and ends its sessions; an exchange under way keeps its own derived secrets until it ends,
+and no key that opens another one.
 
 SessionExpired says that a request to a session was not executed and never will be: its name is
 in no session, and its encapsulated key was in no request that authenticated. A request that
@@ -144,7 +145,7 @@ class ServerRequest:
         self._ring = ring
         self._limit = limit
         self._head = bytearray()
-        self._held: _EpochKeys | None = None
+        self._guard: ReplayGuard | None = None
         self._suite: Suite | None = None
         self._exchange: exchange.Exchange | None = None
         self._reader: chunks.Reader | None = None
@@ -225,8 +226,8 @@ class ServerRequest:
         """Feeds header and encapsulated key; returns what comes after them."""
         data = self._fill(data, exchange.HEADER_BYTES)
         if self._suite is None and len(self._head) == exchange.HEADER_BYTES:
-            self._held, self._suite = self._select(bytes(self._head))
-        if self._suite is None or self._held is None:
+            _, self._suite = self._select(bytes(self._head))
+        if self._suite is None:
             return b""
         enc_bytes = self._suite.enc_bytes
         whole = exchange.HEADER_BYTES + enc_bytes
@@ -234,7 +235,7 @@ class ServerRequest:
             whole += SESSION_ID_BYTES + enc_bytes
         data = self._fill(data, whole)
         if len(self._head) == whole:
-            self._exchange = self._agree(self._held, self._suite)
+            self._exchange = self._agree(self._suite)
             messages = self._exchange.context.messages
             self._reader = chunks.reader(messages, limit=self._limit, chunked=self.chunked)
         return data
@@ -254,8 +255,10 @@ class ServerRequest:
             )
         return held, Suite(kem_id, aead_id, kdf_id)
 
-    def _agree(self, held: _EpochKeys, suite: Suite) -> exchange.Exchange:
+    def _agree(self, suite: Suite) -> exchange.Exchange:
         clear = bytes(self._head)
+        held, _ = self._select(clear)  # again: while this arrived, the epoch may have ended
+        self._guard = held.guard
         before, enc = clear[: -suite.enc_bytes], clear[-suite.enc_bytes :]
         psk, info = None, exchange.info(before, chunked=self.chunked)
         if self._to_session:
@@ -289,9 +292,9 @@ class ServerRequest:
         return exchange.session_psk(context, session.digest)
 
     def _reserve(self) -> None:
-        if self._reserved or self._held is None or self._exchange is None:
+        if self._reserved or self._guard is None or self._exchange is None:
             return
-        self._held.guard.reserve(self._exchange.enc)
+        self._guard.reserve(self._exchange.enc)
         if self._session is not None:
             try:
                 self._ring.sessions.use(self._session)

@@ -22,7 +22,7 @@ from attestation.channel import exchange, kem
 from attestation.channel.key_config import KeyConfig
 from attestation.channel.replay import ReplayGuard
 from attestation.channel.suite import KEMS
-from attestation.errors import ChannelError, SessionBusy, SessionExpired
+from attestation.errors import ChannelError, SessionBusy, SessionExpired, Unavailable
 from attestation.formats.digests import sha256
 
 UNUSED_SECONDS = 120.0
@@ -72,7 +72,8 @@ class SessionKeys:
     def open(self, kem_id: int, guard: ReplayGuard) -> bytes:
         """A new key of this KEM for the epoch that `guard` belongs to: its key configuration.
 
-        Raises SessionBusy where every session is in use, ChannelError for another KEM.
+        Raises SessionBusy where every session is in use, Unavailable where that epoch has ended,
+        ChannelError for another KEM.
         """
         if kem_id not in KEMS:
             raise ChannelError(f"KEM: expected 0x0020 or 0x647a, got {kem_id:#06x}")
@@ -82,15 +83,21 @@ class SessionKeys:
             exchange.session_id(config), sha256(config), kem_id, guard, self._clock(), seed
         )
         with self._lock:
+            if guard.ended:
+                raise Unavailable("session: expected an epoch that lives, got one that has ended")
             self._make_room()
             self._unused[session.name] = session
         return config
 
     def find(self, name: bytes, guard: ReplayGuard) -> Session:
-        """The session with this name, of this epoch. Raises SessionExpired."""
+        """The session with this name, of this epoch. Raises SessionExpired, and from then on
+        always, whatever the clock says: the client is told that nothing ran or will run."""
         with self._lock:
             session = self._unused.get(name) or self._used.get(name)
-        if session is None or session.guard is not guard or self._is_over(session):
+            if session is not None and self._is_over(session):
+                self._end([name])
+                session = None
+        if session is None or session.guard is not guard:
             raise SessionExpired("session: expected one that this enclave holds, got another")
         return session
 
@@ -112,6 +119,7 @@ class SessionKeys:
     def retire(self, guard: ReplayGuard) -> None:
         """End all sessions of an epoch."""
         with self._lock:
+            guard.ended = True
             everyone = (*self._unused.values(), *self._used.values())
             self._end([session.name for session in everyone if session.guard is guard])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import weakref
 from dataclasses import dataclass, field
 
 import pyhpke
@@ -27,6 +29,7 @@ from attestation.errors import (
     SessionBusy,
     SessionExpired,
     UmayError,
+    Unavailable,
     UsageError,
 )
 from attestation.verify.verdict import VerifiedSession
@@ -272,6 +275,20 @@ def test_a_session_that_is_put_out_while_the_request_arrives(enclave: Enclave) -
         incoming.push(sealed[-40:])
 
 
+def test_what_is_signed_away_stays_so_whatever_the_clock_says(enclave: Enclave) -> None:
+    """The host's clock goes back between two copies of one request: it was told of the one that
+    nothing ran, so the other must not run."""
+    sealed = enclave.client().seal(MESSAGE)
+    incoming = enclave.ring.request(chunked=True, to_session=True)
+    incoming.push(sealed[:-40])
+    enclave.clock.now += UNUSED_SECONDS
+    with pytest.raises(SessionExpired):
+        enclave.open(sealed)
+    enclave.clock.now -= UNUSED_SECONDS
+    with pytest.raises(SessionExpired):
+        incoming.push(sealed[-40:])
+
+
 # The life of a session
 
 
@@ -362,6 +379,37 @@ def test_a_session_ends_with_its_epoch(enclave: Enclave) -> None:
     assert len(enclave.sessions) == 1 and not any(held[0]._seed)
     enclave.epoch = other
     assert not expired(enclave, kept)
+
+
+@pytest.mark.parametrize("arrived", ["all", "the header"])
+def test_nothing_under_way_keeps_the_private_key_of_an_epoch(
+    enclave: Enclave, arrived: str
+) -> None:
+    """Else who takes his answer slowly keeps it in memory, where it opens all of its epoch."""
+    client = enclave.client()
+    sealed, key = client.seal(MESSAGE), weakref.ref(enclave.ring.find(client.key_id).key)
+    incoming = enclave.ring.request(chunked=True, to_session=True)
+    if arrived == "all":
+        assert incoming.open(sealed) == MESSAGE
+    else:
+        incoming.push(sealed[:20])
+    enclave.ring.retire(enclave.epoch)
+    gc.collect()
+    assert key() is None
+    if arrived == "all":
+        writer = incoming.response()
+        assert client.response().open(writer.write(b"answer") + writer.finish()) == b"answer"
+    else:
+        with pytest.raises(NotForUs):
+            incoming.push(sealed[20:])
+
+
+def test_no_session_is_made_for_an_epoch_that_has_ended(enclave: Enclave) -> None:
+    """As where a quote's thread is still at work when a boot ends."""
+    enclave.ring.retire(enclave.epoch)
+    with pytest.raises(Unavailable, match="has ended"):
+        enclave.session()
+    assert len(enclave.sessions) == 0
 
 
 def test_a_session_of_another_epoch(enclave: Enclave) -> None:
