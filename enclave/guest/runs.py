@@ -3,7 +3,8 @@
 A retry repeats the request and its idempotency key. It joins the run while that lasts, and is
 given the same bytes with the same receipt afterwards, so that nothing runs or is charged twice.
 A run ends when nobody listens any more, and is then forgotten: a retry begins a new one. So is a
-run that failed or was refused; none of these has a receipt.
+run that failed or was refused; none of these has a receipt. An answer that no engine ran for has
+one, but costs nothing: it is forgotten too, so that it takes no room of those that do.
 
 Answers stay in this process's memory only, bounded in bytes, number and time. They are found by a
 hash of the key and given for a request of the same hash, so whoever asks knows both already.
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from attestation.channel.messages import Fields
-from attestation.errors import Unavailable, UsageError
+from attestation.errors import Truncated, Unavailable, UsageError
 from attestation.formats.digests import domain_digest
 from attestation.wire import RECEIPT_SALTS_TRAILER
 
@@ -57,7 +58,8 @@ class TooManyKeys(Unavailable):
 
 
 class Source(Protocol):
-    """What a run answers with. `pieces` leave as they come; reading raises what the engine does."""
+    """What a run answers with. `pieces` leave as they come; reading raises what the engine does.
+    `ran`: the engine took it, so that its answer is kept for retries."""
 
     @property
     def status(self) -> int: ...
@@ -67,6 +69,9 @@ class Source(Protocol):
 
     @property
     def pieces(self) -> AsyncGenerator[bytes]: ...
+
+    @property
+    def ran(self) -> bool: ...
 
     def trailers(self, content: bytes) -> Fields:
         """Of the whole content, called once at its end: the receipt, or nothing."""
@@ -90,7 +95,7 @@ class Run:
         self.trailers: Fields = ()
         self.pieces: list[bytes] = []
         self.salts, self.listeners = salts, 0
-        self.whole, self.ended = False, False
+        self.whole, self.ended, self.ran = False, False, False
         self.error: Exception | None = None
         self._over = over
         self._changed: asyncio.Event | None = None
@@ -107,21 +112,26 @@ class Run:
         self.listeners -= 1
         if not self.listeners and not self.ended:
             self._end()
-            if not self._task.cancelling():  # a second time would interrupt its closing
+            if not self.whole and not self._task.cancelling():  # it would interrupt its closing
                 self._task.cancel()
             await asyncio.wait({self._task})  # which, unlike gather, does not cancel it again
+
+    def check(self) -> None:
+        """Raises what ended it, unless its answer is whole."""
+        if not self.whole:
+            raise self.error or Truncated("answer: expected all of it, its run was stopped")
 
     async def _work(self, ask: Ask) -> None:
         try:
             source = await ask()
             del ask  # which holds the request
             async with contextlib.aclosing(source):
-                self.status, self.headers = source.status, source.headers
+                self.status, self.headers, self.ran = source.status, source.headers, source.ran
                 async for piece in source.pieces:
                     self.pieces.append(piece)
                     self._tell()
                 self.trailers = source.trailers(b"".join(self.pieces))
-            self.whole = True
+                self.whole = True  # before it closes, which may take long or fail
         except Exception as error:
             self.error = error
         finally:
@@ -160,8 +170,8 @@ class Listener:
         try:
             while not run.pieces and not run.ended:
                 await run.change()
-            if run.error is not None and not run.pieces:
-                raise run.error
+            if not run.pieces:
+                run.check()
         except BaseException:
             await self.aclose()
             raise
@@ -176,9 +186,8 @@ class Listener:
                 at += 1
                 if at < len(run.pieces):
                     await asyncio.sleep(0)  # others are served while much is given at once
-            elif run.error is not None:
-                raise run.error
             elif run.ended:
+                run.check()
                 return
             else:
                 await run.change()
@@ -221,6 +230,7 @@ class Runs:
         self._known: dict[bytes, _Known] = {}
         self._kept: dict[bytes, int] = {}  # bytes of answers by key, oldest first
         self._bytes = 0
+        self._cleared = False
         self.repeated = 0
 
     def listen(self, key: bytes | None, request: bytes, ask: Ask, salts: bytes) -> Listener:
@@ -250,7 +260,8 @@ class Runs:
         return Listener(known.run, late=True)
 
     def clear(self) -> None:
-        """Frees every answer, once nobody can ask for one any more."""
+        """Frees every answer, and keeps none of a run that ends later: nobody can ask any more."""
+        self._cleared = True
         for name in list(self._kept):
             self._drop(name)
 
@@ -262,8 +273,8 @@ class Runs:
         return Listener(known.run, late=False)
 
     def _over(self, name: bytes, run: Run) -> None:
-        """Keeps what is whole and has a receipt; forgets the rest, which was never charged."""
-        if not run.whole or not run.trailers:
+        """Keeps what is whole, ran and has a receipt; forgets the rest, which costs nothing."""
+        if self._cleared or not (run.whole and run.ran and run.trailers):
             del self._known[name]
             return
         size = self._kept[name] = sum(map(len, run.pieces))

@@ -156,7 +156,7 @@ class _Answering:
 
     def __init__(self, reply: Reply, terms: _Terms | None = None) -> None:
         self.status, self.headers = reply.status, _headers(reply)
-        self.pieces = _paced(reply)
+        self.pieces, self.ran = _paced(reply), reply.answer is not None
         self._reply, self._terms = reply, terms
 
     def trailers(self, content: bytes) -> bhttp.Fields:

@@ -7,7 +7,7 @@ import base64
 import dataclasses
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -128,10 +128,17 @@ def test_it_is_refused_while_the_first_one_runs_too(guest: Room, key: bytes) -> 
     first.close()
 
 
-def test_a_key_of_a_list_of_models_costs_nothing(guest: Room, key: bytes) -> None:
-    request = post(b"", path=wire.MODELS, method="GET", key=key)
-    assert guest.ask(request).receipt == guest.ask(request).receipt
-    assert not guest.engine.asked
+def test_what_costs_nothing_is_not_remembered(guest: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever asks for lists of models, each under a key of its own, takes the room of all
+    who pay: their keys would be refused for ten minutes."""
+    runs = allow(guest, monkeypatch, most=1)
+    key = wire.new_idempotency_key()
+    for _ in range(3):
+        answer = guest.ask(post(b"", path=wire.MODELS, method="GET", key=key))
+        assert answer.status == 200
+        assert answer.receipt is not None and answer.receipt.receipt.amount == 0
+    assert not runs._known and not guest.engine.asked
+    assert guest.ask(post(CHAT, key=wire.new_idempotency_key())).status == 200
 
 
 # A retry while the first one runs
@@ -295,6 +302,85 @@ def test_a_boot_that_retires_frees_its_answers(key: bytes) -> None:
         assert guest.guest.runs._bytes == 512
         guest.guest.retire()
         assert guest.guest.runs._bytes == 0
+
+
+def test_a_run_that_ends_after_its_boot_is_not_kept(key: bytes) -> None:
+    with room() as guest:
+        guest.engine.script = Script(pieces=["word "] * 30, pause=0.02)
+        answer = guest.open(post(stream(), key=key))
+        guest.guest.retire()
+        assert answer.read().count(b"word ") == 30 and answer.receipt is not None
+        assert not guest.guest.runs._known and guest.guest.runs._bytes == 0
+
+
+# Runs alone
+
+
+class Slow:
+    """A source of one piece, or of none when `late`, that ends, or never does when `reading`;
+    closing waits for `close`."""
+
+    status, ran = 200, True
+    headers: bhttp.Fields = ()
+
+    def __init__(self, *, reading: bool = False, late: bool = False) -> None:
+        self.pieces, self._reading, self._late = self._read(), reading, late
+        self.closing, self.close, self.closed = asyncio.Event(), asyncio.Event(), False
+
+    async def ask(self) -> Slow:
+        return self
+
+    async def _read(self) -> AsyncGenerator[bytes]:
+        if not self._late:
+            yield b"piece"
+        if self._reading:
+            await asyncio.Event().wait()
+
+    def trailers(self, content: bytes) -> bhttp.Fields:
+        return ((wire.RECEIPT_TRAILER, b"receipt"),)
+
+    async def aclose(self) -> None:
+        self.closing.set()
+        await self.close.wait()
+        self.closed = True
+
+
+def test_a_run_that_was_stopped_never_reads_as_whole() -> None:
+    """Whatever stops it: without an end of its own, its listeners have no whole answer."""
+
+    async def work(when: str) -> None:
+        source = Slow(reading=True, late=when == "before")
+        source.close.set()
+        listener = Runs().listen(None, b"", source.ask, b"")
+        await asyncio.sleep(0)
+        if when == "later":
+            pieces = (await listener.begin()).pieces()
+            assert await anext(pieces) == b"piece"
+        listener._run._task.cancel()
+        with pytest.raises(Truncated):
+            await (listener.begin() if when == "before" else anext(pieces))
+
+    asyncio.run(work("before"))
+    asyncio.run(work("later"))
+
+
+def test_a_whole_run_is_kept_though_its_last_listener_leaves_while_it_closes() -> None:
+    """It has a receipt by then: a retry that ran again would have a second one."""
+
+    async def work() -> None:
+        runs, source, again = Runs(), Slow(), Slow()
+        again.close.set()
+        listener = await runs.listen(b"key", b"request", source.ask, b"").begin()
+        await source.closing.wait()
+        leaving = asyncio.create_task(listener.aclose())
+        await asyncio.sleep(0)
+        late = await runs.listen(b"key", b"request", again.ask, b"").begin()
+        source.close.set()
+        await leaving
+        assert [piece async for piece in late.pieces()] == [b"piece"]
+        assert late.trailers() and source.closed and runs.repeated == 1
+
+    asyncio.run(work())
 
 
 # Keys
