@@ -7,6 +7,7 @@ written whole under a lock, so that several processes may share it.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -35,7 +36,8 @@ _STRINGS, _NUMBERS = ("network", "log", "registry"), ("seqno", "read_at", "size"
 @dataclass(frozen=True)
 class Floor:
     """Of one log and one Registry ("" for none): the highest block, its time (Unix seconds) and
-    size, and the manifests that were revoked, in hex."""
+    size, the manifests that were revoked, in hex, and whether the log's contract held proof of a
+    fork."""
 
     network: str
     log: str
@@ -44,6 +46,7 @@ class Floor:
     read_at: int = 0
     size: int = 0
     revoked: frozenset[str] = frozenset()
+    forked: bool = False
 
     @property
     def about(self) -> tuple[str, str, str]:
@@ -61,23 +64,25 @@ class Floors:
 
         Raises Unavailable for a block before one that was read already, where it shows less or is
         more than LAG_S older; Refused("log", "shrank") and Refused("registry", "unrevoked") for
-        less at a later block; UsageError where the file cannot be used.
+        less at a later block, Refused("log", "forked") where the proof of a fork is gone;
+        UsageError where the file cannot be used.
         """
         found = _floor(anchor)
         with self._alone():
             kept = {floor.about: floor for floor in self._read()}
             before = kept.get(found.about, Floor(*found.about))
             self._check(before, found)
-            revoked = before.revoked | found.revoked
-            newest = max(before, found, key=lambda floor: floor.seqno)
-            size = max(before.size, found.size)
-            risen = Floor(*found.about, newest.seqno, newest.read_at, size, revoked)
+            seqno, read_at = max(before.seqno, found.seqno), max(before.read_at, found.read_at)
+            risen = dataclasses.replace(found, seqno=seqno, read_at=read_at)
             if risen != before:
                 kept[found.about] = risen
                 self._write(kept.values())
 
     def _check(self, before: Floor, found: Floor) -> None:
         hint = f"; {self.path} says so: remove it only if this network was begun anew"
+        if before.forked and not found.forked:
+            text = f"contract {found.log} held proof of a fork when it was read before, and proofs "
+            raise Refused("log", "forked", f"anchor: {text}stay; expected it, got none{hint}")
         gone = sorted(before.revoked - found.revoked)
         less = found.size < before.size or bool(gone)
         if found.seqno < before.seqno and (less or found.read_at < before.read_at - LAG_S):
@@ -123,17 +128,26 @@ class Floors:
 
 
 def _floor(anchor: Anchor) -> Floor:
-    log, registry = canonical(anchor.address), anchor.registry
-    if not isinstance(registry, RegistrySnapshot):
-        return Floor(anchor.network, log, "", anchor.seqno, anchor.read_at, anchor.size)
-    revoked = frozenset(e.manifest.hex() for e in registry.entries if e.revoked_at)
-    about = anchor.network, log, canonical(registry.address)
-    return Floor(*about, anchor.seqno, anchor.read_at, anchor.size, revoked)
+    address, revoked = "", frozenset[str]()
+    if isinstance(registry := anchor.registry, RegistrySnapshot):
+        address = canonical(registry.address)
+        revoked = frozenset(e.manifest.hex() for e in registry.entries if e.revoked_at)
+    return Floor(
+        network=anchor.network,
+        log=canonical(anchor.address),
+        registry=address,
+        seqno=anchor.seqno,
+        read_at=anchor.read_at,
+        size=anchor.size,
+        revoked=revoked,
+        forked=anchor.forked,
+    )
 
 
 def _parsed(item: dict[str, Any]) -> Floor:
     good = all(type(item[name]) is str for name in _STRINGS)
     good &= all(type(item[name]) is int and item[name] >= 0 for name in _NUMBERS)
+    good &= type(item.get("forked", False)) is bool  # older versions did not keep it
     revoked = item["revoked"]
     if not good or not isinstance(revoked, list) or not all(type(e) is str for e in revoked):
         raise ValueError

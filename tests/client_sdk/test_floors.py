@@ -79,6 +79,29 @@ def test_a_revocation_that_is_gone_is_refused(floors: Floors) -> None:
     assert (caught.value.step, caught.value.code) == ("registry", "unrevoked")
 
 
+@pytest.mark.parametrize("seqno", [99, 100, 101])
+def test_a_fork_that_was_proven_stays_proven(floors: Floors, seqno: int) -> None:
+    floors.pass_over(anchor(100, 50, (A,), forked=True))  # the verification plan refuses it
+    with pytest.raises(Refused) as caught:
+        floors.pass_over(anchor(seqno, 50, (A,)))
+    assert (caught.value.step, caught.value.code) == ("log", "forked")
+    floors.pass_over(anchor(101, 50, (A,), forked=True))
+
+
+def test_a_file_of_before_forks_were_kept_is_read(floors: Floors) -> None:
+    floors.path.write_text(floors.path.read_text().replace(',\n   "forked": false', ""))
+    assert "forked" not in floors.path.read_text()
+    with pytest.raises(Refused, match="50 entries"):
+        floors.pass_over(anchor(101, 49, (A,)))
+    floors.pass_over(anchor(101, 50, (A,)))
+
+
+def test_a_later_block_of_an_earlier_time_lowers_nothing(floors: Floors) -> None:
+    floors.pass_over(anchor(101, 50, (A,), read_at=1))
+    (kept,) = json.loads(floors.path.read_bytes())["floors"]
+    assert (kept["seqno"], kept["read_at"]) == (101, NOW + 200)
+
+
 def test_an_older_block_passes_only_where_it_shows_no_less(floors: Floors) -> None:
     floors.pass_over(anchor(99, 50, (A,)))  # a server that lags
     floors.pass_over(anchor(100 - LAG_S // 2, 50, (A,)))
@@ -109,6 +132,24 @@ DAMAGED = {
     "another file": b"[]",
     "no floors": b"{}",
     "a floor without its size": b'{"floors": [{"network": "n", "log": "l", "registry": ""}]}',
+    "a size below zero": (
+        b'{"floors": [{"network": "n", "log": "l", "registry": "", "seqno": 1, "read_at": 1, '
+        b'"size": -1, "revoked": []}]}'
+    ),
+    "a fork as text": (
+        b'{"floors": [{"network": "n", "log": "l", "registry": "", "seqno": 1, "read_at": 1, '
+        b'"size": 1, "revoked": [], "forked": "no"}]}'
+    ),
+    "revocations as a number": (
+        b'{"floors": [{"network": "n", "log": "l", "registry": "", "seqno": 1, "read_at": 1, '
+        b'"size": 1, "revoked": [1]}]}'
+    ),
+    "a key more": (
+        b'{"floors": [{"network": "n", "log": "l", "registry": "", "seqno": 1, "read_at": 1, '
+        b'"size": 1, "revoked": [], "more": 1}]}'
+    ),
+    "half of it": b'{"floors": [{"network": "n", "lo',
+    "nothing": b"",
     "a size as text": (
         b'{"floors": [{"network": "n", "log": "l", "registry": "", "seqno": 1, "read_at": 1, '
         b'"size": "1", "revoked": []}]}'
@@ -128,6 +169,18 @@ def test_a_file_of_others_is_not_used(floors: Floors) -> None:
     floors.path.chmod(0o666)
     with pytest.raises(UsageError, match="0666"):
         floors.pass_over(anchor(200, 60, (A,)))
+
+
+def test_a_link_is_not_followed(floors: Floors, tmp_path: Path) -> None:
+    for path in (floors.path, floors.path.with_name("floors.json.lock")):
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(UsageError, match="symbolic link"):
+            floors.pass_over(anchor(200, 60, (A,)))
+        path.unlink()
+        (tmp_path / "elsewhere").rename(path)
+    with pytest.raises(UsageError, match="No such file"):
+        Floors(tmp_path / "gone" / "floors.json").pass_over(anchor(200, 60, (A,)))
 
 
 def test_threads_and_processes_keep_the_highest(floors: Floors) -> None:
@@ -156,6 +209,20 @@ def test_threads_and_processes_keep_the_highest(floors: Floors) -> None:
     other.wait(HANG_S)
     (kept,) = json.loads(floors.path.read_bytes())["floors"]
     assert kept["size"] >= 79 and kept["seqno"] >= 120
+
+
+def test_the_file_is_read_under_the_lock(floors: Floors, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    read = Floors._read
+
+    def reading(self: Floors) -> Any:
+        steps.append("read")
+        return read(self)
+
+    monkeypatch.setattr("fcntl.flock", lambda number, how: steps.append("locked"))
+    monkeypatch.setattr(Floors, "_read", reading)
+    floors.pass_over(anchor(101, 60, (A,)))
+    assert steps == ["locked", "read"]
 
 
 @pytest.mark.parametrize(("later", "good"), [(101, True), (11, False)])
