@@ -11,6 +11,7 @@ from attestation.errors import NotChecked, Refused, VerificationError
 from attestation.trust.anchor import Anchor
 from attestation.trust.policy import Release
 from attestation.trust.registry import GUEST, MODEL, Entry, RegistrySnapshot
+from attestation.verify.reading import check_reading
 from attestation.verify.verifier import Presented, Verifier
 from tests.helpers.registries import entry, rules, snapshot
 from tests.helpers.world import NOW, World
@@ -111,6 +112,43 @@ def test_a_model_that_is_revoked_or_not_listed(
     assert refusal(world, logged, snapshot((release,))) == "registry/unlisted"
 
 
+@pytest.mark.parametrize("kind", [GUEST, MODEL])
+@pytest.mark.parametrize(("releases", "models"), [("both", "file"), ("file", "both")])
+def test_releases_and_models_have_each_their_own_source(
+    world: World, logged: tuple[Presented, Anchor], kind: int, releases: str, models: str
+) -> None:
+    """The Registry lists one of both, which has to be the one that it is asked for."""
+    listed = snapshot(tuple(item for item in both(world) if item.kind == kind))
+    code = "" if (kind == GUEST) == (releases == "both") else "unlisted"
+    demanded = dataclasses.replace(rules("file"), releases=releases, models=models)
+    policy = dataclasses.replace(world.policy, registry=demanded)
+    anchor = dataclasses.replace(logged[1], seqno=BLOCK, registry=listed)
+    step = (
+        Verifier(policy).examine(logged[0], anchor=anchor, beacon=world.beacon, now=NOW).steps[10]
+    )
+    assert (step.name, step.status == "passed") == ("registry", not code)
+    assert step.code == code
+
+
+def test_an_entry_counts_from_its_first_second_to_the_one_before_its_revocation() -> None:
+    item = entry(GUEST, bytes(32), active=100, revoked=200)
+    allowed = [moment for moment in (0, 99, 100, 101, 199, 200, 201) if item.allowed_at(moment)]
+    assert allowed == [100, 101, 199]
+    assert [moment for moment in (0, 199, 200, 201) if item.revoked_by(moment)] == [200, 201]
+    never = dataclasses.replace(item, revoked_at=0)
+    assert never.allowed_at(2**40) and not never.revoked_by(2**40)
+
+
+def test_a_reading_counts_to_the_last_second_of_its_age(world: World) -> None:
+    policy = dataclasses.replace(world.policy, max_anchor_age_s=600)
+    about: dict[str, Any] = {"level": "reported", "policy": policy, "now": NOW}
+    for read_at in (NOW - 600, NOW, NOW + 60):
+        check_reading("registry", "registry", read_at=read_at, **about)
+    for read_at, code in ((NOW - 601, "registry-too-old"), (NOW + 61, "registry-in-future")):
+        with pytest.raises(Refused, match=code):
+            check_reading("registry", "registry", read_at=read_at, **about)
+
+
 def test_a_release_that_another_entry_allows_is_not_revoked(
     world: World, logged: tuple[Presented, Anchor]
 ) -> None:
@@ -141,6 +179,10 @@ def test_what_was_not_measured_is_not_judged(
     anchor = dataclasses.replace(logged[1], seqno=BLOCK, registry=snapshot(both(world)))
     report = Verifier(policy).examine(logged[0], anchor=anchor, beacon=world.beacon, now=NOW)
     assert report.failed == ("measurement",)
+    assert {s.name for s in report.steps if s.status == "not checked"} >= {"registry"}
+    policy = dataclasses.replace(world.policy, registry=rules("file"), models=())
+    report = Verifier(policy).examine(logged[0], anchor=anchor, beacon=world.beacon, now=NOW)
+    assert report.failed == ("model",)
     assert {s.name for s in report.steps if s.status == "not checked"} >= {"registry"}
 
 

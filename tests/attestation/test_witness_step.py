@@ -17,6 +17,7 @@ from attestation.log.proof import Proof
 from attestation.trust.anchor import Anchor
 from attestation.trust.policy import WitnessRules
 from attestation.verify.verifier import PLAN, Presented, Verifier
+from attestation.verify.witness_step import check_witnesses
 from tests.helpers.world import NOW, World
 
 KEYS = {name: Ed25519PrivateKey.generate() for name in ("a1", "a2", "b1", "c1")}
@@ -85,6 +86,7 @@ def test_no_line_and_two_lines_of_one_domain_are_too_few(world: World, logged: L
     assert refused(world, logged, []) == "too-few"
     both = [line(text, "a1"), line(text, "a2")]
     assert refused(world, logged, both) == "too-few"
+    assert refused(world, logged, [both[0], both[0], line(text, "a1", age=20)]) == "too-few"
     assert verify(world, logged, both, required=1)
     stranger = Ed25519PrivateKey.generate()
     unknown = cosign(text, name="b1", key=stranger, now=NOW)
@@ -101,6 +103,30 @@ def test_old_cosignatures_and_those_of_the_future_do_not_count(
     future = [line(text, "a1", age=-61), line(text, "b1")]
     assert refused(world, logged, future) == "too-few"
     assert verify(world, logged, [line(text, "a1", age=-60), line(text, "b1")])
+
+
+def test_a_cosignature_counts_to_the_last_second_of_its_age(logged: Logged) -> None:
+    text, demanded = text_of(logged), rules(required=1)
+    for age in (600, 0, -60):
+        note = Note(text, (line(text, "b1", age=age),))
+        assert check_witnesses(note, demanded, now=NOW) == NOW - age
+    for age, code in ((601, "too-old"), (-61, "too-few")):
+        with pytest.raises(Refused, match=code):
+            check_witnesses(Note(text, (line(text, "b1", age=age),)), demanded, now=NOW)
+
+
+@pytest.mark.parametrize("first", ["a1", "a2"])
+def test_the_newest_cosignature_of_a_domain_counts(logged: Logged, first: str) -> None:
+    text = text_of(logged)
+    ages = {name: 40 if name == first else 100 for name in ("a1", "a2")}
+    lines = tuple(line(text, name, age=age) for name, age in ages.items())
+    assert check_witnesses(Note(text, lines), rules(required=1), now=NOW) == NOW - 40
+
+
+def test_a_line_under_the_name_of_a_witness_is_by_its_key(world: World, logged: Logged) -> None:
+    text = text_of(logged)
+    forged = dataclasses.replace(line(text, "b1"), value=line(text, "a1").value)
+    assert refused(world, logged, [line(text, "a1"), forged]) == "other-checkpoint"
 
 
 def test_a_cosignature_of_another_checkpoint(world: World, logged: Logged) -> None:
