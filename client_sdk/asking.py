@@ -12,7 +12,7 @@ to another one only after that machine has said that it did not take it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from attestation import wire
 from attestation.channel import bhttp
@@ -23,6 +23,7 @@ from attestation.errors import (
     Unavailable,
     VerificationError,
 )
+from attestation.net.error_text import redacted_url
 from client_sdk.choosing import Chooser
 from client_sdk.effects import Open, Work, within
 from client_sdk.finding import Chosen
@@ -63,6 +64,41 @@ class Count:
     ran: int = 0
 
 
+@dataclass
+class _Question:
+    """One question, and what has come of it: `avoid` names boots, and places by their base;
+    `full` is the newest answer of a machine that did not take it."""
+
+    request: bhttp.Request
+    model: str | None
+    patience: Patience
+    max_price: Price | None
+    count: Count = field(default_factory=Count)
+    avoid: set[str] = field(default_factory=set)
+    full: Reading | None = None
+    failure: UmayError | None = None
+
+    @property
+    def key(self) -> bytes | None:
+        return wire.read_idempotency_key(self.request.headers)
+
+    def pass_over(self, machine: str, failure: UmayError) -> None:
+        self.failure = failure
+        self.avoid.add(machine)
+
+    def left(self, full: Reading | None) -> None:
+        """`full` stands from now on, and the one before it is nobody's."""
+        if self.full is not None:
+            self.full.close()
+        self.full = full
+
+    def best(self) -> Reading:
+        """Where no machine takes it: what the last one said. Raises what failed."""
+        if self.full is not None:
+            return self.full
+        raise self.failure or Unavailable("expected an enclave that answers, got none")
+
+
 class Asker:
     """Seals to what `chooser` chooses. `pq` is the policy's floor; `on_end` hears of each answer
     that ended, with the error that ended it."""
@@ -88,106 +124,85 @@ class Asker:
         """An answer whose head is there. Raises VerificationError (nothing acceptable),
         Unavailable (TooDear where only `max_price` stood against it), ChannelError; their
         `may_have_run` says whether it may have been executed."""
-        count = Count()
+        question = _Question(request, model, patience, max_price)
         told = f"no answer within {patience.whole:g} s"
         try:
-            work = self._ask(request, model, patience, count, max_price)
-            reading = yield from within(patience.whole, work, told=told)
+            reading = yield from within(patience.whole, self._ask(question), told=told)
         except UmayError as error:
-            error.may_have_run = count.ran
+            error.may_have_run = question.count.ran
             raise
-        reading.asked, reading.may_have_run = count.asked, count.ran
+        reading.asked, reading.may_have_run = question.count.asked, question.count.ran
         return reading
 
-    def _ask(
-        self,
-        request: bhttp.Request,
-        model: str | None,
-        patience: Patience,
-        count: Count,
-        max_price: Price | None,
-    ) -> Work[Reading]:
-        full: Reading | None = None
-        failure: UmayError | None = None
-        avoid: set[str] = set()
-        key = wire.read_idempotency_key(request.headers)
-        for _ in range(MAX_ENCLAVES_TRIED):
-            before = self._sent.of(key)
-            try:
-                chosen = yield from self._chosen(before, model, avoid, patience)
-            except (Unavailable, VerificationError) as error:
-                if full is not None:
-                    return full
-                raise failure or error from None
-            if dear := too_dear(chosen.enclave.price_table, max_price):
-                failure = failure or dear
-                avoid.add(chosen.place.boot)
-                continue
-            try:
-                reading = yield from self._send(chosen, request, patience, count)
-            except (Unavailable, VerificationError) as error:
-                if before is not None or (isinstance(error, Unavailable) and error.sent):
-                    raise
-                failure = error
-                avoid.add(chosen.place.base)
-                continue
-            if full is not None:
-                full.close()
-            if reading.status not in NOT_TAKEN:
-                return reading
-            full = reading
-            count.ran -= 1
-            self._sent.forget(key)
-            self._chooser.full(chosen, reading.retry_after)
-            avoid.add(chosen.place.boot)
-        if full is not None:
-            return full
-        raise failure or Unavailable("expected an enclave that answers, got none")
+    def _ask(self, question: _Question) -> Work[Reading]:
+        try:
+            for _ in range(MAX_ENCLAVES_TRIED):
+                before = self._sent.of(question.key)
+                try:
+                    chosen = yield from self._chosen(before, question)
+                except (Unavailable, VerificationError) as error:
+                    question.failure = question.failure or error
+                    break
+                reading = yield from self._asked(chosen, question, again=before is not None)
+                if reading is not None:
+                    return reading
+        except BaseException:
+            question.left(None)
+            raise
+        return question.best()
 
-    def _chosen(
-        self, before: Chosen | None, model: str | None, avoid: set[str], patience: Patience
-    ) -> Work[Chosen]:
+    def _chosen(self, before: Chosen | None, question: _Question) -> Work[Chosen]:
         """The machine that may have run this already, while it verifies; else any that does."""
         if before is not None and self._chooser.holds(before):
             return before
-        told = f"no machine was verified within {patience.choose:g} s"
+        seconds = question.patience.choose
+        told = f"no machine was verified within {seconds:g} s"
         work = (
-            self._chooser.choose(model, avoid=avoid)
+            self._chooser.choose(question.model, avoid=question.avoid)
             if before is None
             else self._chooser.refresh(before)
         )
-        return (yield from within(patience.choose, work, told=told))
+        return (yield from within(seconds, work, told=told))
 
-    def _send(
-        self, chosen: Chosen, request: bhttp.Request, patience: Patience, count: Count
-    ) -> Work[Reading]:
+    def _asked(self, chosen: Chosen, question: _Question, *, again: bool) -> Work[Reading | None]:
+        """Its answer; None where another machine may be asked. `again`: this one may have run the
+        question before."""
+        if dear := too_dear(chosen.enclave.price_table, question.max_price):
+            question.pass_over(chosen.place.boot, question.failure or dear)
+            return None
         try:
-            return (yield from self._exchange(chosen, request, patience, count))
+            reading = yield from self._send(chosen, question)
+        except (Unavailable, VerificationError) as error:
+            if again or question.count.ran:
+                raise
+            question.pass_over(chosen.place.base, error)
+            return None
+        if reading is None:
+            return None
+        question.left(reading if reading.status in NOT_TAKEN else None)
+        if question.full is None:
+            return reading
+        question.count.ran -= 1
+        self._chooser.full(chosen, reading.retry_after)
+        question.avoid.add(chosen.place.boot)
+        return None if self._sent.forget(question.key) else reading
+
+    def _send(self, chosen: Chosen, question: _Question) -> Work[Reading | None]:
+        try:
+            return (yield from self._exchange(chosen, question))
         except SessionExpired:
             fresh = yield from self._chooser.refresh(chosen)
         except NotForUs:
             self._chooser.leave(chosen)  # its keys may have changed: it is verified anew
             raise
-        return (yield from self._exchange(fresh, request, patience, count))
+        return (yield from self._exchange(fresh, question))
 
-    def _exchange(
-        self, chosen: Chosen, request: bhttp.Request, patience: Patience, count: Count
-    ) -> Work[Reading]:
-        key = wire.read_idempotency_key(request.headers)
-        try:
-            now = self._chooser.finder.now()
-            before = self._sent.of(key)
-            exchange = SealedExchange(
-                chosen.enclave,
-                request,
-                pq=self._pq,
-                now=now,
-                earlier=(before.enclave,) if before is not None else (),
-            )
-        except VerificationError:
-            self._chooser.leave(chosen)
-            raise
-        use, first = self._chooser.use(chosen), self._sent.keep(key, chosen)
+    def _exchange(self, chosen: Chosen, question: _Question) -> Work[Reading | None]:
+        """None where a request under the same key went to another machine meanwhile."""
+        exchange = self._sealed(chosen, question)
+        if not self._sent.keep(question.key, chosen):
+            return None
+        use = self._chooser.use(chosen)
 
         def ended(reading: Reading, error: UmayError | None) -> None:
             use.over()
@@ -195,26 +210,42 @@ class Asker:
                 self._chooser.leave(chosen)
             self._on_end(reading, error)
 
+        arrived = True
         try:
             url = f"{chosen.place.base}ohttp"
-            work = _opened(exchange, url, patience, ended, count)
-            reading = yield from within(patience.head, work, told=f"{url}: no answer in time")
-        except Unavailable as error:
+            work = _opened(exchange, url, question, ended)
+            told = f"{redacted_url(url)}: no answer in time"
+            reading = yield from within(question.patience.head, work, told=told)
+        except BaseException as error:
             use.over()
-            self._chooser.leave_place(chosen, reached=error.sent)
-            if first and not error.sent:
-                self._sent.forget(key)
+            if isinstance(error, Unavailable):
+                self._chooser.leave_place(chosen, reached=error.sent)
+                arrived = error.sent
+            elif isinstance(error, SessionExpired):
+                arrived = False
             raise
-        except BaseException:
-            use.over()
-            raise
+        finally:
+            self._sent.over(question.key, arrived=arrived)
         use.began()
         return reading
 
+    def _sealed(self, chosen: Chosen, question: _Question) -> SealedExchange:
+        before = self._sent.of(question.key)
+        try:
+            return SealedExchange(
+                chosen.enclave,
+                question.request,
+                pq=self._pq,
+                now=self._chooser.finder.now(),
+                earlier=(before.enclave,) if before is not None else (),
+            )
+        except VerificationError:
+            self._chooser.leave(chosen)
+            raise
 
-def _opened(
-    exchange: SealedExchange, url: str, patience: Patience, ended: Ended, count: Count
-) -> Work[Reading]:
+
+def _opened(exchange: SealedExchange, url: str, question: _Question, ended: Ended) -> Work[Reading]:
+    count, patience = question.count, question.patience
     count.asked += 1
     headers = wire.sealed_headers(exchange.media_type)
     try:
@@ -223,7 +254,8 @@ def _opened(
         count.ran += error.sent
         raise
     count.ran += 1
-    reading = Reading(exchange, answer, url=url, idle=patience.idle, on_end=ended)
+    shown = redacted_url(url)
+    reading = Reading(exchange, answer, url=shown, idle=patience.idle, on_end=ended)
     try:
         yield from reading.begin()
     except SessionExpired:

@@ -124,8 +124,10 @@ async def _in_thread(asked: Blocking | Compute, limit: Limit) -> Any:
 
 
 async def _waited(asked: Wait, limit: Limit) -> Any:
-    # Shielded: who gives up waiting does not cancel the work of others.
-    return await _until(limit, asyncio.shield(asyncio.wrap_future(asked.ticket)))
+    # Shielded: who gives up waiting does not cancel the work of others, nor hears its error.
+    done = asyncio.wrap_future(asked.ticket)
+    done.add_done_callback(lambda future: future.cancelled() or future.exception())
+    return await _until(limit, asyncio.shield(done))
 
 
 async def _until(limit: Limit, result: Awaitable[Any]) -> Any:

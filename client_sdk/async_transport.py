@@ -11,7 +11,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from attestation.process import lacks
@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
 from attestation.errors import Truncated, Unavailable
 from attestation.net.causes import cause, is_late
 from attestation.net.connections import KEPT
-from attestation.net.error_text import LOOKED_AT, redacted_url
+from attestation.net.error_text import LOOKED_AT, printable, redacted_url
 from attestation.net.http import AGENT, Answer
 from attestation.net.retry import retry_after
 from attestation.net.route import Route
@@ -40,12 +40,12 @@ FAILURES = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, Value
 
 
 class _Trace:
-    """Notes when the body of a request begins to leave."""
+    """Notes when the body of a request begins to leave; to a proxy goes a CONNECT before it."""
 
     sent = False
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        if event.endswith("send_request_body.started"):
+        if event.endswith("send_request_body.started") and info["request"].method != b"CONNECT":
             self.sent = True
 
 
@@ -59,6 +59,7 @@ class AsyncStream:
     _response: httpx.Response
     _pieces: AsyncGenerator[bytes, None]
     _closing: set[asyncio.Task[None]]
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _closed: bool = False
 
     @property
@@ -89,11 +90,22 @@ class AsyncStream:
 
     def close(self) -> None:
         """Its connection ends soon; `AsyncTransport.settle` waits for that."""
-        if not self._closed:
-            self._closed = True
-            task = asyncio.get_running_loop().create_task(self._end())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        if self._closed or self._loop.is_closed():
+            return
+        self._closed = True
+        if asyncio._get_running_loop() is self._loop:
+            self._begin_end()
+        else:
+            self._loop.call_soon_threadsafe(self._begin_end)
+
+    def __del__(self) -> None:
+        """The pool would hold the connection of an answer that is dropped for ever."""
+        self.close()
+
+    def _begin_end(self) -> None:
+        task = self._loop.create_task(_end(self._response, self._pieces))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def _next(self) -> bytes:
         if self._closed:
@@ -103,11 +115,22 @@ class AsyncStream:
                 return piece
         return b""
 
-    async def _end(self) -> None:
-        with contextlib.suppress(*FAILURES, RuntimeError):
-            await self._response.aclose()
-        with contextlib.suppress(*FAILURES, RuntimeError):
-            await self._pieces.aclose()
+
+async def _end(response: httpx.Response, pieces: AsyncGenerator[bytes, None]) -> None:
+    _spoil_unless_clean(response)
+    with contextlib.suppress(*FAILURES, RuntimeError):
+        await response.aclose()
+    with contextlib.suppress(*FAILURES, RuntimeError):
+        await pieces.aclose()
+
+
+def _spoil_unless_clean(response: Any) -> None:
+    """Where bytes came after the answer, its connection is not used again: httpcore would take
+    them for the answer to the next request, and has no public way to ask for them."""
+    with contextlib.suppress(AttributeError):
+        state = response.stream._httpcore_stream._stream._connection._h11_state
+        if state.trailing_data[0]:
+            state.send_failed()
 
 
 class AsyncTransport:
@@ -181,11 +204,10 @@ class AsyncTransport:
         where, trace = redacted_url(url), _Trace()
         connect = {"connect": times.connect, "read": None, "write": None, "pool": None}
         sent = {"user-agent": AGENT, "accept-encoding": "identity", "accept": "*/*", **headers}
-        request = httpx.Request(
-            method, url, headers=sent, content=body, extensions={"timeout": connect, "trace": trace}
-        )
+        extensions = {"timeout": connect, "trace": trace}
         transport = await self._transport(url)
         try:
+            request = httpx.Request(method, url, headers=sent, content=body, extensions=extensions)
             async with asyncio.timeout(times.head + len(body or b"") / SLOWEST):
                 response = await transport.handle_async_request(request)
         except TimeoutError:
@@ -201,6 +223,9 @@ class AsyncTransport:
         reason, again = cause(error)
         if isinstance(error, httpx.ConnectTimeout):
             reason, again = f"no connection within {times.connect:g} s", True
+        if isinstance(error, httpx.ProxyError):
+            reason = f"Tunnel connection failed: {printable(str(error))}"
+            again = not str(error).startswith("4")
         through = f" through the proxy {self._route.proxy_name}" if self._proxy(url) else ""
         late = is_late(error) or isinstance(error, httpx.TimeoutException)
         return Unavailable(f"{where}{through}: {reason}", again=again, late=late, sent=trace.sent)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 from attestation.errors import ParseError, SessionBusy, UmayError, Unavailable, VerificationError
+from attestation.net.error_text import redacted_url
 from attestation.trust.anchor import Anchor
 from attestation.verify.verdict import Report
 from client_sdk.effects import Spawn, Work, fetch, wait, within
@@ -98,13 +99,12 @@ class Chooser:
         shunned = frozenset(avoid)
         while True:
             with self._lock:
-                self._models.add(model)
                 found = self._pick(model, shunned)
                 others = self._search
                 if found is None and others is None:
                     mine = self._search = Future()
             if found is not None:
-                chosen = yield from self._taken(found, shunned)
+                chosen = yield from self._taken(found, model, shunned)
                 if (yield from self._is_there(found, chosen)):
                     return chosen
                 continue
@@ -209,8 +209,9 @@ class Chooser:
 
     # Searching
 
-    def _taken(self, machine: Machine, avoid: frozenset[str]) -> Work[Chosen]:
+    def _taken(self, machine: Machine, model: str | None, avoid: frozenset[str]) -> Work[Chosen]:
         with self._lock:
+            self._models.add(model)  # one that nobody has is not looked for again by itself
             place = self._way(machine, avoid) or machine.chosen.place
             chosen = machine.chosen = Chosen(place, machine.chosen.enclave)
             due = self._upkeep_is_due()
@@ -247,7 +248,7 @@ class Chooser:
             self._end_search(ticket, None)  # it was given up: those who wait do it themselves
             raise
         self._end_search(ticket, None)
-        return (yield from self._taken(found, avoid))
+        return (yield from self._taken(found, model, avoid))
 
     def _end_search(self, ticket: Future[None], error: UmayError | None) -> None:
         with self._lock:
@@ -267,7 +268,8 @@ class Chooser:
             if self._is_full(offer.boot):
                 continue
             try:
-                told = f"{offer.places[0].base}: not verified within {ATTEMPT_SECONDS:g} s"
+                url = redacted_url(offer.places[0].base)
+                told = f"{url}: not verified within {ATTEMPT_SECONDS:g} s"
                 work = self._verified(offer, anchor)
                 machine = yield from within(ATTEMPT_SECONDS, work, told=told)
             except VerificationError as error:
@@ -349,14 +351,19 @@ class Chooser:
         anchor = yield from self.finder.anchor()
         offers = yield from self.finder.offers()
         for offer in sorted(offers, key=lambda offer: offer.boot not in self._warm):
-            known = self._warm.get(offer.boot)
-            if self._ages(known) if known else self._lacking() and not self._rests(offer.places[0]):
+            if self._is_wanted(offer):
                 try:
                     yield from self._verified(offer, anchor)
                 except (VerificationError, Unavailable, ParseError):
                     continue
         with self._lock:
             self._forget_extra()
+
+    def _is_wanted(self, offer: Offer) -> bool:
+        with self._lock:
+            if known := self._warm.get(offer.boot):
+                return self._ages(known)
+            return self._lacking() and not self._rests(offer.places[0])
 
     def _forget_extra(self) -> None:
         """The dearest beyond WARM of a model, and those that no longer hold."""

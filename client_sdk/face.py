@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 120.0
 """As transport.READ_SECONDS, which is not loaded for its sake."""
 
+LONGEST_SECONDS = 10.0**9
+"""As reading.NO_LIMIT; clocks and locks of the system overflow somewhere above."""
+
 
 class Where(TypedDict):
     """What `connect` finds out for a client."""
@@ -220,11 +223,12 @@ def _idempotency_key(key: object) -> bytes:
 
 
 def checked_timeout(timeout: object) -> float:
-    """Raises UsageError for what is no number of seconds above 0."""
+    """Raises UsageError for what is no number of seconds above 0, up to LONGEST_SECONDS."""
     expect("timeout", timeout, int, float, what="seconds as a number")
-    if isinstance(timeout, int | float) and 0 < timeout < float("inf"):
+    if isinstance(timeout, int | float) and 0 < timeout <= LONGEST_SECONDS:
         return float(timeout)
-    raise UsageError(f"timeout: expected more than 0 seconds, got {timeout}")
+    most = f"at most {LONGEST_SECONDS:.0f}"
+    raise UsageError(f"timeout: expected more than 0 seconds and {most}, got {timeout}")
 
 
 def _directory(url: str | Sequence[str] | Directory) -> tuple[Directory, str]:
@@ -239,9 +243,20 @@ def _directory(url: str | Sequence[str] | Directory) -> tuple[Directory, str]:
     for one in urls:  # type: ignore[union-attr]
         expect("url", one, str, what="an http(s) URL as text")
         check_url(one, name="url")
+        _expect_plain(one)
     if not urls:
         raise UsageError("url: expected at least one URL")
     return Relays(tuple(urls)), " ".join(urls)  # type: ignore[arg-type]
+
+
+def _expect_plain(url: str) -> None:
+    from attestation.net.error_text import redacted_url
+
+    if any(sign in url for sign in "@?#"):
+        raise UsageError(
+            "url: expected the address of a relay, an agent or a guest, without a user, a password "
+            f"or parameters, got {redacted_url(url)!r}"
+        )
 
 
 def _policy(policy: Policy | str | os.PathLike[str]) -> Policy:

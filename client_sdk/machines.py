@@ -38,7 +38,8 @@ class Machine:
 class Use:
     """One request to a machine, which is counted until it is `over`."""
 
-    _counting = threading.Lock()
+    _counting = threading.RLock()
+    """May be taken by an answer that is dropped while it is held."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine, self._since, self._over = machine, time.monotonic(), False

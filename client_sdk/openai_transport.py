@@ -173,7 +173,7 @@ def patience_of(request: httpx.Request) -> Patience:
     """The timeouts of one request of httpx; None there is no limit."""
     times = request.extensions.get("timeout", {})
     pool, connect, write, read = (
-        NO_LIMIT if times.get(name) is None else float(times[name])
+        NO_LIMIT if times.get(name) is None else min(float(times[name]), NO_LIMIT)
         for name in ("pool", "connect", "write", "read")
     )
     return Patience(NO_LIMIT, pool, connect, connect + write + read, read)

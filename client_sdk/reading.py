@@ -70,7 +70,7 @@ class Reading:
         self.asked = self.may_have_run = 1
         self._answer, self._idle, self._on_end = answer, idle, on_end
         self._silence = f"{url}: nothing came for {idle:g} s"
-        self._events: deque[bhttp.Event] = deque()
+        self._contents: deque[bytes] = deque()
         self._lines = sse.DataLines()
         self._text: str | None = None
         self._whole = self._over = self._told = False
@@ -105,10 +105,6 @@ class Reading:
             if self._whole:
                 raise Truncated("answer truncated: it ended before its status and headers")
             yield from self._more()
-            while self._events and not self.status:
-                event = self._events.popleft()
-                if isinstance(event, bhttp.ResponseHead):
-                    self.status, self.headers = event.status, event.headers
 
     def piece(self) -> Work[bytes | None]:
         """The next content, None once all of it is there and the receipt holds.
@@ -117,10 +113,8 @@ class Reading:
         """
         until = time.monotonic() + self._idle
         while True:
-            while self._events:
-                event = self._events.popleft()
-                if isinstance(event, bhttp.Content):
-                    return event.data
+            if self._contents:
+                return self._contents.popleft()
             if self._whole:
                 return None
             if self._over:
@@ -170,6 +164,10 @@ class Reading:
             raise Unavailable(text, again=True, retry_after=self.retry_after)
         raise UsageError(text)
 
+    def __del__(self) -> None:
+        """Who drops an answer has ended it; its connection ends by itself."""
+        self._tell(None)
+
     def close(self) -> None:
         """Stop reading; the enclave notices and stops too."""
         self._over = True
@@ -197,13 +195,21 @@ class Reading:
         piece: bytes = yield Next(self._answer, until, self._silence)
         if piece:
             self.sealed_pieces.append(len(piece))
-            self._events += self.exchange.push(piece)
+            self._note(self.exchange.push(piece))
             return
-        self._events += self.exchange.finish()
+        self._note(self.exchange.finish())
         self.receipt = self._receipt()
         self._whole = True
         self._answer.close()
         self._tell(None)
+
+    def _note(self, events: list[bhttp.Event]) -> None:
+        """The head at once: whether a receipt is demanded depends on its status."""
+        for event in events:
+            if isinstance(event, bhttp.ResponseHead):
+                self.status, self.headers = event.status, event.headers
+            elif isinstance(event, bhttp.Content):
+                self._contents.append(event.data)
 
     def _receipt(self) -> CheckedReceipt | None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,32 +19,61 @@ KEPT = 4096
 """Keys; the oldest makes room. A machine keeps answers for ten minutes."""
 
 
+@dataclass
+class _Sent:
+    """`going` requests are on their way to the machine; it may have executed one that `arrived`."""
+
+    machine: Chosen
+    going: int = 0
+    arrived: bool = False
+
+
 class SentTo:
-    """Safe for many threads."""
+    """Safe for many threads. Each request that is kept is told `over`, once."""
 
     def __init__(self, size: int = KEPT) -> None:
         self._size = size
-        self._machines: OrderedDict[bytes, Chosen] = OrderedDict()
+        self._known: OrderedDict[bytes, _Sent] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, key: bytes | None) -> Chosen | None:
         """As it was chosen for the first request under this key."""
-        return None if key is None else self._machines.get(key)
+        known = None if key is None else self._known.get(key)
+        return None if known is None else known.machine
 
     def keep(self, key: bytes | None, chosen: Chosen) -> bool:
-        """A request under this key may be executed there from now on. Whether it is the first
-        one: that one counts."""
+        """A request under this key is on its way to this machine. False where one went to another
+        machine meanwhile: nothing is kept then, and this one must go there too."""
         if key is None:
-            return False
+            return True
         with self._lock:
-            first = key not in self._machines
-            self._machines.setdefault(key, chosen)
-            while len(self._machines) > self._size:
-                self._machines.popitem(last=False)
-        return first
+            known = self._known.setdefault(key, _Sent(chosen))
+            if known.machine.place.boot != chosen.place.boot:
+                return False
+            known.going += 1
+            while len(self._known) > self._size:
+                self._known.popitem(last=False)
+        return True
 
-    def forget(self, key: bytes | None) -> None:
-        """It was not executed there."""
-        if key is not None:
-            with self._lock:
-                self._machines.pop(key, None)
+    def over(self, key: bytes | None, *, arrived: bool) -> None:
+        """A request that was kept is no longer on its way, and may have `arrived`."""
+        with self._lock:
+            known = None if key is None else self._known.get(key)
+            if key is None or known is None:
+                return
+            known.going -= 1
+            known.arrived |= arrived
+            if not (known.going or known.arrived):
+                del self._known[key]
+
+    def forget(self, key: bytes | None) -> bool:
+        """The machine says that it did not take the question. False where another request under
+        this key is on its way there, which it may take."""
+        with self._lock:
+            known = None if key is None else self._known.get(key)
+            if key is None or known is None:
+                return True
+            if known.going:
+                return False
+            del self._known[key]
+        return True

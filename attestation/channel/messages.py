@@ -3,12 +3,14 @@
 Field names are lower-case tokens, never pseudo-fields; values hold no NUL, CR or LF and
 no space at their ends; control data is visible ASCII. Encoder and decoder both check, so
 nothing can be smuggled into an HTTP/1.1 message built from these parts.
+
+No `repr` of them shows contents or fields: these are prompts, answers, keys and salts.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from attestation.errors import ParseError
 
@@ -33,9 +35,9 @@ _PATH = re.compile(rb"(?:/[\x21-\x7e]*|\*)\Z")
 class Request:
     method: str
     path: str
-    headers: Fields = ()
-    content: bytes = b""
-    trailers: Fields = ()
+    headers: Fields = field(default=(), repr=False)
+    content: bytes = field(default=b"", repr=False)
+    trailers: Fields = field(default=(), repr=False)
     scheme: str = "https"
     authority: str = ""
 
@@ -49,15 +51,15 @@ class Informational:
     """A 1xx response; an event of the decoder too."""
 
     status: int
-    headers: Fields = ()
+    headers: Fields = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
 class Response:
     status: int
-    headers: Fields = ()
-    content: bytes = b""
-    trailers: Fields = ()
+    headers: Fields = field(default=(), repr=False)
+    content: bytes = field(default=b"", repr=False)
+    trailers: Fields = field(default=(), repr=False)
     informational: tuple[Informational, ...] = ()
 
     def header(self, name: bytes) -> bytes | None:
@@ -73,7 +75,7 @@ class RequestHead:
     scheme: str
     authority: str
     path: str
-    headers: Fields
+    headers: Fields = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -81,21 +83,21 @@ class ResponseHead:
     """Event: final status and header section of a response."""
 
     status: int
-    headers: Fields
+    headers: Fields = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Content:
     """Event: some content, as it arrived; its pieces carry no meaning."""
 
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Trailers:
     """Event: the message is complete but for padding; sent also where it has none."""
 
-    fields: Fields
+    fields: Fields = field(repr=False)
 
 
 Event = RequestHead | Informational | ResponseHead | Content | Trailers

@@ -14,6 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -175,6 +176,7 @@ class Http:
         self._route = Route.from_environment() if route is None else route
         self._lock = threading.Lock()
         self._made: Adapter | None = None
+        self._process = os.getpid()
 
     def get(
         self,
@@ -296,8 +298,9 @@ class Http:
         from attestation.net.connections import Adapter
 
         with self._lock:
-            if self._made is None:
-                self._made = Adapter()
+            if self._made is None or self._process != os.getpid():
+                # A process that was forked must not speak on its parent's connections.
+                self._made, self._process = Adapter(), os.getpid()
             return self._made
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 SLOWEST = 32 * 1024
 """Bytes per second that an upload must reach: a long body adds to the time for the head."""
 
+LONGEST_WAIT = 10.0**6
+"""Seconds, 11 days. A socket counts milliseconds in 32 bits, and a longer wait may end at once."""
+
 
 @dataclass(frozen=True)
 class Deadlines:
@@ -73,5 +76,5 @@ class Clock:
             raise TimeoutError(self.late)
         if not self._phase[1] and idle < left:
             self.late = f"nothing came for {idle:g} s"
-            return idle
-        return left
+            left = idle
+        return min(left, LONGEST_WAIT)

@@ -210,3 +210,59 @@ def test_no_thread_and_no_socket_stays(ada: FakeEnclave) -> None:
         asyncio.run(many())
     wait_for(lambda: len(process.net_connections()) <= before[0])
     wait_for(lambda: threading.active_count() <= before[1])
+
+
+@pytest.mark.parametrize("rest", [b"\r\n", b"more", answer(b"another's")])
+def test_what_comes_after_an_answer_is_no_answer_to_the_next_request(rest: bytes) -> None:
+    def serve(connection: socket.socket) -> None:
+        for _ in range(2):
+            head_of(connection)
+            connection.sendall(answer(b"its own") + rest)
+
+    async def ask(transport: AsyncTransport) -> list[bytes]:
+        answers = []
+        for _ in range(3):
+            answers.append(await transport.get(server.url()))
+            await transport.settle()
+        return answers
+
+    with serving(serve) as server:
+        assert run(ask) == [b"its own"] * 3
+        assert server.connections == 3, "none of them is used again"
+
+
+def test_a_connection_is_used_again_where_nothing_came_after_the_answer() -> None:
+    def serve(connection: socket.socket) -> None:
+        while True:
+            head_of(connection)
+            connection.sendall(answer(b"its own"))
+
+    async def ask(transport: AsyncTransport) -> None:
+        for _ in range(3):
+            await transport.get(server.url())
+            await transport.settle()
+
+    with serving(serve) as server:
+        run(ask)
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "again"), [(b"407 Proxy Authentication Required", False), (b"502 Bad Gateway", True)]
+)
+def test_nothing_was_sent_where_the_proxy_leads_nowhere(status: bytes, again: bool) -> None:
+    """Its CONNECT was, which is no question."""
+    refusal = b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\n\r\n"
+    with serving(ConnectProxy(0, refusal=refusal)) as proxy:
+        route = Route(proxy.url().rstrip("/"))
+        with pytest.raises(
+            Unavailable, match=f"Tunnel connection failed: {status.decode()}"
+        ) as got:
+            run(lambda transport: transport.post(f"https://{HOST}/ohttp", b"sealed"), route)
+    assert not got.value.sent and got.value.again is again
+
+
+def test_a_name_that_cannot_be_one_is_an_error_in_the_tree() -> None:
+    with pytest.raises(Unavailable, match="no answer") as got:
+        run(lambda transport: transport.get("https://xn--a.example/"))
+    assert not got.value.sent

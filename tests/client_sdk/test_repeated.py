@@ -156,15 +156,30 @@ def test_the_openai_package_passes_a_key_on(ada: FakeEnclave, kind: Callable[...
     assert keys(ada) == [KEY.encode()]
 
 
+def at(boot: str) -> Chosen:
+    return Chosen(Place(boot, "", "ready"), None)  # type: ignore[arg-type]
+
+
 def test_the_memory_of_keys_is_bounded() -> None:
-    sent, one = SentTo(size=2), Chosen(Place("", "", "ready"), None)  # type: ignore[arg-type]
-    assert [sent.keep(key, one) for key in (b"1", b"2", b"2", b"3", None)] == [
-        *(True, True, False, True, False)
-    ]
+    sent, one = SentTo(size=2), at("a")
+    assert all(sent.keep(key, one) for key in (b"1", b"2", b"2", b"3", None))
     assert [sent.of(key) is one for key in (b"1", b"2", b"3", None)] == [False, True, True, False]
-    sent.forget(b"2")
-    sent.forget(None)
-    assert sent.of(b"2") is None
+    for key in (b"1", None):
+        sent.over(key, arrived=True)
+        assert sent.forget(key)
+
+
+def test_a_key_stays_with_its_machine_until_nothing_may_have_run_there() -> None:
+    sent, key = SentTo(), b"1"
+    assert sent.keep(key, at("a")) and sent.keep(key, at("a"))
+    assert not sent.keep(key, at("b")), "another machine would run it again"
+    sent.over(key, arrived=False)
+    assert not sent.forget(key), "the other request is still on its way"
+    sent.over(key, arrived=False)
+    assert sent.of(key) is None and sent.keep(key, at("b"))
+    sent.over(key, arrived=True)
+    assert not sent.keep(key, at("a"))
+    assert sent.forget(key) and sent.of(key) is None
 
 
 # With a real guest
