@@ -158,8 +158,12 @@ def readings(data: bytes) -> Iterator[tuple[str, bytes]]:
             return
 
 
-def read_file(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
-    """Raises UsageError where it cannot be read, ParseError where it is too long."""
+def read_file(path: Path, *, limit: int | None = None) -> bytes:
+    """Its content of at most `limit` bytes (MAX_FILE_BYTES unless given).
+
+    Raises UsageError where it cannot be read, ParseError where it is too long.
+    """
+    limit = MAX_FILE_BYTES if limit is None else limit
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
