@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from attestation.verify.verdict import Report, StepResult
 
 WIDTH = 100
-SIMULATED = "SIMULATED: these machines prove nothing. Their roots are this machine's own."
+SIMULATED = "SIMULATED: these machines prove nothing. Their roots were made on this computer."
 
 
 def as_text(report: Report) -> str:

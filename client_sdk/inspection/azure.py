@@ -1,4 +1,4 @@
-"""Inspection of Azure's confidential VMs: every link is checked, and the whole refused."""
+"""Inspection of Azure's confidential VMs: every link is checked, and the whole is refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def evidence(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResu
         td_quote = _bytes(raw["td_quote"]) if "td_quote" in raw else None
         chip = _certificate(raw.get("vcek", ""))
     except _WRONG:
-        raise ParseError("Azure's evidence: expected hcl_report, and td_quote or vcek") from None
+        raise ParseError(
+            "Azure's evidence: expected hcl_report, and td_quote or vcek, got other fields"
+        ) from None
     inputs = replace(inputs, certificates=inputs.certificates + chip)
     return _whole(file, azure.parse_hcl(report), signed, td_quote, inputs)
 
@@ -74,13 +76,17 @@ def read_evidence_quote(data: bytes) -> azure.VtpmQuote:
 
 def _quote(raw: Any) -> azure.VtpmQuote:
     if not is_evidence(raw):
-        raise ParseError("Azure's evidence: expected hcl_report and a quote, got another JSON")
+        raise ParseError(
+            "Azure's evidence: expected JSON with hcl_report and a quote, got other JSON"
+        )
     try:
         quote = raw.get("tpm_quote") or raw["quote"]
         message, signature = _bytes(quote["message"]), _bytes(quote["signature"])
         pcrs = tuple(_bytes(pcr) for pcr in quote["pcrs"])
     except _WRONG:
-        raise ParseError("Azure's evidence: expected message, signature and pcrs") from None
+        raise ParseError(
+            "Azure's evidence, quote: expected message, signature and pcrs, got other fields"
+        ) from None
     return azure.parse_vtpm_quote(message, signature, pcrs)
 
 
@@ -92,7 +98,7 @@ def vtpm_quote(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     found.check(
         "vtpm",
         not_checked(
-            "only the signature can be read: no HCL report that names the vTPM's key was given"
+            "the signature was only read: no HCL report, which names the vTPM's key, was given"
         ),
     )
     _refuse(found)
@@ -108,7 +114,7 @@ def read_bincode(data: bytes) -> azure.VtpmQuote:
         )
     end = start + 8 + int.from_bytes(data[start : start + 8], "little")
     if data[end : end + 8] != azure.PCR_COUNT.to_bytes(8, "little"):
-        raise ParseError("vTPM quote: expected 24 PCRs after the message")
+        raise ParseError("vTPM quote: expected 24 PCRs after the message, got other bytes")
     pcrs = tuple(data[at : at + 32] for at in range(end + 8, len(data), 32))
     return azure.parse_vtpm_quote(data[start + 8 : end], data[8:start], pcrs)
 
@@ -144,7 +150,7 @@ def _whole(
 def _runtime(report: azure.HclReport, report_data: bytes) -> Callable[[], str]:
     def run() -> str:
         if not report_data:
-            raise NotChecked("no public key signs a TDREPORT: the TD quote is needed")
+            raise NotChecked("no public key signs a TDREPORT, so this check needs the TD quote")
         azure.check_runtime(report, report_data)
         return "REPORT_DATA is the runtime text's digest, which names the vTPM's key"
 
@@ -169,9 +175,7 @@ def _explain(found: InspectionResult, quote: azure.VtpmQuote) -> None:
 
 def _refuse(found: InspectionResult) -> None:
     def run() -> str:
-        text = (
-            "Azure paravisor: unsupported, because all of it rests on code that cannot be measured"
-        )
+        text = "Azure's paravisor is not supported: its evidence rests on code that is not measured"
         raise Refused("parse", "azure-paravisor", text)
 
     found.check("support", run)

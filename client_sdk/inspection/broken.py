@@ -31,7 +31,7 @@ _RIM_FIELDS = {
     "version": re.compile(rb"\bcolloquialVersion=\"([\w. -]{1,40})\""),
 }
 _GPU_NONCE = slice(4, 36)
-_BEFORE_IT_ENDS = "as far as it goes"
+_BEFORE_IT_ENDS = "read from broken bytes"
 
 
 def quote(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:

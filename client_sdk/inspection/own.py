@@ -51,7 +51,7 @@ def evidence(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResu
     parsed = Evidence.from_bytes(data)
     found = InspectionResult(file, f"Evidence of a {parsed.platform.upper()} machine")
     digest = evidence_digest(data).hex()
-    found.fields.append(ExplainedField("evidence_digest", digest, "as the log's leaf names it"))
+    found.fields.append(ExplainedField("evidence_digest", digest, "the log's leaf has this digest"))
     found.fields.append(ExplainedField("devices", str(len(parsed.devices)), "GPUs and switches"))
     items = [found, *attempt(f"{file}[keys]", "KeyBundle", parsed.bundle, _keys, inputs)]
     if parsed.platform == "tdx":
@@ -71,7 +71,9 @@ def evidence(file: str, data: bytes, inputs: CheckInputs) -> list[InspectionResu
 
 def _keys(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     found = _plain(file, "KeyBundle", KeyBundle.from_bytes(data))
-    found.fields.append(ExplainedField("b", bundle_digest(data).hex(), "its digest"))
+    found.fields.append(
+        ExplainedField("b", bundle_digest(data).hex(), "the digest of the KeyBundle")
+    )
     return found
 
 
@@ -87,9 +89,14 @@ def _bound(parsed: Evidence) -> str:
         )
         raise NotAuthentic("binding", "wrong-report-data", text)
     if any(nvidia.parse_report(item.report).nonce != gpu_nonce(b) for item in parsed.devices):
-        raise NotAuthentic("binding", "wrong-nonce", "a device's report is for other keys")
+        raise NotAuthentic(
+            "binding",
+            "wrong-nonce",
+            "device report: expected the nonce of this KeyBundle, got another",
+        )
     if tdx_quote and tdx.replay(parsed.ccel, parsed.rtmr3_events) != tdx_quote.rtmrs:
-        raise NotAuthentic("measurement", "log-mismatch", "the event logs are not the quote's")
+        text = "event logs: expected to replay to the RTMRs of the quote, got other values"
+        raise NotAuthentic("measurement", "log-mismatch", text)
     return "the quote names these keys and devices"
 
 
@@ -105,7 +112,7 @@ def parsed_by(kind: str, parse: Callable[[bytes], Any]) -> Callable[..., Inspect
 
 
 def _by_itself() -> str:
-    raise NotChecked("read only: what vouches for it is not in this file")
+    raise NotChecked("this was only read: what could prove it is not in this file")
 
 
 def disclosed_receipt(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
@@ -116,7 +123,11 @@ def disclosed_receipt(file: str, data: bytes, _: CheckInputs) -> InspectionResul
         name for name, part in (("request", shown.request), ("answer", shown.response)) if part
     ]
     found.fields += [
-        ExplainedField("receipt_key", shown.receipt_key.hex(), "by the word of the holder"),
+        ExplainedField(
+            "receipt_key",
+            shown.receipt_key.hex(),
+            "the holder says so, and this file does not prove it",
+        ),
         ExplainedField("shows", " and ".join(parts) or "neither request nor answer"),
     ]
     found.check("signature", lambda: _holds(shown))
@@ -134,11 +145,14 @@ def cose_receipt(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
 
 def _holds(shown: DisclosedReceipt) -> str:
     shown.check()
-    return "by receipt_key, and the hashes are of what the file shows"
+    return "receipt_key signed it, and its hashes are those of what the file shows"
 
 
 def _whose_key() -> str:
-    raise NotChecked("whose key signed is shown by `umay client receipts verify --proof`")
+    raise NotChecked(
+        "this file does not prove whose key signed it; to check that, use "
+        "`umay client receipts verify --proof`"
+    )
 
 
 OWN = (
@@ -156,11 +170,11 @@ def certificate(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult
         parsed = load_certificate(data)
         names = parsed.subject.rfc4514_string(), parsed.issuer.rfc4514_string()
         if parsed.public_bytes(Encoding.DER) != data:
-            raise ParseError("certificate: bytes after it")
+            raise ParseError("certificate: expected no bytes after it, got some")
     except ParseError:
         raise
     except Exception:  # the library lets several kinds through
-        raise ParseError("not a certificate") from None
+        raise ParseError("certificate: expected X.509 in DER, got other bytes") from None
     found = InspectionResult(file, "X.509 certificate")
     start, end = certificate_window(parsed)
     spki = spki_digest(parsed).hex()
@@ -193,7 +207,7 @@ def _issued(parsed: x509.Certificate, inputs: CheckInputs) -> str:
     chain = _climbed(parsed, inputs)
     check_links(chain, _profile(chain, inputs.roots), pinned={spki_digest(chain[-1])})
     issuer = parsed.issuer.rfc4514_string()
-    return f"issued by {issuer}, under a pinned root" if len(chain) > 1 else "a pinned root"
+    return f"issued by {issuer}, under a pinned root" if len(chain) > 1 else "it is a pinned root"
 
 
 def _climbed(parsed: x509.Certificate, inputs: CheckInputs) -> Chain:
@@ -203,12 +217,12 @@ def _climbed(parsed: x509.Certificate, inputs: CheckInputs) -> Chain:
     while not _pinned(spki_digest(chain[-1]).hex(), inputs):
         at = chain[-1]
         if at.issuer == at.subject:
-            raise NotChecked("its own issuer, and none of the pinned roots" + _above(chain))
+            raise NotChecked(f"{_named(chain)} is its own issuer, and is none of the pinned roots")
         if len(chain) > MAX_CHAIN:
-            raise NotChecked(f"no pinned root within {MAX_CHAIN} issuers")
+            raise NotChecked(f"none of its next {MAX_CHAIN} issuers is a pinned root")
         issuers = [pool.loaded[der] for der in pool.by_subject.get(at.issuer, [])]
         if not issuers:
-            raise NotChecked("its issuer's certificate was not given" + _above(chain))
+            raise NotChecked(f"{_named(chain)} has an issuer whose certificate was not given")
         chain.append(_issuer(at, issuers, inputs.tries))
     return tuple(chain)
 
@@ -236,8 +250,9 @@ def _profile(chain: Chain, roots: Roots) -> Profile:
     return replace(found, step="certificate", prefix="", first=first)
 
 
-def _above(chain: list[x509.Certificate]) -> str:
-    return f" (of {chain[-2].issuer.rfc4514_string()})" if len(chain) > 1 else ""
+def _named(chain: list[x509.Certificate]) -> str:
+    """The last of the chain, in words."""
+    return chain[-1].subject.rfc4514_string() if len(chain) > 1 else "this certificate"
 
 
 def _unsigned() -> NoReturn:

@@ -1,7 +1,7 @@
 """Certificates that stand beside reports: each is read once, and found by what names it.
 
-What a report names, decides which key is tried on it. Where it names none, keys are tried in
-turn, and all tries for one file are bounded together: reports and certificates multiply.
+A report's own fields decide which key is tried on it. If they name no key, keys are tried in
+turn, and all tries for one file are bounded together, because reports and certificates multiply.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class SignatureTries:
         self._count += 1
         if self._count > MAX_TRIES:
             raise NotChecked(
-                f"too many to try: expected that at most {MAX_TRIES} signatures are tried for one "
-                "file, got more reports and certificates; give fewer together"
+                f"too many to try: expected at most {MAX_TRIES} pairs of a signature and a key for "
+                "one file, got more; give fewer reports and certificates together"
             )
 
     def signed(self, certificate: x509.Certificate, report: SignedReport) -> bool:
@@ -115,15 +115,17 @@ def chip_chain(
     unnamed = report.signer == VLEK or not any(report.chip_id)
     if whole and unnamed and len(pool.chips) > 1:
         raise NotChecked(
-            f"none of the chip certificates given has signed this report ({len(whole)} tried), "
-            "which does not name its own: the report is forged, or its certificate was not given"
+            f"none of the {len(whole)} chip certificates that were tried has signed this report, "
+            "which names none: the report is forged, or its certificate was not given"
         )
     leaf = next(iter(named or pool.chips), None)
     chain = pool.upwards(leaf, SNP_CHAIN) if leaf else ()
     if len(chain) < SNP_CHAIN:
         raise NotChecked("no chip certificate (VCEK or VLEK) with its ASK and ARK was given")
     if not named and len(pool.chips) > 1:
-        raise NotChecked(f"none of the {len(pool.chips)} chip certificates given is of this chip")
+        raise NotChecked(
+            f"none of the {len(pool.chips)} chip certificates that were given is this chip's"
+        )
     return chain
 
 

@@ -1,4 +1,4 @@
-"""Event logs in TCG's formats that the plan has no use for: a TPM's, and CCELs that are broken.
+"""Event logs in TCG's formats that no step of the plan uses: a TPM's, and CCELs that are broken.
 
 The firmware of a machine with a TPM writes what it extended into the PCRs, either with SHA-1
 alone (TCG PC Client 1.2) or with every digest that the TPM has ("crypto-agile", Spec ID
@@ -142,14 +142,16 @@ def sha1_log(file: str, data: bytes, inputs: CheckInputs) -> InspectionResult:
     """A TPM 1.2 log without the event that names its format: it must be whole."""
     found = read(data)
     if found.wrong or not found.events or found.algorithms != SHA1_ONLY:
-        raise ParseError("not an event log with SHA-1 digests")
+        raise ParseError("event log: expected a whole one with SHA-1 digests, got other bytes")
     return _tpm(file, found, inputs)
 
 
 def _tpm(file: str, found: TcgLog, inputs: CheckInputs) -> InspectionResult:
     item = InspectionResult(file, f"TPM event log, {len(found.events)} events")
     item.fields.append(
-        ExplainedField("digests", ", ".join(found.algorithms), "one PCR bank of each")
+        ExplainedField(
+            "digests", ", ".join(found.algorithms), "the log has one bank of PCRs for each"
+        )
     )
     bank = "sha256" if "sha256" in found.algorithms else found.algorithms[-1]
     item.fields += _explained(found, bank, "PCR", 0)
@@ -163,7 +165,7 @@ def _tpm(file: str, found: TcgLog, inputs: CheckInputs) -> InspectionResult:
 def _broken_ccel(file: str, found: TcgLog, error: ParseError) -> InspectionResult:
     item = InspectionResult(file, f"CCEL event log, {len(found.events)} readable events")
     item.fields += _explained(found, "sha384", "RTMR", 1)
-    text = f"{error}; events are readable up to there" if found.wrong else str(error)
+    text = f"{error}; the events before that place can be read" if found.wrong else str(error)
 
     def broken() -> str:
         raise ParseError(text)
@@ -179,7 +181,7 @@ def _explained(found: TcgLog, bank: str, register: str, first: int) -> list[Expl
         value = f"{where} {event.digests[bank].hex()[:32]}…"
         fields.append(ExplainedField(f"event {number}", value, event.name))
     if found.fill:
-        text = f"{found.fill} bytes of fill after the last event"
+        text = f"{found.fill} bytes of fill stand after the last event"
         fields.append(ExplainedField("padding", text, "the rest of the area"))
     return fields
 
@@ -190,13 +192,16 @@ def _compare(
     if found.wrong:
         raise ParseError(found.wrong)
     if bank != "sha256":
-        raise NotChecked(f"a {bank} bank: vTPM quotes are of SHA-256 PCRs")
+        raise NotChecked(f"the log has PCRs of {bank}, and a vTPM quote has PCRs of sha256 only")
     if not quoted:
         raise NotChecked("no vTPM quote was given to compare with")
     own = {number: registers[number] for number in QUOTED_PCRS if number in registers}
     if not any(all(pcrs[number] == value for number, value in own.items()) for pcrs in quoted):
-        raise NotAuthentic("measurement", "pcr-mismatch", "the log is not the vTPM quote's")
-    return f"replays to PCR {', '.join(map(str, own))} of the vTPM quote"
+        text = (
+            "event log: expected to replay to the PCRs of a vTPM quote that was given, got others"
+        )
+        raise NotAuthentic("measurement", "pcr-mismatch", text)
+    return f"the log replays to PCR {', '.join(map(str, own))} of the vTPM quote"
 
 
 def _header(cursor: Cursor) -> tuple[bool, tuple[str, ...]]:
@@ -208,7 +213,9 @@ def _header(cursor: Cursor) -> tuple[bool, tuple[str, ...]]:
         _check_event(register, kind)
         return False, SHA1_ONLY
     if kind != EV_NO_ACTION or any(digest):
-        raise ParseError("event log: expected the Spec ID event to extend nothing")
+        raise ParseError(
+            "event log: expected a Spec ID event that extends nothing, got one that does"
+        )
     cursor.take(HEADER_BYTES)
     return _specification(Cursor(cursor.take(size), "Spec ID event"))
 
@@ -236,7 +243,7 @@ def _known(number: int, size: int) -> bool:
 
 def _event(cursor: Cursor, agile: bool, algorithms: tuple[str, ...], number: int) -> TcgEvent:
     if number == MAX_EVENTS:
-        raise ParseError(f"expected at most {MAX_EVENTS} events")
+        raise ParseError(f"expected at most {MAX_EVENTS} events, got more")
     register, kind = cursor.u32(), cursor.u32()
     digests = _digests(cursor, algorithms) if agile else {"sha1": cursor.take(20)}
     size = cursor.u32()

@@ -41,7 +41,10 @@ def tdreport(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     """Its fields, and whether its own digest names them. Raises ParseError."""
     report, rest = data[:TDREPORT_BYTES], data[TDREPORT_BYTES:]
     if not begins_like_one(report) or len(report) != TDREPORT_BYTES:
-        raise ParseError(f"TDREPORT: expected {TDREPORT_BYTES} bytes, got {len(data)}")
+        raise ParseError(
+            f"TDREPORT: expected {TDREPORT_BYTES} bytes that begin with the type of TDX, got "
+            f"{len(data)} bytes that begin with {data[:4].hex() or 'nothing'}"
+        )
     found = InspectionResult(file, "TDREPORT")
     for name, (at, size) in _FIELDS.items():
         found.fields.append(ExplainedField(name, report[at : at + size].hex(), TDX_WORDS[name]))
@@ -54,9 +57,13 @@ def tdreport(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
 def _named(report: bytes) -> str:
     digest = hashlib.sha384(report[_TD_INFO]).digest()
     if not hmac.compare_digest(digest, report[_TEE_INFO_HASH]):
-        raise NotAuthentic("parse", "td-info", "TEE_INFO_HASH is not the digest of TDINFO")
+        raise NotAuthentic(
+            "parse",
+            "td-info",
+            "TDREPORT: expected TEE_INFO_HASH to be the digest of TDINFO, got another",
+        )
     return "TEE_INFO_HASH names these fields"
 
 
 def _needs_a_quote() -> str:
-    raise NotChecked("a TDREPORT is signed by no public key: needs the TD quote")
+    raise NotChecked("no public key signs a TDREPORT, so this check needs the TD quote")

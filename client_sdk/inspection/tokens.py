@@ -60,7 +60,7 @@ def claims(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     """What a verifier said about a GPU, as JSON: a statement of its own, and no evidence."""
     first = _first(read_json(data))
     if first is None:
-        raise ParseError("not attestation claims")
+        raise ParseError("expected claims of NVIDIA's attestation service, got other JSON")
     found = InspectionResult(file, "NVIDIA attestation claims")
     found.fields += [ExplainedField(name, str(first[name])) for name in _CLAIMS if name in first]
     found.check("support", _refuse("unsigned-claims"))
@@ -77,10 +77,10 @@ def _part(text: bytes) -> Mapping[str, Any]:
     try:
         content = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
-        raise ParseError("token: expected base64url") from None
+        raise ParseError("token: expected base64url, got other text") from None
     value = read_json(content)
     if not isinstance(value, dict):
-        raise ParseError("token: expected JSON objects")
+        raise ParseError("token: expected JSON objects, got another value")
     return value
 
 

@@ -45,15 +45,15 @@ class ConsoleStage(Stage):
 
     def relay(self, seen: RelayObservation) -> None:
         self._write("\n")
-        self._heading("4. What the relay saw of it")
+        self._heading("4. What the relay saw")
         sizes = " ".join(str(size) for size in seen.pieces[:12])
         more = f" … {len(seen.pieces)} in all" if len(seen.pieces) > 12 else ""
         self._line(f"question: {seen.request} bytes of ciphertext")
         self._line(f"answer:   pieces of {sizes}{more}")
-        found = "FOUND" if seen.plaintext else "nowhere"
+        found = "FOUND" if seen.plaintext else "not found"
         self._line(
-            f"searched all {seen.handled} bytes that it handled for question and answer, "
-            f"plain, JSON, hex, base64: {found}"
+            f"question and answer, as text, JSON, hex or base64, in all {seen.handled} bytes "
+            f"that the relay handled: {found}"
         )
 
     def receipt(self, receipt: CheckedReceipt) -> None:
@@ -64,7 +64,7 @@ class ConsoleStage(Stage):
             f"signed by the key in the verified bundle; evidence {inner.evidence_digest.hex()}",
             f"tokens: {prompt} prompt ({cached} cached), {completion} completion; "
             f"finished: {inner.finish_reason}; amount: {shown(inner.amount)}",
-            "request and response hashes match what was sealed and opened here",
+            "its hashes are those of the request and answer that this client sealed and opened",
         )
         for line in lines:
             self._line(line)
@@ -74,7 +74,7 @@ class ConsoleStage(Stage):
         show_audit(self._console, audit)
 
     def attacks(self, attacks: list[Attack]) -> None:
-        self._heading("7. Six attacks, each refused by the check meant for it")
+        self._heading("7. Six attacks; each must be refused by the check that is meant for it")
         show_attacks(self._console, attacks)
 
     def failed(self, step: str, error: UmayError) -> None:

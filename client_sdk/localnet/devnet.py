@@ -165,7 +165,8 @@ class Network:
                 return places
             time.sleep(POLL_SECONDS)
         raise Unavailable(
-            f"guests: expected {count} anchored within {READY_SECONDS:.0f} s, got {shown}"
+            f"expected {count} guests to be anchored within {READY_SECONDS:.0f} s, got {shown}; "
+            f"what each part wrote is in {self.files.errors}"
         )
 
     def _names(self) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class Child:
                 return self._parse(self._lines.get(timeout=0.1))
             except queue.Empty:
                 self.check()
-        raise Unavailable(f"{self.name}: not ready within {seconds:.0f} s{self._last_words()}")
+        raise Unavailable(f"{self.name} was not ready after {seconds:.0f} s{self._last_words()}")
 
     def check(self) -> None:
         """Raises Unavailable with its last words when it has ended."""
@@ -71,7 +71,9 @@ class Child:
         except ParseError:
             value = None
         if not isinstance(value, dict):
-            raise Unavailable(f"{self.name}: expected one line of JSON when ready, got other text")
+            raise Unavailable(
+                f"{self.name}: expected one line of JSON when it is ready, got other text"
+            )
         return value
 
     def _last_words(self) -> str:

@@ -49,18 +49,18 @@ def welcome(network: Network, base: str) -> list[str]:
     where = "" if directory == home(DEFAULT_DIR) else f" --dir {shlex.quote(str(directory))}"
     return [
         "",
-        "SIMULATED: these machines prove nothing. Their roots are this machine's own.",
+        "SIMULATED: these machines prove nothing. Their roots were made on this computer.",
         *parts,
         "",
         f"export OPENAI_BASE_URL={base}",
         f"export OPENAI_API_KEY={network.files.api_token()}",
         "",
-        "every step of the verification, one question sealed, the audit:",
+        "In another terminal: verify the machines, ask a private question, audit the log:",
         f"  {umay} client verify{where}",
         f"  {umay} client chat{where} 'Good morning.'",
         f"  {umay} audit run{where} --contract {network.contract}",
         "",
-        "Ctrl-C (in scripts SIGTERM) stops everything; the next start resumes chain, log and keys.",
+        "Ctrl-C stops everything (in scripts: SIGTERM). The next start keeps chain and log.",
     ]
 
 

@@ -248,7 +248,7 @@ def test_nvidia_chain(entry: dict) -> None:
     found = look(entry, CheckInputs(NOW, PRODUCTION))
     assert len(found) == 5
     assert {check.status for item in found for check in item.checks} == {"passed"}
-    assert text_of(found[-1], "issuer") == "a pinned root"
+    assert text_of(found[-1], "issuer") == "it is a pinned root"
 
 
 @pytest.mark.parametrize("entry", of_kind("nvidia_evidence_json"))
