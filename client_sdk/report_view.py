@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.panel import Panel
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -17,15 +19,30 @@ __all__ = ["MARKS", "SIMULATED", "console", "show_report"]
 MARKS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "not checked": ("–", "yellow")}
 
 
-class _Piped(Console):
+class _Plain(Console):
+    """What hosts, logs and files say must not steer the terminal that it is shown on."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=_plain(segment.text))
+
     def on_broken_pipe(self) -> None:
         """Leaves it to the command: rich would end with 1, which means a violation here."""
         raise BrokenPipeError
 
 
+def _plain(text: str) -> str:
+    """Without control characters; a line's end stays."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def console() -> Console:
     """Standard output, 100 columns where it is no terminal."""
-    return _Piped(width=None if sys.stdout.isatty() else 100, highlight=False)
+    return _Plain(width=None if sys.stdout.isatty() else 100, highlight=False)
 
 
 def show_report(console: Console, report: Report, *, title: str, explain: bool = False) -> None:

@@ -49,5 +49,7 @@ def _step(step: StepResult, names: int) -> Iterator[str]:
 
 
 def _wrapped(head: str, text: str) -> list[str]:
-    lines = textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+    """What a host says must not steer the terminal that it is shown on."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    lines = textwrap.wrap(plain, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
     return lines or [head.rstrip()]

@@ -129,7 +129,8 @@ def _anchor(value: object) -> Anchor:
         _check(0 <= number < 2**63, "the anchor's numbers below 2^63")
     for moment in (anchor.time, anchor.read_at):
         _check(0 <= moment <= MAX_TIME, "the anchor's times before the year 10000")
-    _check(0 < len(anchor.network) <= MAX_NAME, f"a network of 1 to {MAX_NAME} characters")
+    named = 0 < len(anchor.network) <= MAX_NAME and anchor.network.isprintable()
+    _check(named, f"a network of 1 to {MAX_NAME} printable characters")
     _account(anchor.address)
     _check(anchor.level in LEVELS, "the anchor's level to be reported or proven")
     return anchor

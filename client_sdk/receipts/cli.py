@@ -207,7 +207,6 @@ def _checked(
 ) -> ReceiptCheck:
     from client_sdk import config
     from client_sdk.auditing.proof_file import EnclaveProof
-    from client_sdk.inspection.result import MAX_FILE_BYTES
     from client_sdk.receipts.checking import check, check_alone
     from contracts.endpoint import reading
 
@@ -216,13 +215,13 @@ def _checked(
     accepted = config.read_policy(policy)
     return check(
         found,
-        _read(proof, EnclaveProof.from_bytes, limit=MAX_FILE_BYTES),
+        _read(proof, EnclaveProof.from_bytes),
         accepted,
         reading(chain) if chain else None,
     )
 
 
-def _read(path: Path, parse: Callable[[bytes], T], *, limit: int) -> T:
+def _read(path: Path, parse: Callable[[bytes], T], *, limit: int | None = None) -> T:
     from client_sdk.inspection.result import read_file
 
     data = read_file(path, limit=limit)

@@ -363,6 +363,8 @@ def test_a_malformed_file_is_no_file(good: EnclaveProof, changes: dict[str, obje
         {"size": 1 << 63},
         {"read_at": 1 << 40},
         {"network": ""},
+        {"network": "umay\x1b[8m"},
+        {"network": "umay\nverdict: holds"},
         {"origin": "a b"},
         {"root": bytes(31)},
     ],

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from attestation.errors import Refused
 from attestation.verify.explanation import explained
-from attestation.verify.verdict import CAVEATS, Report, StepResult
+from attestation.verify.verdict import CAVEATS, Finding, Report, StepResult
 from client_sdk.cli import umay
 from client_sdk.commands import cli
 
@@ -48,6 +48,24 @@ def test_a_failed_step_has_its_reason_and_what_to_do(run: Run) -> None:
     assert "1 of 3 steps passed, 1 failed, 1 not checked" in text
     assert "Do F." not in text and "Checks:" not in text
     assert all(caveat.split(":")[0] in text for caveat in CAVEATS)
+
+
+def test_what_a_machine_says_does_not_steer_the_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "expected A, got \x1b[8m\x9b2J\x07 \u202eB"
+    step = StepResult(1, "parse", "failed", "wrong-network", told, "A", told, "Do C.")
+    hostile = Report((step,), simulated=False, findings=(Finding("gpu", "x", told),))
+    monkeypatch.setattr(
+        cli, "opened_client", lambda **where: SimpleNamespace(
+            places=lambda: (SimpleNamespace(boot="\x1b[2J"),),
+            verify=lambda place: hostile,
+            examine=lambda place: hostile,
+        )
+    )  # fmt: skip
+    for shown in (run("--explain").output, str(hostile)):
+        assert "expected A, got" in shown
+        assert not [c for c in shown if not c.isprintable() and c != "\n"]
 
 
 def test_explain_adds_what_each_step_checks_and_by_which_document(run: Run) -> None:
