@@ -31,6 +31,8 @@ MESSAGES = ("too_old", "in_future", "level_text", "_other_digest")
 """Functions that make a message: what they return stands in their place."""
 CHECKS = ("accept", "check_reading")
 """Functions that raise for whichever step and subject they are given as first arguments."""
+CALLS = {*RAISERS, *CHECKS, "broken", "_refused", "_check_register"}
+"""Every function whose call is a refusal."""
 CHAINS = "cpu-signature, cpu-tcb or gpu"
 """The step of a refusal that is about any vendor's certificates."""
 CHAINS_TITLE = "Certificates of every vendor"
@@ -172,7 +174,10 @@ class _Module:
                     yield from self._raised(call, function)
 
     def _raised(self, call: ast.Call, function: ast.FunctionDef) -> Iterator[Refusal]:
-        name, values = _name(call.func), self._values(function, call.lineno)
+        name = _name(call.func)
+        if name not in CALLS:
+            return
+        values = self._values(function, call.lineno)
         if name in RAISERS and len(call.args) >= 3:
             steps = [self._text(call.args[0], values)]
             exit_code, code, message = RAISERS[name], call.args[1], call.args[2]
@@ -287,7 +292,7 @@ def _holder(name: str) -> _Module:
 
 @functools.cache
 def _makers() -> dict[str, ast.FunctionDef]:
-    trees = (ast.parse(path.read_text()) for path in sources())
+    trees = (_module(path)._tree for path in sources())
     functions = (node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef))
     return {node.name: node for node in functions if node.name in MESSAGES}
 

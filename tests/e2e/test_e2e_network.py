@@ -17,14 +17,13 @@ from typing import Any
 
 import openai
 import pytest
-from click.testing import CliRunner
+from click.testing import Result
 
 from attestation.errors import Refused, Unavailable
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence
 from attestation.platforms import tdx
 from attestation.verify.verifier import PLAN
 from benchmarks import imports
-from client_sdk.cli import umay as root
 from client_sdk.client import Client
 from client_sdk.config import read_policy
 from client_sdk.localnet.devnet import MODEL_NAME, Network
@@ -34,6 +33,7 @@ from client_sdk.presented import fetch_places
 from client_sdk.transport import Transport, log_url
 from enclave.simulator.rough import of_boot
 from tests.client_sdk.test_face import HEAVY, examples, loaded_by
+from tests.helpers.commands import command
 from tests.helpers.outages import MortalChain, second_relay
 from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
@@ -56,11 +56,9 @@ def api(network: Network) -> openai.OpenAI:
     return openai.OpenAI(base_url=base, api_key=network.files.api_token())
 
 
-def umay(network: Network, *words: str) -> subprocess.CompletedProcess[str]:
+def umay(network: Network, *words: str) -> Result:
     where = ["--policy", str(network.files.policy), "--chain", network.chain_url]
-    return subprocess.run(
-        [*UMAY, *words, *where], capture_output=True, text=True, timeout=HANG_S, check=False
-    )
+    return command(*words, *where)
 
 
 SHORT = {
@@ -95,7 +93,7 @@ def text_of(stream: openai.Stream) -> str:
 
 def test_both_guests_verify_step_by_step(network: Network) -> None:
     done = umay(network, "client", "verify", "--json", "--url", network.relay)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     enclaves = json.loads(done.stdout)["enclaves"]
     assert len(enclaves) == 2
     for enclave in enclaves:
@@ -130,7 +128,7 @@ def test_a_session_through_relay_and_agent(network: Network) -> None:
 
 def test_the_report_for_people_says_simulated(network: Network) -> None:
     done = umay(network, "client", "verify", "--url", network.relay)
-    assert done.returncode == 0 and "SIMULATED" in done.stdout
+    assert done.exit_code == 0 and "SIMULATED" in done.stdout
     assert "\x1b" not in done.stdout
 
 
@@ -262,13 +260,12 @@ def test_a_receipt_holds_for_the_exchange(network: Network) -> None:
 def test_a_receipt_is_disclosed_and_checked_by_anybody(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process: each command is a few hundred lines, and each process a second."""
     monkeypatch.chdir(tmp_path)
     policy = ["--policy", str(network.files.policy)]
     where = [*policy, "--chain", network.chain_url]
 
     def run(*words: str, code: int = 0) -> str:
-        done = CliRunner().invoke(root, words)
+        done = command(*words)
         assert done.exit_code == code, (words, done.output, done.exception)
         return done.output
 
@@ -286,7 +283,7 @@ def test_a_receipt_is_disclosed_and_checked_by_anybody(
 
 def test_the_audit_verifies_every_machine_again(network: Network) -> None:
     done = umay(network, "audit", "run", "--json", "--contract", network.contract)
-    assert done.returncode == 0, done.stdout
+    assert done.exit_code == 0, done.stdout
     entries = json.loads(done.stdout)["entries"]
     assert [entry["kind"] for entry in entries[:1]] == ["release"]
     assert sum(entry["verdict"] == "verified" for entry in entries) >= 2
@@ -296,12 +293,12 @@ def test_an_audit_is_written_sampled_and_resumed(network: Network, tmp_path: Pat
     page, state = tmp_path / "audit.html", tmp_path / "state"
     run = ["audit", "run", "--json", "--contract", network.contract]
     done = umay(network, *run, "--html", str(page), "--state", str(state))
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.exit_code == 0, done.stdout + done.stderr
     assert "SIMULATED" in page.read_text() and "<script" not in page.read_text()
     again = umay(network, *run, "--state", str(state))
     verified = [e for e in json.loads(again.stdout)["entries"] if e["verdict"] == "verified"]
-    assert again.returncode == 0 and any(entry["report"] is None for entry in verified)
-    assert umay(network, *run, "--sample", "1").returncode == 6
+    assert again.exit_code == 0 and any(entry["report"] is None for entry in verified)
+    assert umay(network, *run, "--sample", "1").exit_code == 6
 
 
 def test_an_enclave_is_proven_by_one_file(network: Network, tmp_path: Path) -> None:
@@ -310,35 +307,29 @@ def test_an_enclave_is_proven_by_one_file(network: Network, tmp_path: Path) -> N
     boot = next(entry["boot"] for entry in entries if entry["boot"])
     out, policy = str(tmp_path / "proof"), str(network.files.policy)
     made = umay(network, "audit", "prove", *where, "--boot", boot, "--out", out)
-    assert made.returncode == 0, made.stdout + made.stderr
-    check = [*UMAY, "audit", "check-proof", "--policy", policy]
-    good = subprocess.run(
-        [*check, out], capture_output=True, text=True, timeout=HANG_S, check=False
-    )
-    assert good.returncode == 0 and "the prover's word" in good.stdout, good.stdout
+    assert made.exit_code == 0, made.stdout + made.stderr
+    check = ["audit", "check-proof", "--policy", policy, out]
+    good = command(*check)
+    assert good.exit_code == 0 and "the prover's word" in good.stdout, good.stdout
     data = bytearray(Path(out).read_bytes())
     data[len(data) // 2] ^= 1
     Path(out).write_bytes(data)
-    bad = subprocess.run([*check, out], capture_output=True, timeout=HANG_S, check=False)
-    assert bad.returncode == 3
+    assert command(*check).exit_code == 3
 
 
 def test_one_entry_is_shown(network: Network) -> None:
     where = ["--contract", network.contract]
     for index in ("0", "1"):
         done = umay(network, "audit", "entry", index, *where)
-        assert done.returncode == 0 and "c2sp.org/tlog-proof@v1" in done.stdout, done.stdout
-    assert umay(network, "audit", "entry", "9999", *where).returncode == 2
+        assert done.exit_code == 0 and "c2sp.org/tlog-proof@v1" in done.stdout, done.stdout
+    assert umay(network, "audit", "entry", "9999", *where).exit_code == 2
 
 
 def test_a_log_is_consistent_with_itself(network: Network) -> None:
     policy, url = str(network.files.policy), log_url(read_policy(network.files.policy).log_origin)
-    compare = [*UMAY, "audit", "compare", url, url]
     for options, expected in ((["--policy", policy], 0), ([], 6)):
-        done = subprocess.run(
-            [*compare, *options], capture_output=True, text=True, timeout=HANG_S, check=False
-        )
-        assert done.returncode == expected, done.stdout + done.stderr
+        done = command("audit", "compare", url, url, *options)
+        assert done.exit_code == expected, done.output
 
 
 def test_an_audit_under_another_key_is_a_violation(network: Network, tmp_path: Path) -> None:
@@ -347,8 +338,7 @@ def test_an_audit_under_another_key_is_a_violation(network: Network, tmp_path: P
     other = tmp_path / "policy.toml"
     other.write_text(policy.replace(key, "ab" * 32))
     where = ["--policy", str(other), "--chain", network.chain_url]
-    run = [*UMAY, "audit", "run", "--contract", network.contract, *where]
-    assert subprocess.run(run, capture_output=True, timeout=HANG_S, check=False).returncode == 1
+    assert command("audit", "run", "--contract", network.contract, *where).exit_code == 1
 
 
 def test_another_root_is_not_authentic(network: Network, tmp_path: Path) -> None:
@@ -359,10 +349,8 @@ def test_another_root_is_not_authentic(network: Network, tmp_path: Path) -> None
     other.write_text(policy.replace(next(iter(roots.intel)).hex(), "cd" * 32))
     words = ["client", "verify", "--json", "--url", network.relay]
     where = ["--policy", str(other), "--chain", network.chain_url]
-    done = subprocess.run(
-        [*UMAY, *words, *where], capture_output=True, text=True, timeout=HANG_S, check=False
-    )
-    assert done.returncode == 3
+    done = command(*words, *where)
+    assert done.exit_code == 3
     steps = json.loads(done.stdout)["enclaves"][0]["steps"]
     assert steps[1]["name"] == "cpu-signature" and steps[1]["status"] == "failed"
 
@@ -377,18 +365,18 @@ def test_a_model_with_one_byte_changed_is_refused(network: Network, tmp_path: Pa
     file.write_bytes(data)
     url = network.add_guest(GuestSpec("mallory", 1, 1, model))
     done = verified_in_time(network, url)
-    assert done.returncode == 4, done.stderr
+    assert done.exit_code == 4, done.stderr
     steps = json.loads(done.stdout)["enclaves"][0]["steps"]
     failed = [step["name"] for step in steps if step["status"] == "failed"]
     assert failed[0] == "model"
     assert set(failed) <= {"model", "log"}  # never admitted, so there is no proof either
 
 
-def verified_in_time(network: Network, url: str) -> subprocess.CompletedProcess[str]:
+def verified_in_time(network: Network, url: str) -> Result:
     until = time.monotonic() + HANG_S
     while True:
         done = umay(network, "client", "verify", "--json", "--url", url)
-        if done.returncode != 5 or time.monotonic() > until:
+        if done.exit_code != 5 or time.monotonic() > until:
             return done
         time.sleep(0.5)
 
@@ -421,30 +409,25 @@ def test_killing_the_chosen_guest_mid_stream_is_named_and_the_other_serves(
     assert client_of(network).choose().enclave.price_table["prompt"] > cheapest.prompt_price
 
 
-Up = Callable[[], subprocess.Popen[str]]
+Up = Callable[[Path], subprocess.Popen[str]]
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    """Starts `umay up` in tmp_path; whatever a test does, none stays behind."""
+def up() -> Iterator[Up]:
+    """Starts `umay up` in a directory; whatever a test does, none stays behind."""
     started: list[subprocess.Popen[str]] = []
 
-    def start() -> subprocess.Popen[str]:
-        command = [*UMAY, "up", "--dir", str(tmp_path)]
-        pipe = subprocess.PIPE
+    def start(directory: Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            command,
-            stdout=pipe,
-            stderr=pipe,
+            [*UMAY, "up", "--dir", str(directory)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             # A shell has what it runs in the background ignore SIGINT; a user's does not.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         started.append(process)
-        for line in process.stdout:
-            if line.startswith("export OPENAI_API_KEY="):
-                return process
-        raise AssertionError(process.stderr.read())
+        return process
 
     yield start
     for process in started:
@@ -452,54 +435,55 @@ def up(tmp_path: Path) -> Iterator[Up]:
         process.communicate(timeout=HANG_S)
 
 
-def test_up_that_is_interrupted_while_it_starts_did_not_succeed(tmp_path: Path) -> None:
+def read_to(process: subprocess.Popen[str], start: str) -> None:
+    """Reads its lines up to one that starts so."""
+    for line in process.stdout:
+        if line.startswith(start):
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def test_up_that_is_interrupted_while_it_starts_did_not_succeed(tmp_path: Path, up: Up) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = subprocess.Popen(
-            [*UMAY, "up", "--dir", str(tmp_path / number.name)],
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        )
-        assert process.stdout.readline().startswith("starting ")
+        process = up(tmp_path / number.name)
+        read_to(process, "starting ")
         process.send_signal(number)
         assert process.wait(HANG_S) == 130
         assert process.stdout.read().endswith("stopping …\n")
 
 
-def test_up_resumes_and_only_a_guest_may_crash(tmp_path: Path, up: Up) -> None:
-    first = up()
-    contract = json.loads((tmp_path / "network.json").read_text())["contract"]
-    first.send_signal(signal.SIGINT)
-    assert first.wait(HANG_S) == 0
-    assert not children(tmp_path)
-    second = up()
-    assert json.loads((tmp_path / "network.json").read_text())["contract"] == contract
-    audit = [*UMAY, "audit", "run", "--json", "--contract", contract]
-    config = (tmp_path / "umay.toml").read_text()
-    chain = next(line for line in config.splitlines() if line.startswith("chain")).split('"')[1]
-    where = ["--policy", str(tmp_path / "policy.toml"), "--chain", chain]
-    done = subprocess.run(
-        [*audit, *where], capture_output=True, text=True, timeout=HANG_S, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    boots = {entry["boot"] for entry in json.loads(done.stdout)["entries"]} - {""}
-    assert len(boots) == 4  # two guests, started twice, with new keys
-    dead = children(tmp_path)["guest-ada"]
+def test_up_resumes_and_only_a_guest_may_crash(network: Network, up: Up) -> None:
+    """The last one of this module: it stops the network and resumes it as `umay up`."""
+    directory, contract, url = network.files.directory, network.contract, network.relay
+    before = audited_boots(network)
+    network.supervisor.stop()
+    assert not children(directory)
+    process = up(directory)
+    read_to(process, "export OPENAI_API_KEY=")
+    assert network.contract == contract
+    boots = audited_boots(network)
+    assert before < boots and len(boots) == len(before) + 2  # two guests with new keys
+    dead = children(directory)["guest-ada"]
     os.kill(dead, signal.SIGKILL)
-    lines = iter(second.stdout.readline, "")
+    lines = iter(process.stdout.readline, "")
     assert any("guest-ada ended with signal SIGKILL" in line for line in lines)
     assert any("starting guest-ada again" in line for line in lines)
     assert any("guest ada serves again" in line for line in lines)
-    assert second.poll() is None and "guest-bela" in children(tmp_path)
-    url = next(line for line in config.splitlines() if line.startswith("url")).split('"')[1]
+    assert process.poll() is None and "guest-bela" in children(directory)
     until = time.monotonic() + HANG_S
     while not comes_back(url, boots) and time.monotonic() < until:
         time.sleep(0.2)
-    assert comes_back(url, boots) and children(tmp_path)["guest-ada"] != dead
-    os.kill(children(tmp_path)["relay"], signal.SIGKILL)
-    assert second.wait(HANG_S) == 5
-    assert "relay ended" in second.stderr.read()
-    assert not children(tmp_path)
+    assert comes_back(url, boots) and children(directory)["guest-ada"] != dead
+    os.kill(children(directory)["relay"], signal.SIGKILL)
+    assert process.wait(HANG_S) == 5
+    assert "relay ended" in process.stderr.read()
+    assert not children(directory)
+
+
+def audited_boots(network: Network) -> set[str]:
+    done = umay(network, "audit", "run", "--json", "--contract", network.contract)
+    assert done.exit_code == 0, done.output
+    return {entry["boot"] for entry in json.loads(done.stdout)["entries"]} - {""}
 
 
 def comes_back(url: str, boots: set[str]) -> bool:

@@ -11,8 +11,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +51,7 @@ from contracts.localnet.process import faucet
 from contracts.logservice.store import load_or_create_key
 from contracts.reader import read_anchor
 from contracts.wallet import Wallet
+from tests.helpers.commands import command
 from tests.helpers.waiting import HANG_S
 from tests.helpers.world import device_of, quoted_of
 
@@ -60,7 +59,6 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not node.installed(), reason="contracts/localnet not installed"),
 ]
-UMAY = [sys.executable, "-m", "client_sdk"]
 LEAKED_KEY = 3
 MANIFEST = bytes(31) + b"\1"
 
@@ -85,18 +83,12 @@ class RegisteredNetwork(Network):
         self.wallet.transfer(self.registry, 10**9, body)
 
 
-def umay(network: Network, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*UMAY, *words], capture_output=True, text=True, timeout=HANG_S, check=False
-    )
-
-
 def audit(network: RegisteredNetwork, *more: str) -> tuple[int, dict[str, Any]]:
     where = ("--policy", str(network.files.policy), "--chain", network.chain_url)
     what = ("--contract", network.contract, "--registry", network.registry)
-    done = umay(network, "audit", "run", "--json", *what, *where, *more)
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout)
+    done = command("audit", "run", "--json", *what, *where, *more)
+    assert done.stdout, done.output
+    return done.exit_code, json.loads(done.stdout)
 
 
 def codes(found: dict[str, Any]) -> set[tuple[str, int | None]]:
@@ -210,22 +202,22 @@ class Planted:
 
 def refused_release(network: RegisteredNetwork) -> int:
     """The log was started without a Registry."""
-    done = umay(
-        network, "log", "release", str(network.files.release), "--log", network.url("log", "/log")
+    done = command(
+        "log", "release", str(network.files.release), "--log", network.url("log", "/log")
     )
-    return done.returncode
+    return done.exit_code
 
 
 def retire(network: RegisteredNetwork) -> None:
     """The guest's boot ends, and the log has its word for it."""
     token = str(network.files.directory / "feed.token")
     feed = network.url("feed-ada")
-    done = umay(network, "host", "retire", "--feed", feed, "--token-file", token)
-    assert done.returncode == 0, done.stderr
+    done = command("host", "retire", "--feed", feed, "--token-file", token)
+    assert done.exit_code == 0, done.stderr
     index = json.loads(done.stdout)["entry"]
     where = ("--policy", str(network.files.policy), "--chain", network.chain_url)
-    asked = umay(network, "client", "verify", "--url", network.relay, *where)
-    assert asked.returncode == 5, asked.stdout + asked.stderr
+    asked = command("client", "verify", "--url", network.relay, *where)
+    assert asked.exit_code == 5, asked.stdout + asked.stderr
     wait_until_anchored(network, index + 1)
     assert refused_release(network) == 4
     code, found = audit(network)
@@ -252,8 +244,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
         network.supervisor.kill("anchor")
         key = network._log_public_key().hex()
         words = ("log", "export", str(export), "--log", network.url("log", "/log"))
-        done = umay(network, *words, "--log-key", key, "--size", str(thief + 1))
-        assert done.returncode == 0, done.stderr
+        done = command(*words, "--log-key", key, "--size", str(thief + 1))
+        assert done.exit_code == 0, done.stderr
         planted = Planted(network, export, thief)
         network.supervisor.kill("log")
         yield planted
@@ -275,8 +267,8 @@ def test_a_watch_tells_each_once_and_in_its_feed(planted: Planted, tmp_path: Pat
     where = ("--policy", str(network.files.policy), "--chain", network.chain_url)
     what = ("--contract", network.contract, "--registry", network.registry)
     asked = (*words, *where, *what, "--mirror", str(planted.export))
-    first, second = (umay(network, *asked) for _ in range(2))
-    assert first.returncode == second.returncode == 1
+    first, second = (command(*asked) for _ in range(2))
+    assert first.exit_code == second.exit_code == 1
     alerts = [json.loads(line) for line in first.stdout.splitlines()]
     told = {(alert["code"], alert["index"]) for alert in alerts}
     assert told >= {("revoked-release", planted.thief), ("reused-key", planted.thief)}
