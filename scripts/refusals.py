@@ -196,8 +196,8 @@ class _Module:
             return
         else:
             return
-        for given in _either(code, function):
-            yield from self._rows(steps[0], exit_code, given, message, values)
+        for either in _either(code, function):
+            yield from self._rows(steps[0], exit_code, either, message, values)
 
     def checked(self, name: str, given: list[str]) -> Iterator[Refusal]:
         """What a function of CHECKS raises for the step and the subject that it is given."""
