@@ -109,11 +109,12 @@ class RegistryState:
             key.to_bytes(32): _entry(key.to_bytes(32), value) for key, value in releases.items()
         }
         states = {key.to_bytes(6): _floor_state(value) for key, value in levels.items()}
-        if body.remaining_bits or floors.remaining_bits:
+        if count > MAX_RELEASES or floor_count > MAX_FLOORS:
             raise ParseError(
-                "registry: expected no further data, got "
-                f"{body.remaining_bits + floors.remaining_bits} bits more"
+                f"registry: expected at most {MAX_RELEASES} entries and {MAX_FLOORS} minimum TCB "
+                f"levels, got {count} and {floor_count}"
             )
+        _check_end(body, floors)
         return cls(owner, pending, notice, verifier, entries, states)
 
 
@@ -188,6 +189,16 @@ def _maybe_address(body: Slice) -> str | None:
     return None if found is None else f"{found.wc}:{found.hash_part.hex()}"
 
 
+def _check_end(*parts: Slice) -> None:
+    """Raises ParseError where one of them has data that nobody read."""
+    for part in parts:
+        if part.remaining_bits or part.remaining_refs:
+            raise ParseError(
+                f"registry: expected no further data, got {part.remaining_bits} bits and "
+                f"{part.remaining_refs} references more"
+            )
+
+
 def _map(body: Slice, bits: int) -> dict[int, Slice]:
     cell = body.load_maybe_ref()
     return HashMap.parse(cell.begin_parse(), bits) if cell else {}
@@ -197,13 +208,22 @@ def _entry(manifest: bytes, value: Slice) -> Entry:
     body = value.load_ref().begin_parse()
     kind, proposed, active, revoked = (body.load_uint(size) for size in (8, 64, 64, 64))
     reason, notes = body.load_uint(8), body.load_bytes(32)
-    listed = {key.to_bytes(32): shape.load_uint(32) for key, shape in _map(body, 256).items()}
+    shapes = _map(body, 256)
+    listed = {key.to_bytes(32): shape.load_uint(32) for key, shape in shapes.items()}
+    if not 0 < len(listed) <= MAX_DIGESTS:
+        raise ParseError(
+            f"registry: entry {manifest.hex()}: expected 1 to {MAX_DIGESTS} digests, got "
+            f"{len(listed)}"
+        )
+    _check_end(value, body, *shapes.values())
     return Entry(kind, manifest, proposed, active, revoked, reason, notes, listed)
 
 
 def _floor_state(body: Slice) -> FloorState:
     current, waiting = (Floor(body.load_bytes(16), body.load_uint(16)) for _ in range(2))
-    return FloorState(current, waiting, body.load_uint(64), bool(body.load_bit()))
+    state = FloorState(current, waiting, body.load_uint(64), bool(body.load_bit()))
+    _check_end(body)
+    return state
 
 
 def read_registry(chain: ReadOnlyChain, *, address: str) -> RegistrySnapshot:
