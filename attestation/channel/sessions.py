@@ -123,6 +123,11 @@ class SessionKeys:
             everyone = (*self._unused.values(), *self._used.values())
             self._end([session.name for session in everyone if session.guard is guard])
 
+    @property
+    def room(self) -> int:
+        """How many new ones there is room for, of which none puts out another."""
+        return max(0, self._capacity - len(self._used))
+
     def sweep(self) -> None:
         """End those whose time is over."""
         with self._lock:

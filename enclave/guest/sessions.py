@@ -92,13 +92,13 @@ class Sessions:
         configs, keys = [], self._epochs.ring.sessions
         try:
             with contextlib.suppress(SessionBusy):
-                for request in requests:
+                for request in requests[: keys.room]:
                     configs.append(keys.open(request.kem_id, epoch.keys.guard))
             answers = self._proved(requests[: len(configs)], configs, epoch)
         except BaseException:
             keys.forget(configs)
             raise
-        busy = SessionBusy("session: every session is in use; ask again in a minute")
+        busy = SessionBusy("session: every one is in use or was given just now; ask again")
         return [*answers, *[busy] * (len(requests) - len(answers))]
 
     def _proved(

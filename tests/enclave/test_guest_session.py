@@ -112,6 +112,16 @@ def test_a_request_that_does_not_arrive(guest: Room, monkeypatch: pytest.MonkeyP
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
 
 
+def test_a_longer_request_is_refused_before_all_of_it_is_there(
+    guest: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_BODY_SECONDS", HANG_S)
+    with socket.create_connection(("127.0.0.1", guest.port), timeout=HANG_S) as connection:
+        head = f"POST /umay/{guest.boot}/session HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n"
+        connection.sendall(head.encode() + b"\r\n" + bytes(wire.SESSION_REQUEST_BYTES + 1))
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+
+
 def test_without_an_anchored_epoch_there_is_no_session() -> None:
     with room(anchored=False) as opened:
         assert ask(opened, "session", request())[::2] == (503, b"")
@@ -256,12 +266,46 @@ def test_a_flood_puts_out_no_session_in_use() -> None:
         sealed = sealer(desk.room, kept.config).seal(b"x")
         desk.room.ring.request(chunked=True, to_session=True).open(sealed)
         for _ in range(3):
-            await asyncio.gather(*(desk.sessions.open(asked(n)) for n in range(200)))
+            flood = (desk.sessions.open(asked(n)) for n in range(200))
+            told = await asyncio.gather(*flood, return_exceptions=True)
+            assert sum(isinstance(one, SessionBusy) for one in told) == 200 - 63
         assert len(keys) == 64
         sealed = sealer(desk.room, kept.config).seal(b"y")
         assert desk.room.ring.request(chunked=True, to_session=True).open(sealed) == b"y"
 
     running(work)
+
+
+def test_who_is_given_a_session_together_does_not_put_the_others_out() -> None:
+    """With room for one more, one of three is given a session that lives, and two are told."""
+
+    async def work(desk: Desk) -> None:
+        keys = desk.room.ring.sessions = SessionKeys(capacity=2)
+        desk.machine.go.set()
+        used = SessionAnswer.from_bytes(await desk.sessions.open(asked(0)))
+        sealed = sealer(desk.room, used.config).seal(b"x")
+        desk.room.ring.request(chunked=True, to_session=True).open(sealed)
+        three = (desk.sessions.open(asked(number)) for number in (1, 2, 3))
+        answers = await asyncio.gather(*three, return_exceptions=True)
+        given = [answer for answer in answers if isinstance(answer, bytes)]
+        assert len(given) == 1 and len(keys) == 2
+        assert all(isinstance(answer, (bytes, SessionBusy)) for answer in answers)
+        (config,) = (SessionAnswer.from_bytes(answer).config for answer in given)
+        sealed = sealer(desk.room, config).seal(b"y")
+        assert desk.room.ring.request(chunked=True, to_session=True).open(sealed) == b"y"
+
+    running(work)
+
+
+def test_who_is_told_that_a_guest_is_busy_is_told_until_when(guest: Room) -> None:
+    guest.ring.sessions = SessionKeys(capacity=1)
+    session = open_session(guest)
+    assert guest.ask(post(CHAT), session=session.config).status == 200
+    connection = http.client.HTTPConnection("127.0.0.1", guest.port, timeout=HANG_S)
+    connection.request("POST", f"/umay/{guest.boot}/session", request())
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    connection.close()
 
 
 def test_the_room_for_sessions() -> None:
