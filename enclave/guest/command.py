@@ -13,13 +13,15 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from attestation.net.serve import read_address, serving
 from attestation.net.server_connection import Limits
 from attestation.process import keep_memory_private, tell
 from enclave.guest.boot import Machine, boot
+from enclave.guest.engines.base import Engine, until_failed
 from enclave.guest.engines.registry import engines
 from enclave.guest.epochs import keep
 from enclave.guest.feed import Feed
@@ -27,6 +29,9 @@ from enclave.guest.gpu import NvmlGpus
 from enclave.guest.platforms.simulated import SimulatedMachine
 from enclave.guest.platforms.tsm import TsmPlatform
 from enclave.guest.server import create_app
+
+TOLD_S = 1.0
+"""For answers that an engine has broken to reach those who wait for them."""
 
 
 def command() -> None:
@@ -52,15 +57,28 @@ async def _run(options: argparse.Namespace) -> None:
     for action in (guest.epochs.step, guest.epochs.retire, guest.epochs.sweep):
         arguments = {"clock": time.monotonic, "tell": _tell}
         threading.Thread(target=keep, args=(action, stopped), kwargs=arguments, daemon=True).start()
+    apps = [(create_app(guest, listen=options.listen), options.listen)]
     try:
-        await serving(
-            [(create_app(guest, listen=options.listen), options.listen)],
-            ready=_ready,
-            limits=limits,
-        )
+        await _while_it_works(guest.engine, serving(apps, ready=_ready, limits=limits))
     finally:
         stopped.set()
         await guest.engine.close()
+
+
+async def _while_it_works(engine: Engine, serving: Coroutine[Any, Any, None]) -> None:
+    """Raises EngineFailed where the engine has stopped: whoever waits was told so, and a guest
+    without an engine only looks as if it served. Who started it starts it again."""
+    served, failed = asyncio.create_task(serving), asyncio.create_task(until_failed(engine))
+    try:
+        await asyncio.wait({served, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if not served.done():
+            await asyncio.sleep(TOLD_S)
+            raise failed.result()
+        served.result()
+    finally:
+        for task in (served, failed):
+            task.cancel()
+        await asyncio.gather(served, failed, return_exceptions=True)
 
 
 def _machine(options: argparse.Namespace) -> Machine:

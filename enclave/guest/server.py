@@ -147,7 +147,7 @@ class _Service:
         return names_us(request.headers, self._listen) and not from_browser(request.headers)
 
     async def health(self, _: Request) -> Response:
-        ready = self._guest.epochs.current is not None
+        ready = self._guest.epochs.current is not None and self._guest.engine.failure() is None
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:

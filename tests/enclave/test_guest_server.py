@@ -24,6 +24,7 @@ from attestation.formats.keys import bundle_digest
 from attestation.formats.retirement import Retirement
 from attestation.net.server_connection import Limits
 from enclave.guest import server
+from enclave.guest.engines.base import EngineFailed
 from tests.helpers.guest_room import (
     CHAT,
     HOST,
@@ -437,6 +438,13 @@ def test_it_stops_in_time_whatever_is_open() -> None:
         for answer in answers:
             with pytest.raises(Truncated):
                 answer.read()
+
+
+def test_a_guest_whose_engine_has_stopped_is_not_ready() -> None:
+    with room() as guest:
+        assert get(guest, "healthz")[::2] == (200, b'{"ready":true}')
+        guest.engine.failed = EngineFailed("engine: it was stopped by RuntimeError")
+        assert get(guest, "healthz")[::2] == (503, b'{"ready":false}')
 
 
 # Epochs

@@ -42,6 +42,7 @@ from enclave.guest import server
 from enclave.guest.config import HostConfig
 from enclave.guest.engines.base import (
     Delta,
+    EngineFailed,
     EngineInfo,
     EngineStats,
     FinishReason,
@@ -135,6 +136,7 @@ class ScriptedEngine:
         self.answers: list[ScriptedAnswer] = []
         self.slow_close = 0.0
         self.waiting = 0
+        self.failed: EngineFailed | None = None
 
     async def start(self) -> EngineInfo:
         return INFO
@@ -150,6 +152,9 @@ class ScriptedEngine:
     def stats(self) -> EngineStats:
         waiting = self.waiting
         return EngineStats(slots=4, running=0, waiting=waiting, finished=0, cancelled=0, tokens=0)
+
+    def failure(self) -> EngineFailed | None:
+        return self.failed
 
     async def close(self) -> None:
         pass

@@ -7,6 +7,7 @@ The last Delta of an answer has the reason why it ended and the token counts.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -172,8 +173,18 @@ class Engine(Protocol):
     def stats(self) -> EngineStats:
         """Counts of what runs at the moment."""
 
+    def failure(self) -> EngineFailed | None:
+        """Why no answer will come from it any more; None while it works."""
+
     async def close(self) -> None:
         """Cancels all answers and frees the model."""
+
+
+async def until_failed(engine: Engine, *, every: float = 0.5) -> EngineFailed:
+    """Returns once an engine that was started works no more; `every` in seconds."""
+    while (failure := engine.failure()) is None:
+        await asyncio.sleep(every)
+    return failure
 
 
 def engine_config(info: EngineInfo) -> bytes:

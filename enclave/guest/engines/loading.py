@@ -53,6 +53,16 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ParseError(f"config.json: {name}: expected a positive integer, got another value")
 
 
+def check_vocabulary(config: Mapping[str, Any], greatest_id: int) -> None:
+    """Raises ParseError where the tokenizer has a token for which the model has no row: one text
+    with it would stop the engine for everybody."""
+    if greatest_id >= config["vocab_size"]:
+        raise ParseError(
+            f"tokenizer.json: expected token ids below the vocab_size of config.json, "
+            f"{config['vocab_size']}, got {greatest_id}"
+        )
+
+
 def load_model(
     config: Mapping[str, Any],
     files: Mapping[str, bytearray],

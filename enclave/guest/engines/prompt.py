@@ -53,9 +53,9 @@ class PromptEncoder:
         )
 
     @property
-    def vocabulary(self) -> int:
-        """The number of token ids."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+    def greatest_id(self) -> int:
+        """The greatest token id that a text can be turned into."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @property
     def chats(self) -> bool:

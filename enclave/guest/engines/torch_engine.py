@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -30,7 +31,7 @@ from enclave.guest.engines.base import (
     GenerateRequest,
     QueueFull,
 )
-from enclave.guest.engines.loading import check_config, load_model, self_test
+from enclave.guest.engines.loading import check_config, check_vocabulary, load_model, self_test
 from enclave.guest.engines.prompt import PromptEncoder, json_object
 from enclave.guest.engines.sampling import Sampler, Sampling, model_defaults
 from enclave.guest.engines.slots import Counters, Job, Scheduler, SlotCache
@@ -54,6 +55,12 @@ FEATURES = frozenset({
 THREADS_VARIABLE = "UMAY_TORCH_THREADS"
 
 SELF_TEST_PROMPT = "What is attestation?"
+
+STALL_S = 120.0
+"""One step of the scheduler takes seconds at most, also where a large model runs on a CPU."""
+
+JOIN_S = 5.0
+"""For the worker to end. One that hangs in a device ends with the process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +95,14 @@ class TorchEngine:
         self._stop_ids = _stop_ids(generation, self._config)
         self._encoder = PromptEncoder(model.files)
         self._info = _describe(self._config, model.digest, self._settings)
+        check_vocabulary(self._config, self._encoder.greatest_id)
         self._wake = threading.Condition()
         self._inbox: list[Job] = []
         self._outbox: list[tuple[_Answer, Delta]] = []
         self._live: set[_Answer] = set()
         self._state = "new"
+        self._failure: EngineFailed | None = None
+        self._step_began: float | None = None
         self._counters = Counters()
         self._thread: threading.Thread | None = None
 
@@ -146,13 +156,20 @@ class TorchEngine:
             tokens=self._counters.tokens,
         )
 
+    def failure(self) -> EngineFailed | None:
+        """What stopped the worker, or that one step of it lasts too long."""
+        began = self._step_began
+        if self._failure is None and began is not None and time.monotonic() > began + STALL_S:
+            return EngineFailed(f"engine: one step has taken more than {STALL_S:.0f} s")
+        return self._failure
+
     async def close(self) -> None:
         """Cancels every answer, ends the thread and forgets the model's bytes."""
         with self._wake:
             self._state = "closed"
             self._wake.notify()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, JOIN_S)
         self._files.clear()
 
     def _job(self, request: GenerateRequest, answer: _Answer) -> Job:
@@ -200,7 +217,9 @@ class TorchEngine:
             scheduler = self._load()
             loop.call_soon_threadsafe(_settle, ready, None)
             while self._take(scheduler):
+                self._step_began = time.monotonic()
                 scheduler.step()
+                self._step_began = None
                 self._deliver(loop)
             self._deliver(loop)
         except Exception as error:
@@ -257,7 +276,7 @@ class TorchEngine:
     # The methods from here on run on the thread of the event loop.
 
     def _fail(self, failure: EngineFailed) -> None:
-        self._state = "failed"
+        self._state, self._failure = "failed", failure
         for answer in list(self._live):
             answer.put(failure)
 
