@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +17,11 @@ from attestation.formats import cbor
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import domain_digest, sha256
 from attestation.formats.evidence import evidence_digest
-from attestation.log.proof import verify_proof
+from attestation.log.cosignature import cosign
+from attestation.log.note import COSIGNATURE, Note, VerifierKey
+from attestation.log.proof import Proof, verify_proof
 from attestation.trust.anchor import BlockRef
+from attestation.trust.policy import WitnessRules
 from client_sdk.auditing.auditor import Auditor, AuditScope
 from client_sdk.auditing.proof_file import EnclaveProof
 from client_sdk.auditing.proving import ENDPOINT, HERE, WORD, check, prove
@@ -290,6 +294,25 @@ FORGED: dict[str, Callable[[EnclaveProof], EnclaveProof]] = {
     "another host config": with_(host_config=b""),
     "other collateral than was logged": poorer,
 }
+
+
+def test_a_file_has_the_cosignatures_that_the_policy_demands(
+    good: EnclaveProof, world: World
+) -> None:
+    """As of the moment at which the file says that the contract was read."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    vkey = VerifierKey("w.example", key.public_key().public_bytes_raw(), COSIGNATURE)
+    policy = dataclasses.replace(world.policy, witnesses=WitnessRules(1, 60, ((vkey, "ada"),)))
+    proof = Proof.from_bytes(good.proof)
+    note = Note.from_bytes(proof.checkpoint)
+    for age, said in ((None, "too-few"), (61, "too-old"), (60, "")):
+        now = good.anchor.read_at - (age or 0)
+        line = cosign(note.text, name="w.example", key=key, now=now)
+        lines = note.signatures if age is None else (*note.signatures, line)
+        cosigned = dataclasses.replace(proof, checkpoint=Note(note.text, lines).to_bytes())
+        checked = check(dataclasses.replace(good, proof=cosigned.to_bytes()), policy)
+        assert checked.exit_code == (1 if said else 0)
+        assert said in " ".join(checked.problems)
 
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from attestation import wire
+from attestation.channel import bhttp
 from attestation.errors import (
     ChannelError,
     NotAuthentic,
@@ -46,6 +49,7 @@ def test_one_verification_serves_many_requests(ada: FakeEnclave) -> None:
         ("no receipt", ChannelError, "receipt"),
         ("other key", NotAuthentic, "bad-signature"),
         ("other evidence", NotAuthentic, "other-evidence"),
+        ("other request", NotAuthentic, "other-request"),
         ("other response", NotAuthentic, "other-response"),
         ("other amount", NotAuthentic, "other-amount"),
         ("connection cut", Truncated, "truncated"),
@@ -60,6 +64,25 @@ def test_a_spoilt_answer_is_an_error(
         FakeClient([ada]).chat(BODY).read()
     if isinstance(caught.value, VerificationError):
         assert caught.value.report is not None
+
+
+def test_the_receipt_of_another_answer_is_refused(
+    ada: FakeEnclave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where question and answer are the same, word for word: its salts are others."""
+    given: list[bhttp.Fields] = []
+    trailers = FakeEnclave.trailers
+
+    def first(self: FakeEnclave, *args: Any) -> bhttp.Fields:
+        given.append(trailers(self, *args))
+        return given[0]
+
+    monkeypatch.setattr(FakeEnclave, "trailers", first)
+    client = FakeClient([ada])
+    client.chat(BODY).read()
+    with pytest.raises(NotAuthentic) as caught:
+        client.chat(BODY).read()
+    assert (caught.value.step, caught.value.code) == ("receipt", "other-request")
 
 
 def test_a_cut_answer_is_never_repeated_but_the_next_request_goes_elsewhere(

@@ -349,6 +349,41 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(umay, ["client", "network", *words])
 
 
+VERIFIED: dict[str, tuple[NetworkFile, NetworkFile, int, str]] = {
+    "the next version": (FIRST, SECOND, NOW, ""),
+    "the same file": (FIRST, FIRST, NOW, ""),
+    "an older version": (SECOND, FIRST, NOW, "rollback"),
+    "a version skipped": (FIRST, THIRD, NOW, "gap"),
+    "an expired one": (FIRST, SECOND, SECOND.expires, "expired"),
+    "signed by new keys alone": (
+        FIRST,
+        network_file(2, keys=ROTATED, signers=ROTATED),
+        NOW,
+        "bad-signature",
+    ),
+    "after a file that nobody signed": (network_file(1, signers=[]), SECOND, NOW, "bad-signature"),
+    "after a file of another network": (network_file(1, k1="another"), SECOND, NOW, "pin-conflict"),
+}
+
+
+@pytest.mark.parametrize(("kept", "file", "now", "said"), VERIFIED.values(), ids=VERIFIED)
+def test_verify_says_which_file_may_follow(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: NetworkFile,
+    file: NetworkFile,
+    now: int,
+    said: str,
+) -> None:
+    monkeypatch.setattr("client_sdk.network_files.cli._now", lambda: now)
+    (tmp_path / "kept").write_bytes(kept.to_bytes())
+    (tmp_path / "new").write_bytes(file.to_bytes())
+    result = run("verify", str(tmp_path / "new"), "--after", str(tmp_path / "kept"))
+    error = result.exception
+    assert (error.code if isinstance(error, VerificationError) else "") == said
+    assert (result.exit_code == 0) == (not said)
+
+
 def test_show_and_verify(tmp_path: Path) -> None:
     one, two = tmp_path / "one.cbor", tmp_path / "two.cbor"
     one.write_bytes(FIRST.to_bytes())

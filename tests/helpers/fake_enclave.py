@@ -191,7 +191,7 @@ class FakeEnclave:
         receipt = Receipt(
             evidence_digest=b"\x66" * 32 if fault == "other evidence" else enclave.evidence_digest,
             model_digest=enclave.bundle.model_digest,
-            request_hash=salted_hash(salts[0], message),
+            request_hash=salted_hash(salts[0], b"?" if fault == "other request" else message),
             response_hash=salted_hash(salts[1], b"?" if fault == "other response" else content),
             finish_reason="stop",
             tokens=(3, 0, 8, 0),
