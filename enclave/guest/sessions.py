@@ -85,15 +85,15 @@ class Sessions:
             _settle(one.answer, result)
 
     def _quoted(self, requests: Sequence[SessionRequest]) -> list[object]:
-        """An answer or a SessionBusy for each, in order. Raises Unavailable."""
+        """An answer or a SessionBusy for each, in order. Raises Unavailable, or SessionBusy where
+        what room there was is gone."""
         epoch = self._epochs.current
         if epoch is None:
             raise Unavailable("session: expected an epoch that is anchored, there is none yet")
         configs, keys = [], self._epochs.ring.sessions
         try:
-            with contextlib.suppress(SessionBusy):
-                for request in requests[: keys.room]:
-                    configs.append(keys.open(request.kem_id, epoch.keys.guard))
+            for request in requests[: keys.room]:
+                configs.append(keys.open(request.kem_id, epoch.keys.guard))
             answers = self._proved(requests[: len(configs)], configs, epoch)
         except BaseException:
             keys.forget(configs)
