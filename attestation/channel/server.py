@@ -87,6 +87,7 @@ class KeyRing:
                 held = self._held.get(config.key_id)
                 if held is not None and held.guard is epoch.guard:
                     del self._held[config.key_id]
+        epoch.guard.ended = True  # first, so that no session is made after these have ended
         self.sessions.retire(epoch.guard)
 
     def request(

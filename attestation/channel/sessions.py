@@ -119,7 +119,6 @@ class SessionKeys:
     def retire(self, guard: ReplayGuard) -> None:
         """End all sessions of an epoch."""
         with self._lock:
-            guard.ended = True
             everyone = (*self._unused.values(), *self._used.values())
             self._end([session.name for session in everyone if session.guard is guard])
 
