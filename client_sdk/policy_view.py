@@ -63,6 +63,11 @@ def relaxations(policy: Policy) -> list[str]:
             "no Registry is asked: what its owner revokes stays accepted until this file changes",
         ),
         (
+            policy.registry is not None
+            and REGISTRY in (policy.registry.releases, policy.registry.models),
+            "the Registry's owner can add what is accepted, without a change of this file",
+        ),
+        (
             policy.witnesses is None,
             "no witness is asked: log and chain endpoint together could show an old tree",
         ),

@@ -17,7 +17,7 @@ from attestation.formats.dates import stamp
 from attestation.log.leaf import Leaf
 from attestation.log.note import Note
 from attestation.log.proof import Proof
-from attestation.trust.anchor import Anchor, Level
+from attestation.trust.anchor import Anchor, BlockRef, Level
 from attestation.trust.policy import Policy
 from attestation.verify.session_step import on_record
 from attestation.verify.verdict import Report
@@ -134,9 +134,19 @@ def check(file: EnclaveProof, policy: Policy, chain: ReadOnlyChain | None = None
         boot=bundle.boot_id.hex(),
         problems=tuple(problems),
         statements=_statements(
-            file, parsed.index, at, HERE if report.ok else NOT_SHOWN, _rests(chain, level, problems)
+            file if chain is None else _as_read(file, told, beacon),
+            parsed.index,
+            at,
+            HERE if report.ok else NOT_SHOWN,
+            _rests(chain, level, problems),
         ),
     )
+
+
+def _as_read(file: EnclaveProof, told: Anchor, beacon: BlockRef) -> EnclaveProof:
+    """With the time and level of our own reading: nobody can check when its maker read."""
+    anchor = dataclasses.replace(file.anchor, read_at=told.read_at, level=told.level)
+    return dataclasses.replace(file, anchor=anchor, beacon=beacon)
 
 
 def _unwitnessed(file: EnclaveProof, proof: Proof, policy: Policy) -> list[str]:

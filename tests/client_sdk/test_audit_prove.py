@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from attestation.errors import Incomplete, LogError, ParseError, Unavailable, UsageError
 from attestation.formats import cbor
 from attestation.formats.collateral import Collateral
+from attestation.formats.dates import stamp
 from attestation.formats.digests import domain_digest, sha256
 from attestation.formats.evidence import evidence_digest
 from attestation.log.cosignature import cosign
@@ -240,6 +241,18 @@ def test_with_the_chain_at_hand_nothing_is_the_provers_word(
     assert {s.rests_on for s in checked.statements} == {HERE}
     reported = check(good, world.policy, net)  # type: ignore[arg-type]
     assert {s.rests_on for s in reported.statements} == {HERE, ENDPOINT}
+
+
+def test_the_time_of_a_reading_is_the_checkers_own(good: EnclaveProof, world: World) -> None:
+    """Nothing on the chain says when the maker of a file read it, or how."""
+    net = Net(world, [RELEASE, boot(world, release=0)], world.presented(), [])
+    later = dataclasses.replace(good.anchor, read_at=good.anchor.read_at + 86_400, level="proven")
+    file = dataclasses.replace(good, anchor=later)
+    mine = f"read at {stamp(net.account(CONTRACT).read_at)} (reported)"
+    checked = check(file, world.policy, net)  # type: ignore[arg-type]
+    assert [mine in s.text for s in checked.statements if s.rests_on == ENDPOINT] == [True, False]
+    alone = check(file, world.policy)
+    assert any(f"read at {stamp(later.read_at)} (proven)" in s.text for s in alone.statements)
 
 
 def test_a_file_that_says_other_things_of_the_chain(good: EnclaveProof, world: World) -> None:

@@ -68,6 +68,10 @@ RELAXED: dict[str, dict[str, Any]] = {
     "any genuine machine": {"instances": None},
     "no Registry": {"registry": None},
     "no witness": {"witnesses": None},
+    "owner can add": {"registry": RegistryRules("0:" + "00" * 32, bytes(32), "registry", "both")},
+    "owner can add what": {
+        "registry": RegistryRules("0:" + "00" * 32, bytes(32), "file", "registry")
+    },
 }
 
 
