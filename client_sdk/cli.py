@@ -20,7 +20,7 @@ HELP = {
     "up": "Run a whole simulated network on this machine until Ctrl-C.",
     "audit": "Verify every entry of a log, starting from its contract.",
     "client": "Verify enclaves, send sealed prompts, or serve an OpenAI endpoint.",
-    "host": "Run the servers in front of a guest: the agent and the relay.",
+    "host": "Run the servers in front of a guest, and prepare its model.",
     "log": "Run a transparency log, anchor it on the chain, or witness it.",
     "net": "Run a local chain, use wallets, and deploy contracts.",
 }

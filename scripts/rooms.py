@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("attestation.errors", "attestation.lazy"),
     ("attestation.arguments", "attestation.files", "attestation.remembered", "attestation.wire"),
     ("attestation.formats", "attestation.process"),
-    ("attestation.net",),
+    ("attestation.net", "attestation.model_folder"),
     ("attestation.x509", "attestation.log"),
     ("attestation.trust",),
     ("attestation.nvidia", "attestation.platforms"),

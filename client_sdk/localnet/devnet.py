@@ -25,7 +25,7 @@ from client_sdk.localnet.netfiles import (
     NetworkFiles,
     PolicyFacts,
     demo_model,
-    model_digest,
+    digest_of,
     policy_toml,
 )
 from client_sdk.localnet.supervisor import Child, Supervisor
@@ -222,7 +222,7 @@ class Network:
         return measurement_digest("tdx", tuple(registers)).hex()
 
     def _model(self) -> str:
-        return model_digest(demo_model())
+        return digest_of(demo_model())
 
     def _deploy(self) -> None:
         """The log's contract, once; its address commits to the log's first checkpoint."""

@@ -5,7 +5,6 @@ Everything lies in one directory; what was chosen at the first start is kept.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -17,9 +16,9 @@ from pathlib import Path
 
 from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.files import create, home, own_directory, read_secret, read_trusted, replace
-from attestation.formats import cbor
-from attestation.formats.digests import domain_digest
 from attestation.formats.json import decode
+from attestation.formats.model import model_digest
+from attestation.model_folder import read_manifest
 from attestation.process import lacks
 from client_sdk import policies
 
@@ -139,14 +138,10 @@ def demo_model() -> Path:
     return Path(spec.submodule_search_locations[0]) / "demo_model"
 
 
-def model_digest(directory: Path) -> str:
-    """DESIGN §4: what a guest with these files will claim, in hex."""
-    lines = []
-    for path in sorted(directory.iterdir(), key=lambda path: path.name.encode()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        lines.append([path.name, path.stat().st_size, digest])
-    return domain_digest("umay/model/v1", cbor.encode(lines)).hex()
+def digest_of(model: Path) -> str:
+    """What a guest with the files of this directory will claim, in hex. Raises what
+    `open_files` raises."""
+    return model_digest(read_manifest(model)).hex()
 
 
 def host_config(guest: GuestSpec) -> str:

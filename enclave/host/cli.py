@@ -1,4 +1,4 @@
-"""The commands of `umay host`: the servers in front of guests."""
+"""The commands of `umay host`: the servers in front of guests, and the group `model`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from enclave.host.models.cli import model
 
 if TYPE_CHECKING:
     from attestation.formats.collateral import Collateral
@@ -32,7 +34,10 @@ _keep_alive = click.option(
 
 @click.group()
 def host() -> None:
-    """Run the servers in front of a guest: the agent and the relay."""
+    """Run the servers in front of a guest, and prepare its model."""
+
+
+host.add_command(model)
 
 
 @host.command()

@@ -20,6 +20,7 @@ from attestation.formats.evidence import (
 )
 from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.formats.measurement import measurement_digest
+from attestation.formats.model import ModelFile, model_digest
 from attestation.formats.receipt import Receipt, SignedReceipt, matches
 from attestation.formats.session import (
     SessionAnswer,
@@ -30,7 +31,6 @@ from attestation.formats.session import (
 from attestation.log.leaf import Leaf
 from attestation.log.merkle import leaf_hash, root_from_inclusion
 from attestation.log.proof import Proof, verify_proof
-from enclave.guest.model import ModelFile, model_digest
 from tests.helpers.channel_vectors import load
 from tests.vectors import generate
 

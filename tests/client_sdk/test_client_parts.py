@@ -192,11 +192,11 @@ def test_the_written_policy_is_one_and_says_simulated() -> None:
 
 def test_the_model_digest_is_over_names_sizes_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"{}")
-    first = netfiles.model_digest(tmp_path)
+    first = netfiles.digest_of(tmp_path)
     (tmp_path / "a.json").write_bytes(b"[]")
-    second = netfiles.model_digest(tmp_path)
+    second = netfiles.digest_of(tmp_path)
     (tmp_path / "a.json").rename(tmp_path / "b.json")
-    assert len({first, second, netfiles.model_digest(tmp_path)}) == 3
+    assert len({first, second, netfiles.digest_of(tmp_path)}) == 3
 
 
 def test_ports_stay_and_a_taken_one_is_named(tmp_path: Path) -> None:

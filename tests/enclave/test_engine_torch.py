@@ -12,6 +12,7 @@ import transformers
 
 import enclave.guest
 from attestation.errors import ParseError, UsageError
+from attestation.formats.model import model_digest
 from enclave.guest.engines.base import (
     ContextOverflow,
     EngineFailed,
@@ -23,7 +24,7 @@ from enclave.guest.engines.base import (
 from enclave.guest.engines.sampling import Sampler, Sampling, model_defaults
 from enclave.guest.engines.slots import Scheduler
 from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
-from enclave.guest.model import ModelFiles, model_digest, read_model
+from enclave.guest.model import ModelFiles, read_model
 
 DEMO = Path(enclave.guest.__file__).parent / "demo_model"
 MODEL = read_model(DEMO)

@@ -10,7 +10,8 @@ import pytest
 
 import enclave.guest
 from attestation.errors import ParseError, UsageError
-from enclave.guest.model import ModelFile, model_digest, read_model
+from attestation.formats.model import ModelFile, model_digest
+from enclave.guest.model import read_model
 
 DEMO = Path(enclave.guest.__file__).parent / "demo_model"
 
