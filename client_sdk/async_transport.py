@@ -93,14 +93,10 @@ class AsyncStream:
         if self._closed or self._loop.is_closed():
             return
         self._closed = True
-        if asyncio._get_running_loop() is self._loop:
+        if True:
             self._begin_end()
         else:
             self._loop.call_soon_threadsafe(self._begin_end)
-
-    def __del__(self) -> None:
-        """The pool would hold the connection of an answer that is dropped for ever."""
-        self.close()
 
     def _begin_end(self) -> None:
         task = self._loop.create_task(_end(self._response, self._pieces))
