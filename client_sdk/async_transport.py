@@ -93,7 +93,7 @@ class AsyncStream:
         if self._closed or self._loop.is_closed():
             return
         self._closed = True
-        if True:
+        if asyncio._get_running_loop() is self._loop:
             self._begin_end()
         else:
             self._loop.call_soon_threadsafe(self._begin_end)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from attestation.errors import Truncated, Unavailable, UsageError
 from attestation.net.error_text import redacted_url
 from attestation.net.http import Http, IncomingAnswer
+from attestation.net.leaving import LEAVING
 from attestation.net.retry import retry_after
 from attestation.net.route import Route, is_loopback
 from attestation.net.timing import Deadlines
@@ -113,10 +114,13 @@ class Transport:
         within: float | None = None,
         connect: float | None = None,
     ) -> Stream:
-        """POST and return as soon as the answer's head is there. Raises Unavailable."""
+        """POST and return as soon as the answer's head is there. Raises Unavailable, and Left as
+        the reading does, where whoever asks here may leave (attestation.net.leaving)."""
         check_url(url)
-        times = until_head(self._sealed, within, connect)
-        answer = self._http.open("POST", url, body, headers=headers, deadlines=times)
+        times, leaving = until_head(self._sealed, within, connect), LEAVING.get()
+        answer = self._http.open(
+            "POST", url, body, headers=headers, deadlines=times, leaving=leaving
+        )
         return Stream(answer.status, answer.media_type, answer)
 
     def close(self) -> None:

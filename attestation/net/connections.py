@@ -78,7 +78,8 @@ class _Raw(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._clock.left())
         try:
-            count: int | None = self._raw.readinto(buffer)
+            with self._clock.leaving.waiting(self._sock):
+                count: int | None = self._raw.readinto(buffer)
         except TimeoutError:
             raise TimeoutError(self._clock.late) from None
         self._received += count or 0
@@ -142,6 +143,7 @@ class _Timed(HTTPConnection):
         raise failed
 
     def send(self, data: Any) -> None:
+        _running.clock.leaving.check()
         if self.sock is None:
             self.connect()
         clock, view = _running.clock, memoryview(data)

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from attestation.errors import NotThere, ParseError, Unavailable
 from attestation.formats.json import decode
 from attestation.net.error_text import LOOKED_AT, answer_summary, is_page, redacted_url
+from attestation.net.leaving import Leaving
 from attestation.net.retry import MAY_CHANGE, retry_after
 from attestation.net.route import Route
 from attestation.net.timing import Clock, Deadlines
@@ -155,6 +156,7 @@ class IncomingAnswer:
         try:
             piece: bytes = self._raw.read1(PIECE, decode_content=False)
         except Exception as error:  # where another thread closes it, whatever comes
+            self._clock.leaving.check()
             from attestation.net.causes import cause, is_late
 
             reason, again = cause(error)
@@ -225,15 +227,17 @@ class Http:
         *,
         headers: Mapping[str, str] | None = None,
         deadlines: Deadlines | None = None,
+        leaving: Leaving | None = None,
         name: str = "",
     ) -> IncomingAnswer:
         """Returns as soon as the answer's head is there. Raises Unavailable, UsageError.
 
-        `name` stands for the URL in errors, where its path is a secret too.
+        `name` stands for the URL in errors, where its path is a secret too. Where `leaving` is
+        told to leave, this and the reading of the answer raise Left.
         """
         checked_url(url, name=name, show=not name)
         where = name or redacted_url(url)
-        clock = Clock(deadlines or self._deadlines, upload=len(body or b""))
+        clock = Clock(deadlines or self._deadlines, upload=len(body or b""), leaving=leaving)
         response = self._send(where, (method, url, body, headers or {}), clock)
         incoming = IncomingAnswer(where, response, clock)
         encoding = incoming.headers.get("content-encoding", "identity")
@@ -288,6 +292,7 @@ class Http:
                     proxies={"https": proxy} if proxy else None,
                 )
         except FAILURES as error:
+            clock.leaving.check()
             reason, again = cause(error)
             through = f" through the proxy {self._route.proxy_name}" if proxy else ""
             raise Unavailable(

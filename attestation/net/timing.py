@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from attestation.net.leaving import Leaving
+
 SLOWEST = 32 * 1024
 """Bytes per second that an upload must reach: a long body adds to the time for the head."""
 
@@ -29,10 +31,13 @@ class Deadlines:
 
 
 class Clock:
-    """One exchange's time. `left` is asked before every wait on the network."""
+    """One exchange's time. `left` is asked before every wait on the network, `leaving` ends it."""
 
-    def __init__(self, deadlines: Deadlines, *, upload: int = 0) -> None:
+    def __init__(
+        self, deadlines: Deadlines, *, upload: int = 0, leaving: Leaving | None = None
+    ) -> None:
         self._deadlines, self._upload = deadlines, upload / SLOWEST
+        self.leaving = leaving or Leaving()
         self._start = time.monotonic()
         self._ends = float("inf"), ""
         self._unsent = upload

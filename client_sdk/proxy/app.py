@@ -53,7 +53,9 @@ class Proxy:
             self._door.admit(request)
             cap = cap_of(request.headers)
             content = await _body(request)
-            return await answers.response(await run_in_threadpool(self._ask, request, content, cap))
+            with answers.while_there(request.receive) as there:
+                answer = await run_in_threadpool(self._ask, request, content, cap)
+                return await answers.response(answer, there)
         except UmayError as error:
             return failure(error)
         except Exception:  # its text and its trace could hold the prompt
