@@ -202,11 +202,12 @@ class ClientFace:
 
     def _expect_named(self, model: object) -> None:
         names = self.models()
+        wanted = f"model: expected one that the policy names ({', '.join(names)})"
         if not isinstance(model, str):
-            raise UsageError(f"body: expected its model; the policy names {', '.join(names)}")
+            raise UsageError(f"{wanted}, got none; nothing was sent")
         if model not in names:
             shown = one_line(model)[:80]
-            raise UsageError(f"model {shown}: the policy names {', '.join(names)}")
+            raise UsageError(f"{wanted}, got {shown}; nothing was sent")
 
 
 def _idempotency_key(key: object) -> bytes:

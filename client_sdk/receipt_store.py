@@ -56,7 +56,10 @@ class ReceiptStore:
         Raises UsageError where there is none or more than one, ParseError for a damaged file.
         """
         if not _PREFIX.fullmatch(begin):
-            raise UsageError(f"receipt: expected 4 to 32 lower-case hex digits, got {begin!r}")
+            raise UsageError(
+                "receipt: expected the path of a file, or 4 to 32 lower-case hex digits with which "
+                f"the id of a kept receipt begins, got {begin[:80]!r}"
+            )
         found = [name for name in self.ids() if name.startswith(begin)]
         if len(found) != 1:
             raise UsageError(

@@ -192,7 +192,7 @@ def test_the_architecture_has_the_steps_of_the_verifier() -> None:
 
 # Troubleshooting quotes messages
 
-FOREIGN = ("No such command", "Connection refused")
+FOREIGN = ("No such command", "Connection refused", "Connection error")
 """Messages of libraries and of the operating system."""
 QUOTED = re.compile(r"^\| (``.+?``|`[^`]+`)[^|]*\|", re.M)
 

@@ -228,7 +228,7 @@ def _floor(value: object) -> Mapping[str, int]:
 
 
 def _tables(top: Section, key: str) -> list[Any]:
-    value = top.take(key)
+    value = top.values.pop(key, None)
     if not isinstance(value, list) or not value:
         raise ParseError(f"policy: [[{key}]]: expected at least one, got none")
     return value

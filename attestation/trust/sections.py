@@ -37,10 +37,7 @@ class Section:
 
     def take(self, key: str) -> Any:
         if key not in self.values:
-            raise ParseError(
-                f"{self._place()} {key}: expected a value, the key is absent; "
-                'write it, or "any" where everything is accepted'
-            )
+            raise ParseError(self._absent(key))
         return self.values.pop(key)
 
     def text(self, key: str, *allowed: str) -> str:
@@ -159,6 +156,17 @@ class Section:
 
     def finish(self) -> None:
         toml.check_keys(self.values, (), where=self._place())
+
+    def _absent(self, key: str) -> str:
+        if self.name or key == "version":
+            return (
+                f"{self._place()} {key}: expected a value, but the key is absent; no key has a "
+                "default: docs/spec/policy.md says which values it takes"
+            )
+        return (
+            f"policy: [{key}]: expected this table, but it is absent; `umay client policy make` "
+            "puts a network's tables and a file of rules together"
+        )
 
     def _place(self) -> str:
         return f"policy: [{self.name}]" if self.name else "policy:"

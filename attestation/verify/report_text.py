@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from attestation.verify.verdict import Report, StepResult
 
 WIDTH = 100
-SIMULATED = "SIMULATED: these machines prove nothing. Their roots were made on this computer."
+SIMULATED = "SIMULATED: these machines prove nothing. A simulator made their keys and roots."
 
 
 def as_text(report: Report) -> str:

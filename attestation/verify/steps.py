@@ -117,7 +117,7 @@ def measurement(case: Case) -> str:
     A release that the policy leaves to the Registry is judged by the step "registry".
 
     Source: MRTD and RTMR0 to RTMR3 of the Intel TDX module with the TCG event log (CCEL);
-    MEASUREMENT and HOST_DATA of AMD 56860; the digest over them is docs/spec/formats.md's.
+    MEASUREMENT and HOST_DATA of AMD 56860; docs/spec/formats.md has the digest over them.
     """
     case.needs("parse")
     booted = case.cpu.check_boot(case.evidence, case.host_bytes)

@@ -18,7 +18,7 @@ Status = Literal["passed", "failed", "not checked"]
 
 CAVEATS = (
     "No check can show that CPU and GPU sit in one machine: Hopper evidence names no CPU.",
-    "Physical attacks on memory buses can forge quotes; vendors hold them out of scope.",
+    "Physical attacks on memory buses can forge quotes; the vendors do not defend against them.",
 )
 NVLINK_CAVEAT = (
     "Under Hopper's protected PCIe, what several GPUs send each other over NVLink is not "

@@ -12,6 +12,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from attestation.verify.report_text import SIMULATED
 from client_sdk.auditing.plots import Span, bars, growth, moment, safe, spans
 from client_sdk.auditing.results import MACHINES, Audit, EntryVerdict, Problem
 
@@ -23,7 +24,6 @@ MAX_TABLE = 2000
 """The most rows of a table. Browsers do not show more of them well, and the JSON has all of
 them."""
 
-SIMULATED = "SIMULATED: these machines prove nothing. Their roots are the simulator's own."
 REPORTED = (
     "What the chain says was reported by the endpoint that the auditor chose. It was not proven."
 )

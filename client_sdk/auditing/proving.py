@@ -62,7 +62,7 @@ class CheckedProof:
     @property
     def verdict(self) -> str:
         return {
-            0: "holds as of its own time, as far as the statements it rests on are true",
+            0: "the proof holds as of its own time, as far as what it rests on is true",
             1: "does not hold",
             6: "incomplete: something could not be checked",
         }[self.exit_code]

@@ -268,7 +268,9 @@ def _store(receipts: Path | None) -> ReceiptStore | None:
 def _only_model(opened: Client) -> str:
     names = opened.models()
     if len(names) != 1:
-        raise UsageError(f"--model: the policy names {', '.join(names)}; say which one to ask")
+        raise UsageError(
+            f"expected --model with one that the policy names ({', '.join(names)}), got none"
+        )
     return names[0]
 
 

@@ -94,7 +94,7 @@ class Drill:
         """The five attacks on evidence. The sixth is `replay`, which needs a network."""
         drills: tuple[tuple[str, str, Callable[[], Report]], ...] = (
             ("changed measurement", "measurement", self.changed_measurement),
-            ("evidence carrying another key", "binding", self.other_key),
+            ("evidence with another key", "binding", self.other_key),
             ("GPU report with another nonce", "gpu", self.other_nonce),
             ("debug VM", "cpu-attributes", self.debug_vm),
             ("a log that shows a different history", "log", self.other_history),
@@ -201,8 +201,8 @@ def _replayed(exchange: SealedExchange, statuses: list[tuple[int, bool, bytes]])
     first, second = statuses
     status = _inner_status(exchange, first)
     refused = status == 200 and second == (400, False, REPLAYED)
-    why = f"the first request was answered ({status}), the same bytes again got HTTP {second[0]}"
-    why += ", named a replay" if refused else ""
+    why = f"the first request got HTTP {status}, and the same bytes once more got HTTP {second[0]}"
+    why += ", which says that it is a replay" if refused else ""
     return Attack("a replayed request", "replay", ("replay",) if refused else (), why)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attestation.files import home
+from attestation.verify.report_text import SIMULATED
 from client_sdk.config import DEFAULT_DIR
 from client_sdk.localnet.devnet import Network
 from client_sdk.localnet.restarting import GuestRestarter
@@ -49,7 +50,7 @@ def welcome(network: Network, base: str) -> list[str]:
     where = "" if directory == home(DEFAULT_DIR) else f" --dir {shlex.quote(str(directory))}"
     return [
         "",
-        "SIMULATED: these machines prove nothing. Their roots were made on this computer.",
+        SIMULATED,
         *parts,
         "",
         f"export OPENAI_BASE_URL={base}",

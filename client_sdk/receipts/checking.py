@@ -70,8 +70,8 @@ class ReceiptCheck:
         if self.enclave is None:
             return "incomplete: nothing shows whose key signed it"
         return {
-            0: "holds, as far as the statements it rests on are true",
-            1: "does not hold: the proof of the enclave does not",
+            0: "the receipt holds, as far as what it rests on is true",
+            1: "the receipt does not hold, because the proof of the enclave does not",
             6: "incomplete: something of the enclave could not be checked",
         }[self.exit_code]
 
@@ -156,7 +156,7 @@ def _check_time(receipt: Receipt, bundle: KeyBundle) -> None:
 
 
 def _shown(shown: DisclosedReceipt | CoseReceipt) -> list[Statement]:
-    signed = Statement("the receipt is signed by one key", HERE)
+    signed = Statement("the receipt is signed by the key that is given with it", HERE)
     if isinstance(shown, CoseReceipt):
         return [signed]
     parts = (("request", shown.request), ("answer", shown.response))

@@ -156,7 +156,7 @@ def disclose(receipt: str, receipts: Path, request: bool, answer: bool, out: Pat
         kept.check()
         shown = kept.showing(request=request, response=answer)
         write(shown.to_bytes())
-    parts = [name for name, given in (("request", request), ("answer", answer)) if given]
+    parts = [name for name, given in (("the request", request), ("the answer", answer)) if given]
     click.echo(f"{out}: the receipt {kept.id}, with {' and '.join(parts) or 'no text'}")
 
 

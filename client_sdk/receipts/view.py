@@ -16,13 +16,19 @@ from client_sdk.receipts.checking import ReceiptCheck, fields_of
 
 def show_list(console: Console, kept: list[tuple[str, Receipt]]) -> None:
     """One line for each."""
-    table = Table(title=f"{len(kept)} receipts", title_justify="left")
+    table = Table(title=f"Receipts: {len(kept)}", title_justify="left")
     for heading in ("id", "time", "tokens in, out", "amount", "ended by", "evidence"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "id")
     for name, receipt in kept:
         tokens = f"{receipt.tokens[0]}, {receipt.tokens[2]}"
-        evidence = f"{receipt.evidence_digest.hex()[:16]}…"
-        row = (name[:16], stamp(receipt.time), tokens, str(receipt.amount), receipt.finish_reason)
+        evidence = f"{receipt.evidence_digest.hex()[:12]}…"
+        row = (
+            name[:16],
+            stamp(receipt.time),
+            tokens,
+            f"{receipt.amount} nano",
+            receipt.finish_reason,
+        )
         table.add_row(*row, evidence)
     console.print(table)
 
@@ -34,6 +40,8 @@ def show_receipt(console: Console, receipt: Receipt, title: str) -> None:
         text = stamp(value) if name == "time" else str(value)
         if isinstance(value, dict):
             text = ", ".join(f"{count} {kind}" for kind, count in value.items())
+        if name == "amount":
+            text += " nano"
         table.add_row(name.replace("_", " "), Text(text, overflow="fold"))
     console.print(table)
 

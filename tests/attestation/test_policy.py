@@ -329,13 +329,20 @@ def test_a_list_of_nothing_is_no_list(key: str) -> None:
         Policy.from_toml(f"{key} = []\n{none}".encode())
 
 
+@pytest.mark.parametrize("table", ["network", "freshness", "gpu", "registry", "market"])
+def test_a_table_that_is_absent_is_named_as_one(table: str) -> None:
+    none = re.sub(rf"^\[{table}\]\n.*?(?=^\[|\Z)", "", GOOD, flags=re.DOTALL | re.MULTILINE)
+    with pytest.raises(ParseError, match=rf"^policy: \[{table}\]: expected this table, but"):
+        Policy.from_toml(none.encode())
+
+
 def test_a_later_version_is_named_before_what_is_new_in_it() -> None:
     with pytest.raises(ParseError, match="version: expected 2, got 3"):
         Policy.from_toml((GOOD.replace("version = 2", "version = 3") + "[later]\n").encode())
 
 
 def test_unsafe_without_every_root_list_is_refused() -> None:
-    with pytest.raises(ParseError, match="amd: expected a value, the key is absent"):
+    with pytest.raises(ParseError, match="amd: expected a value, but the key is absent"):
         Policy.from_toml((GOOD + UNSAFE.replace("amd = []\n", "")).encode())
 
 

@@ -254,7 +254,9 @@ def test_the_one_model_of_the_policy_is_asked_unless_another_is_named(
 
     assert asked("one") == "one"
     assert asked("one", "two", options=("--model", "two")) == "two"
-    with pytest.raises(UsageError, match=r"^--model: the policy names one, two; say which"):
+    with pytest.raises(
+        UsageError, match=r"^expected --model with one that the policy names \(one, two\)"
+    ):
         asked("one", "two")
 
 

@@ -29,6 +29,7 @@ import client_sdk
 from attestation import Evidence, Report, VerifiedEnclave, Verifier
 from client_sdk import Answer, AsyncAnswer, AsyncClient, Client, Policy, errors
 from client_sdk import connect, connect_async
+from client_sdk.errors import Unavailable
 from client_sdk.openai_transport import AsyncSealedTransport, SealedTransport
 from client_sdk.session import CheckedReceipt
 
@@ -51,6 +52,8 @@ with connect(Path("somewhere"), timeout=3) as umay:
     except errors.VerificationError as error:
         assert_type(error.step, str)
         assert_type(error.report, Report | None)
+    except Unavailable as error:
+        assert_type(error.code, str)
     assert_type(umay.verify(), Report)
     assert_type(umay.receipts[answer.id], CheckedReceipt)
     assert_type(answer.may_have_run, int)
@@ -90,6 +93,7 @@ WRONG = {
     "from client_sdk import Client; Client('https://r', policy=None, chain=None)": "arg-type",
     "from attestation import Verifier; Verifier('policy.toml')": "arg-type",
     "from client_sdk import errors; errors.Unavailible": "Unavailible",
+    "from client_sdk.errors import Unavailible": "Unavailible",
 }
 
 
