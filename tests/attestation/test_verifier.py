@@ -424,7 +424,7 @@ BAD: dict[str, tuple[Callable[[World], Report], str, str]] = {
         "measurement",
         "host-config-mismatch",
     ),
-    "evidence carrying another key": (other_bundle, "binding", "wrong-report-data"),
+    "evidence with another key": (other_bundle, "binding", "wrong-report-data"),
     "beacon of no such block": (beacon_unknown, "freshness", "unknown-beacon"),
     "beacon too old": (beacon_too_old, "freshness", "beacon-too-old"),
     "beacon only claimed": (beacon_claimed, "freshness", "beacon-level"),

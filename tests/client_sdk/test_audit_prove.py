@@ -400,7 +400,7 @@ def test_a_malformed_file_is_no_file(good: EnclaveProof, changes: dict[str, obje
         {"read_at": 1 << 40},
         {"network": ""},
         {"network": "umay\x1b[8m"},
-        {"network": "umay\nverdict: holds"},
+        {"network": "umay\nverdict: the proof holds"},
         {"origin": "a b"},
         {"root": bytes(31)},
     ],

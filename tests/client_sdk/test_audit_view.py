@@ -69,7 +69,7 @@ def test_a_proof_shows_what_rests_on_whom(net: Net) -> None:
     file = prove(single(net, 1))
     text = seen(lambda console: show_proof(console, check(file, net.world.policy)))
     assert text.count("checked here") == 3 and text.count("the prover's word") >= 2
-    assert "SIMULATED" in text and "verdict: holds" in text
+    assert "SIMULATED" in text and "verdict: the proof holds" in text
 
 
 def test_a_comparison_shows_both_sides(net: Net, tmp_path: Path) -> None:
