@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from attestation.errors import Unavailable, VerificationError
+from attestation.errors import Refused, Unavailable, VerificationError
 from attestation.trust.anchor import Anchor, BlockRef
 from attestation.trust.policy import Policy
+from attestation.trust.registry import RegistrySnapshot
+from attestation.verify.log_step import check_pinned
+from attestation.verify.registry_step import check_registry_pinned
 from attestation.verify.verifier import not_begun
 from contracts.chain import ReadOnlyChain
 from contracts.reader import read_anchor
@@ -43,6 +46,8 @@ class ChainReader:
         floors, left = Floors(self.floors), READS
         while True:
             anchor, left = self.anchor_of(self.policy.log_contract), left - 1
+            if not self._pinned(anchor):
+                return anchor
             try:
                 with self._reporting():
                     floors.pass_over(anchor)
@@ -50,6 +55,18 @@ class ChainReader:
             except Unavailable:  # another thread or process may have read a later block meanwhile
                 if not left:
                     raise
+
+    def _pinned(self, anchor: Anchor) -> bool:
+        """Whether it is of the contracts that the policy pins. What the verification plan refuses
+        must not become a floor, under which the right contracts are never accepted again."""
+        rules, registry = self.policy.registry, anchor.registry
+        try:
+            check_pinned(self.policy, anchor)
+            if rules is not None and isinstance(registry, RegistrySnapshot):
+                check_registry_pinned(rules, registry)
+        except Refused:
+            return False
+        return True
 
     def anchor_of(self, contract: str) -> Anchor:
         """The same for the log of another contract, whatever the policy pins."""

@@ -48,7 +48,7 @@ def _anchored(checkpoint: Checkpoint, anchor: Anchor) -> None:
 def check_anchor(anchor: Anchor, *, policy: Policy, now: int) -> None:
     """The anchor is of the contract that the policy pins, not forked, and was read recently by
     `now` (Unix seconds). Raises Refused("log", …)."""
-    _pinned(policy, anchor)
+    check_pinned(policy, anchor)
     if anchor.forked:
         text = f"expected a log that never forked, contract {anchor.address} holds proof of a fork"
         raise Refused("log", "forked", f"anchor: {text}")
@@ -66,7 +66,8 @@ def _anchor(case: Case, anchor: Anchor) -> None:
     case.expiries.append(anchor.read_at + case.policy.max_anchor_age_s)
 
 
-def _pinned(policy: Policy, anchor: Anchor) -> None:
+def check_pinned(policy: Policy, anchor: Anchor) -> None:
+    """The anchor is of the contract that the policy pins. Raises Refused("log", "other-…")."""
     account = anchor.address
     if same_account(anchor.address, policy.log_contract):
         account = policy.log_contract

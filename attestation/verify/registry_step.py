@@ -26,7 +26,7 @@ def registry(case: Case) -> str:
         why = "nobody read it" if snapshot is None else snapshot.reason
         text = f"Registry {rules.contract}: expected its state at the block of the anchor, got none"
         raise NotChecked(f"{text}: {why}")
-    _pinned(rules, snapshot)
+    check_registry_pinned(rules, snapshot)
     policy = case.policy
     check_reading(
         STEP,
@@ -43,7 +43,8 @@ def registry(case: Case) -> str:
     return f"release: {rules.releases}; model: {rules.models}; nothing revoked ({snapshot.level})"
 
 
-def _pinned(rules: RegistryRules, snapshot: RegistrySnapshot) -> None:
+def check_registry_pinned(rules: RegistryRules, snapshot: RegistrySnapshot) -> None:
+    """It is of the contract that the policy pins. Raises Refused("registry", "other-…")."""
     if not same_account(snapshot.address, rules.contract):
         text = f"expected contract {rules.contract} (policy [registry] contract), got "
         raise Refused(STEP, "other-contract", f"Registry: {text}{snapshot.address}")

@@ -225,6 +225,45 @@ def test_the_file_is_read_under_the_lock(floors: Floors, monkeypatch: pytest.Mon
     assert steps == ["locked", "read"]
 
 
+def pinning(expected: Anchor) -> Policy:
+    """A policy that pins the contracts of this anchor."""
+    return dataclasses.replace(
+        Policy.from_toml(GOOD.encode()),
+        network=expected.network,
+        log_contract=expected.address,
+        log_code_hash=expected.code_hash,
+        log_origin=expected.origin,
+        log_key=expected.log_key,
+        registry=registries.rules("both"),
+    )
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "other code": {"code_hash": b"\x01" * 32},
+    "another log key": {"log_key": b"\x01" * 32},
+    "another log": {"origin": "elsewhere.example"},
+    "other code of the Registry": {
+        "registry": dataclasses.replace(registries.snapshot(()), code_hash=bytes(32))
+    },
+}
+
+
+@pytest.mark.parametrize("changes", OTHERS.values(), ids=OTHERS)
+def test_a_contract_that_is_not_pinned_raises_no_floor(
+    floors: Floors, changes: dict[str, Any]
+) -> None:
+    """A wrong endpoint would otherwise spoil the right one for ever. The plan refuses it."""
+    found = anchor(900, 10**9, (A, B), **changes)
+    before = floors.path.read_bytes()
+
+    class Reader(ChainReader):
+        def anchor_of(self, contract: str) -> Anchor:
+            return found
+
+    reader = Reader(None, pinning(anchor(1, 1)), floors.path)  # type: ignore[arg-type]
+    assert reader.anchor() == found and floors.path.read_bytes() == before
+
+
 @pytest.mark.parametrize(("later", "good"), [(101, True), (11, False)])
 def test_the_client_reads_again_before_it_says_that_an_endpoint_lags(
     floors: Floors, later: int, good: bool
@@ -236,8 +275,7 @@ def test_the_client_reads_again_before_it_says_that_an_endpoint_lags(
             reads.append(contract)
             return anchor(10 if len(reads) < READS else later, 50, (A,))
 
-    policy = Policy.from_toml(GOOD.encode())
-    reader = Reader(None, policy, floors.path)  # type: ignore[arg-type]
+    reader = Reader(None, pinning(anchor(10, 50, (A,))), floors.path)  # type: ignore[arg-type]
     if good:
         assert reader.anchor().seqno == 101
     else:
