@@ -186,7 +186,7 @@ def test_a_file_holds_years_later(good: EnclaveProof, world: World) -> None:
     assert {s.rests_on for s in checked.statements} == {HERE, WORD}
     words = [s.text for s in checked.statements if s.rests_on == WORD]
     assert len(words) == 2 and "(reported)" in words[0] and CONTRACT in words[0]
-    assert checked.to_json()["ok"] and "the statements it rests on" in checked.verdict
+    assert checked.to_json()["ok"] and "as far as what it rests on" in checked.verdict
 
 
 def test_a_policy_that_demands_sessions_judges_what_is_on_record(
