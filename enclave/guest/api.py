@@ -6,11 +6,10 @@ Bodies and events are OpenAI's, unmodified. Errors name fields, and of values on
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from attestation import wire
 from attestation.channel import bhttp
@@ -21,10 +20,12 @@ from enclave.guest.engines.base import (
     ContextOverflow,
     Delta,
     EngineFailed,
+    FieldRefused,
     QueueFull,
     Usage,
 )
-from enclave.guest.engines.openai_request import from_openai
+from enclave.guest.engines.fields import Kind
+from enclave.guest.engines.openai_request import from_openai, stream_options
 from enclave.guest.guest import Guest
 from enclave.guest.runs import AnswerGone, KeyReused, TooManyKeys
 
@@ -32,10 +33,6 @@ JSON, SSE = wire.JSON.encode(), wire.EVENTS.encode()
 MAX_SHOWN = 80
 """Characters of a model's name in an error."""
 
-_FIELD = re.compile(r"([A-Za-z_][A-Za-z0-9_.\[\]]*): ")
-"""How messages about a field of the body begin."""
-
-Kind = Literal["chat", "completion"]
 KINDS: dict[str, Kind] = {wire.CHAT: "chat", wire.COMPLETIONS: "completion"}
 
 
@@ -113,9 +110,8 @@ def failure(guest: Guest, error: Exception) -> Reply:
     for kind, (status, code) in _REFUSALS.items():
         if isinstance(error, kind):
             later = guest.retry_after() if status == 429 else None
-            param = _FIELD.match(str(error)) if kind is UsageError else None
-            named = param[1] if param else None
-            return ApiError(status, code, str(error), retry_after=later, param=named).reply()
+            param = error.param if isinstance(error, FieldRefused) else None
+            return ApiError(status, code, str(error), retry_after=later, param=param).reply()
     return ApiError(500, "internal", "the request could not be answered").reply()
 
 
@@ -146,7 +142,7 @@ async def _generate(guest: Guest, kind: Kind, request: bhttp.Request) -> Reply:
     if body.get("model") != guest.model_name:
         raise _other_model(guest, body.get("model"))
     shape = _Shape(kind, guest.model_name, guest.receipt_time())
-    streamed, counted = _stream_options(body)
+    streamed, counted = stream_options(body)
     answer = guest.engine.generate(from_openai(body, kind=kind, request_id=shape.id))
     account = Account()
     if streamed:
@@ -288,20 +284,6 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         raise ValueError("a name twice")
     return fields
-
-
-def _stream_options(body: dict[str, Any]) -> tuple[bool, bool]:
-    """(streamed, with a last chunk of counts)."""
-    streamed, options = (
-        default if body.get(name) is None else body[name]
-        for name, default in (("stream", False), ("stream_options", {}))
-    )
-    if type(streamed) is not bool or not isinstance(options, dict):
-        raise UsageError("stream, stream_options: expected true or false, and an object")
-    counted = options.get("include_usage", False)
-    if type(counted) is not bool or not options.keys() <= {"include_usage"}:
-        raise UsageError("stream_options: expected include_usage, true or false")
-    return streamed, counted
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

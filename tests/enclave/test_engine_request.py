@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types import chat as openai_chat
+from openai.types import completion_create_params as completions
+from openai.types.chat import completion_create_params as chat_completions
 
 from attestation.errors import UsageError
-from enclave.guest.engines.base import Delta, GenerateRequest, Message, engine_config
-from enclave.guest.engines.openai_request import from_openai
+from enclave.guest.engines.base import (
+    Delta,
+    FieldRefused,
+    GenerateRequest,
+    Message,
+    engine_config,
+)
+from enclave.guest.engines.fields import BODY, TABLES, of_kind
+from enclave.guest.engines.openai_request import from_openai, stream_options
+from scripts import api_fields
 
 SECRET = "the lighthouse sleeps"
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": SECRET}]}
@@ -52,20 +65,187 @@ def test_completion():
 
 UNSUPPORTED = {
     "tools": [{"type": "function"}], "response_format": {"type": "json_object"}, "n": 2,
-    "logprobs": True, "top_logprobs": 3, "functions": [], "audio": {}, "prediction": {},
+    "logprobs": True, "top_logprobs": 3, "functions": [{}], "audio": {}, "prediction": {},
     "modalities": ["audio"], "reasoning_effort": "high", "prompt": "x", "whatever": 1,
+    "store": True, "web_search_options": {}, "moderation": {}, "verbosity": "low",
+    "function_call": {"name": "f"}, "tool_choice": "required", "service_tier": "flex",
+    "prompt_cache_options": {"ttl": "30m"}, "prompt_cache_retention": "1h", "user": 1,
+    "metadata": "x", "safety_identifier": {}, "prompt_cache_key": 1, "repetition_penalty": 1.1,
+    "best_of": 2, "parallel_tool_calls": 1, "suffix": "", "an odd: name": 1, "": 1,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED))
 def test_unsupported_is_refused_by_name(name):
-    with pytest.raises(UsageError, match=rf"^{name}: expected a field that this engine supports"):
+    with pytest.raises(FieldRefused) as caught:
         parsed(**{name: UNSUPPORTED[name]})
+    assert caught.value.param == name
+    assert str(caught.value).startswith(f"{name}: expected ")
+
+
+NOTHING = {
+    "prompt_cache_key": "a", "safety_identifier": "b", "user": "c", "metadata": {"a": "b"},
+    "top_logprobs": 0, "function_call": "none", "repetition_penalty": 1.0, "functions": [],
+    "tools": [], "tool_choice": "auto", "n": 1, "store": False, "service_tier": "default",
+    "stream_options": {"include_obfuscation": True}, "prompt_cache_retention": "24h",
+    "prompt_cache_options": {"mode": "explicit"}, "reasoning_effort": "none",
+    "verbosity": "medium", "modalities": ["text"], "parallel_tool_calls": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(NOTHING))
+def test_what_asks_for_nothing_changes_nothing(name):
+    assert parsed(**{name: NOTHING[name]}) == parsed()
+
+
+def test_top_k_of_all_tokens_has_two_spellings():
+    assert parsed(top_k=-1).top_k == parsed(top_k=0).top_k == 0
+
+
+def turn(role="assistant", **more):
+    return from_openai({"messages": [{"role": role, **more}]}, kind="chat").messages[0]
+
+
+@pytest.mark.parametrize(
+    "more", [{"content": None}, {}, {"content": "", "refusal": None, "tool_calls": [],
+                                     "reasoning_content": "", "annotations": [], "audio": None}]
+)  # fmt: skip
+def test_an_assistant_that_said_nothing(more):
+    assert turn(**more) == Message("assistant", "")
+
+
+def test_a_name_stays_with_its_message():
+    assert turn("user", content="x", name="Aylin") == Message("user", "x", "Aylin")
+
+
+NESTED = {
+    "messages[0].refusal": {"refusal": "no"},
+    "messages[0].tool_calls": {"tool_calls": [{}]},
+    "messages[0].function_call": {"function_call": {}},
+    "messages[0].audio": {"audio": {}},
+    "messages[0].reasoning_content": {"reasoning_content": "x"},
+    "messages[0].whatever": {"whatever": []},
+    "messages[0].name": {"name": 7},
+    "messages[0].content": {"content": {}},
+    "messages[0].content[1].type": {"content": [{"type": "text", "text": ""}, {"type": "file"}]},
+    "messages[0].content[0].text": {"content": [{"type": "text"}]},
+    "messages[0].content[0].image_url": {"content": [{"type": "text", "text": "", "image_url": 1}]},
+    "messages[0].content[0].prompt_cache_breakpoint": {
+        "content": [{"type": "text", "text": "", "prompt_cache_breakpoint": {"ttl": "12h"}}]
+    },
+}
+
+
+@pytest.mark.parametrize("param", NESTED)
+def test_what_is_nested_is_refused_by_its_path(param):
+    with pytest.raises(FieldRefused) as caught:
+        turn(**{"content": "x", **NESTED[param]})
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_only_the_assistant_may_say_nothing(role):
+    with pytest.raises(FieldRefused, match=r"messages\[0\]\.content: expected a string"):
+        turn(role, content=None)
+
+
+def test_too_many_parts():
+    with pytest.raises(FieldRefused, match="expected at most 1024 parts"):
+        turn("user", content=[{"type": "text", "text": ""}] * 1025)
+
+
+def test_one_token_id_in_two_spellings():
+    with pytest.raises(FieldRefused, match="logit_bias: expected each token id once"):
+        parsed(logit_bias={"7": 1, "07": 2})
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"stream": 1}, "stream"),
+        ({"stream_options": []}, "stream_options"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"stream_options": {"include_obfuscation": "x"}}, "stream_options.include_obfuscation"),
+        ({"stream_options": {"x": 1}}, "stream_options.x"),
+    ],
+)
+def test_stream_options_are_refused_by_name(more, param):
+    with pytest.raises(FieldRefused) as caught:
+        stream_options(more)
+    assert caught.value.param == param
+
+
+def test_stream_options():
+    assert stream_options({}) == (False, False)
+    options = {"include_usage": True, "include_obfuscation": False}
+    assert stream_options({"stream": True, "stream_options": options}) == (True, True)
+
+
+# The table
+
+
+def typed_dicts(kind):
+    """Every TypedDict in a type of the package openai, through its unions."""
+    if hasattr(kind, "__annotations__"):
+        return [kind]
+    return [found for part in typing.get_args(kind) for found in typed_dicts(part)]
+
+
+OPENAI = {
+    ("", "chat"): chat_completions.CompletionCreateParams,
+    ("", "completion"): completions.CompletionCreateParams,
+    ("stream_options.", "chat"): openai_chat.ChatCompletionStreamOptionsParam,
+    ("messages[].", "chat"): openai_chat.ChatCompletionMessageParam,
+    ("messages[].content[].", "chat"): openai_chat.ChatCompletionContentPartParam,
+    ("messages[].content[] ", "chat"): openai_chat.ChatCompletionContentPartRefusalParam,
+}
+
+
+@pytest.mark.parametrize(("prefix", "kind"), OPENAI)
+def test_the_table_has_every_field_of_the_package_openai(prefix, kind):
+    ours = {field.name for field in TABLES[prefix.replace(" ", ".")] if kind in field.kinds}
+    theirs = {
+        name for found in typed_dicts(OPENAI[prefix, kind]) for name in typing.get_type_hints(found)
+    }
+    assert theirs
+    assert not theirs - ours
+
+
+def test_a_field_that_is_new_in_the_package_openai_is_found():
+    class More(chat_completions.CompletionCreateParamsNonStreaming):
+        tomorrow: int
+
+    (found,) = typed_dicts(More | None)
+    assert "tomorrow" in typing.get_type_hints(found)
+
+
+def test_each_field_stands_once_for_each_api():
+    for table in TABLES.values():
+        named = [(field.name, kind) for field in table for kind in field.kinds]
+        assert len(named) == len(set(named))
+
+
+def test_the_page_has_the_table():
+    committed = api_fields.PAGE.read_text()
+    assert api_fields.page(committed) == committed
+    with pytest.raises(ValueError, match="expected the two comments"):
+        api_fields.page("")
+
+
+def test_the_parser_reads_what_the_table_calls_honoured():
+    """A field that is honoured changes the request, so its value of another type is refused."""
+    by_the_api = {"model"}
+    for kind, body in (("chat", CHAT), ("completion", {"prompt": "x"})):
+        for name in {f.name for f in of_kind(BODY, kind).values() if f.honoured} - by_the_api:
+            with pytest.raises(FieldRefused) as caught:
+                stream_options(body | {name: {"x": 2}})
+                from_openai(body | {name: {"x": 2}}, kind=kind)
+            assert caught.value.param.startswith(name)
 
 
 BAD = [
     ("temperature", 2.5), ("temperature", -1), ("temperature", "hot"), ("temperature", True),
-    ("temperature", float("nan")), ("top_p", 0), ("top_p", 1.1), ("top_k", -1), ("top_k", 1.5),
+    ("temperature", float("nan")), ("top_p", 0), ("top_p", 1.1), ("top_k", -2), ("top_k", 1.5),
     ("min_p", 2), ("seed", 2**64), ("seed", "x"), ("max_tokens", 0), ("max_tokens", 1.0),
     ("stop", [""]), ("stop", ["x"] * 17), ("stop", [1]), ("stop", "y" * 300),
     ("presence_penalty", 3), ("frequency_penalty", "x"), ("logit_bias", [1]),

@@ -289,6 +289,12 @@ def test_an_error_names_the_field_as_its_param(
     assert error["param"] == param and said in error["message"] and len(error["message"]) < 200
 
 
+def test_an_error_of_the_engine_names_the_field_too(guest: Room) -> None:
+    guest.engine.script.refuse = ContextOverflow("messages: too long", param="messages")
+    error = guest.ask(post(CHAT)).error
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+
+
 def test_an_error_of_no_field_has_no_param(guest: Room) -> None:
     assert guest.ask(post(b"")).error["param"] is None
 

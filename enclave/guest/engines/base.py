@@ -35,18 +35,35 @@ class EngineFailed(Unavailable):
     code = "engine-failed"
 
 
-class ContextOverflow(UsageError):
+class FieldRefused(UsageError):
+    """A field of the request has a value that the engine does not accept (HTTP 400). `param` is
+    the field, as `messages[0].name`. The message names the field and never quotes its value."""
+
+    code = "field-refused"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextOverflow(FieldRefused):
     """Prompt and answer do not fit into the context (HTTP 400, `context_length_exceeded`)."""
 
     code = "context-overflow"
 
 
+def refused(param: str, text: str) -> FieldRefused:
+    """The error about the field `param`, whose message begins with its name."""
+    return FieldRefused(f"{param}: {text}", param=param)
+
+
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat, as text."""
+    """One turn of a chat, as text. `name` tells speakers of one role apart."""
 
     role: Literal["system", "user", "assistant"]
     content: str = field(repr=False)
+    name: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +94,7 @@ class GenerateRequest:
         if (self.messages is None) == (self.prompt is None):
             raise UsageError("request: expected either messages or a prompt, got both or neither")
         if self.messages is not None and not self.messages:
-            raise UsageError("messages: expected at least one message, got none")
+            raise refused("messages", "expected at least one message, got none")
         _check_range("max_tokens", self.max_tokens, 1, 2**31)
         _check_range("temperature", self.temperature, 0.0, 2.0)
         _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
@@ -209,21 +226,22 @@ def _check_range(
 ) -> None:
     # Every comparison with NaN is false, so the condition says what is right.
     if value is not None and not (low <= value <= high and not (open_low and value == low)):
-        raise UsageError(f"{name}: expected a number from {low} to {high}, got {value}")
+        raise refused(name, f"expected a number from {low} to {high}, got another one")
 
 
 def _check_stops(stops: tuple[str, ...]) -> None:
     if len(stops) > MAX_STOPS:
-        raise UsageError(f"stop: expected at most {MAX_STOPS} strings, got {len(stops)}")
+        raise refused("stop", f"expected at most {MAX_STOPS} strings, got {len(stops)}")
     if not all(0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
-        raise UsageError(
-            f"stop: expected strings of 1 to {MAX_STOP_CHARS} characters, got one of another length"
+        raise refused(
+            "stop",
+            f"expected strings of 1 to {MAX_STOP_CHARS} characters, got one of another length",
         )
 
 
 def _check_bias(bias: Mapping[int, float]) -> None:
     if len(bias) > MAX_LOGIT_BIAS:
-        raise UsageError(f"logit_bias: expected at most {MAX_LOGIT_BIAS} entries, got {len(bias)}")
+        raise refused("logit_bias", f"expected at most {MAX_LOGIT_BIAS} entries, got {len(bias)}")
     for token, value in bias.items():
-        _check_range("logit_bias token", token, 0, 2**31)
+        _check_range("logit_bias", token, 0, 2**31)
         _check_range("logit_bias", value, -100.0, 100.0)

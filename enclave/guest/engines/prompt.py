@@ -16,11 +16,14 @@ from jinja2.ext import LoopControlExtension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from attestation.errors import ParseError, UsageError
-from enclave.guest.engines.base import ContextOverflow, Message
+from attestation.errors import ParseError
+from enclave.guest.engines.base import ContextOverflow, Message, refused
 
 MARK = "\U000f0000"
 """A private-use character that splits special tokens; no message may contain it."""
+
+NAME_MARK = "\U000f0001"
+"""A private-use character that finds the places of names; no message may contain it."""
 
 MAX_CHARS_PER_TOKEN = 128
 """A text with more characters than this for each token of the context cannot fit, because the
@@ -69,35 +72,70 @@ class PromptEncoder:
     def encode_text(self, text: str, *, max_tokens: int) -> list[int]:
         """The ids of a prompt without a chat template, with what the tokenizer itself adds (often a
         begin token). Raises ContextOverflow."""
-        return self._encode(self._cut(text), max_tokens=max_tokens, add_special=True)
+        cut = self._cut(text, "prompt")
+        return self._encode(cut, "prompt", max_tokens=max_tokens, add_special=True)
 
     def encode_chat(self, messages: Sequence[Message], *, max_tokens: int) -> list[int]:
         """The ids of the conversation, up to where the assistant begins to speak. Raises
-        UsageError, also ContextOverflow."""
+        FieldRefused, also ContextOverflow."""
+        turns = [self._turn(message, at) for at, message in enumerate(messages)]
+        text = self._render(turns)
+        self._check_names(turns)
+        return self._encode(text, "messages", max_tokens=max_tokens, add_special=False)
+
+    def _turn(self, message: Message, at: int) -> dict[str, str]:
+        where = f"messages[{at}]"
+        turn = {"role": message.role, "content": self._cut(message.content, f"{where}.content")}
+        if message.name is not None:
+            turn["name"] = self._cut(message.name, f"{where}.name")
+        return turn
+
+    def _render(self, turns: Sequence[Mapping[str, str]]) -> str:
         if self._template is None:
-            raise UsageError(
-                "messages: expected a model with a chat template, this one has none; send a "
-                "prompt to /v1/completions"
+            raise refused(
+                "messages",
+                "expected a model with a chat template, this one has none; send a prompt to "
+                "/v1/completions",
             )
-        turns = [{"role": turn.role, "content": self._cut(turn.content)} for turn in messages]
         try:
-            text = self._template.render(
-                messages=turns, add_generation_prompt=True, **self._token_names()
+            return str(
+                self._template.render(
+                    messages=turns, add_generation_prompt=True, **self._token_names()
+                )
             )
         except _RaisedByTemplate as error:
-            raise UsageError(f"messages: the chat template says: {error.message}") from None
+            raise refused("messages", f"the chat template says: {error.message}") from None
         except Exception as error:
             kind = type(error).__name__  # its message may quote the messages
-            raise UsageError(
-                "messages: expected messages that the chat template can write, it ended with "
-                f"{kind}"
+            raise refused(
+                "messages",
+                f"expected messages that the chat template can write, it ended with {kind}",
             ) from None
-        return self._encode(text, max_tokens=max_tokens, add_special=False)
 
-    def _encode(self, text: str, *, max_tokens: int, add_special: bool) -> list[int]:
+    def _check_names(self, turns: Sequence[Mapping[str, str]]) -> None:
+        """Every name must be in what the template writes: it is tried with a mark in its place."""
+        marks = {
+            at: f"{NAME_MARK}{at}{NAME_MARK}" for at, turn in enumerate(turns) if "name" in turn
+        }
+        if not marks:
+            return
+        marked = [
+            {**turn, "name": marks[at]} if at in marks else turn for at, turn in enumerate(turns)
+        ]
+        text = self._render(marked)
+        for at, mark in marks.items():
+            if mark not in text:
+                raise refused(
+                    f"messages[{at}].name",
+                    "expected no name, because this model's chat template does not write it; "
+                    "leave it out",
+                )
+
+    def _encode(self, text: str, param: str, *, max_tokens: int, add_special: bool) -> list[int]:
         if len(text) > max_tokens * MAX_CHARS_PER_TOKEN:
             raise ContextOverflow(
-                f"prompt: expected at most {max_tokens} tokens, got {len(text)} characters"
+                f"{param}: expected at most {max_tokens} tokens, got more text than they can hold",
+                param=param,
             )
         first, *rest = text.split(MARK)
         ids = list(self._tokenizer.encode(first, add_special_tokens=add_special).ids)
@@ -105,12 +143,12 @@ class PromptEncoder:
             ids += self._tokenizer.encode(piece, add_special_tokens=False).ids
         return ids
 
-    def _cut(self, text: str) -> str:
+    def _cut(self, text: str, param: str) -> str:
         """`text` with a MARK inside every special token, so that its parts are encoded
         separately."""
-        if MARK in text:
-            raise UsageError(
-                "prompt: expected no private-use character U+F0000, got one; leave it out"
+        if MARK in text or NAME_MARK in text:
+            raise refused(
+                param, "expected no private-use character U+F0000 or U+F0001, got one; leave it out"
             )
         for token in self._special:
             if len(token) > 1:

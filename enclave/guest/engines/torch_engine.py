@@ -30,6 +30,7 @@ from enclave.guest.engines.base import (
     EngineStats,
     GenerateRequest,
     QueueFull,
+    refused,
 )
 from enclave.guest.engines.loading import check_config, check_vocabulary, load_model, self_test
 from enclave.guest.engines.prompt import PromptEncoder, json_object
@@ -175,17 +176,21 @@ class TorchEngine:
     def _job(self, request: GenerateRequest, answer: _Answer) -> Job:
         """The request as token ids and settings. Raises UsageError."""
         prompt = self._encode(request)
+        source = "prompt" if request.messages is None else "messages"
+        if not prompt:
+            raise refused(source, "expected at least one token, got none")
         room = self._info.max_len - len(prompt)
         wanted = room if request.max_tokens is None else request.max_tokens
-        if room < max(1, wanted) or not prompt:
+        if room < max(1, wanted):
             raise ContextOverflow(
-                f"request: expected prompt and answer within {self._info.max_len} tokens, "
-                f"got a prompt of {len(prompt)} and an answer of at most {max(1, wanted)}"
+                f"{source}: expected prompt and answer within {self._info.max_len} tokens, "
+                f"got a prompt of {len(prompt)} and an answer of at most {max(1, wanted)}",
+                param=source,
             )
         if any(token >= self._config["vocab_size"] for token in request.logit_bias):
-            raise UsageError(
-                "logit_bias: expected token ids of this model's vocabulary, got one that is not "
-                "in it"
+            raise refused(
+                "logit_bias",
+                "expected token ids of this model's vocabulary, got one that is not in it",
             )
         sampler = Sampler(
             Sampling.of(request, self._defaults),
