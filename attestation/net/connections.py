@@ -101,6 +101,15 @@ class _Response(http.client.HTTPResponse):
         self._timed = _Raw(self.fp.detach(), sock, self._clock)
         self.fp = io.BufferedReader(self._timed, _PIECE)
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """Of the final answer (RFC 9110 §15.2): http.client passes over 100 alone. Nobody asked
+        for 101."""
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 102 <= status < 200:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
     def begin(self) -> None:
         super().begin()
         try:  # Beyond a malformed line the parser drops headers in silence; urllib3 logs the URL.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import click
 from attestation.errors import UsageError
 from client_sdk.commands.cli import FILE, opened_client, where_options
 from contracts.arguments import KEEP_ALIVE
+
+_TOKEN = re.compile(rb"[\x21-\x7e]{16,}")
 
 
 @click.command()
@@ -104,13 +107,14 @@ def proxy(
 def _token(path: Path) -> str:
     from attestation.files import read_secret
 
-    token = (read_secret(path) or b"").decode(errors="replace").strip()
-    if len(token) < 16:
+    token = (read_secret(path) or b"").strip()
+    if not _TOKEN.fullmatch(token):
         raise UsageError(
-            f"{path}: expected an API key of at least 16 characters in this file; make one "
-            f"with `(umask 077; openssl rand -hex 32 > {shlex.quote(str(path))})`"
+            f"{path}: expected an API key of at least 16 characters, visible ASCII without spaces, "
+            "in this file; make one with "
+            f"`(umask 077; openssl rand -hex 32 > {shlex.quote(str(path))})`"
         )
-    return token
+    return token.decode()
 
 
 def _this_command() -> list[str]:

@@ -206,6 +206,7 @@ HEADS = {
     "one header": (OK + b"a: ", b"x" * 65536),
     "a status line": (b"HTTP/1.1 200 ", b"x" * 65536),
     "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+    "103 Early Hints": (b"", b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" * 100),
     "headers of 100 Continue": (b"HTTP/1.1 100 Continue\r\n", b"a: b\r\n" * 1000),
 }
 
@@ -230,6 +231,20 @@ def get_bounded(serve: Callable[[socket.socket], None], words: str) -> None:
 def get_nothing_first() -> None:
     """So that the libraries are loaded."""
     with serving(sends(answer(b""))) as server:
+        get(server.url())
+
+
+def test_what_is_said_before_the_answer_is_passed_over() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+    with serving(sends(hints, answer(b"its own"))) as server:
+        assert get(server.url()) == b"its own"
+
+
+def test_nobody_asked_for_another_protocol() -> None:
+    with (
+        serving(sends(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n")) as server,
+        pytest.raises(Unavailable, match="expected HTTP 200, got 101"),
+    ):
         get(server.url())
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from attestation.errors import UsageError
+from client_sdk.proxy.cli import _token
 from client_sdk.proxy.unit import unit
 from tests.attestation.test_policy import GOOD
 from tests.helpers.places import ROOT
@@ -96,3 +98,16 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
 def test_a_wrong_option_ends_it_before_it_listens(command: list[str]) -> None:
     done = run(command, "--allow-origin", "*")
     assert done.returncode == 2 and "--allow-origin" in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"fifteen-letters", b"two words, long enough", b"\xff" * 32]
+)
+def test_a_key_that_no_program_can_send_is_refused(tmp_path: Path, content: bytes) -> None:
+    token = tmp_path / "token"
+    token.write_bytes(content + b"\n")
+    token.chmod(0o600)
+    with pytest.raises(UsageError, match="at least 16 characters, visible ASCII without spaces"):
+        _token(token)
+    token.write_bytes(b"  sixteen-letters!\n")
+    assert _token(token) == "sixteen-letters!"
