@@ -47,6 +47,7 @@ PINNED = {
     "uvicorn": {"attestation.net.server_connection", "attestation.net.serve"},
     "requests": {"attestation.net"},
     "urllib3": {"attestation.net"},
+    "h11": {"attestation.net.async_connections"},
     "httpx": {
         "client_sdk.async_transport",
         "client_sdk.openai_transport",

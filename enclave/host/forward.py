@@ -10,22 +10,29 @@ ends without its proper end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+import ssl
+from collections.abc import Coroutine, Mapping
 from typing import TypeVar
 
-import httpx
+import certifi
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from attestation import wire
 from attestation.errors import ParseError, Unavailable
+from attestation.net.async_connections import FAILURES, AsyncConnections, AsyncExchange, Waits
 from attestation.net.server_connection import Limits
 
 REQUEST_HEADERS = (wire.CONTENT_TYPE, wire.INCREMENTAL)
 RESPONSE_HEADERS = (*REQUEST_HEADERS, wire.CACHE_CONTROL, wire.RETRY_AFTER)
+HEADERS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "umay"}
 BODY_SECONDS = 60.0
 GET_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
+TURN_SECONDS = 10.0
+"""For one of the connections to upstreams, where all are at work."""
+
 READ_SECONDS = 120.0
 """The longest time between two pieces of an answer. The first token of a long prompt may take so
 long."""
@@ -33,6 +40,11 @@ long."""
 MAX_CONNECTIONS = Limits.connections + 64
 """The most connections to upstreams: as many as a listener has, and some for questions of our own.
 So half-sent bodies fill the listener first, where the oldest one is closed to make room."""
+
+MAX_KEPT = 64
+IDLE_SECONDS = 60.0
+"""Of a connection that is kept: shorter than servers keep theirs, so that they rarely close one
+just as it is used."""
 
 T = TypeVar("T")
 
@@ -48,6 +60,10 @@ class _TooLarge(ParseError):
     """The client's body is longer than this route takes."""
 
 
+class _TooLate(Unavailable):
+    """The client's body did not arrive in time."""
+
+
 class _UpstreamFailed(Unavailable):
     """The upstream did not answer."""
 
@@ -56,51 +72,56 @@ class Forwarder:
     """Sends requests to any number of upstreams, over connections that are kept open."""
 
     def __init__(self) -> None:
-        self._client = httpx.AsyncClient(
-            headers={"accept-encoding": "identity", "user-agent": "umay"},
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=64),
-            timeout=httpx.Timeout(READ_SECONDS, connect=5, pool=10),
-            trust_env=False,
-            follow_redirects=False,
+        self._connections = AsyncConnections(
+            Waits(turn=TURN_SECONDS, connect=CONNECT_SECONDS, silence=READ_SECONDS),
+            most=MAX_CONNECTIONS,
+            kept=MAX_KEPT,
+            idle_s=IDLE_SECONDS,
+            trust=lambda: ssl.create_default_context(cafile=certifi.where()),
         )
 
     async def get(self, url: str, *, limit: int) -> bytes | None:
         """The body of an answer with status 200 and at most `limit` bytes, or None for any other
         answer."""
         try:
-            async with asyncio.timeout(GET_SECONDS), self._client.stream("GET", url) as answer:
-                body = bytearray()
-                async for part in answer.aiter_raw():
-                    body += part
-                    if len(body) > limit:
-                        return None
-                return bytes(body) if answer.status_code == 200 else None
-        except (httpx.HTTPError, TimeoutError):
+            async with asyncio.timeout(GET_SECONDS):
+                answer = await self._connections.open("GET", url, HEADERS)
+                try:
+                    body = bytearray()
+                    while part := await answer.piece():
+                        body += part
+                        if len(body) > limit:
+                            return None
+                finally:
+                    answer.close()
+            return bytes(body) if answer.status == 200 else None
+        except FAILURES:
             return None
 
     async def forward(self, request: Request, url: str, *, limit: int) -> Response:
         """The upstream's answer, piece by piece. The status is 502 if there is none, 413 if the
         body has more than `limit` bytes, and 408 if the body does not arrive in time."""
-        headers = _only(REQUEST_HEADERS, request.headers)
-        body = _Body(request.receive, limit)
-        content = body.parts() if request.method == "POST" else None
-        if content is None:
-            body.read.set()
-        sent = self._client.build_request(request.method, url, headers=headers, content=content)
+        headers = {**HEADERS, **_only(REQUEST_HEADERS, request.headers)}
+        body = _Body(request.receive, limit) if request.method == "POST" else None
+        asked = self._ask(request.method, url, headers, body)
+        read = None if body is None else body.read
         try:
-            answer = await _unless_gone(self._send(sent), request.receive, after=body.read)
+            answer = await _unless_gone(asked, request.receive, after=read)
         except _TooLarge:
             return Response(b"", 413)
-        except TimeoutError:
+        except _TooLate:
             return Response(b"", 408)
         except (_UpstreamFailed, ClientDisconnect):
             return Response(b"", 502)
         return Response(b"", 502) if answer is None else _ForwardedAnswer(answer)
 
-    async def _send(self, sent: httpx.Request) -> httpx.Response:
+    async def _ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: _Body | None
+    ) -> AsyncExchange:
+        parts = None if body is None else body.part
         try:
-            return await self._client.send(sent, stream=True)
-        except httpx.HTTPError as error:
+            return await self._connections.open(method, url, headers, parts)
+        except FAILURES as error:
             raise _UpstreamFailed from error
 
 
@@ -109,39 +130,41 @@ class _Body:
     awaited."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._limit = receive, limit
+        self._receive, self._limit, self._size = receive, limit, 0
+        self._until = asyncio.get_running_loop().time() + BODY_SECONDS
         self.read = asyncio.Event()
 
-    async def parts(self) -> AsyncIterator[bytes]:
-        size, until = 0, asyncio.get_running_loop().time() + BODY_SECONDS
-        more = True
-        while more:
-            async with asyncio.timeout_at(until):
+    async def part(self) -> tuple[bytes, bool]:
+        """The next part, and whether there is more."""
+        try:
+            async with asyncio.timeout_at(self._until):
                 message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            part, more = message.get("body", b""), message.get("more_body", False)
-            size += len(part)
-            if size > self._limit:
-                raise _TooLarge
-            if part:
-                yield part
-        self.read.set()
+        except TimeoutError:
+            raise _TooLate from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part, more = message.get("body", b""), message.get("more_body", False)
+        self._size += len(part)
+        if self._size > self._limit:
+            raise _TooLarge
+        if not more:
+            self.read.set()
+        return part, more
 
 
 class _ForwardedAnswer(Response):
     """Passes an upstream's answer on, piece by piece."""
 
-    def __init__(self, answer: httpx.Response) -> None:
+    def __init__(self, answer: AsyncExchange) -> None:
         self._answer = answer
-        self.status_code, self.background = answer.status_code, None
+        self.status_code, self.background = answer.status, None
         self.init_headers(_only(RESPONSE_HEADERS, answer.headers))  # no length, so it is chunked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await _unless_gone(self._pass(send), receive)
         finally:
-            await self._answer.aclose()
+            self._answer.close()
 
     async def _pass(self, send: Send) -> None:
         await send(
@@ -152,9 +175,9 @@ class _ForwardedAnswer(Response):
             }
         )
         try:
-            async for part in self._answer.aiter_raw():
+            while part := await self._answer.piece():
                 await send({"type": "http.response.body", "body": part, "more_body": True})
-        except httpx.HTTPError:
+        except FAILURES:
             return  # without the last message, so the server cuts the connection
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
