@@ -60,7 +60,7 @@ async def boot(
     machine.platform.extend(hashlib.sha384(raw).digest())
     config = HostConfig.from_toml(raw)
     files = read_model(model)
-    engine = choose(engines, config.engine)(files)
+    engine = choose(engines, config.engine.name)(files, config.engine)
     configs = Configs(engine_config(engine.info), config.price_table, raw)
     machine.platform.extend(hashlib.sha384(INIT_DONE).digest())
     _ready_gpus(machine, config, now=_patiently(feed.beacon).utime)

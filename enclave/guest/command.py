@@ -1,13 +1,15 @@
 """`python -m enclave.guest`: boots one guest, and serves it until SIGTERM.
 
-Standard output has one line of JSON with the address when the guest is ready. Standard error says
-why the guest could not boot. It never says anything about a request.
+When the guest is ready, standard output has one line of JSON: its address, how many answers of how
+many tokens the engine takes at a time, and the most bytes that their keys and values can take.
+Standard error says why the guest could not boot. It never says anything about a request.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import logging
 import sys
@@ -21,7 +23,7 @@ from attestation.net.serve import read_address, serving
 from attestation.net.server_connection import Limits
 from attestation.process import keep_memory_private, tell
 from enclave.guest.boot import Machine, boot
-from enclave.guest.engines.base import Engine, until_failed
+from enclave.guest.engines.base import Engine, EngineInfo, until_failed
 from enclave.guest.engines.registry import engines
 from enclave.guest.epochs import keep
 from enclave.guest.feed import Feed
@@ -57,9 +59,10 @@ async def _run(options: argparse.Namespace) -> None:
     for action in (guest.epochs.step, guest.epochs.retire, guest.epochs.sweep):
         arguments = {"clock": time.monotonic, "tell": _tell}
         threading.Thread(target=keep, args=(action, stopped), kwargs=arguments, daemon=True).start()
+    ready = functools.partial(_ready, guest.engine.info)
     apps = [(create_app(guest, listen=options.listen), options.listen)]
     try:
-        await _while_it_works(guest.engine, serving(apps, ready=_ready, limits=limits))
+        await _while_it_works(guest.engine, serving(apps, ready=ready, limits=limits))
     finally:
         stopped.set()
         await guest.engine.close()
@@ -88,8 +91,9 @@ def _machine(options: argparse.Namespace) -> Machine:
     return Machine(simulated, simulated)
 
 
-def _ready(urls: Sequence[str]) -> None:
-    sys.stdout.write(json.dumps({"listening": urls[0]}) + "\n")
+def _ready(info: EngineInfo, urls: Sequence[str]) -> None:
+    engine = {"slots": info.slots, "max_len": info.max_len, "kv_bytes": info.kv_bytes}
+    sys.stdout.write(json.dumps({"listening": urls[0], **engine}) + "\n")
     sys.stdout.flush()
 
 

@@ -14,6 +14,7 @@ from attestation.errors import ParseError
 from attestation.formats import toml
 from attestation.formats.address import canonical
 from attestation.wire import MAX_CONFIG_BYTES
+from enclave.guest.engines.base import EngineSettings
 from enclave.guest.engines.registry import DEFAULT
 
 KEYS = {
@@ -21,7 +22,7 @@ KEYS = {
     "price": ("prompt", "completion", "payee"),
     "epoch": ("length_s", "overlap_s", "lead_s"),
     "gpu": ("count",),
-    "engine": ("name",),
+    "engine": ("name", "slots", "max_len", "dtype", "threads"),
 }
 """Of every table; each is read where it is written."""
 
@@ -29,6 +30,7 @@ MAX_PRICE = 10**15
 MAX_NETWORK, MAX_ADDRESS = 64, 128
 """Characters: a KeyBundle holds no longer network id, and no spelling of an address is longer."""
 MAX_ENGINE_NAME = 32
+MAX_SLOTS, MAX_CONTEXT, MAX_THREADS = 4096, 1 << 24, 1024
 MAX_BUNDLE_LIFE_S = 7200
 """From the beacon to not_after; clients refuse more."""
 
@@ -46,15 +48,15 @@ class Schedule:
 @dataclass(frozen=True)
 class HostConfig:
     """Prices in nano per token; `payee` is an address in its one form, whatever the file's
-    spelling; `gpus` is how many the VM must have; `engine` names the one that answers
-    (`engines.registry`)."""
+    spelling; `gpus` is how many the VM must have; `engine` says which one answers
+    (`engines.registry`), and how."""
 
     network: str
     prompt_price: int
     completion_price: int
     payee: str | None
     gpus: int
-    engine: str
+    engine: EngineSettings
     schedule: Schedule
 
     @classmethod
@@ -70,7 +72,7 @@ class HostConfig:
             completion_price=_number(price, "completion", 0, MAX_PRICE),
             payee=_address(price, "payee") if "payee" in price else None,
             gpus=_number(gpu, "count", 0, 64, 1),
-            engine=_text(engine, "name", MAX_ENGINE_NAME, DEFAULT),
+            engine=_engine(engine),
             schedule=_schedule(epoch),
         )
         return config
@@ -80,6 +82,14 @@ class HostConfig:
         """Canonical JSON, hashed as `umay/price/v1`."""
         table = {"prompt": self.prompt_price, "completion": self.completion_price}
         return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _engine(engine: dict[str, Any]) -> EngineSettings:
+    most = {"slots": MAX_SLOTS, "max_len": MAX_CONTEXT, "threads": MAX_THREADS}
+    numbers = {key: _number(engine, key, 1, limit) for key, limit in most.items() if key in engine}
+    dtype = _text(engine, "dtype", MAX_ENGINE_NAME) if "dtype" in engine else None
+    name = _text(engine, "name", MAX_ENGINE_NAME, DEFAULT)
+    return EngineSettings(name=name, dtype=dtype, **numbers)
 
 
 def _schedule(epoch: dict[str, Any]) -> Schedule:

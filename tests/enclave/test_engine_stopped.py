@@ -1,4 +1,5 @@
-"""An engine that has stopped, or hangs, ends its guest; what would stop it is refused at load."""
+"""An engine that has stopped, or hangs, ends its guest; what would stop it is refused at load, as
+is what has no room in memory."""
 
 from __future__ import annotations
 
@@ -10,14 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig
 
 import enclave.guest
-from attestation.errors import ParseError
+from attestation.errors import ParseError, UsageError
 from enclave.guest.command import _while_it_works
-from enclave.guest.engines import torch_engine
-from enclave.guest.engines.base import EngineFailed, GenerateRequest, until_failed
-from enclave.guest.engines.slots import Scheduler
-from enclave.guest.engines.torch_engine import TorchEngine
+from enclave.guest.engines import loading, torch_engine
+from enclave.guest.engines.base import (
+    EngineFailed,
+    EngineSettings,
+    GenerateRequest,
+    until_failed,
+)
+from enclave.guest.engines.registry import engines
+from enclave.guest.engines.slots import Scheduler, SlotCache
+from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
 from enclave.guest.model import ModelFiles, read_model
 from tests.helpers.guest_room import ScriptedEngine
 
@@ -137,3 +146,35 @@ def test_a_token_without_a_row_is_refused_at_load(
     files = MODEL.files | {name: bytearray(json.dumps(value).encode())}
     with pytest.raises(ParseError, match=r"tokenizer\.json: expected token ids below"):
         TorchEngine(ModelFiles(files, MODEL.manifest, MODEL.digest))
+
+
+def test_the_host_config_sets_the_engine() -> None:
+    chosen = EngineSettings(name="torch", slots=3, max_len=100, dtype="float32", threads=1)
+    info = engines()["torch"](MODEL, chosen).info
+    assert (info.slots, info.max_len, info.dtype) == (3, 100, "float32")
+    assert engines()["torch"](MODEL, EngineSettings(name="torch")).info.slots == 8
+
+
+def test_a_dtype_or_length_that_the_model_has_not_is_refused() -> None:
+    for bad in ({"dtype": "int8"}, {"max_len": 10**6}):
+        with pytest.raises(UsageError, match="expected"):
+            engines()["torch"](MODEL, EngineSettings(name="torch", **bad))
+
+
+def test_the_memory_that_is_stated_is_what_the_slots_take() -> None:
+    chosen = EngineSettings(name="torch", slots=3, max_len=100, dtype="float32")
+    engine = engines()["torch"](MODEL, chosen)
+    config = LlamaConfig(**json.loads(bytes(MODEL.files["config.json"])))
+    cache = SlotCache(config, slots=3, max_len=100, dtype=torch.float32, device=torch.device("cpu"))
+    assert engine.info.kv_bytes == sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+
+
+def test_an_engine_that_has_no_room_for_its_slots_does_not_start() -> None:
+    engine = TorchEngine(MODEL, settings=TorchSettings(slots=4096))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EngineFailed, match="fewer slots"):
+        patch.setattr(loading, "_free", lambda _: engine.info.kv_bytes - 1)
+        asyncio.run(engine.start())
+
+
+def test_free_memory_is_read() -> None:
+    assert 1 << 20 < loading._free(torch.device("cpu")) < 1 << 50

@@ -32,7 +32,7 @@ from attestation.platforms.tdx import parse_quote
 from attestation.trust.anchor import BlockRef
 from attestation.verify.verifier import Presented, Verifier
 from enclave.guest.boot import Machine, boot
-from enclave.guest.engines.base import EngineFailed, EngineInfo
+from enclave.guest.engines.base import EngineFailed, EngineInfo, EngineSettings
 from enclave.guest.feed import Beacon
 from enclave.guest.guest import Guest
 from enclave.guest.model import ModelFiles
@@ -116,20 +116,20 @@ class Rig:
         (self.folder / "host.toml").write_bytes(config)
         machine = SimulatedMachine(self.socket, "guest", gpus)
 
-        def make(files: ModelFiles) -> ToyEngine:
+        def make(files: ModelFiles, _: EngineSettings) -> ToyEngine:
             self.engines.append(ToyEngine(files, at_start))
             return self.engines[-1]
 
-        def make_toy(files: ModelFiles) -> ToyEngine:
+        def make_toy(files: ModelFiles, settings: EngineSettings) -> ToyEngine:
             self.chosen = "toy"
-            return make(files)
+            return make(files, settings)
 
         started = boot(
             Machine(parts.get("platform", machine), parts.get("hardware", machine)),
             host_config=self.folder / "host.toml",
             model=self.folder / "model",
             feed=self.feed,  # type: ignore[arg-type]
-            engines={"torch": make, "toy": make_toy},  # type: ignore[arg-type]
+            engines={"torch": make, "toy": make_toy},  # type: ignore[dict-item]
             model_name="toy",
         )
         return asyncio.run(started)
@@ -469,7 +469,9 @@ def test_a_guest_serves_leaves_no_core_and_ends_when_told(rig: Rig, agent: str) 
     process = start(rig, agent=agent, model=str(ROOT / "enclave" / "guest" / "demo_model"))
     assert process.stdout is not None
     try:
-        url = json.loads(process.stdout.readline())["listening"]
+        told = json.loads(process.stdout.readline())
+        url = told["listening"]
+        assert (told["slots"], told["max_len"]) == (8, 1024) and told["kv_bytes"] > 0
         (boot_id,) = json.load(urllib.request.urlopen(f"{url}/umay/"))["boots"]
         listing = json.load(urllib.request.urlopen(f"{url}/umay/{boot_id}/epochs"))
         assert [item["state"] for item in listing["epochs"]] == ["pending"]

@@ -34,6 +34,7 @@ from attestation.platforms.tdx.eventlog import (
 from attestation.trust.roots import PRODUCTION, Roots
 from enclave.guest import feed as feeds
 from enclave.guest.config import HostConfig, Schedule
+from enclave.guest.engines.base import EngineSettings
 from enclave.guest.epochs import BOOT, RENEW, Epoch, Epochs, keep
 from enclave.guest.feed import Beacon, Feed
 from enclave.guest.gpu import NvmlGpus, attest
@@ -54,7 +55,7 @@ def test_a_host_config_with_everything() -> None:
     text = GOOD + (
         b'payee = "EQDKbjIcfM6ezt8KjKJJLshZJJSqX7XOA4ff-W72r5gqPrHF"\n[gpu]\ncount = 8\n'
         b"[epoch]\nlength_s = 100\noverlap_s = 10\nlead_s = 50\n"
-        b'[engine]\nname = "other"\n'
+        b'[engine]\nname = "other"\nslots = 32\nmax_len = 4096\ndtype = "float32"\nthreads = 2\n'
     )
     assert HostConfig.from_toml(text) == HostConfig(
         network="umay-test",
@@ -62,14 +63,15 @@ def test_a_host_config_with_everything() -> None:
         completion_price=2,
         payee="0:ca6e321c7cce9ecedf0a8ca2492ec8592494aa5fb5ce0387dff96ef6af982a3e",
         gpus=8,
-        engine="other",
+        engine=EngineSettings(name="other", slots=32, max_len=4096, dtype="float32", threads=2),
         schedule=Schedule(length=100, overlap=10, lead=50),
     )
 
 
 def test_what_a_host_config_leaves_out() -> None:
     config = HostConfig.from_toml(GOOD)
-    assert (config.payee, config.gpus, config.engine) == (None, 1, "torch")
+    assert (config.payee, config.gpus) == (None, 1)
+    assert config.engine == EngineSettings(name="torch")
     assert config.schedule == Schedule(3600, 600, 1800)
     assert config.price_table == b'{"completion":2,"prompt":1}'
 
@@ -88,7 +90,13 @@ BAD_CONFIGS = {
     "unknown key of epoch": GOOD + b"[epoch]\nx = 1\n",
     "unknown key of gpu": GOOD + b"[gpu]\nx = 1\n",
     "unknown key of engine": GOOD + b'[engine]\nname = "torch"\nx = 1\n',
-    "engine without a name": GOOD + b"[engine]\nslots = 1\n",
+    "engine with an empty name": GOOD + b'[engine]\nname = ""\n',
+    "engine without a slot": GOOD + b"[engine]\nslots = 0\n",
+    "engine with half a slot": GOOD + b"[engine]\nslots = 0.5\n",
+    "engine with a slot that is true": GOOD + b"[engine]\nslots = true\n",
+    "context too long": GOOD + b"[engine]\nmax_len = 16777217\n",
+    "dtype by number": GOOD + b"[engine]\ndtype = 16\n",
+    "no thread": GOOD + b"[engine]\nthreads = 0\n",
     "engine by number": GOOD + b"[engine]\nname = 1\n",
     "a table that is none": b"gpu = 1\n" + GOOD,
     "no network": GOOD.partition(b"[price]")[2].join([b"[price]", b""]),

@@ -128,9 +128,22 @@ class Delta:
     index: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What the host may choose, in its measured config. None leaves it to the engine: as many
+    tokens as the model's context, the model's own dtype."""
+
+    name: str
+    slots: int | None = None
+    max_len: int | None = None
+    dtype: str | None = None
+    threads: int | None = None
+
+
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine is. Everything that changes an answer is in `engine_config`."""
+    """What an engine is. Everything that changes an answer is in `engine_config`; `kv_bytes` of
+    memory, for keys and values of all slots, does not."""
 
     engine: str
     version: str
@@ -143,6 +156,7 @@ class EngineInfo:
     max_len: int
     model_digest: bytes
     features: frozenset[str]
+    kv_bytes: int = 0
 
 
 @dataclass(frozen=True)

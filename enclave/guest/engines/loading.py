@@ -9,6 +9,7 @@ windows).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,15 @@ from enclave.guest.engines.weights import tensors
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 """Decoders with full attention, whose answers were compared with those of `generate`."""
+
+SIZES = (
+    "vocab_size",
+    "max_position_embeddings",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_size",
+)
+"""Numbers that every config.json must have."""
 
 SELF_TEST_TOKENS = 8
 
@@ -48,7 +58,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             "config.json: use_sliding_window: expected false, got true; this engine does not "
             "support sliding windows"
         )
-    for name in ("vocab_size", "max_position_embeddings"):
+    for name in SIZES:
         if type(config.get(name)) is not int or config[name] < 1:
             raise ParseError(f"config.json: {name}: expected a positive integer, got another value")
 
@@ -61,6 +71,24 @@ def check_vocabulary(config: Mapping[str, Any], greatest_id: int) -> None:
             f"tokenizer.json: expected token ids below the vocab_size of config.json, "
             f"{config['vocab_size']}, got {greatest_id}"
         )
+
+
+def check_room(needed: int, device: torch.device) -> None:
+    """Raises EngineFailed where the device has less free memory than keys and values may take, in
+    bytes: a guest must not end in the middle of somebody's answer."""
+    free = _free(device)
+    if needed > free:
+        raise EngineFailed(
+            f"engine: expected {needed} bytes of free memory for the keys and values of all slots, "
+            f"got {free}; give fewer slots or a smaller max_len in [engine] of the host config"
+        )
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) << 10
 
 
 def load_model(

@@ -10,20 +10,27 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from attestation.errors import ParseError
-from enclave.guest.engines.base import Engine
+from enclave.guest.engines.base import Engine, EngineSettings
 from enclave.guest.model import ModelFiles
 
-MakeEngine = Callable[[ModelFiles], Engine]
+MakeEngine = Callable[[ModelFiles, EngineSettings], Engine]
 DEFAULT = "torch"
 
 
 def engines(*, threads: int | None = None) -> Mapping[str, MakeEngine]:
-    """Every engine that this guest has. `threads` limits those that compute in this process."""
+    """Every engine that this guest has. `threads` limits those that compute in this process,
+    where the host config does not."""
 
-    def torch(files: ModelFiles) -> Engine:
+    def torch(files: ModelFiles, chosen: EngineSettings) -> Engine:
         from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
 
-        return TorchEngine(files, settings=TorchSettings(threads=threads))
+        settings = TorchSettings(
+            slots=chosen.slots or TorchSettings.slots,
+            max_len=chosen.max_len,
+            dtype=chosen.dtype,
+            threads=chosen.threads or threads,
+        )
+        return TorchEngine(files, settings=settings)
 
     return MappingProxyType({DEFAULT: torch})
 

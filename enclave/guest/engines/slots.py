@@ -10,8 +10,9 @@ Everything here runs on one thread and does not use asyncio.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,18 @@ BUCKET = 64
 """Positions in a bucket. Attention reads whole buckets, so that few different shapes occur."""
 
 
+def kv_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Of config.json: layers, heads of keys and values, and the dimension of each."""
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    return config["num_hidden_layers"], config.get("num_key_value_heads") or heads, width
+
+
+def kv_bytes(config: Mapping[str, Any], tokens: int, dtype: torch.dtype) -> int:
+    """Of keys and values for so many tokens."""
+    return 2 * math.prod(kv_shape(config)) * tokens * dtype.itemsize
+
+
 class SlotCache(Cache):
     """Keys and values as [slots, heads, max_len, dim] per layer, written in place.
 
@@ -35,12 +48,8 @@ class SlotCache(Cache):
     def __init__(self, config: Any, *, slots: int, max_len: int, dtype: torch.dtype,
                  device: torch.device) -> None:  # fmt: skip
         super().__init__(layers=[])
-        heads = config.num_key_value_heads
-        width = getattr(config, "head_dim", None) or (
-            config.hidden_size // config.num_attention_heads
-        )
+        count, heads, width = kv_shape(config.to_dict())
         shape = (slots, heads, max_len, width)
-        count = config.num_hidden_layers
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
         self._rows = slice(0, 0)

@@ -32,10 +32,16 @@ from enclave.guest.engines.base import (
     QueueFull,
     refused,
 )
-from enclave.guest.engines.loading import check_config, check_vocabulary, load_model, self_test
+from enclave.guest.engines.loading import (
+    check_config,
+    check_room,
+    check_vocabulary,
+    load_model,
+    self_test,
+)
 from enclave.guest.engines.prompt import PromptEncoder, json_object
 from enclave.guest.engines.sampling import Sampler, Sampling, model_defaults
-from enclave.guest.engines.slots import Counters, Job, Scheduler, SlotCache
+from enclave.guest.engines.slots import Counters, Job, Scheduler, SlotCache, kv_bytes
 from enclave.guest.engines.text import Detokenizer, StopFilter
 from enclave.guest.model import ModelFiles
 
@@ -66,7 +72,7 @@ JOIN_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class TorchSettings:
-    """How the engine runs. The memory for keys and values grows with slots times max_len.
+    """How the engine runs. The memory for keys and values is that of slots times max_len tokens.
 
     None for `max_len` or `dtype` stands for the model's own. None for `threads` stands for the
     value of the environment variable UMAY_TORCH_THREADS, or 1 without it. `deterministic` makes
@@ -242,6 +248,7 @@ class TorchEngine:
         torch.set_num_threads(settings.threads or int(os.environ.get(THREADS_VARIABLE, "1")))
         device, dtype = torch.device(settings.device), DTYPES[self._info.dtype]
         model = load_model(self._config, self._files, dtype=dtype, device=device)
+        check_room(self._info.kv_bytes, device)
         cache = SlotCache(model.config, slots=settings.slots, max_len=self._info.max_len,
                           dtype=dtype, device=device)  # fmt: skip
         scheduler = Scheduler(
@@ -384,4 +391,5 @@ def _describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) ->
         max_len=max_len,
         model_digest=digest,
         features=FEATURES,
+        kv_bytes=kv_bytes(config, settings.slots * max_len, DTYPES[dtype]),
     )
