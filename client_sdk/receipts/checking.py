@@ -156,12 +156,11 @@ def _check_time(receipt: Receipt, bundle: KeyBundle) -> None:
 
 
 def _shown(shown: DisclosedReceipt | CoseReceipt) -> list[Statement]:
-    signed = Statement("the receipt is signed by the key that is given with it", HERE)
     if isinstance(shown, CoseReceipt):
-        return [signed]
+        return [Statement("the receipt is signed by the receipt key of this enclave", HERE)]
     parts = (("request", shown.request), ("answer", shown.response))
     return [
-        signed,
+        Statement("the receipt is signed by the key that the file names", HERE),
         *(
             Statement(f"the {what} in the file is the one of the receipt", HERE)
             if part
