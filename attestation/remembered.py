@@ -24,6 +24,23 @@ T = TypeVar("T")
 _forgetting: list[Callable[[], None]] = []
 
 
+class Same:
+    """An immutable argument as a part of a key, told apart by which object it is and kept alive
+    by that. Much quicker than to compare certificates: `load_certificate` gives one object for
+    the same bytes."""
+
+    __slots__ = ("_one",)
+
+    def __init__(self, one: object) -> None:
+        self._one = one
+
+    def __hash__(self) -> int:
+        return id(self._one)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self._one is other._one
+
+
 class Remembered(Generic[P, T]):
     """A function whose last `most` outcomes are kept. Safe for many threads, of which two may
     work out the same thing at the same time.

@@ -133,7 +133,8 @@ def _check_signer(response: ocsp.OCSPResponse, issuer: x509.Certificate) -> x509
     """The responder that signed in the issuer's name; None where the issuer did it itself."""
     responder = None
     if response.certificates and response.certificates[0] != issuer:
-        responder = response.certificates[0]
+        # the one object of these bytes, by which its link is remembered
+        responder = load_certificate(response.certificates[0].public_bytes(Encoding.DER))
         check_link(responder, issuer, NVIDIA_OCSP)
     signer = responder or issuer
     key, algorithm = signer.public_key(), response.signature_hash_algorithm

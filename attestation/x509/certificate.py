@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -24,6 +24,8 @@ REMEMBERED_CERTIFICATES = 512
 """Some ten authorities stand above the machines of each kind."""
 MAX_REMEMBERED_BYTES = 4096
 """Of one certificate: the vendors' have at most 2048."""
+MAX_REMEMBERED_NAME_BYTES = 256
+_VERSION, _INTEGER = 0xA0, 0x02
 _SERIAL_ZERO = bytes.fromhex("a003020102020100")
 """Version 3, serial number 0: so AMD's chip keys begin."""
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
@@ -44,7 +46,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
     """One certificate of any vendor. Raises ParseError."""
     try:
         certificate = _parsed(der)
-        _read(certificate)
+        _read(certificate, der)
     except Exception as error:  # the library lets several kinds through
         raise ParseError(
             f"certificate: expected X.509 in strict DER, got other bytes ({type(error).__name__})"
@@ -64,11 +66,55 @@ def _parsed(der: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(der)
 
 
-def _read(certificate: x509.Certificate) -> None:
+def _read(certificate: x509.Certificate, der: bytes) -> None:
     """Touch what the library reads only when asked; what is malformed must fail now."""
-    _ = certificate.extensions, certificate.subject, certificate.issuer
-    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    issuer, subject = names(der)
+    read_name(subject, lambda: certificate.subject)
+    read_name(issuer, lambda: certificate.issuer)
+    _ = certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
     certificate.public_key()
+
+
+@remembered(
+    most=2 * REMEMBERED_CERTIFICATES,
+    key=lambda der, read: der if len(der) <= MAX_REMEMBERED_NAME_BYTES else None,
+)
+def read_name(der: bytes, read: Callable[[], x509.Name]) -> None:
+    """Raises what the library raises where a name (DER) cannot be read.
+
+    Reading names is half the work of reading a certificate, and most stand in two of a chain."""
+    read()
+
+
+def names(der: bytes) -> tuple[bytes, bytes]:
+    """Issuer and subject, each a whole DER Name, of a certificate that the library has parsed
+    (RFC 5280 §4.1): they stand after version, serial number and algorithm, and around the dates.
+    """
+    at = _inside(der, _inside(der, 0))
+    for _ in range(3 if der[at] == _VERSION else 2):
+        at = _behind(der, at)
+    dates = _behind(der, at)
+    subject = _behind(der, dates)
+    return der[at:dates], der[subject : _behind(der, subject)]
+
+
+def list_issuer(der: bytes) -> bytes:
+    """The same of a revocation list (RFC 5280 §5.1): after version and algorithm."""
+    at = _inside(der, _inside(der, 0))
+    for _ in range(2 if der[at] == _INTEGER else 1):
+        at = _behind(der, at)
+    return der[at : _behind(der, at)]
+
+
+def _inside(der: bytes, at: int) -> int:
+    """Where the content of the DER element at `at` begins."""
+    return at + 2 + (der[at + 1] & 0x7F if der[at + 1] & 0x80 else 0)
+
+
+def _behind(der: bytes, at: int) -> int:
+    """Where the DER element at `at` has ended."""
+    start = _inside(der, at)
+    return start + (int.from_bytes(der[at + 2 : start], "big") if start > at + 2 else der[at + 1])
 
 
 def load_any(der: bytes) -> x509.Certificate | None:

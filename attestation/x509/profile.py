@@ -116,3 +116,15 @@ NVIDIA_OCSP = Profile(
     dated="ocsp-responder",
 )
 """A responder that an issuer named for its OCSP answers."""
+
+SELF_SIGNED = frozenset(
+    bytes.fromhex(digest)
+    for digest in (
+        "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3",  # Intel
+        "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48",  # NVIDIA devices
+        "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1",  # NVIDIA RIMs
+    )
+)
+"""SHA-256 of root certificates, whole, as their vendors publish them. That each signs itself was
+verified when it was entered here, and is in every run of the tests. This says nothing of trust:
+which keys are accepted stands in `attestation.trust.roots`."""
