@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from attestation.errors import ParseError, UmayError
 from attestation.platforms.tdx import pck
+from attestation.platforms.tdx import quote as quotes
 from attestation.platforms.tdx.quote import BODY_FIELDS, cut_padding, parse_quote
 from enclave.simulator import intel
 from tests.helpers.tdx_machine import flip, good, good_bytes, pem
@@ -116,6 +117,18 @@ def test_version_5_with_either_body() -> None:
         assert parse_quote(data).to_bytes() == data
         assert parse_quote(data).report_data == good().report_data
     assert len(parse_quote(td15()).signed_region) == 702
+
+
+@given(st.binary(max_size=200), st.integers(0, 290), st.sampled_from([b"", b"\n", b"A", b"="]))
+def test_lines_are_those_that_the_writer_writes(der: bytes, at: int, put_in: bytes) -> None:
+    written = quotes.write_pem(der).removeprefix(quotes._PEM_BEGIN).removesuffix(quotes._PEM_END)
+    assert quotes._pem_body(written) == der
+    for other in (written[:at] + put_in + written[at:], written[:at] + put_in + written[at + 1 :]):
+        try:
+            read = quotes._pem_body(other)
+        except ParseError:
+            continue
+        assert quotes.write_pem(read) == quotes._PEM_BEGIN + other + quotes._PEM_END
 
 
 @pytest.mark.parametrize("name", chains())

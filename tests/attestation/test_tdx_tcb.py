@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -116,6 +117,18 @@ BROKEN = {
     "tcb-info-two-bodies": (tcb.TCB_INFO, lambda b: b + b),
     "tcb-info-is-qe-identity": (tcb.TCB_INFO, lambda b: collateral().parts[tcb.QE_IDENTITY]),
     "tcb-info-no-dates": (tcb.TCB_INFO, lambda b: b.replace(b"nextUpdate", b"nextupdate")),
+    "tcb-info-short-date": (
+        tcb.TCB_INFO,
+        lambda b: re.sub(rb'("nextUpdate":"[0-9]{4})-[0-9]{2}', rb"\1-9", b),
+    ),
+    "tcb-info-date-without-zone": (
+        tcb.TCB_INFO,
+        lambda b: re.sub(rb'("nextUpdate":"[^"]*)Z"', rb'\1"', b),
+    ),
+    "tcb-info-no-day": (
+        tcb.TCB_INFO,
+        lambda b: re.sub(rb'("nextUpdate":"[0-9]{4})-[0-9]{2}-[0-9]{2}', rb"\1-02-30", b),
+    ),
     "tcb-info-no-number": (
         tcb.TCB_INFO,
         lambda b: b.replace(b'"tcbEvaluationDataNumber":20', b'"tcbE":20'),
@@ -139,7 +152,15 @@ def test_broken_collateral_is_not_authentic(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["tcb-info-is-qe-identity", "tcb-info-unknown-status", "tcb-info-two-bodies"]
+    "name",
+    [
+        "tcb-info-is-qe-identity",
+        "tcb-info-unknown-status",
+        "tcb-info-two-bodies",
+        "tcb-info-short-date",
+        "tcb-info-date-without-zone",
+        "tcb-info-no-day",
+    ],
 )
 def test_what_intel_s_service_does_not_answer_is_malformed(name: str) -> None:
     part, change = BROKEN[name]

@@ -15,6 +15,8 @@ MAX_BYTES = 4096
 MAX_FIELDS = 32
 
 _ARC = bytes.fromhex("2a864886f84d010d01")
+_LONG = {0x81: (0x80, 3), 0x82: (0x100, 4)}
+"""By the first byte of a long length: the least that needs it, and where the content begins."""
 _SEQUENCE, _OCTETS, _OID, _ENUMERATED = 0x30, 0x04, 0x06, 0x0A
 _PPID, _TCB, _PCE_ID, _FMSPC, _SGX_TYPE, _INSTANCE, _CONFIGURATION = range(1, 8)
 _SIZES = {_PPID: 16, _PCE_ID: 2, _FMSPC: 6, _INSTANCE: 16}
@@ -84,16 +86,17 @@ def read_tlv(data: bytes) -> tuple[int, bytes, bytes]:
     """
     if len(data) < 2:
         raise ParseError(f"DER: expected a tag and a length, got {len(data)} byte(s)")
-    tag, first = data[0], data[1]
-    extra = max(0, first - 0x80)
-    if tag & 0x1F == 0x1F or first == 0x80 or extra > 2:
+    tag, size, start = data[0], data[1], 2
+    if tag & 0x1F == 0x1F or size == 0x80 or size > 0x82:
         raise ParseError(
             "DER: expected a one-byte tag and a length of at most two bytes, got longer ones"
         )
-    size = int.from_bytes(data[2 : 2 + extra], "big") if extra else first
-    if extra and size < (0x80, 0x80, 0x100)[extra]:
-        raise ParseError("DER: expected the shortest form of a length, got a longer one")
-    start = 2 + extra
-    if len(data) < start + size:
+    if size > 0x80:
+        shortest, start = _LONG[size]
+        size = int.from_bytes(data[2:start], "big")
+        if size < shortest:
+            raise ParseError("DER: expected the shortest form of a length, got a longer one")
+    end = start + size
+    if len(data) < end:
         raise ParseError(f"DER: expected {size} bytes of content, got {len(data) - start}")
-    return tag, data[start : start + size], data[start + size :]
+    return tag, data[start:end], data[end:]

@@ -280,15 +280,24 @@ def write_pem(der: bytes) -> bytes:
 
 
 def _pem_body(body: bytes) -> bytes:
+    text = body.replace(b"\n", b"")
     try:
-        der = base64.b64decode(body.replace(b"\n", b""), validate=True)
+        der = base64.b64decode(text, validate=True)
     except binascii.Error:
         raise ParseError(
             "PCK chain: expected base64 between the PEM lines, got other text"
         ) from None
-    if write_pem(der) != _PEM_BEGIN + body + _PEM_END:
+    if base64.b64encode(der) != text or not _in_lines(body, len(text)):
         raise ParseError("PCK chain: expected base64 in lines of 64 characters, got another layout")
     return der
+
+
+def _in_lines(body: bytes, size: int) -> bool:
+    """Whether `size` characters stand in whole lines and a last one, each with its end and no
+    other end anywhere: what `write_pem` writes, without writing it."""
+    lines = -(-size // _PEM_LINE)
+    ends = body[_PEM_LINE :: _PEM_LINE + 1] + body[-1:]
+    return len(body) == size + lines and ends == b"\n" * len(ends)
 
 
 def _expect(what: str, expected: int, got: int) -> None:

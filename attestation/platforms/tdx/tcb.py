@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import dcap_qvl
@@ -42,7 +42,7 @@ REMEMBERED_LISTS = 64
 """Intel has one TCB info for each family of processors, and three other lists."""
 
 _BODY = re.compile(rb'\{"(tcbInfo|enclaveIdentity)":(\{.*\}),"signature":"([0-9a-fA-F]{128})"\}\s*')
-_DATE = "%Y-%m-%dT%H:%M:%SZ"
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 _REFUSALS = {
     **dict.fromkeys(
@@ -233,7 +233,9 @@ def dates(signed: SignedDocument, name: str) -> Window:
 
 
 def _second(text: str) -> int:
-    return seconds(datetime.strptime(text, _DATE).replace(tzinfo=UTC))
+    if not _DATE.fullmatch(text):
+        raise ValueError(text)
+    return seconds(datetime.fromisoformat(text))
 
 
 @remembered(most=REMEMBERED_LISTS, key=lambda data, name: sha256(data))
