@@ -20,8 +20,8 @@ _RESPONSE = bytes.fromhex("1160")
 _RESPONSE_HEADER_BYTES = 5
 """Before the record's length: code, parameters and the number of blocks."""
 
-_BLOCK = struct.Struct("<BBHBH")
-_BLOCK_BYTES = _BLOCK.size + DIGEST_BYTES
+_BLOCK = struct.Struct(f"<BBHBH{DIGEST_BYTES}s")
+_FIELD = struct.Struct("<HH")
 DMTF_MEASUREMENT = 1
 MAX_TEXT_BYTES = 32
 _TEXT = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz."
@@ -108,10 +108,10 @@ def parse_report(data: bytes) -> GpuReport:
     cursor.expect(cursor.take(2) == _RESPONSE, "an SPDM 1.1 MEASUREMENTS response")
     cursor.take(2)
     count, size = cursor.take(1)[0], int.from_bytes(cursor.take(3), "little")
-    blocks = count in BLOCKS and size == count * _BLOCK_BYTES
+    blocks = count in BLOCKS and size == count * _BLOCK.size
     cursor.expect(blocks, "31 or 64 measurement blocks")
     cursor.what = BLOCKS[count]
-    measurements = tuple(_block(cursor, index) for index in range(1, count + 1))
+    measurements = _measurements(cursor, count)
     cursor.take(NONCE_BYTES)  # the responder's own
     opaque = _opaque(cursor.take(int.from_bytes(cursor.take(2), "little")), cursor.what)
     signature = cursor.take(SIGNATURE_BYTES)
@@ -158,22 +158,34 @@ class _Cursor:
 
     def expect(self, good: bool, expected: str) -> None:
         if not good:
-            raise ParseError(f"{self.what}: expected {expected}, got other bytes")
+            raise self.other(expected)
+
+    def other(self, expected: str) -> ParseError:
+        return ParseError(f"{self.what}: expected {expected}, got other bytes")
 
 
-def _block(cursor: _Cursor, expected: int) -> bytes:
-    index, specification, size, kind, length = _BLOCK.unpack(cursor.take(_BLOCK.size))
-    cursor.expect(index == expected, f"block {expected} in its place")
-    cursor.expect(specification == DMTF_MEASUREMENT, "DMTF measurements")
-    cursor.expect(size == DIGEST_BYTES + 3 and length == DIGEST_BYTES, "digests of 48 bytes")
-    cursor.expect(not kind & 0x80, "digests, not raw measurements")
-    return cursor.take(DIGEST_BYTES)
+def _measurements(cursor: _Cursor, count: int) -> tuple[bytes, ...]:
+    """The digests of blocks 1 to `count`."""
+    blocks = _BLOCK.iter_unpack(cursor.take(count * _BLOCK.size))
+    found = []
+    for expected, (index, specification, size, kind, length, digest) in enumerate(blocks, 1):
+        if index != expected:
+            raise cursor.other(f"block {expected} in its place")
+        if specification != DMTF_MEASUREMENT:
+            raise cursor.other("DMTF measurements")
+        if size != DIGEST_BYTES + 3 or length != DIGEST_BYTES:
+            raise cursor.other("digests of 48 bytes")
+        if kind & 0x80:
+            raise cursor.other("digests, not raw measurements")
+        found.append(digest)
+    return tuple(found)
 
 
 def _opaque(data: bytes, what: str) -> dict[int, bytes]:
     cursor, fields = _Cursor(data, what), dict[int, bytes]()
     while cursor.at < len(data):
-        kind, size = struct.unpack("<HH", cursor.take(4))
-        cursor.expect(kind not in fields, f"opaque field {kind} once")
+        kind, size = _FIELD.unpack(cursor.take(_FIELD.size))
+        if kind in fields:
+            raise cursor.other(f"opaque field {kind} once")
         fields[kind] = cursor.take(size)
     return fields

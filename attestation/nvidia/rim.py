@@ -32,9 +32,10 @@ MAX_NAMESPACES, MAX_ATTRIBUTES = 32, 32
 MAX_INDEX, MAX_ALTERNATIVES = 64, 16
 SIGNATURE_BYTES = 96
 _SWID = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
+_RESOURCE = f"{_SWID}Resource"
 _HASH = "{http://www.w3.org/2001/04/xmlenc#sha384}Hash"
 _DS = "{http://www.w3.org/2000/09/xmldsig#}"
-_XML_ATTRIBUTES = etree.XPath("descendant-or-self::*[@xml:*]")
+_XML_OR_CROWDED = etree.XPath(f"descendant-or-self::*[@xml:* or count(@*) > {MAX_ATTRIBUTES}]")
 _CROWDED = etree.XPath(f"descendant-or-self::*[count(@*) > {MAX_ATTRIBUTES}]")
 _PARTS = ("SignedInfo", "SignatureValue", "KeyInfo")
 _C14N11 = "http://www.w3.org/2006/12/xml-c14n11"
@@ -120,7 +121,9 @@ def _parse(data: bytes) -> etree._Element:
         raise ParseError(f"RIM: expected at most {MAX_RIM_BYTES} bytes, got {len(data)}")
     declaration = _DECLARATION.match(data)
     body = data[declaration.end() :] if declaration else data
-    if any(mark in body for mark in _BANNED) or body.count(b"xmlns") > MAX_NAMESPACES:
+    # one byte is found twenty times faster than two
+    banned = any(mark[-1:] in body and mark in body for mark in _BANNED)
+    if banned or body.count(b"xmlns") > MAX_NAMESPACES:
         raise ParseError(
             "RIM: expected no DTD, CDATA, comment or instruction and at most "
             f"{MAX_NAMESPACES} namespaces, got one of them or more",
@@ -147,9 +150,9 @@ def _check_form(root: etree._Element) -> None:
             raise ParseError(
                 f"RIM: expected known elements in their places, got {str(child.tag)[:120]}"
             )
-    if _CROWDED(root):
-        raise ParseError(f"RIM: expected at most {MAX_ATTRIBUTES} attributes, got more")
-    if _XML_ATTRIBUTES(root):
+    if _XML_OR_CROWDED(root):
+        if _CROWDED(root):
+            raise ParseError(f"RIM: expected at most {MAX_ATTRIBUTES} attributes, got more")
         raise ParseError("RIM: expected no xml: attributes, got one")
 
 
@@ -227,28 +230,28 @@ def _golden(payload: etree._Element) -> dict[int, tuple[bytes, ...]]:
     golden: dict[int, tuple[bytes, ...]] = {}
     seen: set[int] = set()
     for resource in payload:
-        if resource.tag != f"{_SWID}Resource" or resource.get("type") != "Measurement":
+        if resource.tag != _RESOURCE or resource.get("type") != "Measurement":
             raise ParseError("RIM: expected measurement resources only, got another element")
-        attributes = _attributes(resource)
-        if len(resource) or attributes.get("active") not in ("True", "False"):
+        active = resource.get("active")
+        if len(resource) or active not in ("True", "False"):
             raise ParseError(
                 "RIM: expected a plain resource with active True or False, got another"
             )
-        index = _number(attributes, "index", MAX_INDEX - 1)
+        index = _number(resource.get("index"), "index", MAX_INDEX - 1)
         if index in seen:
             raise ParseError(f"RIM: expected each measurement once, got {index} twice")
         seen.add(index)
-        if attributes["active"] == "True":
-            golden[index] = _digests(attributes)
+        if active == "True":
+            golden[index] = _digests(_attributes(resource))
     return golden
 
 
 def _digests(resource: Mapping[str, str]) -> tuple[bytes, ...]:
-    count = _number(resource, "alternatives", MAX_ALTERNATIVES)
-    if _number(resource, "size", 64) != 48 or count < 1:
+    count = _number(resource.get("alternatives"), "alternatives", MAX_ALTERNATIVES)
+    if _number(resource.get("size"), "size", 64) != 48 or count < 1:
         raise ParseError("RIM: expected at least one digest of 48 bytes, got none, or another size")
     written = [_attribute(resource, f"{_HASH}{number}") for number in range(count)]
-    if sum(key.startswith(_HASH) for key in resource) != count:
+    if len([key for key in resource if key.startswith(_HASH)]) != count:
         raise ParseError(f"RIM: expected {count} digests as alternatives says, got another number")
     if not _SHA384_LIST.fullmatch(" ".join(written)):
         raise ParseError("RIM: expected digests of 48 bytes in hex, got other text")
@@ -263,18 +266,23 @@ def _one(parent: etree._Element, tag: str) -> etree._Element:
 
 
 def _attributes(element: etree._Element) -> dict[str, str]:
-    return dict(element.attrib)  # type: ignore[arg-type]
+    return dict(element.items())  # type: ignore[arg-type]
 
 
 def _attribute(attributes: Mapping[str, str], name: str) -> str:
     value = attributes.get(name)
     if value is None:
-        raise ParseError(f"RIM: expected the attribute {name} of an element, got none")
+        raise _without(name)
     return value
 
 
-def _number(attributes: Mapping[str, str], name: str, most: int) -> int:
-    text = _attribute(attributes, name)
+def _without(name: str) -> ParseError:
+    return ParseError(f"RIM: expected the attribute {name} of an element, got none")
+
+
+def _number(text: str | None, name: str, most: int) -> int:
+    if text is None:
+        raise _without(name)
     if not text.isascii() or not text.isdecimal() or len(text) > 4 or int(text) > most:
         raise ParseError(f"RIM: expected {name} as a number from 0 to {most}, got {text[:20]!r}")
     return int(text)
