@@ -70,7 +70,7 @@ UNSUPPORTED = {
     "store": True, "web_search_options": {}, "moderation": {}, "verbosity": "low",
     "function_call": {"name": "f"}, "tool_choice": "required", "service_tier": "flex",
     "prompt_cache_options": {"ttl": "30m"}, "prompt_cache_retention": "1h", "user": 1,
-    "metadata": "x", "safety_identifier": {}, "prompt_cache_key": 1, "repetition_penalty": 1.1,
+    "metadata": "x", "safety_identifier": {}, "prompt_cache_key": 1,
     "best_of": 2, "parallel_tool_calls": 1, "suffix": "", "an odd: name": 1, "": 1,
 }  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_unsupported_is_refused_by_name(name):
 
 NOTHING = {
     "prompt_cache_key": "a", "safety_identifier": "b", "user": "c", "metadata": {"a": "b"},
-    "top_logprobs": 0, "function_call": "none", "repetition_penalty": 1.0, "functions": [],
+    "top_logprobs": 0, "function_call": "none", "functions": [],
     "tools": [], "tool_choice": "auto", "n": 1, "store": False, "service_tier": "default",
     "stream_options": {"include_obfuscation": True}, "prompt_cache_retention": "24h",
     "prompt_cache_options": {"mode": "explicit"}, "reasoning_effort": "none",
@@ -96,6 +96,14 @@ NOTHING = {
 @pytest.mark.parametrize("name", sorted(NOTHING))
 def test_what_asks_for_nothing_changes_nothing(name):
     assert parsed(**{name: NOTHING[name]}) == parsed()
+
+
+def test_a_penalty_for_repetition_is_understood():
+    assert parsed(repetition_penalty=1.0).repetition_penalty == 1.0
+    assert parsed(repetition_penalty=1.1).repetition_penalty == 1.1
+    for bad in (0, -1, 101, "x"):
+        with pytest.raises(FieldRefused, match=r"^repetition_penalty"):
+            parsed(repetition_penalty=bad)
 
 
 def test_top_k_of_all_tokens_has_two_spellings():

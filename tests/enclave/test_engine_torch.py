@@ -21,7 +21,7 @@ from enclave.guest.engines.base import (
     QueueFull,
     engine_config,
 )
-from enclave.guest.engines.sampling import Sampler, Sampling, model_defaults
+from enclave.guest.engines.sampling import Sampler, Sampling
 from enclave.guest.engines.slots import Scheduler
 from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
 from enclave.guest.model import ModelFiles, read_model
@@ -364,6 +364,9 @@ LOGITS = [0.0, 3.0, 2.0, 1.0, -20.0]
     [
         (Sampling(), {1}),
         (Sampling(temperature=1e-30), {1}),
+        (Sampling(temperature=1e-46), {1}),
+        (Sampling(temperature=9.9e-7), {1}),
+        (Sampling(temperature=1e-6), {1}),
         (Sampling(temperature=1.0, top_k=1), {1}),
         (Sampling(temperature=1.0, top_k=2), {1, 2}),
         (Sampling(temperature=1.0, top_p=1e-9), {1}),
@@ -375,13 +378,6 @@ LOGITS = [0.0, 3.0, 2.0, 1.0, -20.0]
 )
 def test_sampling_keeps(settings, expected):
     assert draw(settings, LOGITS) == expected
-
-
-def test_model_defaults():
-    assert model_defaults({"temperature": 0.6}).temperature == 0
-    told = model_defaults({"do_sample": True, "temperature": 0.6, "top_k": 20})
-    assert (told.temperature, told.top_k, told.top_p) == (0.6, 20, 1.0)
-    assert model_defaults({"do_sample": True}).temperature == 1.0
 
 
 def changed(name: str, edit) -> ModelFiles:

@@ -86,6 +86,7 @@ class GenerateRequest:
     stop: tuple[str, ...] = field(default=(), repr=False)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repetition_penalty: float | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict, repr=False)
     cache_salt: bytes = field(default=b"", repr=False)
     request_id: str = ""
@@ -103,6 +104,7 @@ class GenerateRequest:
         _check_range("seed", self.seed, -(2**63), 2**63 - 1)
         _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         _check_stops(self.stop)
         _check_bias(self.logit_bias)
 

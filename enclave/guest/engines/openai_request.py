@@ -24,7 +24,14 @@ from enclave.guest.engines.fields import (
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
-NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty")
+NUMBERS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
 
 MAX_MESSAGES = 1024
 MAX_PARTS = 1024

@@ -1,23 +1,29 @@
 """Chooses the next token of one row from its logits.
 
 Each row draws from its own generator, so a seeded answer does not depend on which other requests
-are in the batch. The order is: bias and penalties, temperature, top-k, top-p, min-p, one draw.
+are in the batch. The order is: penalty for repetition, bias and penalties, forbidden tokens,
+temperature, top-k, top-p, min-p, one draw.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from enclave.guest.engines.base import GenerateRequest
 
+GREEDY_BELOW = 1e-6
+"""A temperature below this is greedy: divided by less, differences of logits overflow."""
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """The settings of a request, with the model's defaults filled in. `temperature` 0 is greedy."""
+    """The settings of a request, with the model's defaults filled in. A `temperature` below
+    GREEDY_BELOW is greedy: the greatest logit, the lowest id of equal ones."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -25,6 +31,7 @@ class Sampling:
     min_p: float = 0.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
 
     @classmethod
     def of(cls, request: GenerateRequest, defaults: Sampling) -> Sampling:
@@ -41,25 +48,38 @@ class Sampling:
             min_p=chosen("min_p"),
             presence_penalty=request.presence_penalty,
             frequency_penalty=request.frequency_penalty,
+            repetition_penalty=chosen("repetition_penalty"),
         )
 
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
 
-def model_defaults(generation_config: Mapping[str, object]) -> Sampling:
-    """Greedy unless the model says `do_sample`; then the model's own temperature, top_p, top_k and
-    min_p."""
-    if generation_config.get("do_sample") is not True:
-        return Sampling()
-    values = {
-        name: generation_config[name]
-        for name in ("temperature", "top_p", "top_k", "min_p")
-        if isinstance(generation_config.get(name), (int, float))
-    }
-    return Sampling(**{"temperature": 1.0, **values})  # type: ignore[arg-type]
+
+@dataclass(frozen=True)
+class Rules:
+    """What a model's generation_config.json says of every answer: tokens that are never chosen,
+    those that are not chosen first, and the `stop_ids`, of which none is chosen before
+    `min_new_tokens`."""
+
+    suppress: tuple[int, ...] = ()
+    begin_suppress: tuple[int, ...] = ()
+    min_new_tokens: int = 0
+    stop_ids: tuple[int, ...] = ()
+
+    def forbidden(self, written: int) -> tuple[int, ...]:
+        """The tokens that may not follow after `written` tokens of an answer."""
+        first = self.begin_suppress if not written else ()
+        early = self.stop_ids if written < self.min_new_tokens else ()
+        return (*self.suppress, *first, *early)
+
+
+NO_RULES = Rules()
 
 
 class Sampler:
     """Chooses tokens for one row. It holds the settings, the generator, and what was chosen so
-    far."""
+    far. `prompt` counts for the penalty for repetition, as in transformers."""
 
     def __init__(
         self,
@@ -68,8 +88,12 @@ class Sampler:
         seed: int | None,
         logit_bias: Mapping[int, float],
         device: torch.device,
+        rules: Rules = NO_RULES,
+        prompt: Sequence[int] = (),
     ) -> None:
-        self._settings = settings
+        self._settings, self._rules, self._device = settings, rules, device
+        self._seen = dict.fromkeys(prompt) if settings.repetition_penalty != 1 else {}
+        self._written = 0
         self._generator = torch.Generator(device=device)
         self._generator.manual_seed(secrets.randbits(63) if seed is None else seed)
         self._counts: dict[int, int] = {}
@@ -80,21 +104,33 @@ class Sampler:
         """Whether the choice is simply the greatest logit of the row."""
         settings = self._settings
         penalties = settings.presence_penalty or settings.frequency_penalty
-        return settings.temperature == 0 and not penalties and self._bias is None
+        changed = penalties or settings.repetition_penalty != 1 or self._bias is not None
+        return settings.greedy and not changed and not self._rules.forbidden(self._written)
+
+    def chosen(self, token: int) -> int:
+        """The same token, remembered: what follows depends on it."""
+        self._written += 1
+        self._counts[token] = self._counts.get(token, 0) + 1
+        if self._settings.repetition_penalty != 1:
+            self._seen[token] = None
+        return token
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token for one row of logits [vocabulary]."""
         logits = self._adjusted(logits.float())
-        if self._settings.temperature == 0:
-            token = int(logits.argmax())
-        else:
-            # The greatest logit becomes 0 first, so that a tiny temperature does not overflow.
-            token = self._draw((logits - logits.max()) / self._settings.temperature)
-        self._counts[token] = self._counts.get(token, 0) + 1
-        return token
+        if self._settings.greedy:
+            return self.chosen(int(logits.argmax()))
+        # The greatest logit becomes 0 first, so that a small temperature does not overflow.
+        return self.chosen(self._draw((logits - logits.max()) / self._settings.temperature))
 
     def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
         settings = self._settings
+        if self._seen:
+            ids = torch.tensor(list(self._seen), device=self._device)
+            found, penalty = logits[ids], settings.repetition_penalty
+            logits = logits.index_copy(
+                0, ids, torch.where(found < 0, found * penalty, found / penalty)
+            )
         if self._bias is not None:
             logits = logits.index_add(0, *self._bias)
         if self._counts and (settings.presence_penalty or settings.frequency_penalty):
@@ -103,6 +139,9 @@ class Sampler:
                 for token, count in self._counts.items()
             }
             logits = logits.index_add(0, *_pair(costs, logits.device))
+        if forbidden := self._rules.forbidden(self._written):
+            ids = torch.tensor(forbidden, device=self._device)
+            logits = logits.index_fill(0, ids, -math.inf)
         return logits
 
     def _draw(self, logits: torch.Tensor) -> int:

@@ -234,7 +234,8 @@ class Scheduler:
             job = self._slots[at]
             if job is not None:
                 plain = job.sampler.plain
-                self._advance(at, job, greatest[at] if plain else job.sampler.choose(logits[at]))
+                chosen = job.sampler.chosen(greatest[at]) if plain else None
+                self._advance(at, job, job.sampler.choose(logits[at]) if chosen is None else chosen)
 
     def _position(self, job: Job | None) -> int:
         """The position of the row's next token."""

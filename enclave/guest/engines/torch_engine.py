@@ -32,6 +32,7 @@ from enclave.guest.engines.base import (
     QueueFull,
     refused,
 )
+from enclave.guest.engines.generation import read_generation
 from enclave.guest.engines.loading import (
     check_config,
     check_room,
@@ -40,13 +41,13 @@ from enclave.guest.engines.loading import (
     self_test,
 )
 from enclave.guest.engines.prompt import PromptEncoder, json_object
-from enclave.guest.engines.sampling import Sampler, Sampling, model_defaults
+from enclave.guest.engines.sampling import Sampler, Sampling
 from enclave.guest.engines.slots import Counters, Job, Scheduler, SlotCache, kv_bytes
 from enclave.guest.engines.text import Detokenizer, StopFilter
 from enclave.guest.model import ModelFiles
 
 ENGINE = "umay-torch"
-ENGINE_VERSION = "1"
+ENGINE_VERSION = "2"
 """It is increased whenever the same request could give other tokens than before."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,7 +57,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "jinja2")
 
 FEATURES = frozenset({
     "chat", "completion", "temperature", "top_p", "top_k", "min_p", "seed", "stop",
-    "presence_penalty", "frequency_penalty", "logit_bias",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias",
 })  # fmt: skip
 
 THREADS_VARIABLE = "UMAY_TORCH_THREADS"
@@ -98,10 +99,9 @@ class TorchEngine:
         self._files: dict[str, bytearray] = dict(model.files)
         self._config = json_object(model.files, "config.json")
         generation = json_object(model.files, "generation_config.json", optional=True)
-        self._defaults = model_defaults(generation)
-        self._stop_ids = _stop_ids(generation, self._config)
         self._encoder = PromptEncoder(model.files)
         self._info = _describe(self._config, model.digest, self._settings)
+        self._generation = read_generation(generation, self._config)
         check_vocabulary(self._config, self._encoder.greatest_id)
         self._wake = threading.Condition()
         self._inbox: list[Job] = []
@@ -186,7 +186,7 @@ class TorchEngine:
         if not prompt:
             raise refused(source, "expected at least one token, got none")
         room = self._info.max_len - len(prompt)
-        wanted = room if request.max_tokens is None else request.max_tokens
+        wanted = request.max_tokens or self._generation.most(len(prompt), room)
         if room < max(1, wanted):
             raise ContextOverflow(
                 f"{source}: expected prompt and answer within {self._info.max_len} tokens, "
@@ -199,10 +199,12 @@ class TorchEngine:
                 "expected token ids of this model's vocabulary, got one that is not in it",
             )
         sampler = Sampler(
-            Sampling.of(request, self._defaults),
+            Sampling.of(request, self._generation.defaults),
             seed=request.seed,
             logit_bias=request.logit_bias,
             device=torch.device(self._settings.device),
+            rules=self._generation.rules,
+            prompt=prompt,
         )
         return Job(
             prompt=prompt,
@@ -255,7 +257,7 @@ class TorchEngine:
             model,
             cache,
             max_len=self._info.max_len,
-            stop_ids=self._stop_ids,
+            stop_ids=self._generation.stop_ids,
             prefill_piece=settings.prefill_piece,
             deterministic=settings.deterministic,
         )
@@ -350,15 +352,6 @@ def _settle(ready: asyncio.Future[None], failure: EngineFailed | None) -> None:
         ready.set_result(None)
     else:
         ready.set_exception(failure)
-
-
-def _stop_ids(*configs: dict[str, Any]) -> frozenset[int]:
-    """Every end token that is named in generation_config.json or config.json."""
-    found: set[int] = set()
-    for config in configs:
-        value = config.get("eos_token_id")
-        found.update(value if isinstance(value, list) else [] if value is None else [value])
-    return frozenset(found)
 
 
 def _describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) -> EngineInfo:
