@@ -186,6 +186,7 @@ def key_of(request: httpx.Request) -> str | None:
 
 
 def streams(answer: AnswerHead) -> bool:
+    """Whether the answer is a stream of server-sent events."""
     return (answer.header(b"content-type") or b"").startswith(b"text/event-stream")
 
 
