@@ -44,6 +44,7 @@ def connect_async(
     directory: str | os.PathLike[str] | None = None,
     *,
     url: str | None = None,
+    network_file: str | os.PathLike[str] | None = None,
     policy: Policy | str | os.PathLike[str] | None = None,
     chain: ReadOnlyChain | str | None = None,
     pacing: str | None = None,
@@ -60,7 +61,7 @@ def connect_async(
 
     Raises UsageError for what is missing or wrong.
     """
-    where = located(directory, url=url, policy=policy, chain=chain)
+    where = located(directory, url=url, network_file=network_file, policy=policy, chain=chain)
     return AsyncClient(**where, pacing=pacing, timeout=timeout, max_price=max_price)
 
 

@@ -47,6 +47,7 @@ def connect(
     directory: str | os.PathLike[str] | None = None,
     *,
     url: str | None = None,
+    network_file: str | os.PathLike[str] | None = None,
     policy: Policy | str | os.PathLike[str] | None = None,
     chain: ReadOnlyChain | str | None = None,
     pacing: str | None = None,
@@ -63,11 +64,12 @@ def connect(
             print(answer.receipt)
 
     `umay up` writes umay.toml and policy.toml there. What is given here wins over that file:
-    `url` of a relay, an agent or one guest; `policy` as a Policy or its file; `chain` as a
+    `url` of a relay, an agent or one guest, or a signed
+    `network_file` that names relays; `policy` as a Policy or its file; `chain` as a
     toncenter v2 URL, "lite:CONFIG.json", or any reader of your own. Nothing is sent yet.
     Raises UsageError for what is missing or wrong.
     """
-    where = located(directory, url=url, policy=policy, chain=chain)
+    where = located(directory, url=url, network_file=network_file, policy=policy, chain=chain)
     return Client(**where, pacing=pacing, timeout=timeout, max_price=max_price)
 
 

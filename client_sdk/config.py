@@ -33,12 +33,14 @@ LITE = "lite:"
 @dataclass(frozen=True)
 class Config:
     """Addresses as URLs; `policy` is the policy file's path, `network` the directory whose
-    umay.toml gave all addresses that are asked."""
+    umay.toml gave all addresses that are asked. Where `network_file` names the relays, `url` is
+    NOT_ASKED."""
 
     url: str
     chain: str
     policy: Path
     network: Path | None = None
+    network_file: Path | None = None
 
     def to_toml(self) -> str:
         return (
@@ -67,10 +69,19 @@ class SavedConfig:
 
 
 def load(
-    *, url: str | None, chain: str | None, policy: Path | None, directory: Path = DEFAULT_DIR
+    *,
+    url: str | None,
+    chain: str | None,
+    policy: Path | None,
+    directory: Path = DEFAULT_DIR,
+    network_file: Path | None = None,
 ) -> Config:
     """The values given, and the others from DIRECTORY/umay.toml. Raises UsageError where a value is
     in neither."""
+    if network_file is not None:
+        if url is not None:
+            raise UsageError("expected --url or --network-file, got both")
+        url = NOT_ASKED
     given = {"url": url, "chain": chain, "policy": policy}
     path = home(directory) / NAME
     saved = _saved(path)
@@ -86,8 +97,9 @@ def load(
                 "`umay up`, or name the directory of a network with --dir"
             )
     addresses = (str(found["url"]), str(found["chain"]))
-    network = None if chain or url not in (None, NOT_ASKED) else directory
-    return Config(*addresses, Path(str(found["policy"])), network)
+    given_url = network_file is not None or url not in (None, NOT_ASKED)
+    network = None if chain or given_url else directory
+    return Config(*addresses, Path(str(found["policy"])), network, network_file)
 
 
 def floors_in(directory: Path) -> Path | None:

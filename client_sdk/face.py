@@ -40,7 +40,7 @@ LONGEST_SECONDS = 10.0**9
 class Where(TypedDict):
     """What `connect` finds out for a client."""
 
-    url: str
+    url: str | Directory
     policy: Policy
     chain: ReadOnlyChain
     network: Path | None
@@ -53,6 +53,7 @@ def located(
     url: str | None,
     policy: Policy | str | os.PathLike[str] | None,
     chain: ReadOnlyChain | str | None,
+    network_file: str | os.PathLike[str] | None,
 ) -> Where:
     """What is given, and the rest from DIRECTORY/umay.toml. Raises UsageError."""
     from client_sdk import config
@@ -61,13 +62,24 @@ def located(
         expect("directory", directory, str, os.PathLike, what="a directory's path")
     place = config.DEFAULT_DIR if directory is None else Path(directory)
     saved = config.SavedConfig(place)
+    accepted = _policy(saved.text("policy") if policy is None else policy)
+    relays = None if network_file is None else _relays(network_file, accepted, url)
     return {
-        "url": saved.text("url") if url is None else url,
-        "policy": _policy(saved.text("policy") if policy is None else policy),
+        "url": relays or (saved.text("url") if url is None else url),
+        "policy": accepted,
         "chain": _chain(saved.text("chain") if chain is None else chain),
-        "network": place if url is None and chain is None else None,
+        "network": place if url is None and chain is None and relays is None else None,
         "floors": config.floors_in(place),
     }
+
+
+def _relays(path: str | os.PathLike[str], policy: Policy, url: str | None) -> Directory:
+    from client_sdk.network_places import relays_of
+
+    expect("network_file", path, str, os.PathLike, what="a network file's path")
+    if url is not None:
+        raise UsageError("network_file: expected a network file or url, got both")
+    return relays_of(Path(path), policy)
 
 
 class ClientFace:

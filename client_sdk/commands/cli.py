@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+NETWORK_FILE = (
+    "Signed network file that names the relays, in place of --url. It is read again for each "
+    "search; `umay client network update` follows it."
+)
 SAVED = "Directory of a `umay up` network; options not given are read from its umay.toml."
 CHAIN = (
     "Chain endpoint: URL of a toncenter v2 API, or lite:CONFIG.json for proven reads from lite "
@@ -87,6 +91,7 @@ def where_options(command: Callable[..., None]) -> Callable[..., None]:
             help="URL of a relay or an agent, or of one boot behind it (…/umay/<boot id>). "
             "Default: from umay.toml in --dir.",
         ),
+        click.option("--network-file", type=FILE, help=NETWORK_FILE),
     ):
         command = option(command)
     return command
@@ -206,8 +211,8 @@ def verify(as_json: bool, explain: bool, **where: Any) -> None:
         click.echo(json.dumps({"ok": not worst and bool(reports), "enclaves": reports}))
     if not reports:
         raise Unavailable(
-            f"{opened.url}: expected at least one enclave, but it lists none; wait until a "
-            "guest has started, or give another --url"
+            f"{opened.url or where['network_file']}: expected at least one enclave, got none; wait "
+            "until a guest has started, or give another --url or --network-file"
         )
     sys.exit(worst)
 
@@ -287,13 +292,15 @@ def opened_client(*, max_price: tuple[float, float] | None = None, **where: Any)
     """The client that the options of `where` name. Raises UsageError."""
     from client_sdk import config
     from client_sdk.client import Client
+    from client_sdk.network_places import relays_of
     from contracts.endpoint import reading
 
     found = config.load(**where)
     accepted = config.read_policy(found.policy)
     chain = reading(found.chain)
+    relays = relays_of(found.network_file, accepted) if found.network_file else None
     return Client(
-        found.url,
+        relays or found.url,
         policy=accepted,
         chain=chain,
         network=found.network,

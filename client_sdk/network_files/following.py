@@ -1,8 +1,7 @@
-"""The signed network file of a client: kept in one file, followed version by version.
+"""Follows the network file that a client keeps, version by version (docs/spec/network.md).
 
-The kept file is trusted as the policy is: the user, or who set the user up, put it there. What
-comes from a log or a mirror is believed only where the version before it and the anchored log say
-so. The file holds places alone; nothing of it decides what is accepted (docs/spec/network.md).
+What comes from a log or a mirror is believed only where the version before it and the anchored log
+say so.
 """
 
 from __future__ import annotations
@@ -21,54 +20,19 @@ from attestation.errors import (
     Refused,
     UmayError,
     Unavailable,
-    UsageError,
     VerificationError,
 )
-from attestation.files import open_own, read_trusted, replace
+from attestation.files import open_own, replace
 from attestation.formats.network_file import MAX_FILE_BYTES, STEP, NetworkFile
 from attestation.trust.policy import Policy
-from attestation.verify.network import check_dates, check_logged, check_next, check_own, not_logged
+from attestation.verify.network import check_dates, check_logged, check_next, not_logged
 from attestation.wire import MAX_PROOF_BYTES
 from client_sdk.chain_reader import ChainReader
-from client_sdk.effects import Work
-from client_sdk.finding import Relays
-from client_sdk.presented import Place
+from client_sdk.network_places import parsed, read_kept
 from client_sdk.transport import Transport, log_url
 
 MAX_STEPS = 64
 """Versions that one update follows: more than a year of weekly ones."""
-
-
-@dataclass(frozen=True)
-class NetworkDirectory:
-    """A Directory of the relays in the network file at `path`, read again for each search."""
-
-    path: Path
-    policy: Policy
-    clock: Callable[[], float] = time.time
-
-    def places(self) -> Work[tuple[Place, ...]]:
-        """Raises Refused("network", …) for a file that does not count now, as one that expired."""
-        file = read_kept(self.path, self.policy)
-        check_dates(file, now=int(self.clock()))
-        if not file.relays:
-            raise Unavailable(f"{self.path}: expected relays in the network file, got none")
-        return (yield from Relays(file.relays).places())
-
-
-def read_kept(path: Path, policy: Policy) -> NetworkFile:
-    """The kept file, signed by its own keys and of the policy's network.
-
-    Raises UsageError where there is none or another user could have written it, ParseError,
-    NotAuthentic or Refused("network", …).
-    """
-    data = read_trusted(path, limit=MAX_FILE_BYTES)
-    if data is None:
-        text = "there is no such file; get it from whom you have the policy"
-        raise UsageError(f"network file: {path}: {text}")
-    file = _parsed(data, str(path))
-    check_own(file, network=policy.network)
-    return file
 
 
 @dataclass(frozen=True)
@@ -112,7 +76,7 @@ class Updater:
 
     def _from(self, source: str, kept: NetworkFile) -> NetworkFile:
         where = f"{source}/network/{kept.version + 1}"
-        file = _parsed(self.transport.get(where, limit=MAX_FILE_BYTES), where)
+        file = parsed(self.transport.get(where, limit=MAX_FILE_BYTES), where)
         check_next(kept, file)
         if file.version == kept.version:
             text = (
@@ -132,13 +96,6 @@ class Updater:
 
     def _sources(self, kept: NetworkFile) -> list[str]:
         return list(dict.fromkeys((log_url(self.policy.log_origin), *kept.mirrors)))
-
-
-def _parsed(data: bytes, where: str) -> NetworkFile:
-    try:
-        return NetworkFile.from_bytes(data)
-    except ParseError as error:
-        raise ParseError(f"{where}: {error}") from None
 
 
 @contextmanager

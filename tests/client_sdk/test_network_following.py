@@ -14,9 +14,11 @@ from click.testing import CliRunner, Result
 from starlette.testclient import TestClient
 
 from attestation.errors import (
+    NotAuthentic,
     NotThere,
     ParseError,
     Refused,
+    UmayError,
     Unavailable,
     UsageError,
     VerificationError,
@@ -27,10 +29,11 @@ from attestation.log.leaf import release_leaf
 from attestation.log.submission import release_key
 from attestation.trust.anchor import BlockRef
 from attestation.trust.policy import Policy
-from client_sdk import Client
+from client_sdk import Client, connect
 from client_sdk.chain_reader import ChainReader
 from client_sdk.cli import umay
-from client_sdk.network_files.following import NetworkDirectory, Updater, read_kept
+from client_sdk.network_files.following import Updater
+from client_sdk.network_places import NetworkDirectory, read_kept
 from contracts import artefact
 from contracts.chain import AccountState
 from contracts.codec import LogState
@@ -39,6 +42,7 @@ from contracts.logservice.networks import NetworkFiles
 from contracts.logservice.server import create_app
 from contracts.logservice.store import Entry, Store
 from tests.attestation.test_policy import GOOD
+from tests.helpers.commands import command
 from tests.helpers.log_served import KEY
 from tests.helpers.network_files import KEYS, network_file
 from tests.helpers.world import NOW
@@ -397,3 +401,34 @@ def test_show_and_verify(tmp_path: Path) -> None:
     assert isinstance(run("show", str(two)).exception, VerificationError)
     two.write_bytes(b"")
     assert isinstance(run("show", str(two)).exception, ParseError)
+
+
+BAD_FILES = {
+    "of another network": (network_file(1, k1="umay-other").to_bytes(), Refused, "pin-conflict"),
+    "signed by one alone": (
+        network_file(1, signers=KEYS[:1]).to_bytes(),
+        NotAuthentic,
+        "bad-signature",
+    ),
+    "that is none": (b"places", ParseError, "malformed"),
+}
+
+
+@pytest.mark.parametrize(("data", "error", "code"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_file_is_refused_before_anything_is_asked(
+    ground: Ground, data: bytes, error: type[UmayError], code: str
+) -> None:
+    replace(ground.path, data)
+    with pytest.raises(error) as caught:
+        connect(ground.path.parent, network_file=ground.path, policy=ground.policy, chain=ground)
+    assert caught.value.code == code
+
+
+def test_a_network_file_or_a_url(ground: Ground) -> None:
+    given: Any = {"policy": ground.policy, "chain": ground}
+    with pytest.raises(UsageError, match="network file or url, got both"):
+        connect(network_file=ground.path, url="https://relay.example", **given)
+    with pytest.raises(UsageError, match="network_file: expected a network file's path"):
+        connect(network_file=3, **given)
+    both = ["client", "verify", "--url", "https://r.example", "--network-file", str(ground.path)]
+    assert "--url or --network-file, got both" in str(command(*both).exception)

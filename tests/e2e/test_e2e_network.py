@@ -20,11 +20,12 @@ import pytest
 from click.testing import Result
 
 from attestation.errors import Refused, Unavailable
+from attestation.files import replace
 from attestation.formats.evidence import MAX_EVIDENCE_BYTES, Evidence
 from attestation.platforms import tdx
 from attestation.verify.verifier import PLAN
 from benchmarks import imports
-from client_sdk.client import Client
+from client_sdk.client import Client, connect
 from client_sdk.config import read_policy
 from client_sdk.localnet.devnet import MODEL_NAME, Network
 from client_sdk.localnet.leak_search import contains_secret
@@ -34,6 +35,7 @@ from client_sdk.transport import Transport, log_url
 from enclave.simulator.rough import of_boot
 from tests.client_sdk.test_face import HEAVY, examples, loaded_by
 from tests.helpers.commands import command
+from tests.helpers.network_files import network_file
 from tests.helpers.outages import MortalChain, second_relay
 from tests.helpers.places import ROOT
 from tests.helpers.waiting import HANG_S
@@ -244,6 +246,28 @@ def test_a_first_prompt_loads_only_what_the_benchmark_of_imports_counts(
     late = set(json.loads(done.stdout)) - loaded_by(imports.FIRST_BYTE)
     ours = {name for name in late if name.startswith(("attestation", "client_sdk", "contracts"))}
     assert not ours and not late & HEAVY.keys()
+
+
+def signed_places(network: Network, path: Path, **changes: Any) -> Path:
+    now = int(time.time())
+    places = {"k1": "umay-local", "k3": now - 60, "k4": now + 3600, "k7": [network.relay]}
+    replace(path, network_file(1, **{**places, **changes}).to_bytes())
+    return path
+
+
+def test_a_network_file_names_the_relays(network: Network, tmp_path: Path) -> None:
+    file = signed_places(network, tmp_path / "places")
+    where = ["--network-file", str(file)]
+    said = umay(network, "client", "chat", "Hi.", "--max-tokens", "4", *where)
+    assert said.exit_code == 0 and "receipt verified" in said.stderr, said.output
+    shown = umay(network, "client", "verify", "--json", *where)
+    assert shown.exit_code == 0 and len(json.loads(shown.stdout)["enclaves"]) == 2
+    with connect(network.files.directory, network_file=file) as client:
+        assert client.chat(SHORT).text()
+        signed_places(network, file, k4=int(time.time()) - 30)
+        with pytest.raises(Refused, match="network file 1"):
+            client.places()
+    assert umay(network, "client", "verify", *where).exit_code == 4
 
 
 def test_a_receipt_holds_for_the_exchange(network: Network) -> None:
