@@ -267,7 +267,7 @@ def _message(body: Any) -> str:
     try:
         content = body["choices"][0]["message"]["content"]
     except (LookupError, TypeError):
-        raise ParseError("answer: expected a chat completion, got another JSON") from None
+        raise ParseError("answer: expected a chat completion, got other JSON") from None
     if content is not None and not isinstance(content, str):
         raise ParseError("answer: expected the message as text, got something else")
     return content or ""

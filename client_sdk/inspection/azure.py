@@ -98,7 +98,8 @@ def vtpm_quote(file: str, data: bytes, _: CheckInputs) -> InspectionResult:
     found.check(
         "vtpm",
         not_checked(
-            "the signature was only read: no HCL report, which names the vTPM's key, was given"
+            "needs the HCL report, which names the vTPM's key; give Azure's evidence as one JSON "
+            "file, which has both"
         ),
     )
     _refuse(found)
@@ -150,7 +151,7 @@ def _whole(
 def _runtime(report: azure.HclReport, report_data: bytes) -> Callable[[], str]:
     def run() -> str:
         if not report_data:
-            raise NotChecked("no public key signs a TDREPORT, so this check needs the TD quote")
+            raise NotChecked("needs the TD quote, because no public key signs a TDREPORT")
         azure.check_runtime(report, report_data)
         return "REPORT_DATA is the runtime text's digest, which names the vTPM's key"
 

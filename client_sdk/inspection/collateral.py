@@ -33,7 +33,7 @@ def intel_answer(file: str, data: bytes, inputs: CheckInputs) -> InspectionResul
         ]
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
         raise ParseError(
-            "collateral: expected an answer of Intel's service, got another JSON"
+            "collateral: expected an answer of Intel's service, got other JSON"
         ) from None
     found = InspectionResult(file, f"Intel {kind}", fields=fields)
     found.check("signature", lambda: _intel_answer(INTEL[kind], data, inputs))
@@ -46,7 +46,7 @@ def revocation_list(file: str, data: bytes, inputs: CheckInputs) -> InspectionRe
         parsed = load_crl(data)
         issuer, (start, end) = parsed.issuer.rfc4514_string(), crl_window(parsed)
     except (ParseError, ValueError):
-        raise ParseError("not a revocation list") from None
+        raise ParseError("expected a revocation list (CRL) in DER, got other bytes") from None
     found = InspectionResult(file, f"revocation list, {len(parsed)} entries")
     found.fields.append(ExplainedField("issuer", issuer))
     found.fields.append(ExplainedField("valid", f"{stamp(start)} to {stamp(end)}"))
@@ -90,7 +90,9 @@ def read_intel_bundle(data: bytes) -> Collateral:
             "intel/root_crl": bytes.fromhex(raw["root_ca_crl"]),
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ParseError("not Intel collateral as dcap-qvl keeps it") from None
+        raise ParseError(
+            "expected Intel's collateral as dcap-qvl keeps it, got other JSON"
+        ) from None
     return Collateral(parts)
 
 
@@ -133,10 +135,13 @@ def _amd_crl(data: bytes, inputs: CheckInputs) -> str:
     try:
         issuer = x509.load_der_x509_crl(data).issuer
     except Exception:  # the library lets several kinds through
-        raise ParseError("not a revocation list") from None
+        raise ParseError("expected a revocation list (CRL) in DER, got other bytes") from None
     ark = snp.find_certificate(inputs.certificates, issuer)
     if ark is None:
-        raise NotChecked(f"expected a certificate of {issuer.rfc4514_string()}, none was given")
+        raise NotChecked(
+            f"needs the certificate of {issuer.rfc4514_string()}, and none was given; name its "
+            "file in the same call"
+        )
     return _until(snp.check_crl(data, ark, roots=inputs.roots, now=inputs.now))
 
 

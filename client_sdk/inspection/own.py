@@ -222,7 +222,10 @@ def _climbed(parsed: x509.Certificate, inputs: CheckInputs) -> Chain:
             raise NotChecked(f"none of its next {MAX_CHAIN} issuers is a pinned root")
         issuers = [pool.loaded[der] for der in pool.by_subject.get(at.issuer, [])]
         if not issuers:
-            raise NotChecked(f"{_named(chain)} has an issuer whose certificate was not given")
+            raise NotChecked(
+                f"needs the certificate of the issuer of {_named(chain)}, and none was given; name "
+                "its file in the same call"
+            )
         chain.append(_issuer(at, issuers, inputs.tries))
     return tuple(chain)
 

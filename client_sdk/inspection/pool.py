@@ -121,7 +121,10 @@ def chip_chain(
     leaf = next(iter(named or pool.chips), None)
     chain = pool.upwards(leaf, SNP_CHAIN) if leaf else ()
     if len(chain) < SNP_CHAIN:
-        raise NotChecked("no chip certificate (VCEK or VLEK) with its ASK and ARK was given")
+        raise NotChecked(
+            "needs the chip certificate (VCEK or VLEK), its ASK and its ARK, and not all were "
+            "given; name their files in the same call"
+        )
     if not named and len(pool.chips) > 1:
         raise NotChecked(
             f"none of the {len(pool.chips)} chip certificates that were given is this chip's"

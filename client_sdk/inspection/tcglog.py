@@ -194,7 +194,10 @@ def _compare(
     if bank != "sha256":
         raise NotChecked(f"the log has PCRs of {bank}, and a vTPM quote has PCRs of sha256 only")
     if not quoted:
-        raise NotChecked("no vTPM quote was given to compare with")
+        raise NotChecked(
+            "needs the vTPM quote with which the log is compared, and none was given; name its "
+            "file in the same call"
+        )
     own = {number: registers[number] for number in QUOTED_PCRS if number in registers}
     if not any(all(pcrs[number] == value for number, value in own.items()) for pcrs in quoted):
         text = (

@@ -66,4 +66,6 @@ def _named(report: bytes) -> str:
 
 
 def _needs_a_quote() -> str:
-    raise NotChecked("no public key signs a TDREPORT, so this check needs the TD quote")
+    raise NotChecked(
+        "needs the TD quote, because no public key signs a TDREPORT; name its file in the same call"
+    )
