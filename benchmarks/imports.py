@@ -17,7 +17,6 @@ RUNS = 9
 CLIENT = "from client_sdk import Client"
 FIRST_BYTE = """
 from client_sdk import connect, Client, Policy, Answer, errors
-import requests
 import attestation.net.causes
 import attestation.net.connections
 import attestation.nvidia.firmware

@@ -45,7 +45,7 @@ SERVERS = {
 PINNED = {
     "starlette": SERVERS,
     "uvicorn": {"attestation.net.server_connection", "attestation.net.serve"},
-    "requests": {"attestation.net"},
+    "requests": set(),
     "urllib3": {"attestation.net"},
     "h11": {"attestation.net.async_connections"},
     "httpx": {

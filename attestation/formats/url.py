@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from urllib.parse import SplitResult, urlsplit
 
 from attestation.errors import ParseError
@@ -9,6 +10,7 @@ from attestation.errors import ParseError
 SCHEMES = ("http", "https")
 
 
+@functools.lru_cache(256)
 def split_url(url: str) -> SplitResult:
     """The parts of an http(s) URL. Raises ParseError, which does not repeat it: it may hold a
     secret."""

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 from attestation.net.error_text import printable
 
 FAILURES = (OSError, http.client.HTTPException, HTTPError, ValueError)
-"""What a request may raise; all of requests' errors are OSErrors."""
+"""What a request may raise."""
 
 
 def _system_words(error: OSError) -> str:
@@ -93,7 +93,7 @@ def _below(error: BaseException) -> BaseException | None:
 
 def _plain(error: BaseException) -> bool:
     """Of Python, not of a library that wraps it: those name no reason."""
-    wraps = type(error).__module__.partition(".")[0] in ("requests", "urllib3")
+    wraps = type(error).__module__.partition(".")[0] == "urllib3"
     wraps |= isinstance(error.__cause__, OSError) and not getattr(error, "errno", None)  # anyio
     cut = isinstance(error, http.client.IncompleteRead)
     return cut or (not wraps and isinstance(error, OSError | http.client.HTTPException))

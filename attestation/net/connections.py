@@ -1,10 +1,9 @@
-"""Connections of urllib3 under `requests`, each wait of which ends by the exchange's Clock.
+"""Connections of urllib3, each wait of which ends by the exchange's Clock.
 
 A read timeout alone bounds one piece, not an answer: whoever drips a byte a second holds a
 caller without end. So every receive and every send here asks the Clock first.
 
-No `requests.Session`: even where redirects are not followed it reads a redirect's whole body
-into memory, keeps cookies, and looks into the environment.
+No redirect is followed, no cookie kept, and the environment is not looked into.
 """
 
 from __future__ import annotations
@@ -13,16 +12,28 @@ import contextlib
 import http.client
 import io
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+import certifi
+from urllib3 import (
+    BaseHTTPResponse,
+    HTTPConnectionPool,
+    HTTPSConnectionPool,
+    PoolManager,
+    ProxyManager,
+    Retry,
+    make_headers,
+)
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HeaderParsingError
+from urllib3.util import parse_url
 from urllib3.util.response import assert_header_parsing
+from urllib3.util.ssl_ import create_urllib3_context
 
 from attestation.net.timing import Clock
 
@@ -49,20 +60,75 @@ def timed(clock: Clock) -> Iterator[None]:
         _running.clock = before
 
 
-class Adapter(HTTPAdapter):
-    """Sends one prepared request; call it inside `timed`."""
+class Pools:
+    """Of connections that are kept. `ca_bundle` is a PEM file of the authorities for https, where
+    they are not certifi's."""
 
-    def __init__(self) -> None:
-        super().__init__(pool_maxsize=KEPT)
+    def __init__(self, ca_bundle: Path | None = None) -> None:
+        self._ca_bundle = ca_bundle
+        self._managers: dict[tuple[str | None, bool], PoolManager] = {}
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+    def send(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        proxy: str | None,
+    ) -> BaseHTTPResponse:
+        """The answer, once its head is there; call it inside `timed`. Raises what causes.FAILURES
+        names."""
+        to = parse_url(url)
+        pool = self._manager(proxy, to.scheme == "https").connection_from_host(
+            to.host, to.port, to.scheme
+        )
+        return pool.urlopen(
+            method,
+            to.request_uri,
+            body=body,
+            headers={**headers, **_authorization(to.auth)},
+            retries=_NO_RETRY,
+            redirect=False,
+            assert_same_host=False,
+            timeout=None,  # the clock's
+            preload_content=False,
+            decode_content=False,
+        )
 
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
+    def close(self) -> None:
+        managers, self._managers = self._managers, {}
+        for manager in managers.values():
+            manager.clear()
+
+    def _manager(self, proxy: str | None, secure: bool) -> PoolManager:
+        found = self._managers.get((proxy, secure))
+        return found or self._managers.setdefault((proxy, secure), self._new(proxy, secure))
+
+    def _new(self, proxy: str | None, secure: bool) -> PoolManager:
+        options: dict[str, Any] = {"maxsize": KEPT}
+        if secure:  # reading the authorities takes a while
+            trust = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+            trust.load_verify_locations(self._ca_bundle or certifi.where())
+            options["ssl_context"] = trust
+        manager: PoolManager = PoolManager(**options)
+        if proxy is not None:
+            manager = ProxyManager(
+                proxy,
+                proxy_headers=_authorization(parse_url(proxy).auth, "proxy_basic_auth"),
+                proxy_ssl_context=options.get("ssl_context"),
+                **options,
+            )
         manager.pool_classes_by_scheme = _POOLS
         return manager
+
+
+_NO_RETRY = Retry(0, read=False)
+
+
+def _authorization(auth: str | None, kind: str = "basic_auth") -> dict[str, str]:
+    """The header for the user and password of a URL."""
+    return make_headers(**{kind: unquote(auth)}) if auth else {}  # type: ignore[arg-type]
 
 
 class _Raw(io.RawIOBase):
@@ -122,6 +188,16 @@ class _Response(http.client.HTTPResponse):
 
 class _Timed(HTTPConnection):
     response_class = _Response
+    _held: bytearray | None = None
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """Head and body leave in one piece where they are short, so that the server wakes once."""
+        self._held = bytearray()
+        try:
+            super().request(*args, **kwargs)
+            self._flush()
+        finally:
+            self._held = None
 
     def connect(self) -> None:
         clock: Clock = _running.clock
@@ -152,6 +228,11 @@ class _Timed(HTTPConnection):
         raise failed
 
     def send(self, data: Any) -> None:
+        if self._held is not None:
+            if len(self._held) + len(data) <= _PIECE:
+                self._held += data
+                return
+            self._flush()
         _running.clock.leaving.check()
         if self.sock is None:
             self.connect()
@@ -164,6 +245,11 @@ class _Timed(HTTPConnection):
                 super().send(piece)
             except TimeoutError:
                 raise TimeoutError(clock.late) from None
+
+    def _flush(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            self.send(held)
 
 
 class _TimedTls(_Timed, HTTPSConnection):
@@ -179,10 +265,3 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 _POOLS = {"http": _Pool, "https": _TlsPool}
-
-
-def prepared(
-    method: str, url: str, body: bytes | None, headers: dict[str, str]
-) -> requests.PreparedRequest:
-    """Raises requests.RequestException or ValueError for what cannot be sent."""
-    return requests.Request(method, url, headers=headers, data=body).prepare()

@@ -5,6 +5,7 @@ An excerpt of a body is for reads that are not sealed; an answer to a prompt is 
 
 from __future__ import annotations
 
+import functools
 import re
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -31,6 +32,7 @@ _PAGE = re.compile(
 )
 
 
+@functools.lru_cache(256)
 def redacted_url(url: str) -> str:
     """The URL as errors may show it: no user, no password, and of parameters only the values
     of HARMLESS ones. Of what is no URL, or has an @ where no user ends, little more than a host."""
@@ -72,9 +74,14 @@ def _parameter(piece: str) -> str:
 
 def printable(text: str, most: int = EXCERPT) -> str:
     """At most `most` characters, none of which moves a terminal's cursor."""
-    clean = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
+    text = text[: 4 * most]
+    clean = text if text.isprintable() else _without_signs(text)
     clean = " ".join(clean.split())
     return clean if len(clean) <= most else f"{clean[:most]}…"
+
+
+def _without_signs(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def is_page(body: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""The one way to ask over HTTP, built on `requests`.
+"""The one way to ask over HTTP, built on `urllib3`.
 
 Invariants:
 - An answer is bounded in bytes as they come, and never decompressed: only `identity` is asked
@@ -8,7 +8,7 @@ Invariants:
 - The environment's proxies, CA bundles and .netrc are not used (attestation/net/route.py).
 - What comes back is unverified. What fails raises Unavailable with the URL, without secrets.
 
-`requests` is loaded at the first request, not with this module.
+`urllib3` is loaded at the first request, not with this module.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from attestation.net.timing import Clock, Deadlines
 from attestation.net.url import checked_url
 
 if TYPE_CHECKING:
-    import requests
+    from urllib3 import BaseHTTPResponse
 
-    from attestation.net.connections import Adapter
+    from attestation.net.connections import Pools
 
 AGENT = "umay"
 """Says nothing of version, language or library."""
@@ -95,11 +95,10 @@ class Answer:
 class IncomingAnswer:
     """An answer whose head is there. Use it in a `with`, or `close` it; any thread may."""
 
-    def __init__(self, url: str, response: requests.Response, clock: Clock) -> None:
-        self.url, self.status = url, response.status_code
+    def __init__(self, url: str, response: BaseHTTPResponse, clock: Clock) -> None:
+        self.url, self.status = url, response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         self._response, self._clock = response, clock
-        self._raw: Any = response.raw
         self._closed = False
 
     @property
@@ -142,8 +141,9 @@ class IncomingAnswer:
         """Another thread's read ends at once."""
         self._closed = True
         with contextlib.suppress(ValueError, RuntimeError, OSError, AttributeError):
-            self._raw.shutdown()  # fails where all was read, and the connection is kept
+            self._response.shutdown()  # fails where all was read, and the connection is kept
         self._response.close()
+        self._response.release_conn()
 
     def __enter__(self) -> IncomingAnswer:
         return self
@@ -154,7 +154,7 @@ class IncomingAnswer:
     def piece(self) -> bytes:
         """The next bytes, at most 64 KiB; b"" at the end. Raises Unavailable."""
         try:
-            piece: bytes = self._raw.read1(PIECE, decode_content=False)
+            piece: bytes = self._response.read1(PIECE, decode_content=False)
         except Exception as error:  # where another thread closes it, whatever comes
             self._clock.leaving.check()
             from attestation.net.causes import cause, is_late
@@ -177,7 +177,7 @@ class Http:
         self._deadlines = deadlines or Deadlines()
         self._route = Route.from_environment() if route is None else route
         self._lock = threading.Lock()
-        self._made: Adapter | None = None
+        self._made: Pools | None = None
         self._process = os.getpid()
 
     def get(
@@ -276,36 +276,30 @@ class Http:
         answer.good()
         return answer
 
-    def _send(self, where: str, request: _HttpRequest, clock: Clock) -> requests.Response:
+    def _send(self, where: str, request: _HttpRequest, clock: Clock) -> BaseHTTPResponse:
         from attestation.net.causes import FAILURES, cause, is_late
-        from attestation.net.connections import prepared, timed
+        from attestation.net.connections import timed
 
         method, url, body, headers = request
         sent = {"user-agent": AGENT, "accept-encoding": "identity", "accept": "*/*", **headers}
         proxy = self._route.proxy_for(url)
         try:
             with timed(clock):
-                return self._adapter().send(
-                    prepared(method, url, body, sent),
-                    stream=True,
-                    verify=str(self._route.ca_bundle) if self._route.ca_bundle else True,
-                    proxies={"https": proxy} if proxy else None,
-                )
+                return self._pools().send(method, url, body, sent, proxy=proxy)
         except FAILURES as error:
-            clock.leaving.check()
             reason, again = cause(error)
             through = f" through the proxy {self._route.proxy_name}" if proxy else ""
             raise Unavailable(
                 f"{where}{through}: {reason}", again=again, late=is_late(error), sent=clock.sent
             ) from None
 
-    def _adapter(self) -> Adapter:
-        from attestation.net.connections import Adapter
+    def _pools(self) -> Pools:
+        from attestation.net.connections import Pools
 
         with self._lock:
             if self._made is None or self._process != os.getpid():
                 # A process that was forked must not speak on its parent's connections.
-                self._made, self._process = Adapter(), os.getpid()
+                self._made, self._process = Pools(self._route.ca_bundle), os.getpid()
             return self._made
 
 

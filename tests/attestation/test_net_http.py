@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import os
 import socket
@@ -13,6 +14,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given, settings
@@ -255,7 +257,7 @@ def test_a_body_may_be_longer_than_a_head() -> None:
 
 
 def test_a_redirects_endless_body_is_not_read() -> None:
-    """requests reads it whole, even where it does not follow."""
+    """Where redirects are not followed, libraries read it whole all the same."""
     start = b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/x\r\n\r\n"
     get_bounded(floods(start, b"x" * 65536), "302, a redirect to http://127.0.0.1:1;")
 
@@ -423,6 +425,49 @@ def test_the_environments_proxies_netrc_and_bundles_are_not_used(
             assert http.get(server.url(), limit=10).body == b"ok"
         assert proxy.connections == 0
     assert b"authorization" not in heads[0].lower()
+
+
+@pytest.mark.parametrize("url_user", ["ada:won%40der", "ada:"])
+def test_the_user_of_a_url_is_sent_to_its_host(url_user: str) -> None:
+    heads: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        heads.append(head_of(connection))
+        connection.sendall(answer(b"ok"))
+
+    with serving(serve) as server:
+        url = server.url("/a?b=c#d").replace("//", f"//{url_user}@")
+        assert get(url) == b"ok"
+    said = base64.b64encode(unquote(url_user).encode())
+    assert b"\r\nauthorization: Basic " + said + b"\r\n" in heads[0].replace(b"Auth", b"auth")
+    assert heads[0].startswith(b"GET /a?b=c HTTP/1.1\r\n") and b"ada" not in heads[0]
+
+
+@pytest.mark.parametrize("size", [0, 1, 60_000, 70_000, 300_000])
+def test_a_short_request_leaves_in_one_piece_and_a_long_one_whole(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    sent: list[int] = []
+    send = socket.socket.sendall
+    body = os.urandom(size)
+
+    def serve(connection: socket.socket) -> None:
+        data = head_of(connection)
+        end = data.index(b"\r\n\r\n") + 4
+        while len(data) < end + size:
+            data += connection.recv(1 << 16)
+        assert b"\r\ncontent-length: %d\r\n" % size in data[:end].lower()
+        assert data[end:] == body
+        connection.send(answer(b"ok"))
+
+    def noted(self: socket.socket, data: bytes) -> None:
+        sent.append(len(data))
+        send(self, data)
+
+    monkeypatch.setattr(socket.socket, "sendall", noted)
+    with serving(serve) as server, Http(PATIENT, route=STRAIGHT) as http:
+        assert http.post(server.url(), body, limit=LIMIT).body == b"ok"
+    assert (len(sent) == 1) == (size <= 60_000)
 
 
 Served = tuple[Path, ssl.SSLContext]
