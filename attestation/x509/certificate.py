@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -24,8 +24,11 @@ REMEMBERED_CERTIFICATES = 512
 """Some ten authorities stand above the machines of each kind."""
 MAX_REMEMBERED_BYTES = 4096
 """Of one certificate: the vendors' have at most 2048."""
-MAX_REMEMBERED_NAME_BYTES = 256
-_VERSION, _INTEGER = 0xA0, 0x02
+_VERSION, _INTEGER, _SEQUENCE, _SET = 0xA0, 0x02, 0x30, 0x31
+_TEXTS = b"\x0c\x13"
+"""UTF8String and PrintableString."""
+_X520 = bytes.fromhex("06035504")
+"""Before the last byte of 2.5.4.x: common name, country and the like."""
 _SERIAL_ZERO = bytes.fromhex("a003020102020100")
 """Version 3, serial number 0: so AMD's chip keys begin."""
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
@@ -68,34 +71,40 @@ def _parsed(der: bytes) -> x509.Certificate:
 
 def _read(certificate: x509.Certificate, der: bytes) -> None:
     """Touch what the library reads only when asked; what is malformed must fail now."""
-    issuer, subject = names(der)
-    read_name(subject, lambda: certificate.subject)
-    read_name(issuer, lambda: certificate.issuer)
+    issuer, subject, _ = fields(der)
+    if not is_plain(issuer):
+        _ = certificate.issuer
+    if not is_plain(subject):
+        _ = certificate.subject
     _ = certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
     certificate.public_key()
 
 
-@remembered(
-    most=2 * REMEMBERED_CERTIFICATES,
-    key=lambda der, read: der if len(der) <= MAX_REMEMBERED_NAME_BYTES else None,
-)
-def read_name(der: bytes, read: Callable[[], x509.Name]) -> None:
-    """Raises what the library raises where a name (DER) cannot be read.
+def is_plain(name: bytes) -> bool:
+    """Whether a Name (DER) is seen to be one that the library can read: attributes of X.520, one in
+    each set, with ASCII text. To have the library read it costs ten times as much."""
+    at = 2
+    while at < len(name):
+        size = name[at + 1]
+        if (name[at], name[at + 2], name[at + 3]) != (_SET, _SEQUENCE, size - 2):
+            return False
+        if name[at + 4 : at + 8] != _X520 or name[at + 9] not in _TEXTS:
+            return False
+        at += 2 + size
+    return name.isascii()
 
-    Reading names is half the work of reading a certificate, and most stand in two of a chain."""
-    read()
 
-
-def names(der: bytes) -> tuple[bytes, bytes]:
-    """Issuer and subject, each a whole DER Name, of a certificate that the library has parsed
-    (RFC 5280 §4.1): they stand after version, serial number and algorithm, and around the dates.
+def fields(der: bytes) -> tuple[bytes, bytes, bytes]:
+    """Issuer, subject and SubjectPublicKeyInfo, each as whole DER, of a certificate that the
+    library has parsed (RFC 5280 §4.1): after version, serial number, algorithm; around the dates.
     """
     at = _inside(der, _inside(der, 0))
     for _ in range(3 if der[at] == _VERSION else 2):
         at = _behind(der, at)
     dates = _behind(der, at)
     subject = _behind(der, dates)
-    return der[at:dates], der[subject : _behind(der, subject)]
+    key = _behind(der, subject)
+    return der[at:dates], der[subject:key], der[key : _behind(der, key)]
 
 
 def list_issuer(der: bytes) -> bytes:

@@ -6,7 +6,7 @@ from cryptography import x509
 
 from attestation.errors import ParseError
 from attestation.formats.dates import Window, seconds
-from attestation.x509.certificate import algorithm, list_issuer, read_name
+from attestation.x509.certificate import algorithm, is_plain, list_issuer
 from attestation.x509.profile import Profile
 from attestation.x509.walk import check_role
 
@@ -19,8 +19,9 @@ def load_crl(der: bytes) -> x509.CertificateRevocationList:
     """
     try:
         crl = x509.load_der_x509_crl(der)
-        read_name(list_issuer(der), lambda: crl.issuer)
-        _ = crl.last_update_utc, len(crl)  # the library reads these too when asked
+        if not is_plain(list_issuer(der)):
+            _ = crl.issuer
+        _ = crl.last_update_utc, len(crl)  # the library reads them when asked
         end, extensions = crl.next_update_utc, list(crl.extensions)
     except Exception as error:  # the library lets several kinds through
         raise ParseError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
+from typing import TypeVar, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -25,13 +26,14 @@ from attestation.remembered import Same, remembered
 from attestation.x509.certificate import (
     algorithm,
     common_name,
+    fields,
     key_kind,
     load_certificate,
-    spki_digest,
     window,
 )
 from attestation.x509.profile import CONSTRAINTS, SELF_SIGNED, USAGE, Profile, Role
 
+T = TypeVar("T", bound=x509.ExtensionType)
 Chain = tuple[x509.Certificate, ...]
 
 
@@ -42,8 +44,7 @@ def load_chain(ders: Sequence[bytes], profile: Profile, *, length: int | None = 
             "bad-chain", f"certificate chain: expected {length} certificates, got {len(ders)}"
         )
     try:
-        # from the root downwards: each one's issuer is the subject of one that was read
-        return tuple([load_certificate(der) for der in reversed(ders)][::-1])
+        return tuple(load_certificate(der) for der in ders)
     except ParseError as error:
         raise profile.broken("bad-certificate", str(error)) from None
 
@@ -118,7 +119,7 @@ def check_role(certificate: x509.Certificate, profile: Profile, depth: int) -> N
 
 def check_root(root: x509.Certificate, profile: Profile, *, pinned: Collection[bytes]) -> None:
     """Raises NotAuthentic unless the SHA-256 of the root's key is pinned (docs/spec/x509.md)."""
-    got = spki_digest(root)
+    got = sha256(fields(root.public_bytes(Encoding.DER))[2])
     if got in pinned:
         return
     if "SIMULATED" in common_name(root):
@@ -136,13 +137,10 @@ def check_root(root: x509.Certificate, profile: Profile, *, pinned: Collection[b
 def _check_authority(
     certificate: x509.Certificate, role: Role, profile: Profile, depth: int
 ) -> None:
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
+    found = _extension(certificate, x509.BasicConstraints)
+    if found is None:
         if CONSTRAINTS in role.must_have:
-            raise profile.broken(
-                "not-a-ca", "expected basic constraints, got none", certificate
-            ) from None
+            raise profile.broken("not-a-ca", "expected basic constraints, got none", certificate)
         return
     if found.ca != role.authority:
         text = f"expected basic constraints with CA {role.authority}, got CA {found.ca}"
@@ -153,11 +151,8 @@ def _check_authority(
 
 
 def _check_usage(certificate: x509.Certificate, role: Role, profile: Profile) -> None:
-    try:
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-        allowed = bool(getattr(usage, role.signs))
-    except x509.ExtensionNotFound:
-        allowed = USAGE not in role.must_have
+    usage = _extension(certificate, x509.KeyUsage)
+    allowed = USAGE not in role.must_have if usage is None else bool(getattr(usage, role.signs))
     if not allowed:
         raise profile.broken(
             "key-usage", f"expected {role.signs} in the key usage, got none", certificate
@@ -170,19 +165,21 @@ def _check_usage(certificate: x509.Certificate, role: Role, profile: Profile) ->
 
 def is_authority(certificate: x509.Certificate) -> bool:
     """By its own basic constraints."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
+    found = _extension(certificate, x509.BasicConstraints)
+    return found is not None and found.ca
 
 
 def is_responder(certificate: x509.Certificate) -> bool:
     """A responder's key answers about revocation and signs nothing else."""
-    try:
-        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return False
-    return ExtendedKeyUsageOID.OCSP_SIGNING in usage
+    usage = _extension(certificate, x509.ExtendedKeyUsage)
+    return usage is not None and ExtendedKeyUsageOID.OCSP_SIGNING in usage
+
+
+def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:
+    """The one of a kind (the library refuses a second one); most certificates lack some, and the
+    library's own search makes an exception of that."""
+    found = [item.value for item in certificate.extensions if item.oid == kind.oid]
+    return cast("T", found[0]) if found else None
 
 
 def _check_issued(

@@ -1,5 +1,5 @@
-"""What reading a certificate leaves out because it is known: names that were read before, and the
-vendors' roots, each of which signs itself."""
+"""What reading a certificate leaves out because it is known: names of plain text can be read, and
+each of the vendors' roots signs itself."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attestation import remembered
 from attestation.errors import ParseError
 from attestation.formats.digests import sha256
+from attestation.platforms.tdx import pck
 from attestation.x509 import profile as profiles
 from attestation.x509 import walk
-from attestation.x509.certificate import list_issuer, load_certificate, names, read_name
+from attestation.x509.certificate import fields, is_plain, list_issuer, load_certificate
 from attestation.x509.crl import load_crl
-from enclave.simulator import pki
+from enclave.simulator import intel, pki
+from tests.attestation.test_x509_users import elements
 from tests.helpers import certificates as make
 from tests.helpers.certificates import TODAY, build, good
 from tests.helpers.tdx_machine import collateral, flip
@@ -87,10 +92,11 @@ def test_such_a_root_is_known_by_every_byte_and_as_its_own_issuer_alone(name: st
 
 
 @pytest.mark.parametrize("profile", [profiles.INTEL, profiles.AMD, profiles.NVIDIA])
-def test_the_names_are_found_where_they_stand(profile: profiles.Profile) -> None:
+def test_names_and_key_are_found_where_they_stand(profile: profiles.Profile) -> None:
     for der in [*map(published, PUBLISHED), *map(pki.der, build(good(profile)))]:
         read = x509.load_der_x509_certificate(der)
-        assert names(der) == (read.issuer.public_bytes(), read.subject.public_bytes())
+        key = read.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        assert fields(der) == (read.issuer.public_bytes(), read.subject.public_bytes(), key)
 
 
 def test_the_issuer_of_a_list_is_found_where_it_stands() -> None:
@@ -116,7 +122,6 @@ def named(subject: str, issuer: str) -> bytes:
 
 @pytest.mark.parametrize("which", ["subject", "issuer"])
 def test_a_name_that_cannot_be_read_fails_at_once(which: str) -> None:
-    """Also beside names that were read before, and whoever has the same broken one later."""
     load_certificate(named("subject", "issuer"))
     broken = named("subject", "issuer").replace(which.encode(), b"\xff" * len(which), 1)
     for _ in range(2):
@@ -133,10 +138,57 @@ def test_a_list_of_an_issuer_that_cannot_be_read() -> None:
         load_crl(broken)
 
 
-def test_a_long_name_is_read_and_not_remembered() -> None:
-    remembered.forget()
-    asked: list[int] = []
-    for _ in range(2):
-        read_name(bytes(257), lambda: asked.append(1))
-        read_name(bytes(256), lambda: asked.append(2))
-    assert asked == [1, 2, 1]
+TEXT_TAGS = [0x0C, 0x13, 0x16, 0x14, 0x1E, 0x1C, 0x04, 0x03]
+"""UTF8String, PrintableString, IA5String, T61String, BMPString, UniversalString and no texts."""
+ATTRIBUTES = st.tuples(
+    st.sampled_from(
+        [b"\x55\x04\x03", b"\x55\x04\x06", b"\x55\x04\x2d", b"\x2a\x03", b"\x55\x05\x03"]
+    ),
+    st.sampled_from(TEXT_TAGS),
+    st.one_of(st.text("SIMULATED /", max_size=9).map(str.encode), st.binary(max_size=150)),
+)
+NAMES = st.lists(st.lists(ATTRIBUTES, max_size=2), max_size=3)
+
+
+def der_name(sets: list[list[tuple[bytes, int, bytes]]]) -> bytes:
+    parts = [
+        b"".join(
+            intel._tlv(0x30, intel._tlv(0x06, oid), intel._tlv(tag, value))
+            for oid, tag, value in sorted(attributes)
+        )
+        for attributes in sets
+    ]
+    return intel._tlv(0x30, *(intel._tlv(0x31, part) for part in parts))
+
+
+def with_subject(der: bytes, name: bytes) -> bytes:
+    """A certificate (DER) with another subject. Its signature does not hold."""
+    _, old, _ = fields(der)
+    signed, *rest = elements(pck.read_tlv(der)[1])
+    inside = [name if item == old else item for item in elements(pck.read_tlv(signed)[1])]
+    return intel._tlv(0x30, intel._tlv(0x30, *inside), *rest)
+
+
+@pytest.mark.filterwarnings("ignore:Attribute's length")
+@given(NAMES)
+def test_a_name_is_read_just_where_the_library_reads_it(
+    sets: list[list[tuple[bytes, int, bytes]]],
+) -> None:
+    der = with_subject(named("subject", "issuer"), der_name(sets))
+    try:
+        x509.load_der_x509_certificate(der).subject.public_bytes()
+        good = True
+    except Exception:
+        good = False
+    try:
+        load_certificate(der)
+    except ParseError:
+        assert not good
+    else:
+        assert good
+
+
+def test_the_vendors_names_are_plain_ones() -> None:
+    for name in PUBLISHED:
+        assert all(map(is_plain, fields(published(name))[:2]))
+    assert not is_plain(der_name([[(b"\x55\x04\x03", 0x0C, "\u00e9".encode())]]))
