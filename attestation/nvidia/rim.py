@@ -34,9 +34,9 @@ SIGNATURE_BYTES = 96
 _SWID = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
 _RESOURCE = f"{_SWID}Resource"
 _HASH = "{http://www.w3.org/2001/04/xmlenc#sha384}Hash"
+_HASHES = tuple(f"{_HASH}{number}" for number in range(MAX_ALTERNATIVES))
 _DS = "{http://www.w3.org/2000/09/xmldsig#}"
-_XML_OR_CROWDED = etree.XPath(f"descendant-or-self::*[@xml:* or count(@*) > {MAX_ATTRIBUTES}]")
-_CROWDED = etree.XPath(f"descendant-or-self::*[count(@*) > {MAX_ATTRIBUTES}]")
+_XML_ATTRIBUTES = etree.XPath("descendant-or-self::*/@xml:*")
 _PARTS = ("SignedInfo", "SignatureValue", "KeyInfo")
 _C14N11 = "http://www.w3.org/2006/12/xml-c14n11"
 _SHAPE = (
@@ -150,9 +150,9 @@ def _check_form(root: etree._Element) -> None:
             raise ParseError(
                 f"RIM: expected known elements in their places, got {str(child.tag)[:120]}"
             )
-    if _XML_OR_CROWDED(root):
-        if _CROWDED(root):
-            raise ParseError(f"RIM: expected at most {MAX_ATTRIBUTES} attributes, got more")
+    if any(len(element.attrib) > MAX_ATTRIBUTES for element in root.iter()):
+        raise ParseError(f"RIM: expected at most {MAX_ATTRIBUTES} attributes, got more")
+    if _XML_ATTRIBUTES(root):
         raise ParseError("RIM: expected no xml: attributes, got one")
 
 
@@ -250,7 +250,7 @@ def _digests(resource: Mapping[str, str]) -> tuple[bytes, ...]:
     count = _number(resource.get("alternatives"), "alternatives", MAX_ALTERNATIVES)
     if _number(resource.get("size"), "size", 64) != 48 or count < 1:
         raise ParseError("RIM: expected at least one digest of 48 bytes, got none, or another size")
-    written = [_attribute(resource, f"{_HASH}{number}") for number in range(count)]
+    written = [_attribute(resource, name) for name in _HASHES[:count]]
     if len([key for key in resource if key.startswith(_HASH)]) != count:
         raise ParseError(f"RIM: expected {count} digests as alternatives says, got another number")
     if not _SHA384_LIST.fullmatch(" ".join(written)):
