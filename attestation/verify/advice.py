@@ -138,7 +138,9 @@ _TEXTS: Mapping[str, str] = {
     _UNPROTECTED: "debug migratable profiling partitioned perfmon tpa reserved-bit reserved-bits "
     "service-td sept-ve-disable vmpl seam-attributes seam-signer attributes masked-chip qe-debug",
     _UNKNOWN_KIND: "unsupported-device unsupported-mode driver-unknown mixed-modes incomplete-set "
-    "unknown-family azure-paravisor no-common-suite",
+    "unknown-family no-common-suite",
+    "Choose another machine. No policy accepts code under the guest that nobody has measured "
+    "(docs/adr/0005).": "azure-paravisor",
     _FIRMWARE: "no-matching-tcb qe-identity tcb-inconsistent measurement-mismatch",
     _WITHDRAWN: "revoked certificate-hold",
     _LOG: "no-proof not-included other-history other-leaf log/bad-signature unsigned bad-previous "

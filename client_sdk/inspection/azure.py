@@ -176,7 +176,9 @@ def _explain(found: InspectionResult, quote: azure.VtpmQuote) -> None:
 
 def _refuse(found: InspectionResult) -> None:
     def run() -> str:
-        text = "Azure's paravisor is not supported: its evidence rests on code that is not measured"
+        text = (
+            "expected a VM whose code is all measured, got one of Azure's, whose paravisor is not"
+        )
         raise Refused("parse", "azure-paravisor", text)
 
     found.check("support", run)
