@@ -58,9 +58,10 @@ PACING_FIELD, RECEIPT_TRAILER = b"umay-pacing", b"umay-receipt"
 RECEIPT_COSE_TRAILER = b"umay-receipt-cose"
 """Base64 of the receipt's second signature, which makes it a COSE_Sign1."""
 
-IDEMPOTENCY_FIELD, RECEIPT_SALTS_TRAILER = b"idempotency-key", b"umay-receipt-salts"
+IDEMPOTENCY_FIELD, RECEIPT_SALTS_FIELD = b"idempotency-key", b"umay-receipt-salts"
 """Inside too: a retry repeats the whole inner request with its key. It is given the first answer
-with its receipt, and that one's salts: base64 of 32 bytes for the request, 32 for the response."""
+with its receipt, and before it that one's salts: base64 of 32 bytes for the request, 32 for the
+response."""
 
 PACINGS, DEFAULT_PACING = ("none", "clock", "strict"), "clock"
 CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"

@@ -100,7 +100,8 @@ class _Question:
 
 
 class Asker:
-    """Seals to what `chooser` chooses. `pq` is the policy's floor; `on_end` hears of each answer
+    """Seals to what `chooser` chooses. `pq` is the policy's floor; `keep` whether whole
+    contents are kept for disclosure; `on_end` hears of each answer
     that ended, with the error that ended it."""
 
     def __init__(
@@ -108,9 +109,10 @@ class Asker:
         chooser: Chooser,
         *,
         pq: str,
+        keep: bool = False,
         on_end: Ended = lambda reading, error: None,
     ) -> None:
-        self._chooser, self._pq, self._on_end = chooser, pq, on_end
+        self._chooser, self._pq, self._keep, self._on_end = chooser, pq, keep, on_end
         self._sent = SentTo()
 
     def ask(
@@ -238,6 +240,7 @@ class Asker:
                 pq=self._pq,
                 now=self._chooser.finder.now(),
                 earlier=(before.enclave,) if before is not None else (),
+                keep=self._keep,
             )
         except VerificationError:
             self._chooser.leave(chosen)

@@ -50,6 +50,7 @@ def connect_async(
     pacing: str | None = None,
     timeout: float = TIMEOUT_SECONDS,
     max_price: tuple[float, float] | None = None,
+    keep_answers: bool = False,
 ) -> AsyncClient:
     """An AsyncClient of the network that `directory` names, as `connect` does it.
 
@@ -62,7 +63,9 @@ def connect_async(
     Raises UsageError for what is missing or wrong.
     """
     where = located(directory, url=url, network_file=network_file, policy=policy, chain=chain)
-    return AsyncClient(**where, pacing=pacing, timeout=timeout, max_price=max_price)
+    return AsyncClient(
+        **where, pacing=pacing, timeout=timeout, max_price=max_price, keep_answers=keep_answers
+    )
 
 
 class AsyncAnswer(AnswerHead):
@@ -154,6 +157,7 @@ class AsyncClient(ClientFace):
         on_verified: Callable[[Chosen], None] = lambda chosen: None,
         network: Path | None = None,
         floors: Path | None = None,
+        keep_answers: bool = False,
     ) -> None:
         from client_sdk.async_driver import AsyncDriver
         from client_sdk.async_transport import AsyncTransport
@@ -169,6 +173,7 @@ class AsyncClient(ClientFace):
             on_verified=on_verified,
             network=network,
             floors=floors,
+            keep_answers=keep_answers,
         )
         self._transport = transport or AsyncTransport(read_seconds=timeout)
         self._owns_transport = transport is None

@@ -53,6 +53,7 @@ def connect(
     pacing: str | None = None,
     timeout: float = TIMEOUT_SECONDS,
     max_price: tuple[float, float] | None = None,
+    keep_answers: bool = False,
 ) -> Client:
     """A Client of the network that `directory` names: ~/.umay unless said otherwise.
 
@@ -70,7 +71,9 @@ def connect(
     Raises UsageError for what is missing or wrong.
     """
     where = located(directory, url=url, network_file=network_file, policy=policy, chain=chain)
-    return Client(**where, pacing=pacing, timeout=timeout, max_price=max_price)
+    return Client(
+        **where, pacing=pacing, timeout=timeout, max_price=max_price, keep_answers=keep_answers
+    )
 
 
 class Client(ClientFace):
@@ -92,6 +95,8 @@ class Client(ClientFace):
     machine is asked, with it any machine below it that answers quickly. `network` is the directory
     of `umay up` that the addresses come from, for errors. `floors` is a file in which the client
     keeps what it has seen of the chain, so that nobody shows it less later; None keeps nothing.
+    With `keep_answers` the receipt of an answer of any length can be disclosed; without it a longer
+    answer than 1 MiB is not held in memory.
     Raises UsageError for an argument of a wrong type or value.
     """
 
@@ -109,6 +114,7 @@ class Client(ClientFace):
         on_verified: Callable[[Chosen], None] = lambda chosen: None,
         network: Path | None = None,
         floors: Path | None = None,
+        keep_answers: bool = False,
     ) -> None:
         from client_sdk.driver import Driver
         from client_sdk.transport import Transport
@@ -124,6 +130,7 @@ class Client(ClientFace):
             on_verified=on_verified,
             network=network,
             floors=floors,
+            keep_answers=keep_answers,
         )
         self._transport = transport or Transport(read_seconds=timeout)
         self._owns_transport = transport is None

@@ -101,6 +101,7 @@ class ClientFace:
         on_verified: Callable[[Chosen], None] = lambda chosen: None,
         network: Path | None = None,
         floors: Path | None = None,
+        keep_answers: bool = False,
     ) -> None:
         from client_sdk.choosing import Chooser
         from client_sdk.finding import Finder
@@ -109,7 +110,8 @@ class ClientFace:
         directory, self.url = _directory(url)
         self.policy, self.chain, self.timeout = policy, chain, float(timeout)
         self.receipts = ReceiptBook()
-        self._pacing, self._closed = pacing, False
+        expect("keep_answers", keep_answers, bool)
+        self._pacing, self._keep_answers, self._closed = pacing, keep_answers, False
         finder = Finder(
             directory, policy=policy, chain=chain, clock=clock, network=network, floors=floors
         )
@@ -134,7 +136,9 @@ class ClientFace:
         from client_sdk.asking import Asker
 
         self._chooser = chooser
-        self._asker: Asker = Asker(chooser, pq=self.policy.pq, on_end=self._keep)
+        self._asker: Asker = Asker(
+            chooser, pq=self.policy.pq, keep=self._keep_answers, on_end=self._keep
+        )
 
     def _keep(self, reading: Reading, error: UmayError | None) -> None:
         if error is None and reading.receipt is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from attestation.channel import bhttp, padding
 from attestation.channel.client import ClientRequest
-from attestation.errors import ChannelError, NotAuthentic, ParseError, SessionExpired
+from attestation.errors import ChannelError, NotAuthentic, ParseError, SessionExpired, UsageError
 from attestation.formats import receipt_cose
 from attestation.formats.keys import KeyBundle
 from attestation.formats.receipt import (
@@ -23,6 +23,7 @@ from attestation.formats.receipt import (
     RESPONSE_SALT_LABEL,
     SALT_BYTES,
     Receipt,
+    SaltedHash,
     SignedReceipt,
     amount_of,
     matches,
@@ -32,11 +33,14 @@ from attestation.verify.verdict import VerifiedEnclave, reporting
 from attestation.wire import (
     MAX_REQUEST_BYTES,
     RECEIPT_COSE_TRAILER,
-    RECEIPT_SALTS_TRAILER,
+    RECEIPT_SALTS_FIELD,
     RECEIPT_TRAILER,
     read_idempotency_key,
 )
 from client_sdk.disclosure import DisclosedReceipt, Opened
+
+MAX_KEPT_BYTES = 1 << 20
+"""Of an answer's content, so that its receipt can be disclosed."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class SealedExchange:
 
     `pq` is the policy's floor, `now` Unix seconds. A retry repeats `request` with its
     idempotency key; `earlier` are the enclaves that it was sealed to before, whose receipt the
-    answer may have. Raises Refused when the verification has expired or no key reaches the
+    answer may have. For its disclosure, content of at most MAX_KEPT_BYTES is kept, with `keep` all
+    of it. Raises Refused when the verification has expired or no key reaches the
     floor, ParseError for a request over the limit or a key of another form.
     """
 
@@ -76,6 +81,7 @@ class SealedExchange:
         pq: str,
         now: int,
         earlier: Sequence[VerifiedEnclave] = (),
+        keep: bool = False,
     ) -> None:
         self.enclave, self._earlier = enclave, tuple(earlier)
         self._keyed = read_idempotency_key(request.headers) is not None
@@ -87,7 +93,10 @@ class SealedExchange:
         self.body = self._client.seal(padded)
         self._response = self._client.response()
         self._decoder = bhttp.response_decoder()
-        self._content = bytearray()
+        self._keeps = keep
+        self._content: bytearray | None = bytearray()
+        self._salts = self._own_salts()
+        self._hash = SaltedHash(self._salts[1])
         self._trailers: bhttp.Fields = ()
 
     def session_gone(self, word: bytes) -> SessionExpired:
@@ -112,7 +121,7 @@ class SealedExchange:
         """The last events. Raises Truncated where the answer was cut."""
         last = self._response.finish()
         events = self._events([last] if last else [])
-        return events + self._keep(self._decoder.finish())
+        return events + self._noted(self._decoder.finish())
 
     def receipt(self) -> CheckedReceipt:
         """The receipt of the finished exchange, checked against all that was sealed.
@@ -129,14 +138,20 @@ class SealedExchange:
     def _checked(self, encoded: bytes) -> CheckedReceipt:
         signed = SignedReceipt.from_bytes(_decode(encoded, "receipt"))
         receipt = signed.open(self.enclave.bundle.receipt_key)
-        request_salt, response_salt = self._salts()
+        request_salt, response_salt = self._salts
         check_receipt(receipt, self._signer(receipt))
-        _hash(receipt.request_hash, request_salt, self._message, "request")
-        _hash(receipt.response_hash, response_salt, bytes(self._content), "response")
+        _of_this(matches(receipt.request_hash, request_salt, self._message), "request")
+        _of_this(self._hash.matches(receipt.response_hash), "response")
         return CheckedReceipt(receipt, signed, request_salt, response_salt, self._cose(signed))
 
     def disclosure(self, checked: CheckedReceipt) -> DisclosedReceipt:
-        """This exchange's receipt with all that it is of, to keep or to show."""
+        """This exchange's receipt with all that it is of, to keep or to show. Raises UsageError
+        where the content was too long to be kept."""
+        if self._content is None:
+            raise UsageError(
+                f"answer: expected at most {MAX_KEPT_BYTES} bytes, it is longer and was not kept; "
+                "to disclose such answers, make the client with keep_answers=True"
+            )
         return DisclosedReceipt(
             checked.signed,
             self.enclave.bundle.receipt_key,
@@ -153,19 +168,30 @@ class SealedExchange:
         receipt_cose.check(signed.body, signature, self.enclave.bundle.receipt_key)
         return signature
 
-    def _salts(self) -> tuple[bytes, bytes]:
-        """Of this exchange; a repeated answer brings those of the exchange that it first went to.
+    def _own_salts(self) -> tuple[bytes, bytes]:
+        export = self._client.export
+        return export(REQUEST_SALT_LABEL, SALT_BYTES), export(RESPONSE_SALT_LABEL, SALT_BYTES)
+
+    def _read_salts(self, head: bhttp.ResponseHead) -> None:
+        """A repeated answer brings those of the exchange that it first went to.
 
         Whatever they are, the receipt holds only where its hashes are of this request and answer.
         """
-        encoded = self._trailer(RECEIPT_SALTS_TRAILER) if self._keyed else None
-        if encoded is None:
-            export = self._client.export
-            return export(REQUEST_SALT_LABEL, SALT_BYTES), export(RESPONSE_SALT_LABEL, SALT_BYTES)
+        encoded = next((value for key, value in head.headers if key == RECEIPT_SALTS_FIELD), None)
+        if encoded is None or not self._keyed:
+            return
         salts = _decode(encoded, "salts")
         if len(salts) != 2 * SALT_BYTES:
             raise ParseError(f"salts: expected {2 * SALT_BYTES} bytes, got {len(salts)}")
-        return salts[:SALT_BYTES], salts[SALT_BYTES:]
+        self._salts = salts[:SALT_BYTES], salts[SALT_BYTES:]
+        self._hash = SaltedHash(self._salts[1])
+
+    def _take(self, piece: bytes) -> None:
+        self._hash.update(piece)
+        if self._content is not None:
+            self._content += piece
+            if not self._keeps and len(self._content) > MAX_KEPT_BYTES:
+                self._content = None
 
     def _signer(self, receipt: Receipt) -> VerifiedEnclave:
         """The enclave whose evidence the receipt should name: of an earlier attempt at the same
@@ -182,13 +208,15 @@ class SealedExchange:
     def _events(self, plaintexts: list[bytes]) -> list[bhttp.Event]:
         events: list[bhttp.Event] = []
         for plaintext in plaintexts:
-            events += self._keep(self._decoder.push(plaintext))
+            events += self._noted(self._decoder.push(plaintext))
         return events
 
-    def _keep(self, events: list[bhttp.Event]) -> list[bhttp.Event]:
+    def _noted(self, events: list[bhttp.Event]) -> list[bhttp.Event]:
         for event in events:
-            if isinstance(event, bhttp.Content):
-                self._content += event.data
+            if isinstance(event, bhttp.ResponseHead):
+                self._read_salts(event)
+            elif isinstance(event, bhttp.Content):
+                self._take(event.data)
             elif isinstance(event, bhttp.Trailers):
                 self._trailers = event.fields
         return events
@@ -221,8 +249,8 @@ def check_terms(
         raise NotAuthentic("receipt", "other-amount", text)
 
 
-def _hash(expected: bytes, salt: bytes, content: bytes, what: str) -> None:
-    if not matches(expected, salt, content):
+def _of_this(good: bool, what: str) -> None:
+    if not good:
         raise NotAuthentic(
             "receipt", f"other-{what}", f"expected the hash of this {what}, the receipt has another"
         )

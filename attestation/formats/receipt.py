@@ -6,6 +6,7 @@ are hashed with salts from the HPKE exporter that only the two ends know.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from attestation.formats.digests import DIGEST_BYTES, domain_digest
 REQUEST_SALT_LABEL = b"umay/receipt/request/v1"
 RESPONSE_SALT_LABEL = b"umay/receipt/response/v1"
 SALT_BYTES = 32
+SALTED_DOMAIN = "umay/salted/v1"
 MAX_RECEIPT_BYTES = 4096
 FINISH_REASONS = ("stop", "length", "cancelled", "error")
 TIME_GRAIN_S = 60
@@ -142,11 +144,27 @@ def amount_of(price_table: Mapping[str, Any], tokens: tuple[int, int, int, int])
     return prompt * _price(price_table, "prompt") + completion * _price(price_table, "completion")
 
 
+class SaltedHash:
+    """`salted_hash` of content that comes in pieces."""
+
+    def __init__(self, salt: bytes) -> None:
+        if len(salt) != SALT_BYTES:
+            raise ParseError(f"salt: expected {SALT_BYTES} bytes, got {len(salt)}")
+        self._state = hashlib.sha256(SALTED_DOMAIN.encode() + b"\0" + salt)
+
+    def update(self, piece: bytes) -> None:
+        self._state.update(piece)
+
+    def matches(self, expected: bytes) -> bool:
+        """Whether a receipt's salted hash is of all pieces together."""
+        return hmac.compare_digest(expected, self._state.digest())
+
+
 def salted_hash(salt: bytes, content: bytes) -> bytes:
     """H("umay/salted/v1\\0" ‖ salt ‖ content), salt of 32 bytes from the HPKE exporter."""
     if len(salt) != SALT_BYTES:
         raise ParseError(f"salt: expected {SALT_BYTES} bytes, got {len(salt)}")
-    return domain_digest("umay/salted/v1", salt, content)
+    return domain_digest(SALTED_DOMAIN, salt, content)
 
 
 def matches(expected: bytes, salt: bytes, content: bytes) -> bool:

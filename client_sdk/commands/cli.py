@@ -235,8 +235,8 @@ def chat(
     sent; 3 not authentic; 4 no enclave is accepted by the policy;
     5 unavailable; 6 something could not be checked.
     """
-    opened = opened_client(**where)
     store = _store(receipts)
+    opened = opened_client(**where, keep_answers=store is not None)
     if opened.policy.roots.simulated:
         click.echo("SIMULATED: these machines prove nothing.", err=True)
     messages = [{"role": "user", "content": prompt}]
@@ -288,7 +288,9 @@ def _verified(opened: Client, place: Place) -> tuple[Report, int]:
     return opened.examine(place), code
 
 
-def opened_client(*, max_price: tuple[float, float] | None = None, **where: Any) -> Client:
+def opened_client(
+    *, max_price: tuple[float, float] | None = None, keep_answers: bool = False, **where: Any
+) -> Client:
     """The client that the options of `where` name. Raises UsageError."""
     from client_sdk import config
     from client_sdk.client import Client
@@ -305,6 +307,7 @@ def opened_client(*, max_price: tuple[float, float] | None = None, **where: Any)
         chain=chain,
         network=found.network,
         max_price=max_price,
+        keep_answers=keep_answers,
         floors=config.floors_in(where["directory"]),
     )
 

@@ -24,7 +24,7 @@ from typing import Protocol
 from attestation.channel.messages import Fields
 from attestation.errors import Truncated, Unavailable, UsageError
 from attestation.formats.digests import domain_digest
-from attestation.wire import RECEIPT_SALTS_TRAILER
+from attestation.wire import RECEIPT_SALTS_FIELD
 
 KEEP_S = 600.0
 """From the end of a run: as long as the keys that its request was sealed to outlive their epoch."""
@@ -151,11 +151,11 @@ class Run:
 
 
 class Listener:
-    """One exchange that a run answers. `late`: another exchange began the run. Close it."""
+    """One exchange that a run answers. Close it."""
 
-    def __init__(self, run: Run, *, late: bool) -> None:
+    def __init__(self, run: Run) -> None:
         run.listeners += 1
-        self._run, self._late, self._closed = run, late, False
+        self._run, self._closed = run, False
 
     @property
     def status(self) -> int:
@@ -163,7 +163,9 @@ class Listener:
 
     @property
     def headers(self) -> Fields:
-        return self._run.headers
+        """With the salts of the receipt, in time to hash what follows. Only who came late needs
+        them, and whoever watches must not see who did."""
+        return (*self._run.headers, (RECEIPT_SALTS_FIELD, base64.b64encode(self._run.salts)))
 
     async def begin(self) -> Listener:
         """Itself, once the first piece is there. Raises what the run raised before it."""
@@ -194,11 +196,8 @@ class Listener:
                 await run.change()
 
     def trailers(self) -> Fields:
-        """Once the content has ended. Who came late is given the salts of the receipt too."""
-        trailers = self._run.trailers
-        if not trailers or not self._late:
-            return trailers
-        return (*trailers, (RECEIPT_SALTS_TRAILER, base64.b64encode(self._run.salts)))
+        """Once the content has ended."""
+        return self._run.trailers
 
     async def aclose(self) -> None:
         if not self._closed:
@@ -241,7 +240,7 @@ class Runs:
         AnswerGone where the answer is no longer kept, TooManyKeys.
         """
         if key is None:
-            return Listener(Run(ask, salts, lambda run: None), late=False)
+            return Listener(Run(ask, salts, lambda run: None))
         name = domain_digest("umay/idempotency-key/v1", key)
         digest = domain_digest("umay/idempotency-request/v1", request)
         known = self._known.get(name)
@@ -258,7 +257,7 @@ class Runs:
                 "kept; to ask again and pay again, use a new key"
             )
         self.repeated += 1
-        return Listener(known.run, late=True)
+        return Listener(known.run)
 
     def clear(self) -> None:
         """Frees every answer, and keeps none of a run that ends later: nobody can ask any more."""
@@ -271,7 +270,7 @@ class Runs:
             raise TooManyKeys("idempotency-key: too many keys are remembered; try again later")
         known = self._known[name] = _Known(digest)
         known.run = Run(ask, salts, lambda run: self._over(name, run))
-        return Listener(known.run, late=False)
+        return Listener(known.run)
 
     def _over(self, name: bytes, run: Run) -> None:
         """Keeps what is whole, ran and has a receipt; forgets the rest, which costs nothing."""

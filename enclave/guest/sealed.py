@@ -106,7 +106,7 @@ class SealedAnswer:
         async def refused() -> _Answering:
             return _Answering(failure(self._guest, error))
 
-        return self._guest.runs.listen(None, b"", refused, b"")
+        return self._guest.runs.listen(None, b"", refused, bytes(2 * SALT_BYTES))
 
     def _decoded(self) -> bhttp.Request:
         message, self._message = self._message, b""

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestation import wire
-from attestation.errors import ChannelError, NotAuthentic, ParseError, UmayError
+from attestation.errors import ChannelError, NotAuthentic, ParseError, UmayError, UsageError
 from attestation.formats import cbor
 from client_sdk.disclosure import DisclosedReceipt
 from client_sdk.session import CheckedReceipt, SealedExchange
 from client_sdk.transport import Transport
-from tests.helpers.guest_room import CHAT, PROMPT, Room, post, room
+from tests.helpers.guest_room import CHAT, PROMPT, Room, Script, post, room
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,10 @@ def guest() -> Iterator[Room]:
         yield opened
 
 
-def exchanged(guest: Room, key: bytes | None = None) -> SealedExchange:
+def exchanged(guest: Room, key: bytes | None = None, *, keep: bool = False) -> SealedExchange:
     """A finished exchange."""
     exchange = SealedExchange(
-        guest.verified, post(CHAT, key=key), pq="preferred", now=int(time.time())
+        guest.verified, post(CHAT, key=key), pq="preferred", now=int(time.time()), keep=keep
     )
     headers = wire.sealed_headers(exchange.media_type)
     for piece in Transport().stream(f"{guest.base}ohttp", exchange.body, headers):
@@ -54,6 +54,21 @@ def test_what_is_kept_holds_and_is_read_back(whole: DisclosedReceipt) -> None:
     request = again.asked()
     assert request is not None and PROMPT.encode() in request.content
     assert again.response is not None and b"Hello, world." in again.response.content
+
+
+def test_of_a_long_answer_no_more_is_held_than_is_asked_for(guest: Room) -> None:
+    """Its receipt is checked all the same, also where it is a repeated answer's."""
+    key = wire.new_idempotency_key()
+    guest.engine.script = Script(pieces=["x" * (1 << 18)] * 5)
+    try:
+        for long in (exchanged(guest), exchanged(guest, key), exchanged(guest, key)):
+            assert long.receipt().receipt.tokens == (5, 0, 3, 0) and long._content is None
+            with pytest.raises(UsageError, match="at most 1048576 bytes, it is longer"):
+                disclosed(long)
+        kept = disclosed(exchanged(guest, keep=True)).response
+        assert kept is not None and kept.content.count(b"x" * 100) > 13_000
+    finally:
+        guest.engine.script = Script()
 
 
 def test_a_repeated_answer_is_the_same_receipt(guest: Room) -> None:

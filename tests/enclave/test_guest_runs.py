@@ -495,8 +495,8 @@ def answered(guest: Room, request: bhttp.Request, *earlier: Any) -> CheckedRecei
 
 def salted(monkeypatch: pytest.MonkeyPatch, salts: bytes) -> None:
     """Every answer brings these salts."""
-    trailer = ((wire.RECEIPT_SALTS_TRAILER, salts),)
-    monkeypatch.setattr(Listener, "trailers", lambda self: (*self._run.trailers, *trailer))
+    field = ((wire.RECEIPT_SALTS_FIELD, salts),)
+    monkeypatch.setattr(Listener, "headers", property(lambda self: (*self._run.headers, *field)))
 
 
 @pytest.mark.parametrize("salts", [b"", b"AAAA", b"?", base64.b64encode(bytes(65))])
