@@ -9,12 +9,12 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from attestation import wire
 from attestation.channel import bhttp
-from attestation.errors import UmayError, UsageError
-from attestation.process import one_line
+from attestation.errors import UsageError
+from enclave.guest.body import ApiError, most_bytes, other_model
 from enclave.guest.engines.base import (
     Answer,
     ContextOverflow,
@@ -25,14 +25,11 @@ from enclave.guest.engines.base import (
     Usage,
 )
 from enclave.guest.engines.fields import Kind
-from enclave.guest.engines.openai_request import from_openai, stream_options
 from enclave.guest.guest import Guest
+from enclave.guest.parsing import ParserFailed
 from enclave.guest.runs import AnswerGone, KeyReused, TooManyKeys
 
 JSON, SSE = wire.JSON.encode(), wire.EVENTS.encode()
-MAX_SHOWN = 80
-"""Characters of a model's name in an error."""
-
 KINDS: dict[str, Kind] = {wire.CHAT: "chat", wire.COMPLETIONS: "completion"}
 
 
@@ -66,28 +63,10 @@ class Reply:
                 await self.answer.aclose()
 
 
-class ApiError(UmayError):
-    """An answer in OpenAI's error form; `code` is a word of that API."""
-
-    exit_code = UsageError.exit_code
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        *,
-        retry_after: int | None = None,
-        param: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.retry_after, self.param = status, code, retry_after, param
-
-    def reply(self) -> Reply:
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        pieces = _once({"error": error})
-        return Reply(self.status, JSON, pieces, retry_after=self.retry_after)
+def _told(error: ApiError) -> Reply:
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    told = {"message": str(error), "type": kind, "param": error.param, "code": error.code}
+    return Reply(error.status, JSON, _once({"error": told}), retry_after=error.retry_after)
 
 
 _REFUSALS: dict[type[Exception], tuple[int, str]] = {
@@ -104,15 +83,31 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
 def failure(guest: Guest, error: Exception) -> Reply:
     """What the client is told of it: the text of what nobody expected could hold the prompt."""
     if isinstance(error, ApiError):
-        return error.reply()
+        return _told(error)
     if isinstance(error, EngineFailed):
-        return ApiError(503, "engine_failed", "the engine stopped").reply()
+        return _told(ApiError(503, "engine_failed", "the engine stopped"))
+    if isinstance(error, ParserFailed):
+        return _told(ApiError(503, "parser_failed", str(error)))
     for kind, (status, code) in _REFUSALS.items():
         if isinstance(error, kind):
             later = guest.retry_after() if status == 429 else None
             param = error.param if isinstance(error, FieldRefused) else None
-            return ApiError(status, code, str(error), retry_after=later, param=param).reply()
-    return ApiError(500, "internal", "the request could not be answered").reply()
+            return _told(ApiError(status, code, str(error), retry_after=later, param=param))
+    return _told(ApiError(500, "internal", "the request could not be answered"))
+
+
+def check_length(guest: Guest, request: bhttp.Request) -> None:
+    """Raises ContextOverflow for a body that is longer than the context can have a use for. It is
+    called before anything else looks at the body."""
+    context = guest.engine.info.max_len
+    if len(request.content) > most_bytes(context):
+        kind = KINDS.get(request.path.partition("?")[0])
+        source = "prompt" if kind == "completion" else "messages"
+        raise ContextOverflow(
+            f"{source}: expected a body of at most {most_bytes(context)} bytes for a context of "
+            f"{context} tokens, got a longer one",
+            param=source,
+        )
 
 
 async def respond(guest: Guest, request: bhttp.Request) -> Reply:
@@ -138,15 +133,14 @@ async def _respond(guest: Guest, request: bhttp.Request) -> Reply:
 
 async def _generate(guest: Guest, kind: Kind, request: bhttp.Request) -> Reply:
     pacing = _pacing(request)
-    body = _body(request.content)
-    if body.get("model") != guest.model_name:
-        raise _other_model(guest, body.get("model"))
     shape = _Shape(kind, guest.model_name, guest.receipt_time())
-    streamed, counted = stream_options(body)
-    answer = guest.engine.generate(from_openai(body, kind=kind, request_id=shape.id))
+    asked = await guest.parsers.read(
+        request.content, kind=kind, model=guest.model_name, request_id=shape.id
+    )
+    answer = guest.engine.generate(await guest.engine.prepare(asked.request))
     account = Account()
-    if streamed:
-        pieces = _events(answer, shape, account, counted=counted)
+    if asked.streamed:
+        pieces = _events(answer, shape, account, counted=asked.counted)
         return Reply(200, SSE, pieces, pacing, account, answer)
     return Reply(200, JSON, _whole(answer, shape, account), pacing, account, answer)
 
@@ -228,14 +222,8 @@ def _models(guest: Guest, name: str) -> Reply:
     if not name:
         return _free({"object": "list", "data": [model]})
     if name != guest.model_name:
-        raise _other_model(guest, name)
+        raise other_model(guest.model_name, name)
     return _free(model)
-
-
-def _other_model(guest: Guest, name: object) -> ApiError:
-    shown = one_line(name)[:MAX_SHOWN] if isinstance(name, str) else type(name).__name__
-    text = f"expected the model {guest.model_name}, got {shown or 'an empty name'}"
-    return ApiError(404, "model_not_found", text, param="model")
 
 
 def _free(value: dict[str, Any]) -> Reply:
@@ -258,32 +246,6 @@ def _pacing(request: bhttp.Request) -> str:
             400, "invalid_value", f"umay-pacing: expected one of {', '.join(wire.PACINGS)}"
         )
     return found
-
-
-def _body(content: bytes) -> dict[str, Any]:
-    try:
-        # Of bytes, Python's parser would guess the encoding.
-        body = json.loads(
-            content.decode(), parse_constant=_no_constant, object_pairs_hook=_each_once
-        )
-    except (ValueError, RecursionError):
-        raise ApiError(400, "invalid_json", "expected a JSON body") from None
-    if not isinstance(body, dict):
-        raise ApiError(400, "invalid_json", "expected a JSON object")
-    return body
-
-
-def _no_constant(name: str) -> NoReturn:
-    """Python's parser takes NaN and Infinity, which JSON does not know."""
-    raise ValueError(name)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A receipt is of the request's bytes: they must read alike to whoever sees them later."""
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a name twice")
-    return fields
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
@@ -309,4 +271,4 @@ async def _once(value: dict[str, Any]) -> AsyncGenerator[bytes]:
     yield _json(value)
 
 
-__all__ = ["Account", "ApiError", "Reply", "failure", "respond"]
+__all__ = ["Account", "ApiError", "Reply", "check_length", "failure", "respond"]

@@ -65,6 +65,7 @@ async def _run(options: argparse.Namespace) -> None:
         await _while_it_works(guest.engine, serving(apps, ready=ready, limits=limits))
     finally:
         stopped.set()
+        guest.parsers.close()
         await guest.engine.close()
 
 

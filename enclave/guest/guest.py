@@ -12,6 +12,7 @@ from enclave.guest.busy import Busy
 from enclave.guest.engines.base import Engine
 from enclave.guest.epochs import Epochs
 from enclave.guest.keys import BootKeys, Configs
+from enclave.guest.parsing import Parsers
 from enclave.guest.platforms.tsm import Platform
 from enclave.guest.runs import Runs
 
@@ -29,6 +30,7 @@ class Guest:
     prices: dict[str, int]
     clock: Callable[[], float] = time.monotonic
     runs: Runs = field(default_factory=Runs, repr=False)
+    parsers: Parsers = field(default_factory=Parsers, repr=False)
     _busy: Busy = field(default_factory=Busy, repr=False)
 
     def retire(self) -> bytes:

@@ -30,7 +30,7 @@ from attestation.wire import (
     RETRY_AFTER,
     read_idempotency_key,
 )
-from enclave.guest.api import SSE, Account, ApiError, Reply, failure, respond
+from enclave.guest.api import SSE, Account, ApiError, Reply, check_length, failure, respond
 from enclave.guest.engines.base import Usage
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
@@ -111,9 +111,11 @@ class SealedAnswer:
     def _decoded(self) -> bhttp.Request:
         message, self._message = self._message, b""
         try:
-            return bhttp.decode_request(message)
+            request = bhttp.decode_request(message)
         except (ParseError, Truncated) as error:
             raise ApiError(400, "bad_message", str(error)) from None
+        check_length(self._guest, request)
+        return request
 
 
 _LABELS = REQUEST_SALT_LABEL, RESPONSE_SALT_LABEL

@@ -186,7 +186,7 @@ def paced(*values: bytes) -> bhttp.Request:
 
 
 OK = json.dumps(CHAT).encode()
-DEEP = b'{"model":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+DEEP = b'{"model":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 SURROGATE = OK.replace(PROMPT.encode(), rb"\ud800")
 BAD: dict[str, tuple[bhttp.Request, int, str]] = {
     "unknown path": (post(CHAT, path="/v1/embeddings"), 404, "not_found"),

@@ -141,6 +141,9 @@ class ScriptedEngine:
     async def start(self) -> EngineInfo:
         return INFO
 
+    async def prepare(self, request: GenerateRequest) -> GenerateRequest:
+        return request
+
     def generate(self, request: GenerateRequest) -> ScriptedAnswer:
         self.asked.append(request)
         if self.script.refuse is not None:
@@ -302,6 +305,7 @@ class Room:
     def close(self) -> None:
         self._server.should_exit = self._server.force_exit = True
         self._thread.join()
+        self.guest.parsers.close()
         self._bound.close()
 
     def stop(self) -> None:

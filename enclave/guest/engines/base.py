@@ -71,6 +71,7 @@ class GenerateRequest:
     """What the engine should write: an answer to either `messages` or `prompt`. None stands for the
     model's own default.
 
+    `token_ids` is the prompt as the engine's `prepare` wrote it; nobody else sets it.
     `cache_salt` separates tenants in engines that share prefixes between requests.
     Raises UsageError for a value out of its range.
     """
@@ -88,6 +89,7 @@ class GenerateRequest:
     frequency_penalty: float = 0.0
     repetition_penalty: float | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict, repr=False)
+    token_ids: tuple[int, ...] | None = field(default=None, repr=False)
     cache_salt: bytes = field(default=b"", repr=False)
     request_id: str = ""
 
@@ -195,6 +197,10 @@ class Engine(Protocol):
 
     async def start(self) -> EngineInfo:
         """Loads the model, and tests the engine. Raises EngineFailed."""
+
+    async def prepare(self, request: GenerateRequest) -> GenerateRequest:
+        """The same request with its `token_ids`. What takes long happens on another thread, without
+        the interpreter's lock. Raises FieldRefused (also ContextOverflow)."""
 
     def generate(self, request: GenerateRequest) -> Answer:
         """Puts a request into the queue and returns its answer, whose `aclose()` cancels it.

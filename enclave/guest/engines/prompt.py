@@ -8,7 +8,8 @@ sandbox and without a clock, so equal messages give equal tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jinja2.exceptions import TemplateError
@@ -26,8 +27,14 @@ NAME_MARK = "\U000f0001"
 """A private-use character that finds the places of names; no message may contain it."""
 
 MAX_CHARS_PER_TOKEN = 128
-"""A text with more characters than this for each token of the context cannot fit, because the
-longest real tokens are about 128 spaces. It is checked before the tokenizer works on the text."""
+"""A text with more characters than this for each token of the context is refused before the
+tokenizer works on it: the longest real tokens are about 128 spaces."""
+
+PROBE_CHARS_PER_TOKEN, PROBE_CHARS = 16, 4096
+"""Of a text with more characters than this, the beginning is encoded first. Even if the rest were
+empty, twice the tokens of the context would be too many."""
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one request, one core
 
 
 class _RaisedByTemplate(TemplateError):
@@ -133,15 +140,31 @@ class PromptEncoder:
 
     def _encode(self, text: str, param: str, *, max_tokens: int, add_special: bool) -> list[int]:
         if len(text) > max_tokens * MAX_CHARS_PER_TOKEN:
-            raise ContextOverflow(
-                f"{param}: expected at most {max_tokens} tokens, got more text than they can hold",
-                param=param,
-            )
+            raise _overflow(param, max_tokens)
+        window = PROBE_CHARS_PER_TOKEN * max_tokens + PROBE_CHARS
         first, *rest = text.split(MARK)
-        ids = list(self._tokenizer.encode(first, add_special_tokens=add_special).ids)
-        for piece in rest:
-            ids += self._tokenizer.encode(piece, add_special_tokens=False).ids
+        ids = self._ids([first], param, window, max_tokens, add_special)
+        for pieces in _groups(rest, window):
+            ids += self._ids(pieces, param, window, max_tokens - len(ids), False)
         return ids
+
+    def _ids(
+        self, pieces: list[str], param: str, window: int, most: int, add_special: bool
+    ) -> list[int]:
+        # Of a text that is long for its context, the beginning tells whether it is far too long.
+        for piece in pieces:
+            if len(piece) > window:
+                (begin,) = self._batch([piece[:window]], False)
+                if len(begin) > 2 * most:
+                    raise _overflow(param, most)
+        found = self._batch(pieces, add_special)
+        if sum(map(len, found)) > most:  # before any list of all of them is made
+            raise _overflow(param, most)
+        return [token for encoding in found for token in encoding.ids]
+
+    def _batch(self, pieces: list[str], add_special: bool) -> list[Any]:
+        """The encodings. The library releases the interpreter's lock for batches only."""
+        return self._tokenizer.encode_batch_fast(pieces, add_special_tokens=add_special)
 
     def _cut(self, text: str, param: str) -> str:
         """`text` with a MARK inside every special token, so that its parts are encoded
@@ -184,6 +207,25 @@ class PromptEncoder:
             raise ParseError(
                 f"chat_template: expected a Jinja template, got other text ({type(error).__name__})"
             ) from None
+
+
+def _groups(pieces: Sequence[str], window: int) -> Iterator[list[str]]:
+    """The pieces in their order, in lists of about `window` characters."""
+    group: list[str] = []
+    length = 0
+    for piece in pieces:
+        group.append(piece)
+        length += len(piece) + 1
+        if length >= window:
+            yield group
+            group, length = [], 0
+    if group:
+        yield group
+
+
+def _overflow(param: str, most: int) -> ContextOverflow:
+    text = f"{param}: expected at most {most} tokens, got more"
+    return ContextOverflow(text, param=param)
 
 
 def json_object(

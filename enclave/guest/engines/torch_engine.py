@@ -14,7 +14,7 @@ import contextlib
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -135,15 +135,15 @@ class TorchEngine:
         self._state = "running"
         return self._info
 
+    async def prepare(self, request: GenerateRequest) -> GenerateRequest:
+        """The same request with its token ids; see base.Engine."""
+        self._check_queue()
+        ids = await asyncio.to_thread(self._encode, request)
+        return replace(request, token_ids=tuple(ids))
+
     def generate(self, request: GenerateRequest) -> Answer:
         """Puts the request into the queue; see base.Engine. `aclose()` of the answer cancels it."""
-        if self._state != "running":
-            raise EngineFailed("engine: expected a running engine, this one does not run")
-        if len(self._live) >= self._settings.slots + self._settings.max_waiting:
-            raise QueueFull(
-                f"engine: expected at most {self._settings.max_waiting} waiting requests, as many "
-                "are waiting already; try again later"
-            )
+        self._check_queue()
         answer = _Answer(self)
         job = answer.job = self._job(request, answer)
         self._live.add(answer)
@@ -151,6 +151,15 @@ class TorchEngine:
             self._inbox.append(job)
             self._wake.notify()
         return answer
+
+    def _check_queue(self) -> None:
+        if self._state != "running":
+            raise EngineFailed("engine: expected a running engine, this one does not run")
+        if len(self._live) >= self._settings.slots + self._settings.max_waiting:
+            raise QueueFull(
+                f"engine: expected at most {self._settings.max_waiting} waiting requests, as many "
+                "are waiting already; try again later"
+            )
 
     def stats(self) -> EngineStats:
         live, slots = len(self._live), self._settings.slots
@@ -181,7 +190,7 @@ class TorchEngine:
 
     def _job(self, request: GenerateRequest, answer: _Answer) -> Job:
         """The request as token ids and settings. Raises UsageError."""
-        prompt = self._encode(request)
+        prompt = self._encode(request) if request.token_ids is None else list(request.token_ids)
         source = "prompt" if request.messages is None else "messages"
         if not prompt:
             raise refused(source, "expected at least one token, got none")
