@@ -1,16 +1,15 @@
 """Measures NVIDIA's Python verifier on one report and one RIM, in an environment of its own.
 
-`python _nvidia_peer.py REPORT CHAIN RIM RUNS` prints milliseconds as JSON. It calls the package's
-own functions, without OCSP, which needs NVIDIA's service.
+`python _nvidia_peer.py REPORT CHAIN RIM` reads lines, each "report" or "rim", and answers each with
+the milliseconds that one verification took. It calls the package's own functions, without OCSP,
+which needs NVIDIA's service.
 """
 
 import io
-import json
 import logging
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from statistics import median
 from time import process_time
 
 logging.disable(logging.CRITICAL)
@@ -36,40 +35,34 @@ def chain(path):
 
 
 def main():
-    report_path, chain_path, rim_path, runs = sys.argv[1:5]
+    report_path, chain_path, rim_path = sys.argv[1:4]
     data, rim = Path(report_path).read_bytes(), Path(rim_path).read_text()
     settings = HopperSettings()
     mode = settings.Certificate_Chain_Verification_Mode
-    times = {"report": [], "rim": []}
-    for _ in range(int(runs)):
 
-        def gpu():
-            parsed = AttestationReport(data, settings)
-            certificates = chain(chain_path)
-            good = CcAdminUtils.verify_certificate_chain(
-                certificates, settings, mode.GPU_ATTESTATION
-            )
-            leaf = certificates[0].to_cryptography()
-            signed = parsed.verify_signature(leaf, settings.signature_length, settings.HashFunction)
-            return good[0] and signed
+    def gpu():
+        parsed = AttestationReport(data, settings)
+        certificates = chain(chain_path)
+        good = CcAdminUtils.verify_certificate_chain(certificates, settings, mode.GPU_ATTESTATION)
+        leaf = certificates[0].to_cryptography()
+        signed = parsed.verify_signature(leaf, settings.signature_length, settings.HashFunction)
+        return good[0] and signed
 
-        def manifest():
-            found = RIM("driver", settings, content=rim)
-            found.validate_schema()
-            # As in NVIDIA's own code, the pinned root replaces the root in the file.
-            certificates = [*found.extract_certificates(), *chain(settings.RIM_ROOT_CERT)]
-            good = CcAdminUtils.verify_certificate_chain(
-                certificates, settings, mode.DRIVER_RIM_CERT
-            )
-            return good[0] and found.verify_signature(settings)
+    def manifest():
+        found = RIM("driver", settings, content=rim)
+        found.validate_schema()
+        # As in NVIDIA's own code, the pinned root replaces the root in the file.
+        certificates = [*found.extract_certificates(), *chain(settings.RIM_ROOT_CERT)]
+        good = CcAdminUtils.verify_certificate_chain(certificates, settings, mode.DRIVER_RIM_CERT)
+        return good[0] and found.verify_signature(settings)
 
-        for name, work in (("report", gpu), ("rim", manifest)):
-            with redirect_stdout(io.StringIO()):
-                taken, good = timed(work)
-            if not good:
-                raise SystemExit(f"NVIDIA's verifier refused the {name}")
-            times[name].append(taken)
-    print(json.dumps({name: median(values) for name, values in times.items()}))
+    works = {"report": gpu, "rim": manifest}
+    for line in sys.stdin:
+        with redirect_stdout(io.StringIO()):
+            taken, good = timed(works[line.strip()])
+        if not good:
+            raise SystemExit(f"NVIDIA's verifier refused the {line.strip()}")
+        print(taken, flush=True)
 
 
 main()

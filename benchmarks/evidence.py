@@ -4,8 +4,8 @@ package.
 It needs the evidence in the directory that UMAY_EVIDENCE names. NVIDIA's package needs old versions
 of libraries, so it runs in an environment that this benchmark makes and deletes. OCSP is left out
 on both sides. "Cold" means with nothing remembered; a second machine of the same kind finds what
-the first one left. Times are those of the processor, so that what else runs on the computer matters
-little.
+the first one left. Times are those of the processor, and both sides take turns, so that what else
+runs on the computer matters little.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -63,19 +64,29 @@ def run() -> Iterator[dict[str, Any]]:
             "name it in the environment variable UMAY_EVIDENCE\n"
         )
         return
-    peer, quote = _nvidia(), _dcap_qvl()
-    report, one_rim = peer["report"], peer["rim"]
+    with _nvidia() as nvidia_takes:
+        yield from _rows(nvidia_takes)
+
+
+def _rows(nvidia_takes: Callable[[str], float]) -> Iterator[dict[str, Any]]:
+    quote = _dcap_qvl()
     devices, documents = _devices(), [_read(name) for name in RIMS]
     one = [(_device("nvidia_gpu_report", REPORT), _nonce(REPORT))]
+
+    def gpu() -> float:
+        return nvidia_takes("report")
+
+    def rim() -> float:
+        return nvidia_takes("rim")
+
     yield _beside("verify-tdx-quote", _cold(_tdx), quote, "dcap-qvl")
-    yield _beside("verify-gpu-report", _cold(lambda: _gpus(one, [])), report, PEER)
-    yield _beside("verify-rim", _cold(lambda: _gpus([], documents[:1])), one_rim, PEER)
-    whole = _cold(lambda: (_tdx(), _gpus(one, documents)))
-    both = f"dcap-qvl and {PEER}"
-    yield _beside("verify-tdx-1-gpu-2-rims", whole, quote + report + 2 * one_rim, both)
-    machine = _cold(lambda: (_tdx(), _gpus(devices, documents)))
+    yield _beside("verify-gpu-report", _cold(lambda: _gpus(one, [])), gpu, PEER)
+    yield _beside("verify-rim", _cold(lambda: _gpus([], documents[:1])), rim, PEER)
+    whole, both = _cold(lambda: (_tdx(), _gpus(one, documents))), f"dcap-qvl and {PEER}"
+    yield _beside("verify-tdx-1-gpu-2-rims", whole, lambda: quote() + gpu() + rim() + rim(), both)
     yield from _second(devices, documents)
-    yield _beside("verify-tdx-8-gpus", machine, quote + 8 * (report + 2 * one_rim), both)
+    machine = _cold(lambda: (_tdx(), _gpus(devices, documents)))
+    yield _beside("verify-tdx-8-gpus", machine, lambda: quote() + 8 * (gpu() + 2 * rim()), both)
 
 
 def _second(
@@ -87,9 +98,8 @@ def _second(
         _tdx(PAIR[0])
         _gpus(devices[:1], documents)
 
-    cold = _cold(first)
     second = _cold(lambda: (_tdx(PAIR[1]), _gpus(devices[1:2], documents)), before=first)
-    yield _beside("verify-second-machine", second, cold, "the first machine")
+    yield _beside("verify-second-machine", second, _cold(first), "the first machine")
     quote = _cold(lambda: _tdx(PAIR[1]), before=first)
     yield _beside("verify-second-tdx-quote", quote, _dcap_qvl(PAIR[1]), "dcap-qvl")
 
@@ -135,19 +145,18 @@ def _nonce(name: str) -> bytes:
     return nvidia.parse_report(_read(f"nvidia_gpu_report/{name}.bin")).nonce
 
 
-def _dcap_qvl(quote: tuple[str, int] = QUOTE) -> float:
-    """The time of the library dcap-qvl alone on the same quote and collateral, in milliseconds."""
+def _dcap_qvl(quote: tuple[str, int] = QUOTE) -> Callable[[], float]:
+    """Times the library dcap-qvl alone on the same quote and collateral, in milliseconds."""
     name, now = quote
     data, parts = _read(name), dict(_collateral(now).parts)
     root = tdx.check_signature(tdx.parse_quote(data), roots=PRODUCTION, now=now).root_der
     material = tcb._material(parts)
-    return median(
-        _ms(lambda: dcap_qvl.verify_with_root_ca(data, material, root, now)) for _ in range(RUNS)
-    )
+    return lambda: _ms(lambda: dcap_qvl.verify_with_root_ca(data, material, root, now))
 
 
-def _nvidia() -> dict[str, float]:
-    """The time of NVIDIA's package for a report and for a RIM, in milliseconds."""
+@contextmanager
+def _nvidia() -> Iterator[Callable[[str], float]]:
+    """Times NVIDIA's package on a "report" or a "rim", in milliseconds."""
     with tempfile.TemporaryDirectory() as directory:
         python = f"{directory}/bin/python"
         for command in (
@@ -158,28 +167,45 @@ def _nvidia() -> dict[str, float]:
         script = Path(__file__).with_name("_nvidia_peer.py")
         paths = (f"nvidia_gpu_report/{REPORT}.bin", f"nvidia_cert_chain/{REPORT}.pem", RIMS[0])
         given = [str((EVIDENCE / path).absolute()) for path in paths]
-        command = [python, str(script), *given, str(RUNS)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=directory)
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
+        with subprocess.Popen(
+            [python, str(script), *given],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            cwd=directory,
+        ) as peer:
+            yield lambda what: _asked(peer, what)
+            peer.communicate()
 
 
-def _cold(work: Callable[[], object], before: Callable[[], object] = int) -> float:
-    times = []
-    for _ in range(RUNS):
+def _asked(peer: subprocess.Popen[str], what: str) -> float:
+    assert peer.stdin is not None and peer.stdout is not None
+    peer.stdin.write(f"{what}\n")
+    return float(peer.stdout.readline())
+
+
+def _cold(work: Callable[[], object], before: Callable[[], object] = int) -> Callable[[], float]:
+    def once() -> float:
         remembered.forget()
         before()
-        times.append(_ms(work))
-    return median(times)
+        return _ms(work)
+
+    return once
 
 
-def _beside(bench: str, ours: float, theirs: float, peer: str) -> dict[str, Any]:
+def _beside(
+    bench: str, ours: Callable[[], float], theirs: Callable[[], float], peer: str
+) -> dict[str, Any]:
+    """Both in turns, so that what else the computer does at the moment slows down both."""
+    ours(), theirs()
+    our, their = map(median, zip(*((ours(), theirs()) for _ in range(RUNS)), strict=True))
     return {
         "bench": bench,
-        "value": round(ours, 2),
+        "value": round(our, 2),
         "unit": "ms",
-        "peer": f"{peer}, {theirs:.2f} ms",
-        "ratio": round(ours / theirs, 3),
+        "peer": f"{peer}, {their:.2f} ms",
+        "ratio": round(our / their, 3),
         "n": RUNS,
     }
 
