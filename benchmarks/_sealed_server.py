@@ -69,7 +69,7 @@ async def booted(directory: Path, slots: int) -> Guest:
         host_config=directory / "host.toml",
         model=DEMO,
         feed=feed,
-        engines={"torch": lambda files: TorchEngine(files, settings=settings)},
+        engines={"torch": lambda files, _: TorchEngine(files, settings=settings)},
         model_name="umay-demo",
     )
     feed.made = frozenset(epoch.evidence_digest for epoch, _ in guest.epochs.living)

@@ -24,14 +24,14 @@ def served(slots: int) -> Iterator[str]:
     server = subprocess.Popen([sys.executable, "-m", "benchmarks._sealed_server", port, str(slots)])
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_for(url)
+        _wait_for(url, server)
         yield url
     finally:
         server.terminate()
         server.wait(10)
 
 
-def _wait_for(url: str) -> None:
+def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + START_SECONDS
     transport = Transport()
     while True:
@@ -39,6 +39,6 @@ def _wait_for(url: str) -> None:
             transport.get(url + wire.LISTING)
             return
         except Unavailable:
-            if time.monotonic() > until:
+            if server.poll() is not None or time.monotonic() > until:
                 raise
             time.sleep(0.2)

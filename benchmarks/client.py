@@ -7,8 +7,9 @@ is a new client that must verify a machine first; "warm" has verified one.
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -17,7 +18,7 @@ from typing import Any
 import openai
 
 from benchmarks._serving import served
-from client_sdk import Client, connect
+from client_sdk import Client, connect, connect_async
 from client_sdk.localnet.devnet import Network
 from client_sdk.localnet.netfiles import GuestSpec
 
@@ -41,6 +42,7 @@ def run() -> Iterator[dict[str, Any]]:
             sealed = client.openai()
             yield from _warm(sealed, plain)
             yield from _cpu(sealed, plain)
+        yield from _cpu_async(network, url)
 
 
 def _client(network: Network) -> Client:
@@ -58,7 +60,8 @@ def _first_token(api: openai.OpenAI) -> float:
     return taken
 
 
-def _stream(api: openai.OpenAI, tokens: int) -> Any:
+def _stream(api: Any, tokens: int) -> Any:
+    """Of an OpenAI; of an AsyncOpenAI, what is awaited for it."""
     return api.chat.completions.create(
         model=MODEL,
         messages=QUESTION,
@@ -93,9 +96,39 @@ def _cpu(sealed: openai.OpenAI, plain: openai.OpenAI) -> Iterator[dict[str, Any]
         count = sum(bool(piece.choices) for piece in _stream(api, TOKENS))
         return (process_time() - began) / count * 1000
 
-    ours, peer = _pairs(lambda: seconds(sealed), lambda: seconds(plain), STREAMS)
-    yield {
-        "bench": "client-cpu-per-1000-tokens",
+    yield _per_1000_tokens(
+        "client-cpu-per-1000-tokens",
+        *_pairs(lambda: seconds(sealed), lambda: seconds(plain), STREAMS),
+    )
+
+
+def _cpu_async(network: Network, url: str) -> Iterator[dict[str, Any]]:
+    """The same with `connect_async(…).async_openai()` beside `openai.AsyncOpenAI`, in one loop."""
+
+    async def seconds(api: openai.AsyncOpenAI) -> float:
+        began = process_time()
+        count = 0
+        async for piece in await _stream(api, TOKENS):
+            count += bool(piece.choices)
+        return (process_time() - began) / count * 1000
+
+    async def measured() -> list[tuple[float, float]]:
+        where = network.files.directory
+        async with (
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused") as plain,
+            connect_async(where, pacing="none") as client,
+        ):
+            sealed = client.async_openai()
+            await seconds(sealed), await seconds(plain)
+            return [(await seconds(sealed), await seconds(plain)) for _ in range(STREAMS)]
+
+    ours, peer = zip(*asyncio.run(measured()), strict=True)
+    yield _per_1000_tokens("client-cpu-per-1000-tokens-async", ours, peer)
+
+
+def _per_1000_tokens(name: str, ours: Sequence[float], peer: Sequence[float]) -> dict[str, Any]:
+    return {
+        "bench": name,
         "value": round(median(ours), 3),
         "unit": "s",
         "peer": f"openai over plain HTTP, {median(peer):.3f} s",
