@@ -119,6 +119,12 @@ def test_version_5_with_either_body() -> None:
     assert len(parse_quote(td15()).signed_region) == 702
 
 
+def test_the_last_bits_of_base64_are_zero() -> None:
+    assert quotes._pem_body(b"QQ==\n") == b"A"
+    with pytest.raises(ParseError, match="another layout"):
+        quotes._pem_body(b"QR==\n")
+
+
 @given(st.binary(max_size=200), st.integers(0, 290), st.sampled_from([b"", b"\n", b"A", b"="]))
 def test_lines_are_those_that_the_writer_writes(der: bytes, at: int, put_in: bytes) -> None:
     written = quotes.write_pem(der).removeprefix(quotes._PEM_BEGIN).removesuffix(quotes._PEM_END)

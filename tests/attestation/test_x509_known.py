@@ -169,6 +169,19 @@ def with_subject(der: bytes, name: bytes) -> bytes:
     return intel._tlv(0x30, intel._tlv(0x30, *inside), *rest)
 
 
+@pytest.mark.parametrize(
+    ("oid", "tag", "value"),
+    [
+        *((b"\x55\x04\x03", tag, b"odd") for tag in TEXT_TAGS),
+        (b"\x2a\x03", 0x04, b"twelve bytes"),
+    ],
+)
+def test_a_plain_name_has_text_in_an_attribute_of_x520(oid: bytes, tag: int, value: bytes) -> None:
+    assert is_plain(der_name([[(oid, tag, value)]])) == (tag in (0x0C, 0x13))
+    text = (b"\x55\x04\x03", 0x0C, b"SIMULATED")
+    assert not is_plain(der_name([[text, (b"\x55\x04\x06", 0x04, value)]]))
+
+
 @pytest.mark.filterwarnings("ignore:Attribute's length")
 @given(NAMES)
 def test_a_name_is_read_just_where_the_library_reads_it(
