@@ -8,6 +8,7 @@ Layouts: docs/spec/contracts.md.
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -67,6 +68,14 @@ def cell_from_boc(boc: bytes) -> Cell:
             f"({type(error).__name__})"
         ) from error
     return cell
+
+
+@functools.lru_cache(8)
+def root_hash(boc: bytes) -> bytes:
+    """The hash of that cell, 32 bytes. Kept by the bytes themselves: the code of a contract is read
+    with every state of it, and is hashed cell by cell in Python. Raises ParseError."""
+    found: bytes = cell_from_boc(boc).hash
+    return found
 
 
 def note_body(origin: str, size: int, root: bytes) -> bytes:

@@ -13,7 +13,7 @@ from attestation.errors import ParseError, Unavailable
 from attestation.trust.anchor import Anchor
 from attestation.trust.registry import RegistrySnapshot, Unread
 from contracts.chain import AccountState, ReadOnlyChain, raw_address
-from contracts.codec import LogState, cell_from_boc
+from contracts.codec import LogState, root_hash
 
 READS = 4
 """Of each contract, until both are of one block. A masterchain block takes seconds."""
@@ -99,5 +99,5 @@ def decode(account: AccountState) -> tuple[LogState, bytes]:
             f"{account.address}: expected a contract with code and data, got "
             f"{len(account.code)} bytes of code and {len(account.data)} bytes of data"
         )
-    code_hash: bytes = cell_from_boc(account.code).hash
+    code_hash = root_hash(account.code)
     return LogState.from_boc(account.data), code_hash

@@ -15,7 +15,7 @@ from attestation.errors import NotAuthentic, ParseError, Unavailable
 from attestation.trust.registry import Entry, RegistrySnapshot
 from contracts import artefact
 from contracts.chain import AccountState, ReadOnlyChain, raw_address
-from contracts.codec import cell_from_boc
+from contracts.codec import cell_from_boc, root_hash
 from contracts.quote_verifier import Floor
 
 STORAGE_VERSION = 1
@@ -260,5 +260,5 @@ def _code_hash(account: AccountState) -> bytes:
             f"{account.address}: expected an active Registry contract, got an account in state "
             f"{account.state}; check the address, or deploy it (umay net deploy-registry)"
         )
-    code_hash: bytes = cell_from_boc(account.code).hash if account.code else b""
+    code_hash = root_hash(account.code) if account.code else b""
     return code_hash

@@ -18,6 +18,7 @@ from contracts.codec import (
     note_body,
     proof_from_cell,
     proof_to_cell,
+    root_hash,
 )
 
 U64 = st.integers(0, (1 << 64) - 1)
@@ -144,3 +145,12 @@ def test_note_body_is_the_checkpoint_text() -> None:
     assert note_body("log.example", 12, bytes(32)) == (
         b"log.example\n12\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"
     )
+
+
+def test_a_kept_hash_is_of_these_bytes_alone() -> None:
+    bocs = [begin_cell().store_uint(n, 32).end_cell().to_boc() for n in range(20)]
+    for boc in bocs * 2:
+        assert root_hash(boc) == cell_from_boc(boc).hash
+    for _ in range(2):  # what failed is not kept as something good
+        with pytest.raises(ParseError):
+            root_hash(bocs[0][:-1])
