@@ -14,9 +14,8 @@ import dataclasses
 import json
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
@@ -49,7 +48,7 @@ def _chat(content: str) -> tuple[str, str]:
     return begin + content, '"}]}'
 
 
-BODIES = {
+BODIES: dict[str, Callable[[], bytes]] = {
     "text": lambda: _filled(_chat("")[0], "word ", _chat("")[1]),
     "escapes": lambda: _filled(_chat("")[0], "\\u00e9", _chat("")[1]),
     "lists": lambda: _filled('{"model":"scripted","a":[', "[],", "[]]}"),
@@ -59,8 +58,8 @@ BODIES = {
 
 
 def run() -> Iterator[dict[str, Any]]:
-    for name, make in BODIES.items():
-        ours, peer = _delays(make(), "pool"), _delays(make(), "inline")
+    for name in BODIES:
+        ours, peer = _delays(name, "pool"), _delays(name, "inline")
         for what, mine, other in zip(("processor", "pause"), ours, peer, strict=True):
             yield {
                 "bench": f"bodies-{name}-{what}",
@@ -72,23 +71,31 @@ def run() -> Iterator[dict[str, Any]]:
             }
 
 
-def _delays(body: bytes, how: str) -> tuple[float, float]:
+def _delays(name: str, how: str) -> tuple[float, float]:
     """Milliseconds of processor time, and of added pause; medians of RUNS."""
-    found = [_delay(body, how) for _ in range(RUNS)]
+    found = [_delay(name, how) for _ in range(RUNS)]
     processor, pause = zip(*found, strict=True)
     return median(processor) * 1000, median(pause) * 1000
 
 
-def _delay(body: bytes, how: str) -> tuple[float, float]:
-    command = [sys.executable, "-m", "benchmarks.bodies", how]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+def _delay(name: str, how: str) -> tuple[float, float]:
+    with _process("serve", how) as server:
         assert server.stdin and server.stdout
-        room = _Room(server.stdout.readline().decode().strip())
+        room = _Room(server.stdout.readline().strip())
         room.ask(b"{" * 100_000)  # starts the process that reads
         alone = room.longest(None)
-        beside = room.longest(body)
+        with _process("send", room.base, name) as other:
+            assert other.stdout
+            other.stdout.readline()  # it is ready
+            beside = room.longest(other)
+            other.kill()
         server.stdin.close()
         return float(server.stdout.readline()), beside - alone
+
+
+def _process(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.bodies", *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 class _Room:
@@ -97,15 +104,15 @@ class _Room:
     def __init__(self, base: str) -> None:
         boot = base.rstrip("/").rpartition("/")[2]
         keys = parse_key_list(Transport().get(f"{base}ohttp-keys"))
-        self._base = base
+        self.base = base
         self._enclave = verified(keys, Ed25519PrivateKey.generate(), bytes.fromhex(boot))
 
     def ask(self, body: bytes) -> None:
         for _ in self._answer(body):
             pass
 
-    def longest(self, beside: bytes | None) -> float:
-        """Seconds: the longest pause of a stream, with or without a large body beside it."""
+    def longest(self, beside: subprocess.Popen[str] | None) -> float:
+        """Seconds: the longest pause of a stream. `beside` is told to send once the stream runs."""
         asked = {
             "model": "scripted",
             "messages": [{"role": "user", "content": "x"}],
@@ -113,33 +120,32 @@ class _Room:
         }
         pieces = self._answer(json.dumps(asked).encode())
         next(pieces)
-        other = threading.Thread(target=self._other, args=(beside,)) if beside else None
         last, longest = time.perf_counter(), 0.0
         for count, _ in enumerate(pieces):
             now = time.perf_counter()
             longest, last = max(longest, now - last), now
-            if count == 20 and other is not None:
-                other.start()
-        if other is not None:
-            other.join()
+            if count == 20 and beside is not None:
+                assert beside.stdin
+                beside.stdin.close()
         return longest
-
-    def _other(self, body: bytes) -> None:
-        """In another process: sealing takes this interpreter's lock too."""
-        code = (
-            "import sys, benchmarks.bodies as b; b._Room(sys.argv[1]).ask(sys.stdin.buffer.read())"
-        )
-        subprocess.run([sys.executable, "-c", code, self._base], input=body, check=True)
 
     def _answer(self, body: bytes) -> Iterator[bytes]:
         headers = ((b"content-type", b"application/json"), (wire.PACING_FIELD, b"none"))
         request = bhttp.Request("POST", wire.CHAT, headers, body)
         exchange = SealedExchange(self._enclave, request, pq="preferred", now=int(time.time()))
         headers_out = wire.sealed_headers(exchange.media_type)
-        for part in Transport().stream(f"{self._base}ohttp", exchange.body, headers_out):
+        for part in Transport().stream(f"{self.base}ohttp", exchange.body, headers_out):
             for event in exchange.push(part):
                 if isinstance(event, bhttp.Content):
                     yield event.data
+
+
+def _send(base: str, name: str) -> None:
+    """Sends one large body as soon as standard input ends."""
+    room, body = _Room(base), BODIES[name]()
+    print("ready", flush=True)
+    sys.stdin.read()
+    room.ask(body)
 
 
 def _serve(how: str) -> None:
@@ -170,4 +176,7 @@ class _Timed(guest_room.ScriptedAnswer):
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    if sys.argv[1] == "serve":
+        _serve(sys.argv[2])
+    else:
+        _send(sys.argv[2], sys.argv[3])

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attestation import wire
@@ -21,9 +21,11 @@ from enclave.guest.engines.base import (
     Delta,
     EngineFailed,
     FieldRefused,
+    FinishReason,
     QueueFull,
     Usage,
 )
+from enclave.guest.engines.choices import start
 from enclave.guest.engines.fields import Kind
 from enclave.guest.guest import Guest
 from enclave.guest.parsing import ParserFailed
@@ -33,12 +35,27 @@ JSON, SSE = wire.JSON.encode(), wire.EVENTS.encode()
 KINDS: dict[str, Kind] = {wire.CHAT: "chat", wire.COMPLETIONS: "completion"}
 
 
+_REASONS: tuple[FinishReason, ...] = ("cancelled", "length", "stop")
+
+
 @dataclass
 class Account:
-    """What an answer came to, for its receipt; there once its last piece has gone out."""
+    """What an answer came to, for its receipt; there once its last piece has gone out. Of several
+    choices the prompt counts once, and the reason is the least complete one."""
 
     finish_reason: str = "error"
     usage: Usage | None = None
+
+    def add(self, reason: FinishReason, usage: Usage) -> None:
+        """One choice has ended."""
+        before = self.usage or Usage(0, 0, 0)
+        reasons = {reason} if self.usage is None else {reason, self.finish_reason}
+        self.finish_reason = next(word for word in _REASONS if word in reasons)
+        self.usage = replace(
+            usage,
+            completion=before.completion + usage.completion,
+            reasoning=before.reasoning + usage.reasoning,
+        )
 
 
 @dataclass(frozen=True)
@@ -137,7 +154,7 @@ async def _generate(guest: Guest, kind: Kind, request: bhttp.Request) -> Reply:
     asked = await guest.parsers.read(
         request.content, kind=kind, model=guest.model_name, request_id=shape.id
     )
-    answer = guest.engine.generate(await guest.engine.prepare(asked.request))
+    answer = await start(guest.engine, await guest.engine.prepare(asked.request))
     account = Account()
     if asked.streamed:
         pieces = _events(answer, shape, account, counted=asked.counted)
@@ -154,18 +171,21 @@ class _Shape:
     created: int
     id: str = field(default_factory=lambda: "umay-" + secrets.token_hex(12))
 
-    def chunk(self, text: str, reason: str | None, *, first: bool) -> dict[str, Any]:
+    def chunk(self, delta: Delta, *, first: bool) -> dict[str, Any]:
         if self.kind == "completion":
-            return self._object("text_completion", self._choice({"text": text}, reason))
-        delta = {"content": text} | ({"role": "assistant"} if first else {})
-        return self._object("chat.completion.chunk", self._choice({"delta": delta}, reason))
+            return self._object("text_completion", _choice(delta, {"text": delta.text}))
+        shown = {"content": delta.text} | ({"role": "assistant"} if first else {})
+        return self._object("chat.completion.chunk", _choice(delta, {"delta": shown}))
 
-    def whole(self, text: str, reason: str, usage: Usage) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Delta], usage: Usage) -> dict[str, Any]:
         name = "text_completion" if self.kind == "completion" else "chat.completion"
-        content: dict[str, Any] = {"text": text}
-        if self.kind == "chat":
-            content = {"message": {"role": "assistant", "content": text, "refusal": None}}
-        return {**self._object(name, self._choice(content, reason)), "usage": _usage(usage)}
+        shown = [_choice(choice, self._content(choice.text)) for choice in choices]
+        return {**self._object(name, *shown), "usage": _usage(usage)}
+
+    def _content(self, text: str) -> dict[str, Any]:
+        if self.kind == "completion":
+            return {"text": text}
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def counted(self, usage: Usage) -> dict[str, Any]:
         name = "text_completion" if self.kind == "completion" else "chat.completion.chunk"
@@ -180,18 +200,25 @@ class _Shape:
             "choices": list(choices),
         }
 
-    def _choice(self, content: dict[str, Any], reason: str | None) -> dict[str, Any]:
-        return {"index": 0, **content, "logprobs": None, "finish_reason": reason}
+
+def _choice(delta: Delta, content: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "index": delta.index,
+        **content,
+        "logprobs": None,
+        "finish_reason": delta.finish_reason,
+    }
 
 
 async def _events(
     answer: Answer, shape: _Shape, account: Account, *, counted: bool
 ) -> AsyncGenerator[bytes]:
-    first = True
+    begun: set[int] = set()
     async for delta in _deltas(answer, account):
+        first = delta.index not in begun
         if delta.text or delta.finish_reason or first:
-            yield _event(shape.chunk(delta.text, delta.finish_reason, first=first))
-            first = False
+            yield _event(shape.chunk(delta, first=first))
+            begun.add(delta.index)
     usage = _counts(account)
     if counted:
         yield _event(shape.counted(usage))
@@ -199,15 +226,21 @@ async def _events(
 
 
 async def _whole(answer: Answer, shape: _Shape, account: Account) -> AsyncGenerator[bytes]:
-    text = "".join([delta.text async for delta in _deltas(answer, account)])
+    deltas: dict[int, list[Delta]] = {}
+    async for delta in _deltas(answer, account):
+        deltas.setdefault(delta.index, []).append(delta)
     usage = _counts(account)
-    yield _json(shape.whole(text, account.finish_reason, usage))
+    yield _json(shape.whole([_joined(deltas[index]) for index in sorted(deltas)], usage))
+
+
+def _joined(deltas: Sequence[Delta]) -> Delta:
+    return replace(deltas[-1], text="".join([delta.text for delta in deltas]))
 
 
 async def _deltas(answer: Answer, account: Account) -> AsyncIterator[Delta]:
     async for delta in answer:
-        if delta.finish_reason is not None:
-            account.finish_reason, account.usage = delta.finish_reason, delta.usage
+        if delta.finish_reason is not None and delta.usage is not None:
+            account.add(delta.finish_reason, delta.usage)
         yield delta
 
 

@@ -33,7 +33,7 @@ names and braces."""
 _HEAD_BYTES = 4
 _SCALARS = (
     "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
-    "frequency_penalty", "repetition_penalty",
+    "frequency_penalty", "repetition_penalty", "n",
 )  # fmt: skip
 
 
@@ -79,10 +79,11 @@ class Asked:
         return b"".join((len(shown).to_bytes(_HEAD_BYTES, "big"), shown, *texts))
 
     @classmethod
-    def from_bytes(cls, data: bytes | bytearray, *, request_id: str) -> Asked:
-        """Raises ParseError for what `to_bytes` does not write, UsageError for a bad range."""
+    def from_bytes(cls, data: bytes | bytearray, *, request_id: str, begin: int = 0) -> Asked:
+        """What stands in `data` from `begin` on. Raises ParseError for what `to_bytes` does not
+        write, and UsageError for a bad range."""
         try:
-            return cls._read(memoryview(data), request_id)
+            return cls._read(memoryview(data)[begin:], request_id)
         except (ValueError, TypeError, LookupError, AttributeError, StopIteration, RecursionError):
             raise ParseError("parsed body: expected a request, got other bytes") from None
 

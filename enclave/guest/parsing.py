@@ -106,9 +106,10 @@ class Parsers:
         head = json.dumps({"kind": kind, "model": model}).encode()
         async with self._room:
             answer = await self._answer(head, content)
-        if answer[:1] == ASKED:
-            return Asked.from_bytes(answer[1:], request_id=request_id)
-        raise _refusal(answer[1:])
+        if answer[:1] != ASKED:
+            raise _refusal(answer[1:])
+        # It copies long texts, each in one short step.
+        return await asyncio.to_thread(Asked.from_bytes, answer, request_id=request_id, begin=1)
 
     def close(self) -> None:
         """Ends the processes that are idle. Those that work end with the tasks that wait for

@@ -6,6 +6,7 @@ finished ends without its final chunk, so that the client knows.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import functools
@@ -35,6 +36,7 @@ from enclave.guest.engines.base import Usage
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
 from enclave.guest.pacing import paced_events, padded_body
+from enclave.guest.parsing import INLINE_BYTES
 from enclave.guest.runs import Listener
 
 LAST_BYTES = 1024
@@ -55,13 +57,15 @@ async def open_request(
     epoch = guest.epochs.of_key(incoming.key_id)
     if epoch is None:
         raise NotForUs("request: its epoch has ended")
-    return SealedAnswer(guest, epoch, incoming, bytes(message))
+    return SealedAnswer(guest, epoch, incoming, message)
 
 
 class SealedAnswer:
     """The answer to one open request, as bytes on the wire."""
 
-    def __init__(self, guest: Guest, epoch: Epoch, incoming: ServerRequest, message: bytes) -> None:
+    def __init__(
+        self, guest: Guest, epoch: Epoch, incoming: ServerRequest, message: bytearray
+    ) -> None:
         self.media_type = incoming.response_media_type
         self._guest, self._epoch, self._incoming = guest, epoch, incoming
         self._message = message
@@ -87,17 +91,27 @@ class SealedAnswer:
         Whatever goes wrong before that is answered with its status.
         """
         try:
-            return await self._listen().begin()
+            return await self._listen(*await self._read()).begin()
         except Exception as error:
             return await self._refuse(error).begin()
 
-    def _listen(self) -> Listener:
-        """Nothing is awaited here: between finding no run and beginning one, none can begin."""
+    async def _read(self) -> tuple[bhttp.Request, bytes, _Terms]:
+        """The request, its one spelling as bytes, and what its receipt will say of it. A long one
+        is copied and hashed on another thread, where each step is short."""
+        if len(self._message) <= INLINE_BYTES:
+            return self._opened()
+        return await asyncio.to_thread(self._opened)
+
+    def _opened(self) -> tuple[bhttp.Request, bytes, _Terms]:
         request = self._decoded()
         message = bhttp.encode_request(request)
         salts = _Salts(*(self._incoming.export(label, SALT_BYTES) for label in _LABELS))
         terms = _Terms(self._guest, self._epoch, salts, salted_hash(salts.request, message))
-        key = _key(request)
+        return request, message, terms
+
+    def _listen(self, request: bhttp.Request, message: bytes, terms: _Terms) -> Listener:
+        """Nothing is awaited here: between finding no run and beginning one, none can begin."""
+        key, salts = _key(request), terms.salts
         return self._guest.runs.listen(
             key, message, functools.partial(_ask, terms, request), salts.request + salts.response
         )
@@ -109,9 +123,9 @@ class SealedAnswer:
         return self._guest.runs.listen(None, b"", refused, bytes(2 * SALT_BYTES))
 
     def _decoded(self) -> bhttp.Request:
-        message, self._message = self._message, b""
+        message, self._message = self._message, bytearray()
         try:
-            request = bhttp.decode_request(message)
+            request = bhttp.decode_request(bytes(message))
         except (ParseError, Truncated) as error:
             raise ApiError(400, "bad_message", str(error)) from None
         check_length(self._guest, request)

@@ -64,14 +64,14 @@ def test_completion():
 
 
 UNSUPPORTED = {
-    "tools": [{"type": "function"}], "response_format": {"type": "json_object"}, "n": 2,
+    "tools": [{"type": "function"}], "response_format": {"type": "json_object"}, "n": 9,
     "logprobs": True, "top_logprobs": 3, "functions": [{}], "audio": {}, "prediction": {},
     "modalities": ["audio"], "reasoning_effort": "high", "prompt": "x", "whatever": 1,
     "store": True, "web_search_options": {}, "moderation": {}, "verbosity": "low",
     "function_call": {"name": "f"}, "tool_choice": "required", "service_tier": "flex",
     "prompt_cache_options": {"ttl": "30m"}, "prompt_cache_retention": "1h", "user": 1,
     "metadata": "x", "safety_identifier": {}, "prompt_cache_key": 1,
-    "best_of": 2, "parallel_tool_calls": 1, "suffix": "", "an odd: name": 1, "": 1,
+    "best_of": 1, "parallel_tool_calls": 1, "suffix": "", "an odd: name": 1, "": 1,
 }  # fmt: skip
 
 
@@ -96,6 +96,19 @@ NOTHING = {
 @pytest.mark.parametrize("name", sorted(NOTHING))
 def test_what_asks_for_nothing_changes_nothing(name):
     assert parsed(**{name: NOTHING[name]}) == parsed()
+
+
+def test_choices():
+    assert parsed(n=8).n == 8
+    prompt = {"prompt": "x"}
+    assert from_openai(prompt | {"n": 3, "best_of": 3}, kind="completion").n == 3
+    for bad in ({"best_of": 3}, {"n": 2, "best_of": 3}, {"n": 2, "best_of": "2"}):
+        with pytest.raises(FieldRefused, match="best_of: expected the same number as n"):
+            from_openai(prompt | bad, kind="completion")
+    for value in (0, 9, "2", True, 2.0):
+        with pytest.raises(FieldRefused) as caught:
+            parsed(n=value)
+        assert caught.value.param == "n"
 
 
 def test_a_penalty_for_repetition_is_understood():

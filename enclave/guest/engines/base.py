@@ -19,6 +19,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+MAX_CHOICES = 8
 MAX_LOGIT_BIAS = 300
 """The most entries of a logit_bias, as in OpenAI's API."""
 
@@ -71,7 +72,8 @@ class GenerateRequest:
     """What the engine should write: an answer to either `messages` or `prompt`. None stands for the
     model's own default.
 
-    `token_ids` is the prompt as the engine's `prepare` wrote it; nobody else sets it.
+    `n` choices are asked for; the engine writes the one of the number `choice`, with its own draws
+    (`choices`). `token_ids` is the prompt as the engine's `prepare` wrote it; nobody else sets it.
     `cache_salt` separates tenants in engines that share prefixes between requests.
     Raises UsageError for a value out of its range.
     """
@@ -84,6 +86,8 @@ class GenerateRequest:
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
+    n: int = 1
+    choice: int = 0
     stop: tuple[str, ...] = field(default=(), repr=False)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -103,6 +107,7 @@ class GenerateRequest:
         _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _check_range("top_k", self.top_k, 0, 2**31)
         _check_range("min_p", self.min_p, 0.0, 1.0)
+        _check_range("n", self.n, 1, MAX_CHOICES)
         _check_range("seed", self.seed, -(2**63), 2**63 - 1)
         _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)

@@ -63,6 +63,7 @@ def from_openai(
         max_tokens=_max_tokens(fields),
         top_k=_top_k(fields.get("top_k")),
         seed=_integer(fields["seed"], "seed") if "seed" in fields else None,
+        n=_choices(fields),
         stop=_stops(fields.get("stop")),
         logit_bias=_bias(fields.get("logit_bias", {})),
         cache_salt=cache_salt,
@@ -109,6 +110,13 @@ def _top_k(value: Any) -> int | None:
         return None
     number = _integer(value, "top_k")
     return 0 if number == -1 else number
+
+
+def _choices(fields: Mapping[str, Any]) -> int:
+    number = _integer(fields.get("n", 1), "n")
+    if "best_of" in fields and not same(fields["best_of"], number):
+        raise refused("best_of", "expected the same number as n, because none is thrown away")
+    return number
 
 
 def _max_tokens(fields: Mapping[str, Any]) -> int | None:

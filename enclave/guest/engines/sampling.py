@@ -1,12 +1,16 @@
 """Chooses the next token of one row from its logits.
 
-Each row draws from its own generator, so a seeded answer does not depend on which other requests
-are in the batch. The order is: penalty for repetition, bias and penalties, forbidden tokens,
-temperature, top-k, top-p, min-p, one draw.
+Each draw is a hash of the seed, the choice and the position, and integers decide what it hits: no
+library's generator has a part in it. So a seeded answer does not depend on which other requests are
+in the batch, and another implementation draws the same token from the same logits.
+
+The order is: penalty for repetition, bias and penalties, forbidden tokens, temperature, top-k,
+top-p, min-p, one draw.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import secrets
 from collections.abc import Mapping, Sequence
@@ -77,9 +81,27 @@ class Rules:
 NO_RULES = Rules()
 
 
+DRAW_DOMAIN = b"umay/draw/v1\0"
+UNIT = 2.0**32
+"""The weight of the greatest logit. Weights are integers, because sums of these are exact."""
+
+
+def seed_bytes(seed: int | None) -> bytes:
+    """A client's seed as 8 bytes, big-endian two's complement; without one, 32 random bytes."""
+    return secrets.token_bytes(32) if seed is None else seed.to_bytes(8, "big", signed=True)
+
+
+def uniform(seed: bytes, choice: int, position: int) -> float:
+    """The number in [0, 1) for one draw: the first 53 bits of H("umay/draw/v1" ‖ 0 ‖ seed ‖ u32
+    choice ‖ u32 position), divided by 2^53. `position` counts the tokens of the answer before."""
+    places = choice.to_bytes(4, "big") + position.to_bytes(4, "big")
+    digest = hashlib.sha256(DRAW_DOMAIN + seed + places).digest()
+    return float((int.from_bytes(digest[:8], "big") >> 11) / (1 << 53))
+
+
 class Sampler:
-    """Chooses tokens for one row. It holds the settings, the generator, and what was chosen so
-    far. `prompt` counts for the penalty for repetition, as in transformers."""
+    """Chooses tokens for one row. It holds the settings, the seed, and what was chosen so far.
+    `prompt` counts for the penalty for repetition, as in transformers."""
 
     def __init__(
         self,
@@ -90,12 +112,12 @@ class Sampler:
         device: torch.device,
         rules: Rules = NO_RULES,
         prompt: Sequence[int] = (),
+        choice: int = 0,
     ) -> None:
         self._settings, self._rules, self._device = settings, rules, device
         self._seen = dict.fromkeys(prompt) if settings.repetition_penalty != 1 else {}
         self._written = 0
-        self._generator = torch.Generator(device=device)
-        self._generator.manual_seed(secrets.randbits(63) if seed is None else seed)
+        self._seed, self._choice = seed_bytes(seed), choice
         self._counts: dict[int, int] = {}
         self._bias = _pair(dict(logit_bias), device) if logit_bias else None
 
@@ -120,8 +142,7 @@ class Sampler:
         logits = self._adjusted(logits.float())
         if self._settings.greedy:
             return self.chosen(int(logits.argmax()))
-        # The greatest logit becomes 0 first, so that a small temperature does not overflow.
-        return self.chosen(self._draw((logits - logits.max()) / self._settings.temperature))
+        return self.chosen(self._draw(logits))
 
     def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
         settings = self._settings
@@ -145,20 +166,24 @@ class Sampler:
         return logits
 
     def _draw(self, logits: torch.Tensor) -> int:
+        """One token by the weights ⌊exp((z - max) / T) · 2^32⌋ of the tokens that are kept."""
         settings = self._settings
-        # Stable, so that equal logits keep the order of their ids on every machine.
-        values, ids = torch.sort(logits, descending=True, stable=True)
+        scaled = (logits - logits.max()).double() / settings.temperature
+        weights = (scaled.exp() * UNIT).floor().long()
+        # Stable, so that equal weights keep the order of their ids.
+        values, ids = torch.sort(weights, descending=True, stable=True)
         if settings.top_k:
             values, ids = values[: settings.top_k], ids[: settings.top_k]
-        chances = torch.softmax(values, 0).double()
-        sums = chances.cumsum(0)
+        sums = values.cumsum(0)
+        need = math.ceil(settings.top_p * int(sums[-1]))
         # The first token that reaches top_p is kept, so at least one token always is.
-        keep = (sums - chances < settings.top_p) & (chances >= settings.min_p * chances[0])
-        chances = chances * keep
-        point = torch.rand((), generator=self._generator, device=logits.device, dtype=torch.float64)
-        sums = chances.cumsum(0)
-        place = int(torch.searchsorted(sums, point * sums[-1], right=True))
-        return int(ids[min(place, int(keep.sum()) - 1)])
+        keep = (sums - values < need) & (values >= math.floor(settings.min_p * int(values[0])))
+        ids, order = ids[keep].sort()
+        sums = values[keep][order].cumsum(0)
+        total = int(sums[-1])
+        point = uniform(self._seed, self._choice, self._written)
+        hit = min(math.floor(point * total), total - 1)
+        return int(ids[torch.searchsorted(sums, hit, right=True)])
 
 
 def _pair(values: dict[int, float], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

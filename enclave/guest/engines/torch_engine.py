@@ -47,7 +47,7 @@ from enclave.guest.engines.text import Detokenizer, StopFilter
 from enclave.guest.model import ModelFiles
 
 ENGINE = "umay-torch"
-ENGINE_VERSION = "2"
+ENGINE_VERSION = "3"
 """It is increased whenever the same request could give other tokens than before."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -214,6 +214,7 @@ class TorchEngine:
             device=torch.device(self._settings.device),
             rules=self._generation.rules,
             prompt=prompt,
+            choice=request.choice,
         )
         return Job(
             prompt=prompt,
