@@ -206,7 +206,7 @@ def test_snp_report_by_itself_or_of_another_chip(entry: dict) -> None:
     )
     beside = inspect("beside others", data, others)[0]
     assert verdict(beside)["cpu-signature"] == "not checked"
-    expected = "has signed this report" if "vlek" in entry["file"] else "is of this chip"
+    expected = "has signed this report" if "vlek" in entry["file"] else "is this chip's"
     assert expected in beside.checks[0].text
     forged = bytearray(data)
     forged[0x90] ^= 1  # measurement
