@@ -26,6 +26,8 @@ from enclave.simulator.hopper import (
     DRIVER_VERSION,
     MEASUREMENTS,
     OPAQUE,
+    SWITCH_BIOS,
+    SWITCH_MEASUREMENTS,
     VBIOS_INDICES,
     VBIOS_VERSION,
     published,
@@ -264,8 +266,9 @@ def test_wrong_nonce(nonce: bytes) -> None:
         checked(nonce=nonce)
 
 
-def hung(*names: str) -> Device:
-    """GPU 0 under certificates of other names: device, provisioner, identity."""
+def hung(*names: str, named: x509.UnrecognizedExtension | None = None) -> Device:
+    """GPU 0 under certificates of other names: device, provisioner, identity. `named` is the
+    extension in which its leaf names the firmware."""
     nvidia, keys = vendor(), vendor().keys
     made = [chain()[4]]
     signers = ("root", "identity", "provisioner")
@@ -280,7 +283,7 @@ def hung(*names: str) -> Device:
         chain()[0].public_key(),
         issuer=made[-1],
         signer=nvidia._derive("0/device"),
-        extensions=[(fwid(chain()[0]), False)],
+        extensions=[(named or fwid(chain()[0]), False)],
     )
     return with_chain((leaf, *made[::-1]))
 
@@ -365,10 +368,57 @@ def test_report_of_other_firmware(digest: bytes) -> None:
         checked(device(opaque=opaque(f20=digest)))
 
 
+def blackwell(named: bytes) -> Device:
+    """GPU 0 under the certificates of a GB100, whose leaf has `named` as its list of digests."""
+    return hung(
+        "GB100 A01 GSP BROM",
+        "NVIDIA GB100 Provisioner ICA 1",
+        "NVIDIA GB100 Identity",
+        named=x509.UnrecognizedExtension(
+            x509.ObjectIdentifier(f"{FWID_OID.dotted_string}.1"), named
+        ),
+    )
+
+
+MARK = bytes.fromhex("06096086480165030402020430")
+
+
+@pytest.mark.parametrize("before", [b"", b"\0", b"\x30\x39"])
+def test_the_first_digest_of_a_blackwell_list_is_the_firmware(before: bytes) -> None:
+    found = checked(blackwell(before + MARK + OPAQUE[20] + MARK + OTHER))
+    assert found.architecture == "blackwell"
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        b"",
+        MARK,
+        MARK + OTHER + MARK + OPAQUE[20],
+        MARK + OPAQUE[20][:-1],
+        bytes(len(MARK) - 1) + OPAQUE[20],
+    ],
+    ids=["empty", "no-digest", "second", "cut", "digest-alone"],
+)
+def test_a_blackwell_list_that_begins_with_other_firmware(named: bytes) -> None:
+    with refuses("fwid-mismatch", NotAuthentic):
+        checked(blackwell(named))
+
+
+@pytest.mark.parametrize("length", [0, 1, 47])
+def test_a_shorter_digest_is_none_even_where_the_leaf_has_it_too(length: int) -> None:
+    leaf_names = x509.UnrecognizedExtension(FWID_OID, MARK + OTHER[:length])
+    given_ = rebuilt(0, extensions=[(leaf_names, False)])
+    report = device(opaque=opaque(f20=OTHER[:length])).report
+    with refuses("fwid-mismatch", NotAuthentic):
+        checked(dataclasses.replace(given_, report=report))
+
+
 def test_report_may_omit_its_firmware_only_with_an_old_driver() -> None:
     checked(device(opaque=opaque(f20=None, f3=b"545.00\0")))
-    with refuses("fwid-missing", NotAuthentic):
-        checked(device(opaque=opaque(f20=None)))
+    for driver in (DRIVER_VERSION.encode(), b"550"):
+        with refuses("fwid-missing", NotAuthentic):
+            checked(device(opaque=opaque(f20=None, f3=driver + b"\0")))
     with refuses("driver-unknown", Refused):
         checked(device(opaque=opaque(f20=None, f3=b"r545\0")))
 
@@ -552,7 +602,7 @@ def test_rims_that_both_name_an_index(index: int) -> None:
 
 
 def test_the_first_index_that_two_rims_name_is_told() -> None:
-    rim = vendor().rim(VBIOS_VERSION, golden(VBIOS_INDICES) | golden(range(7, 9)))
+    rim = vendor().rim(VBIOS_VERSION, golden(VBIOS_INDICES) | golden((7, 40)))
     with pytest.raises(NotAuthentic, match="got 7 in both"):
         measure(vbios=rim)
 
@@ -573,6 +623,39 @@ def test_rims_expire() -> None:
     late = int(pki.NOT_AFTER.timestamp()) + 1
     with refuses("rim-expired", Refused):
         check_measurements(checked(), collateral(), roots=roots(), now=late)
+
+
+@pytest.mark.parametrize("which", ["driver", "vbios"])
+def test_the_rim_that_ends_first_bounds_both(which: str) -> None:
+    nvidia, (signer, authority, root) = vendor(), vendor().rim_chain
+    soon = issue(
+        common_name(signer),
+        signer.public_key(),
+        issuer=authority,
+        signer=nvidia.keys["rim-ca"],
+        end=TODAY + DAY,
+    )
+    version, indices = {
+        "driver": (DRIVER_VERSION, DRIVER_INDICES),
+        "vbios": (VBIOS_VERSION, VBIOS_INDICES),
+    }[which]
+    chain_ = (soon, authority, root)
+    rim = maker.make("GH100", version, golden(indices), key=nvidia.keys["rim"], chain=chain_)
+    assert measure(**{which: rim}).expires == int((TODAY + DAY).timestamp())
+
+
+@pytest.mark.parametrize("index", [31, 63])
+def test_a_rim_of_a_switch_that_names_more_than_it_measures(index: int) -> None:
+    usual = {at: (digest,) for at, digest in enumerate(SWITCH_MEASUREMENTS)}
+    keys = {"key": vendor().keys["rim"], "chain": vendor().rim_chain}
+    for more, whole in (({}, True), ({index: (OTHER,)}, False)):
+        rim = maker.make("LS10", SWITCH_BIOS, usual | more, **keys)
+        parts = collateral(NV_SWITCH_BIOS=rim)
+        if whole:
+            check_measurements(checked(switch(0)), parts, roots=roots(), now=NOW)
+            continue
+        with refuses("measurement-mismatch", Refused):
+            check_measurements(checked(switch(0)), parts, roots=roots(), now=NOW)
 
 
 def test_report_of_an_unreadable_board_is_refused() -> None:

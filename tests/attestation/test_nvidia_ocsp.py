@@ -19,6 +19,8 @@ from attestation.errors import NotAuthentic, Refused, UmayError
 from attestation.formats.collateral import Collateral
 from attestation.nvidia import Firmware, check_measurements, check_revocation
 from attestation.nvidia import ocsp as answers
+from attestation.platforms.tdx.pck import read_tlv
+from enclave.simulator.intel import _tlv
 from tests.helpers.nvidia_machine import (
     DAY,
     NOW,
@@ -268,6 +270,56 @@ def test_answer_that_speaks_twice_of_a_certificate() -> None:
     response = ocsp.load_der_ocsp_response(answer())
     with refuses("ocsp-other", NotAuthentic):
         answers._single(Twice(response), *certificates())
+
+
+def signed_again(change: Callable[[bytes], bytes]) -> bytes:
+    """The usual answer with its list of single answers changed: the library builds only lists of
+    one, without extensions (RFC 6960 §4.2.1)."""
+    who, when, listed, *rest = _elements(ocsp.load_der_ocsp_response(answer()).tbs_response_bytes)
+    (single,) = _elements(listed)
+    tbs = _tlv(0x30, who, when, _tlv(0x30, change(single)), *rest)
+    signature = vendor().keys["provisioner"].sign(tbs, ec.ECDSA(hashes.SHA384()))
+    algorithm = bytes.fromhex("300a06082a8648ce3d040303")
+    basic = _tlv(0x30, tbs, algorithm, _tlv(0x03, b"\0", signature))
+    typed = _tlv(0x30, bytes.fromhex("06092b0601050507300101"), _tlv(0x04, basic))
+    return _tlv(0x30, b"\x0a\x01\x00", _tlv(0xA0, typed))
+
+
+def _elements(der: bytes) -> list[bytes]:
+    _, inside, _ = read_tlv(der)
+    found = []
+    while inside:
+        _, _, rest = read_tlv(inside)
+        found.append(inside[: len(inside) - len(rest)])
+        inside = rest
+    return found
+
+
+def _about_another() -> bytes:
+    other = ocsp.load_der_ocsp_response(answer(about=chain(1)[1]))
+    (single,) = _elements(_elements(other.tbs_response_bytes)[2])
+    return single
+
+
+def _extended(single: bytes, critical: bytes) -> bytes:
+    extension = _tlv(0x30, bytes.fromhex("06032a0304"), critical, _tlv(0x04, b"\5\0"))
+    return _tlv(0x30, *_elements(single), _tlv(0xA1, _tlv(0x30, extension)))
+
+
+def test_answer_that_speaks_of_another_certificate_too() -> None:
+    ends = int((TODAY + DAY).timestamp())
+    assert revocation(signed_again(lambda single: single)) == ends
+    assert revocation(signed_again(lambda single: single + _about_another())) == ends
+    with refuses("ocsp-other", NotAuthentic):
+        revocation(signed_again(lambda single: single * 2))
+    with refuses("ocsp-other", NotAuthentic):
+        revocation(signed_again(lambda _: _about_another()))
+
+
+def test_critical_extension_of_a_single_answer() -> None:
+    revocation(signed_again(lambda single: _extended(single, b"")))
+    with refuses("ocsp-malformed", NotAuthentic):
+        revocation(signed_again(lambda single: _extended(single, b"\1\1\xff")))
 
 
 def test_answer_filed_under_another_certificate() -> None:

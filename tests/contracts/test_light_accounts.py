@@ -26,9 +26,11 @@ from tests.helpers.ton_chain import (
     TonChain,
     answer_bytes,
     cell,
+    hashmap,
     merkle_proof,
     octets,
     pruned,
+    uint,
 )
 
 recorded = pytest.mark.skipif(not (EVIDENCE / "ton").is_dir(), reason=f"no answers in {EVIDENCE}")
@@ -76,6 +78,15 @@ def test_an_account_without_code(bits: str, state: str) -> None:
     data = Reader(bare, "account")
     data.bit()
     assert accounts._contents(data, LOG_ADDRESS) == (state, 200, b"", b"")
+
+
+def test_an_account_with_more_behind_its_libraries() -> None:
+    whole = chain().account
+    for bits, refs in (("0", ()), ("", (chain().data,))):
+        data = Reader(cell(whole.bits.to01() + bits, *whole.refs, *refs), "account")
+        data.bit()
+        with pytest.raises(ParseError, match="expected the end of the cell"):
+            accounts._contents(data, LOG_ADDRESS)
 
 
 def another_head(answer: AccountAnswer) -> AccountAnswer:
@@ -154,6 +165,43 @@ def test_a_workchain_that_the_chain_does_not_have(workchain: int) -> None:
     with pytest.raises(NotAuthentic) as caught:
         find_shard(head, workchain, bytes(32))
     assert caught.value.code == "no-shard"
+
+
+def test_a_masterchain_state_that_lists_no_shards() -> None:
+    head = proven_state(good().shard_proof, chain().head.block)
+    bare = replace(head, custom=cell(uint(0xCC26, 16) + "0"))
+    with pytest.raises(NotAuthentic, match="no entry for it") as caught:
+        find_shard(bare, 0, bytes(32))
+    assert caught.value.code == "no-shard"
+    with pytest.raises(ParseError, match="without its extra part"):
+        find_shard(replace(head, custom=None), 0, bytes(32))
+
+
+@pytest.mark.parametrize(("splits", "good_"), [(0, True), (1, True), (60, True), (61, False)])
+def test_a_shard_is_split_at_most_60_times(splits: int, good_: bool) -> None:
+    made = cell("0" + uint(0xB, 4) + uint(7, 32) + uint(0, 160) + octets(b"r" * 32 + b"f" * 32))
+    for _ in range(splits):
+        made = cell("1", made, cell(""))
+    table = hashmap({uint(0, 32): ("", (made,))}, 32)
+    head = proven_state(good().shard_proof, chain().head.block)
+    head = replace(head, custom=cell(uint(0xCC26, 16) + "1", table))
+    if good_:
+        found = find_shard(head, 0, bytes(32))
+        assert (found.seqno, found.shard) == (7, 1 << (63 - splits))
+    else:
+        with pytest.raises(ParseError, match="at most 60 splits"):
+            find_shard(head, 0, bytes(32))
+
+
+@pytest.mark.parametrize("tag", range(8))
+def test_storage_extra_is_none_or_one_hash(tag: int) -> None:
+    data = Reader(cell(uint(tag, 3) + "1" * min(256 * tag, 600)), "account")
+    if tag <= 1:
+        accounts._skip_extra(data)
+        data.end()
+    else:
+        with pytest.raises(ParseError, match=f"storage extra 0 or 1, got {tag}"):
+            accounts._skip_extra(data)
 
 
 def test_another_accounts_whole_proof() -> None:

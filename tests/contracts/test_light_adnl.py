@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,6 +212,26 @@ def test_a_broken_frame_ends_the_connection(lite: tuple[LiteChain, LiteServer], 
         Connection(server_of(lite[1]), seconds=0.5).ask(b"1234")
 
 
+@pytest.mark.parametrize(("size", "good"), [(63, False), (64, True), (8 << 20, True)])
+def test_a_packet_has_64_bytes_to_8_mib(
+    monkeypatch: pytest.MonkeyPatch, size: int, good: bool
+) -> None:
+    assert adnl.MAX_PACKET == 8 << 20
+    connection = object.__new__(Connection)
+    connection._server = Server("127.0.0.1", 1, OTHER_KEY.verify_key.encode())
+    body = bytes(max(size - 32, 0))
+    arriving = [size.to_bytes(4, "little"), body + hashlib.sha256(body).digest()]
+    monkeypatch.setattr(connection, "_take", lambda _: arriving.pop(0))
+    if good:
+        assert connection._receive() == bytes(size - 64)
+    else:
+        with pytest.raises(Unavailable, match="expected a packet of 64 to 8388608 bytes"):
+            connection._receive()
+    arriving = [(adnl.MAX_PACKET + 1).to_bytes(4, "little")]
+    with pytest.raises(Unavailable, match="got 8388609"):
+        connection._receive()
+
+
 def test_a_greeting_that_is_not_empty(lite: tuple[LiteChain, LiteServer]) -> None:
     lite[1].greeting = b"hello"
     with pytest.raises(Unavailable, match="empty packet"):
@@ -321,6 +343,26 @@ def test_a_slow_drip_ends_with_the_time_given(lite: tuple[LiteChain, LiteServer]
     lite[1].frame = drip
     with pytest.raises(Unavailable):
         Connection(server_of(lite[1]), seconds=0.5)
+
+
+def test_every_read_waits_for_what_is_left_of_the_time_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that sends one byte after another does not begin the time anew."""
+    clock, waits = [100.0], list[float]()
+
+    def recv(_: int) -> bytes:
+        clock[0] += 4
+        return b"x"
+
+    monkeypatch.setattr("contracts.light.adnl.time.monotonic", lambda: clock[0])
+    connection = object.__new__(Connection)
+    connection._server = Server("127.0.0.1", 1, OTHER_KEY.verify_key.encode())
+    connection._seconds, connection._until = 10, 110.0
+    connection._socket = SimpleNamespace(recv=recv, settimeout=waits.append)  # type: ignore[assignment]
+    with pytest.raises(Unavailable, match="within 10 s"):
+        connection._take(5)
+    assert waits == [10, 6, 2]
 
 
 def test_a_registry_is_read_by_command_over_adnl(tmp_path: Path, now: None) -> None:

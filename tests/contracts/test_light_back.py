@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 
 from attestation.errors import NotAuthentic, ParseError, UmayError
+from contracts.light import back
+from contracts.light.accounts import ChainState
 from contracts.light.back import BackLink, check_back, read_back
 from contracts.light.boc import write_bag
 from tests.helpers import ton_chain
-from tests.helpers.ton_chain import Made, TonChain, back_bytes, make_block, merkle_proof
+from tests.helpers.ton_chain import Made, TonChain, back_bytes, cell, make_block, merkle_proof, uint
 
 CHAIN = TonChain()
 GOOD = CHAIN.back(CHAIN.first)
@@ -110,6 +112,20 @@ def test_a_state_that_lists_none() -> None:
     assert caught.value.code == "no-such-block"
 
 
+@pytest.mark.parametrize("flags", [0, 1, 2, 0xFFFF])
+def test_flags_of_the_masterchain_that_are_known(flags: int) -> None:
+    extra = CHAIN.second_state.refs[3]
+    rest = extra.refs[2]
+    rest = cell(uint(flags, 16) + rest.bits.to01()[16:], *rest.refs)
+    custom = cell(extra.bits.to01(), *extra.refs[:2], rest)
+    state = ChainState(-1, ton_chain.WHOLE, 200, 0, rest, custom)
+    if flags <= 1:
+        assert back._old_blocks(state).hash == rest.refs[0].hash
+    else:
+        with pytest.raises(ParseError, match=f"expected the flags 0 or 1, got {flags}"):
+            back._old_blocks(state)
+
+
 def test_a_listed_key_block_that_is_none() -> None:
     chain = with_state((CHAIN.middle,), (150,))
     with pytest.raises(NotAuthentic) as caught:
@@ -138,6 +154,12 @@ def test_one_link_and_no_other_number(count: int) -> None:
     answer[168] = count
     with pytest.raises(ParseError, match="exactly 1 link back"):
         read_back(bytes(answer))
+
+
+@pytest.mark.parametrize("tail", [bytes(4), b"\1\2\3\4"], ids=["zeros", "word"])
+def test_bytes_after_the_link(tail: bytes) -> None:
+    with pytest.raises(ParseError):
+        read_back(back_bytes(GOOD) + tail)
 
 
 def test_a_link_forward_is_none_back() -> None:
