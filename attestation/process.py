@@ -38,6 +38,7 @@ EXTRAS = {
     "contracts.logservice": "log",
     "enclave.guest": "guest",
     "enclave.host": "host",
+    "enclave.importer": "import",
 }
 """By module, the extra in setup.cfg with the packages that it needs beside the client's."""
 

@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("contracts.localnet",),
     ("enclave",),
     ("enclave.simulator", "enclave.guest", "enclave.host"),
+    ("enclave.importer",),
     ("client_sdk",),
     ("client_sdk.inspection",),
     ("client_sdk.commands",),

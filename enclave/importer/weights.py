@@ -1,0 +1,63 @@
+"""Writes tensors in bfloat16 as one safetensors file, one tensor after the other.
+
+Never more than one tensor is in memory. Values are rounded to the nearest, ties to even, as PyTorch
+rounds them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from attestation.errors import ParseError
+from enclave.importer.gguf_file import Floats
+
+WIDTH = 2
+"""Bytes of a bfloat16."""
+
+ALIGNMENT = 8
+"""Of the first tensor in the file, as the library safetensors writes it."""
+
+
+def size_of(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Bytes of these tensors in bfloat16."""
+    return sum(WIDTH * math.prod(shape) for shape in shapes)
+
+
+def write(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], values: Callable[[str], Floats]
+) -> None:
+    """A new file. `values` is called once for each name, in the order of `shapes`. Raises
+    ParseError for a tensor that has another shape, or a value that bfloat16 does not have."""
+    table, at = {}, 0
+    for name, shape in shapes.items():
+        end = at + size_of([shape])
+        table[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    header = json.dumps({"__metadata__": {"format": "pt"}} | table).encode()
+    header += b" " * (-len(header) % ALIGNMENT)
+    with path.open("xb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for name, shape in shapes.items():
+            found = values(name)
+            if found.shape != shape:
+                raise ParseError(f"{name}: expected the shape {shape}, got {found.shape}")
+            file.write(rounded(name, found).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rounded(name: str, values: Floats) -> npt.NDArray[np.uint16]:
+    """float32 as the bits of bfloat16. Raises ParseError for what is not finite then."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    found = ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype("<u2")
+    if not np.isfinite(values).all() or ((found & 0x7F80) == 0x7F80).any():
+        raise ParseError(f"{name}: expected finite weights, got an infinite one or NaN")
+    return found
