@@ -301,7 +301,7 @@ def test_a_receipt_is_disclosed_and_checked_by_anybody(
     run("audit", "prove", "--evidence", kept["evidence"], "--contract", network.contract,
         "--out", "proof", *where)  # fmt: skip
     check = ["client", "receipts", "verify", "shown"]
-    assert "verdict: the proof holds" in run(*check, "--proof", "proof", *policy)
+    assert "verdict: the receipt holds" in run(*check, "--proof", "proof", *policy)
     run(*check, code=6)
 
 
