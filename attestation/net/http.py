@@ -287,6 +287,7 @@ class Http:
             with timed(clock):
                 return self._pools().send(method, url, body, sent, proxy=proxy)
         except FAILURES as error:
+            clock.leaving.check()
             reason, again = cause(error)
             through = f" through the proxy {self._route.proxy_name}" if proxy else ""
             raise Unavailable(

@@ -217,15 +217,15 @@ def test_who_gives_up_a_shared_search_leaves_no_error_unheard(ada: FakeEnclave) 
 def test_a_forked_process_has_connections_of_its_own(ada: FakeEnclave) -> None:
     with FakeClient([ada]) as client:
         client.chat(BODY).read()
-        made = client._transport._http._adapter()
+        made = client._transport._http._pools()
         child = os.fork()
         if not child:
             try:
-                own = client._transport._http._adapter() is not made
+                own = client._transport._http._pools() is not made
             finally:
                 os._exit(0 if own else 1)
         assert os.waitpid(child, 0)[1] == 0
-        assert client._transport._http._adapter() is made
+        assert client._transport._http._pools() is made
 
 
 def test_upkeep_beside_others_looks_at_the_machines_one_at_a_time(ada: FakeEnclave) -> None:
