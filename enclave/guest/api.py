@@ -14,6 +14,7 @@ from typing import Any
 from attestation import wire
 from attestation.channel import bhttp
 from attestation.errors import UsageError
+from attestation.formats.receipt import FINISH_REASONS
 from enclave.guest.body import ApiError, most_bytes, other_model
 from enclave.guest.engines.base import (
     Answer,
@@ -35,9 +36,6 @@ JSON, SSE = wire.JSON.encode(), wire.EVENTS.encode()
 KINDS: dict[str, Kind] = {wire.CHAT: "chat", wire.COMPLETIONS: "completion"}
 
 
-_REASONS: tuple[FinishReason, ...] = ("cancelled", "length", "stop")
-
-
 @dataclass
 class Account:
     """What an answer came to, for its receipt; there once its last piece has gone out. Of several
@@ -50,7 +48,7 @@ class Account:
         """One choice has ended."""
         before = self.usage or Usage(0, 0, 0)
         reasons = {reason} if self.usage is None else {reason, self.finish_reason}
-        self.finish_reason = next(word for word in _REASONS if word in reasons)
+        self.finish_reason = max(reasons, key=FINISH_REASONS.index)
         self.usage = replace(
             usage,
             completion=before.completion + usage.completion,
