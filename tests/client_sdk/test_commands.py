@@ -267,7 +267,7 @@ def test_the_one_model_of_the_policy_is_asked_unless_another_is_named(
     ("lacking", "named"),
     [
         ({"torch"}, "the extra guest:"),
-        ({"httpx", "psycopg"}, "the extras log and host:"),
+        ({"h11", "psycopg"}, "the extras log and host:"),
         ({"torch", "starlette"}, "the extras guest, log, host and proxy:"),
     ],
 )
