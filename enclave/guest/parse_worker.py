@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 
+from attestation.formats.json import decode
 from attestation.process import keep_memory_private
 from enclave.guest.body import ApiError, read_body
 from enclave.guest.engines.base import FieldRefused
@@ -32,7 +33,7 @@ def frame(data: bytes | bytearray) -> bytes:
 def answered(head: bytes, body: bytes | bytearray) -> bytes:
     """The answer to one question, without its length."""
     try:
-        asked = read_body(body, **json.loads(head), request_id="")
+        asked = read_body(body, **decode(head, what="question"), request_id="")
     except (ApiError, FieldRefused) as error:
         told = {
             "status": error.status if isinstance(error, ApiError) else None,

@@ -16,6 +16,7 @@ import subprocess
 import sys
 
 from attestation.errors import Unavailable
+from attestation.formats.json import decode
 from enclave.guest.body import ApiError, Asked, read_body
 from enclave.guest.engines.base import FieldRefused
 from enclave.guest.engines.fields import Kind
@@ -148,7 +149,7 @@ def _started(connection: socket.socket) -> subprocess.Popen[bytes]:
 
 
 def _refusal(answer: bytearray) -> Exception:
-    told = json.loads(bytes(answer))
+    told = decode(bytes(answer), what="refused body")
     if told["status"] is None:
         return FieldRefused(told["message"], param=told["param"])
     return ApiError(told["status"], told["code"], told["message"], param=told["param"])

@@ -17,6 +17,7 @@ from typing import Any
 
 from attestation.errors import Unavailable, UsageError
 from attestation.files import replace, unusable
+from attestation.formats.json import decode
 from attestation.formats.model import model_digest
 from attestation.model_folder import read_manifest
 from enclave.guest.model import read_model
@@ -132,7 +133,7 @@ def _timings(
 
 def _name_dtype(folder: Path, dtype: str) -> None:
     path = folder / "config.json"
-    _write_json(path, json.loads(path.read_bytes()) | {"dtype": dtype})
+    _write_json(path, decode(path.read_bytes(), what=str(path)) | {"dtype": dtype})
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
