@@ -128,6 +128,24 @@ def test_a_session_through_relay_and_agent(network: Network) -> None:
         assert answer.enclave.valid_until == answer.enclave.session.until
 
 
+def test_a_proxy_that_demands_sessions(network: Network, tmp_path: Path) -> None:
+    policy, text = tmp_path / "policy.toml", network.files.policy.read_text()
+    policy.write_text(re.sub(r'challenge = "\w+"', 'challenge = "required"', text))
+    assert read_policy(policy).challenge == "required"
+    where = ["--policy", str(policy), "--chain", network.chain_url, "--url", network.relay]
+    key = ["--token-file", str(network.files.token), "--listen", "127.0.0.1:0"]
+    network.files.api_token()
+    command = [*UMAY, "client", "proxy", *where, *key]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            base = json.loads(process.stdout.readline())["base_url"]
+            api = openai.OpenAI(base_url=base, api_key=network.files.api_token())
+            assert api.chat.completions.create(**SHORT).choices[0].message.content
+            assert text_of(ask(api))
+        finally:
+            process.kill()
+
+
 def test_the_report_for_people_says_simulated(network: Network) -> None:
     done = umay(network, "client", "verify", "--url", network.relay)
     assert done.exit_code == 0 and "SIMULATED" in done.stdout
