@@ -65,6 +65,19 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "17 keys": {"k6": [bytes([number]) * 32 for number in range(17)]},
     "a version of 54 bits": {"k2": 2**53},
     "a time as true": {"k3": True},
+    "a format as true": {"k0": True},
+    "a time as text": {"k3": "now"},
+    "a life of no second": {"k4": NOW - 100},
+    "relays as a map": {"k7": {}},
+    "relays as a number": {"k7": 5},
+    "a key as text": {"k6": ["a" * 32], "k5": 1},
+    "a name as bytes": {"k1": b"umay-test"},
+    "a name of 257": {"k1": "a" * 257},
+    "a lite server as a number": {"k10": [7]},
+    "a lite server of nothing": {"k10": [[]]},
+    "a lite server's host as bytes": {"k10": [[b"203.0.113.7", 4924, bytes(32)]]},
+    "a lite server's port as text": {"k10": [["203.0.113.7", "4924", bytes(32)]]},
+    "a lite server's port of 17 bits": {"k10": [["203.0.113.7", 65536, bytes(32)]]},
 }
 
 
@@ -72,6 +85,34 @@ MALFORMED: dict[str, dict[str, Any]] = {
 def test_what_is_no_network_file(change: dict[str, Any]) -> None:
     with pytest.raises(ParseError):
         network_file(1, **change)
+
+
+AT_THE_LIMIT: dict[str, dict[str, Any]] = {
+    "a time of 0": {"k3": 0, "k4": 1},
+    "a life of 30 days": {"k4": NOW - 100 + 2_592_000},
+    "as many signers as keys": {"k5": 3},
+    "16 keys": {"k6": [bytes([number]) * 32 for number in range(16)]},
+    "64 witnesses": {"k9": [f"https://w{n}.example" for n in range(64)]},
+    "a name of 256": {"k1": "a" * 256},
+    "the last port": {"k10": [["203.0.113.7", 65535, bytes(32)]]},
+}
+
+
+@pytest.mark.parametrize("change", AT_THE_LIMIT.values(), ids=AT_THE_LIMIT)
+def test_what_is_just_a_network_file(change: dict[str, Any]) -> None:
+    file = network_file(1, **change)
+    assert NetworkFile.from_bytes(file.to_bytes()) == file
+
+
+def test_a_file_is_a_body_and_signatures_of_at_most_64_kib() -> None:
+    whole, signatures = cbor.decode(network_file(1).to_bytes())
+    for wrong in ([whole], [whole, signatures, 0], ["body", signatures], {0: whole}, 7):
+        with pytest.raises(ParseError, match="network file: expected"):
+            NetworkFile.from_bytes(cbor.encode(wrong))
+    for size, long in ((65_536, False), (65_537, True)):
+        with pytest.raises(ParseError) as caught:
+            NetworkFile.from_bytes(bytes(size))
+        assert ("at most 65536 bytes" in str(caught.value)) == long
 
 
 @pytest.mark.parametrize("key", range(11))
@@ -90,10 +131,13 @@ def test_signatures_stand_once_and_in_order() -> None:
         [[signatures[0][0], bytes(63)]],
         [signatures[0][:1]],
         [[bytes([number]) * 32, bytes(64)] for number in range(33)],
+        [7],
         {},
     ):
         with pytest.raises(ParseError):
             NetworkFile.from_bytes(cbor.encode([whole, wrong]))
+    most = [[bytes([number]) * 32, bytes(64)] for number in range(32)]
+    assert len(NetworkFile.from_bytes(cbor.encode([whole, most])).signatures) == 32
     with pytest.raises(ParseError):
         NetworkFile.from_bytes(bytes(MAX_FILE_BYTES + 1))
 
@@ -132,6 +176,13 @@ def test_keys_are_replaced_with_the_signatures_of_old_and_new_ones() -> None:
     check_next(first, second)
     check_next(first, first)
     check_next(second, network_file(3, keys=ROTATED, signers=ROTATED[1:]))
+
+
+def test_a_step_back_says_what_came() -> None:
+    with pytest.raises(Refused, match=r"got 1 \["):
+        check_next(network_file(2), network_file(1))
+    with pytest.raises(Refused, match="got another file of that version"):
+        check_next(network_file(2), network_file(2, k7=[]))
 
 
 FOLLOWS: dict[str, tuple[NetworkFile, str]] = {

@@ -10,7 +10,7 @@ import pytest
 from attestation.errors import NotChecked, Refused, VerificationError
 from attestation.trust.anchor import Anchor
 from attestation.trust.policy import Release
-from attestation.trust.registry import GUEST, MODEL, Entry, RegistrySnapshot
+from attestation.trust.registry import GUEST, MODEL, Entry, RegistrySnapshot, Unread
 from attestation.verify.reading import check_reading
 from attestation.verify.verifier import Presented, Verifier
 from tests.helpers.registries import entry, rules, snapshot
@@ -170,6 +170,16 @@ def test_a_registry_that_nobody_read_is_not_checked(
         "log",
         "mint",
     ]
+
+
+def test_a_registry_that_was_not_read_says_why(
+    world: World, logged: tuple[Presented, Anchor]
+) -> None:
+    policy = dataclasses.replace(world.policy, registry=rules("file"))
+    for unread, why in ((None, "nobody read it"), (Unread("the endpoint is silent"), "is silent")):
+        anchor = dataclasses.replace(logged[1], seqno=BLOCK, registry=unread)
+        with pytest.raises(NotChecked, match=why):
+            Verifier(policy).verify(logged[0], anchor=anchor, beacon=world.beacon, now=NOW)
 
 
 def test_what_was_not_measured_is_not_judged(

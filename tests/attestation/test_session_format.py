@@ -81,6 +81,12 @@ def test_a_malformed_answer(change: dict[int, Any]) -> None:
         SessionAnswer.from_bytes(cbor.encode(GOOD | change))
 
 
+def test_the_last_of_256_sessions() -> None:
+    last = GOOD | {2: [bytes(32)] * 8, 3: 255, 4: 256}
+    answer = SessionAnswer.from_bytes(cbor.encode(last))
+    assert (answer.index, answer.size, len(answer.path)) == (255, 256, 8)
+
+
 @pytest.mark.parametrize("key", GOOD)
 def test_an_answer_without_a_part(key: int) -> None:
     with pytest.raises(ParseError, match=f"expected key {key}"):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from attestation.channel.key_config import KeyConfig
 from attestation.channel.sessions import LIFE_SECONDS
-from attestation.errors import ParseError, VerificationError
+from attestation.errors import ParseError, Refused, UsageError, VerificationError
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import domain_digest
 from attestation.formats.evidence import (
@@ -29,6 +30,7 @@ from attestation.platforms.tdx import parse_quote
 from attestation.platforms.tdx.cpu import TdxCpu
 from attestation.trust.policy import WitnessRules
 from attestation.trust.roots import PRODUCTION
+from attestation.verify.log_step import _shown, check_pinned
 from attestation.verify.session_step import SESSION_USE_S
 from attestation.verify.verdict import Report, VerifiedEnclave
 from attestation.verify.verifier import PLAN, OpenedSession, Presented, Verifier
@@ -540,3 +542,33 @@ def test_checkpoint_of_other_origin_is_refused(world: World) -> None:
     report = Verifier(policy).examine(presented, anchor=anchor, beacon=world.beacon, now=NOW)
     assert report.failed == ("log",)
     assert MAX_ORIGIN_BYTES == 60
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["evidence", "engine_config", "price_table", "host_config", "collateral", "proof", "session"],
+)
+def test_a_part_of_another_type_is_named(part: str) -> None:
+    parts: dict[str, Any] = dict.fromkeys(
+        ("evidence", "engine_config", "price_table", "host_config"), b""
+    )
+    parts["collateral"] = Collateral({})
+    Presented(**parts)
+    with pytest.raises(UsageError, match=f"presented.{part}: expected"):
+        Presented(**parts | {part: "text"})
+
+
+def test_a_leafs_field_is_shown_as_numbers_and_hex() -> None:
+    assert [_shown(value) for value in (7, b"\1\2", (7, b"\1\2"))] == ["7", "0102", "7 0102"]
+
+
+def test_the_contract_may_be_spelled_in_another_way() -> None:
+    raw = "0:" + "c0" * 32
+    pinned = {"network": "n", "code_hash": b"c", "origin": "o", "log_key": b"k"}
+    policy = SimpleNamespace(
+        network="n", log_contract=raw, log_code_hash=b"c", log_origin="o", log_key=b"k"
+    )
+    check_pinned(cast(Any, policy), cast(Any, SimpleNamespace(address=raw.upper(), **pinned)))
+    other = SimpleNamespace(address="0:" + "c1" * 32, **pinned)
+    with pytest.raises(Refused, match="other-contract"):
+        check_pinned(cast(Any, policy), cast(Any, other))
