@@ -182,3 +182,26 @@ def test_no_byte_of_a_report_may_change(monkeypatch: pytest.MonkeyPatch) -> None
 def test_changed_report_fails_the_whole_check(at: int) -> None:
     with pytest.raises(UmayError):
         checked(Device(GPU, patched(at, bytes([GOOD[at] ^ 1])), device().chain))
+
+
+@pytest.mark.parametrize(("size", "long"), [(16_384, False), (16_385, True)])
+def test_a_report_has_at_most_16_kib(size: int, long: bool) -> None:
+    with pytest.raises(ParseError) as caught:
+        parse_report(bytes(size))
+    assert ("expected at most 16384 bytes" in str(caught.value)) == long
+
+
+@pytest.mark.parametrize(("length", "good"), [(0, False), (1, True), (32, True), (33, False)])
+def test_a_text_has_1_to_32_characters(length: int, good: bool) -> None:
+    report = parse_report(device(opaque=opaque(f3=b"5" * length)).report)
+    if good:
+        assert report.driver_version == "5" * length
+    else:
+        with pytest.raises(ParseError, match="expected a version or a name"):
+            _ = report.driver_version
+
+
+@pytest.mark.parametrize("raw", [bytes(7), bytes(9), b"", None])
+def test_a_vbios_version_has_8_bytes(raw: bytes | None) -> None:
+    with pytest.raises(ParseError, match="VBIOS version of 8 bytes"):
+        _ = parse_report(device(opaque=opaque(f6=raw)).report).vbios_version

@@ -412,3 +412,38 @@ def test_changed_byte_never_gives_another_golden_set(at: int, change: int) -> No
 def test_cut_piece_never_gives_another_golden_set(at: int, size: int, new: bytes) -> None:
     rim = survives(GOOD[:at] + new + GOOD[at + size :])
     assert rim is None or (rim.golden, rim.product, rim.version) == (GOLDEN, CHIP, DRIVER_VERSION)
+
+
+def test_a_rim_has_at_most_256_kib() -> None:
+    most = 256 * 1024
+    assert read(GOOD + b"\n" * (most - len(GOOD))).golden == GOLDEN
+    with pytest.raises(ParseError, match="at most 262144 bytes"):
+        read(GOOD + b"\n" * (most + 1 - len(GOOD)))
+
+
+@pytest.mark.parametrize(("namespaces", "good"), [(32, True), (33, False)])
+def test_a_rim_has_at_most_32_namespaces(namespaces: int, good: bool) -> None:
+    more = "".join(f' xmlns:n{at}="urn:n"' for at in range(namespaces - TEXT.count("xmlns")))
+    data = make(swap(OPEN, OPEN[:-1] + more + ">"))
+    assert data.count(b"xmlns") == namespaces
+    if good:
+        assert read(data).golden == GOLDEN
+    else:
+        with pytest.raises(ParseError, match="at most 32 namespaces"):
+            read(data)
+
+
+def test_marks_in_a_text_are_no_markup() -> None:
+    assert read(make(swap('name="SIMULATED NVIDIA"', 'name="SIMULATED! NVIDIA?"'))).golden == GOLDEN
+
+
+def test_other_elements_among_the_certificates() -> None:
+    other = swap("</ds:X509Data>", "<ds:X509SKI>AAAA</ds:X509SKI></ds:X509Data>")
+    with pytest.raises(ParseError, match="2 to 6 X"):
+        read(other(TEXT).encode())
+
+
+@pytest.mark.parametrize(("count", "code"), [(6, "rim-"), (7, "2 to 6 X.509")])
+def test_a_rim_has_at_most_six_certificates(count: int, code: str) -> None:
+    with pytest.raises(UmayError, match=code):
+        read(make(chain=(vendor().rim_chain * 3)[:count]))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from attestation.errors import NotAuthentic, ParseError, Refused
 from attestation.nvidia import (
@@ -13,8 +18,9 @@ from attestation.nvidia import (
     check_measurements,
     check_revocation,
     check_set,
+    topology,
 )
-from attestation.nvidia.report import SWITCH_PDIS
+from attestation.nvidia.report import DEVICE_PDI, SWITCH_PDIS
 from attestation.nvidia.topology import GPUS, LINKS, SWITCHES
 from enclave.simulator.hopper import protected_opaque, switch_pdi
 from tests.helpers.nvidia_machine import NOW, checked, collateral, device, refuses, roots, switch
@@ -100,3 +106,32 @@ def test_set_with_a_cut_list_of_links() -> None:
     short = listing(SWITCH_PDIS, [bytes(8)] * 3)
     with pytest.raises(ParseError):
         check_set(swapped(0, checked(device(0, opaque=short))))
+
+
+def test_a_switch_that_reports_another_identity_than_its_certificate() -> None:
+    whole = protected_set()
+    switch_ = whole[GPUS]
+    for own in (switch_pdi(1), None):
+        fields = {**switch_.report.opaque, DEVICE_PDI: own}
+        other = {kind: data for kind, data in fields.items() if data is not None}
+        report = dataclasses.replace(switch_.report, opaque=other)
+        whole[GPUS] = dataclasses.replace(switch_, report=report)
+        with pytest.raises(NotAuthentic, match="expected a switch to report itself"):
+            check_set(whole)
+
+
+@pytest.mark.parametrize("unused", [bytes(8), b"\xff" * 8], ids=["zeros", "ones"])
+def test_links_that_are_not_used_name_no_switch(unused: bytes) -> None:
+    links = [switch_pdi(link % SWITCHES)[::-1] for link in range(LINKS - 2)] + [unused] * 2
+    check_set(swapped(0, checked(device(0, opaque=listing(SWITCH_PDIS, links)))))
+
+
+@pytest.mark.parametrize(
+    "serials", [[], ["01" * 9] * 2, ["01" * 8], ["01" * 10], ["other"]], ids=str
+)
+def test_a_factory_certificate_without_one_identity(serials: list[str]) -> None:
+    named = [x509.NameAttribute(NameOID.SERIAL_NUMBER, serial) for serial in serials]
+    named.append(x509.NameAttribute(NameOID.COMMON_NAME, "device"))
+    factory = SimpleNamespace(subject=x509.Name(named))
+    with refuses("topology", NotAuthentic):
+        topology._own(cast(CheckedDevice, SimpleNamespace(certificates=(None, factory))))

@@ -13,7 +13,17 @@ from contracts.light.accounts import ChainState
 from contracts.light.back import BackLink, check_back, read_back
 from contracts.light.boc import write_bag
 from tests.helpers import ton_chain
-from tests.helpers.ton_chain import Made, TonChain, back_bytes, cell, make_block, merkle_proof, uint
+from tests.helpers.ton_chain import (
+    Made,
+    TonChain,
+    back_bytes,
+    cell,
+    hashmap,
+    make_block,
+    merkle_proof,
+    octets,
+    uint,
+)
 
 CHAIN = TonChain()
 GOOD = CHAIN.back(CHAIN.first)
@@ -124,6 +134,23 @@ def test_flags_of_the_masterchain_that_are_known(flags: int) -> None:
     else:
         with pytest.raises(ParseError, match=f"expected the flags 0 or 1, got {flags}"):
             back._old_blocks(state)
+
+
+def test_an_entry_of_an_old_block_with_more_behind_it() -> None:
+    block = CHAIN.first.block
+    entry = uint(0, 65) + "1" + uint(9, 64) + uint(block.seqno, 32)
+    entry += octets(block.root_hash) + octets(block.file_hash)
+    for more in ("", "0"):
+        listed = hashmap({uint(block.seqno, 32): (entry + more, ())}, 32)
+        rest = cell(uint(0, 16 + 65) + "1", listed)
+        extra = CHAIN.second_state.refs[3]
+        custom = cell(extra.bits.to01(), *extra.refs[:2], rest)
+        state = ChainState(-1, ton_chain.WHOLE, 200, 0, rest, custom)
+        if not more:
+            assert back._listed(state, block)
+            continue
+        with pytest.raises(ParseError, match="expected the end of the cell"):
+            back._listed(state, block)
 
 
 def test_a_listed_key_block_that_is_none() -> None:
