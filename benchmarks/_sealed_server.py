@@ -21,7 +21,8 @@ from attestation.channel import bhttp
 from attestation.net.serve import serving
 from enclave.guest.api import respond
 from enclave.guest.boot import Machine, boot
-from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+from enclave.guest.engines.torch_engine import TorchEngine
+from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.feed import Beacon, Feed
 from enclave.guest.guest import Guest
 from enclave.guest.platforms.simulated import SimulatedMachine

@@ -21,7 +21,8 @@ import transformers
 
 import enclave.guest
 from enclave.guest.engines.base import GenerateRequest, Message
-from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+from enclave.guest.engines.torch_engine import TorchEngine
+from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import read_model
 
 DEMO = Path(enclave.guest.__file__).parent / "demo_model"

@@ -33,7 +33,7 @@ class ReplayGuard:
 
         Raises Replayed when it is there already, ChannelError when the table is full.
         """
-        entry = _entry(enc)
+        entry = entry_of(enc)
         with self._lock:
             if entry in self._seen:
                 raise Replayed("request: expected a new one, this was seen before in this epoch")
@@ -46,7 +46,7 @@ class ReplayGuard:
     def has(self, enc: bytes) -> bool:
         """Whether a request with this encapsulated key was entered."""
         with self._lock:
-            return _entry(enc) in self._seen
+            return entry_of(enc) in self._seen
 
     @property
     def wants_rotation(self) -> bool:
@@ -60,5 +60,6 @@ class ReplayGuard:
         return f"<ReplayGuard {len(self._seen)} of {self._capacity}>"
 
 
-def _entry(enc: bytes) -> bytes:
+def entry_of(enc: bytes) -> bytes:
+    """What stands in the table for an encapsulated key (16 bytes)."""
     return hashlib.sha256(enc).digest()[:ENTRY_BYTES]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from attestation.channel import chunks, exchange, hpke, kem
 from attestation.channel.key_config import ALGORITHMS, KeyConfig
 from attestation.channel.protocol import SESSION_ID_BYTES
-from attestation.channel.replay import DEFAULT_CAPACITY, ReplayGuard
+from attestation.channel.replay import DEFAULT_CAPACITY, ReplayGuard, entry_of
 from attestation.channel.sessions import Session, SessionKeys
 from attestation.channel.suite import KEMS, Suite
 from attestation.errors import (
@@ -207,6 +207,14 @@ class ServerRequest:
         """Of the key that opened it. Raises UsageError before `finish`."""
         self._established()
         return self._head[0]
+
+    @property
+    def sender(self) -> bytes:
+        """16 bytes, all that tells its client from others: the name of its session, or a hash of
+        the encapsulated key, which each request has of its own. Raises UsageError before `finish`.
+        """
+        enc = self._established().enc
+        return entry_of(enc) if self._session is None else self._session.name
 
     @property
     def suite(self) -> Suite:

@@ -125,15 +125,16 @@ def check_length(guest: Guest, request: bhttp.Request) -> None:
         )
 
 
-async def respond(guest: Guest, request: bhttp.Request) -> Reply:
-    """The answer to one inner request. Raises nothing: a refusal is a Reply too."""
+async def respond(guest: Guest, request: bhttp.Request, *, client: bytes = b"") -> Reply:
+    """The answer to one inner request of the client with this name, by which the engine's queue
+    tells clients apart. Raises nothing: a refusal is a Reply too."""
     try:
-        return await _respond(guest, request)
+        return await _respond(guest, request, client)
     except Exception as error:
         return failure(guest, error)
 
 
-async def _respond(guest: Guest, request: bhttp.Request) -> Reply:
+async def _respond(guest: Guest, request: bhttp.Request, client: bytes) -> Reply:
     path = request.path.partition("?")[0]
     if path == wire.MODELS or path.startswith(wire.MODELS + "/"):
         _expect_method(request, "GET")
@@ -143,16 +144,17 @@ async def _respond(guest: Guest, request: bhttp.Request) -> Reply:
             404, "not_found", "expected /v1/chat/completions, /v1/completions or /v1/models"
         )
     _expect_method(request, "POST")
-    return await _generate(guest, KINDS[path], request)
+    return await _generate(guest, KINDS[path], request, client)
 
 
-async def _generate(guest: Guest, kind: Kind, request: bhttp.Request) -> Reply:
+async def _generate(guest: Guest, kind: Kind, request: bhttp.Request, client: bytes) -> Reply:
     pacing = _pacing(request)
     shape = _Shape(kind, guest.model_name, guest.receipt_time())
     asked = await guest.parsers.read(
         request.content, kind=kind, model=guest.model_name, request_id=shape.id
     )
-    answer = await start(guest.engine, await guest.engine.prepare(asked.request))
+    prepared = await guest.engine.prepare(replace(asked.request, cache_salt=client))
+    answer = await start(guest.engine, prepared)
     account = Account()
     if asked.streamed:
         pieces = _events(answer, shape, account, counted=asked.counted)

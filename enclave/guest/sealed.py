@@ -113,7 +113,10 @@ class SealedAnswer:
         """Nothing is awaited here: between finding no run and beginning one, none can begin."""
         key, salts = _key(request), terms.salts
         return self._guest.runs.listen(
-            key, message, functools.partial(_ask, terms, request), salts.request + salts.response
+            key,
+            message,
+            functools.partial(_ask, terms, request, self._incoming.sender),
+            salts.request + salts.response,
         )
 
     def _refuse(self, error: Exception) -> Listener:
@@ -195,8 +198,8 @@ class _Answering:
             self._terms.guest.answer_ended()
 
 
-async def _ask(terms: _Terms, request: bhttp.Request) -> _Answering:
-    return _Answering(await respond(terms.guest, request), terms)
+async def _ask(terms: _Terms, request: bhttp.Request, client: bytes) -> _Answering:
+    return _Answering(await respond(terms.guest, request, client=client), terms)
 
 
 def _key(request: bhttp.Request) -> bytes | None:

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 
 from enclave.guest.engines.base import GenerateRequest
-from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+from enclave.guest.engines.torch_engine import TorchEngine
+from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import ModelFiles
 
 PROMPT = "What is a confidential virtual machine, and who has to be trusted?"

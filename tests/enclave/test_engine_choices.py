@@ -18,7 +18,8 @@ import enclave.guest
 from enclave.guest.engines import choices
 from enclave.guest.engines.base import EngineFailed, GenerateRequest, QueueFull, Usage
 from enclave.guest.engines.sampling import Sampler, Sampling, seed_bytes, uniform
-from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+from enclave.guest.engines.torch_engine import TorchEngine
+from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import read_model
 from tests.helpers.guest_room import PROMPT, Room, Script, ScriptedEngine, post, room, stream
 

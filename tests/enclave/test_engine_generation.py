@@ -15,7 +15,8 @@ from enclave.guest.engines import generation
 from enclave.guest.engines.base import GenerateRequest
 from enclave.guest.engines.generation import Generation, read_generation
 from enclave.guest.engines.sampling import Rules, Sampler, Sampling
-from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+from enclave.guest.engines.torch_engine import TorchEngine
+from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import ModelFiles, read_model
 
 DEMO = Path(enclave.guest.__file__).parent / "demo_model"

@@ -26,7 +26,8 @@ from enclave.guest.engines.base import (
 )
 from enclave.guest.engines.registry import engines
 from enclave.guest.engines.slots import Scheduler, SlotCache
-from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+from enclave.guest.engines.torch_engine import TorchEngine
+from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import ModelFiles, read_model
 from tests.helpers.guest_room import ScriptedEngine
 

@@ -23,7 +23,8 @@ from enclave.guest.engines.base import (
 )
 from enclave.guest.engines.sampling import Sampler, Sampling
 from enclave.guest.engines.slots import Scheduler
-from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+from enclave.guest.engines.torch_engine import TorchEngine
+from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import ModelFiles, read_model
 
 DEMO = Path(enclave.guest.__file__).parent / "demo_model"
@@ -248,12 +249,29 @@ def test_cancel_while_waiting():
 def test_queue_is_bounded():
     async def body(engine):
         held = [engine.generate(chat("Tell me a story.")) for _ in range(3)]
-        with pytest.raises(QueueFull, match="at most 2 waiting requests"):
+        with pytest.raises(QueueFull, match="expected a free place"):
             engine.generate(chat("hello"))
         await held[0].aclose()
         assert (await collect(engine.generate(chat("hello"))))[-1].finish_reason == "stop"
         for answer in held:
             await answer.aclose()
+
+    with_engine(body, TorchSettings(slots=1, max_waiting=2))
+
+
+def test_a_client_that_waits_with_many_makes_room_for_another():
+    async def body(engine):
+        story = [engine.generate(chat("Tell me a story.", cache_salt=b"a")) for _ in range(3)]
+        await anext(story[0])  # it has the slot, and the others wait
+        question = engine.generate(chat("hello", max_tokens=2))
+        assert engine.stats().waiting == 2
+        with pytest.raises(QueueFull, match="fewer requests of one client"):
+            await collect(story[2])
+        await story[0].aclose()
+        pieces = await collect(question)
+        assert pieces[-1].finish_reason == "length"
+        assert (await collect(story[1]))[-1].finish_reason == "stop"
+        assert engine.stats().cancelled == 2
 
     with_engine(body, TorchSettings(slots=1, max_waiting=2))
 

@@ -16,7 +16,8 @@ import torch
 from attestation.errors import ParseError
 from enclave.guest.engines import weights as reader
 from enclave.guest.engines.base import GenerateRequest
-from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+from enclave.guest.engines.torch_engine import TorchEngine
+from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import read_model
 from enclave.host.models import importing as host
 from enclave.importer import gguf_file

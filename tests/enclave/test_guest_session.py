@@ -94,6 +94,18 @@ def test_a_request_to_a_session_is_answered_with_a_receipt(guest: Room) -> None:
     assert answer.status == 200 and answer.receipt is not None
 
 
+def test_the_engine_knows_a_session_as_one_client_and_else_each_request_as_its_own(
+    guest: Room,
+) -> None:
+    """By which its queue is fair (fair_queue.py)."""
+    sessions = [open_session(guest).config for _ in range(2)]
+    for session in (*sessions, *sessions, None, None):
+        guest.ask(post(CHAT), session)
+    names = [asked.cache_salt for asked in guest.engine.asked[-6:]]
+    assert names[:2] == names[2:4] and len(set(names)) == 4
+    assert {len(name) for name in names} == {16}
+
+
 @pytest.mark.parametrize("length", [0, 1, 32, 33, 35, 64, 1 << 20])
 def test_a_request_of_another_length(guest: Room, length: int) -> None:
     assert ask(guest, "session", bytes(length)) == (400, "", b"")

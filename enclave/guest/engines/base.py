@@ -74,7 +74,8 @@ class GenerateRequest:
 
     `n` choices are asked for; the engine writes the one of the number `choice`, with its own draws
     (`choices`). `token_ids` is the prompt as the engine's `prepare` wrote it; nobody else sets it.
-    `cache_salt` separates tenants in engines that share prefixes between requests.
+    `cache_salt` is the client's name: it separates tenants in engines that share prefixes between
+    requests, and each name has a bounded share of the queue (fair_queue.py). Empty: no name.
     Raises UsageError for a value out of its range.
     """
 

@@ -22,7 +22,8 @@ def engines(*, threads: int | None = None) -> Mapping[str, MakeEngine]:
     where the host config does not."""
 
     def torch(files: ModelFiles, chosen: EngineSettings) -> Engine:
-        from enclave.guest.engines.torch_engine import TorchEngine, TorchSettings
+        from enclave.guest.engines.torch_engine import TorchEngine
+        from enclave.guest.engines.torch_settings import TorchSettings
 
         settings = TorchSettings(
             slots=chosen.slots or TorchSettings.slots,

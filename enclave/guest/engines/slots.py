@@ -11,7 +11,7 @@ Everything here runs on one thread and does not use asyncio.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from enclave.guest.engines.base import Delta, FinishReason, Usage
+from enclave.guest.engines.fair_queue import UNNAMED, FairQueue
 from enclave.guest.engines.sampling import Sampler
 from enclave.guest.engines.text import Detokenizer, StopFilter
 
@@ -103,6 +104,7 @@ class Job:
     untold: list[int] = field(default_factory=list, repr=False)
     cancelled: bool = False
     turn: int = 0
+    client: bytes = field(default=UNNAMED, repr=False)
 
     @property
     def prefilled(self) -> bool:
@@ -143,7 +145,7 @@ class Scheduler:
         self._deterministic = deterministic
         self._device = cache.keys[0].device
         self._slots: list[Job | None] = [None] * len(cache.keys[0])
-        self._waiting: deque[Job] = deque()
+        self._waiting = FairQueue[Job](len(self._slots))
         self._admitted = 0
         self.counters = Counters()
 
@@ -156,7 +158,7 @@ class Scheduler:
         return not self._waiting and not self.running
 
     def add(self, job: Job) -> None:
-        self._waiting.append(job)
+        self._waiting.add(job)
 
     def jobs(self) -> list[Job]:
         """All jobs that wait or run."""
@@ -176,9 +178,13 @@ class Scheduler:
             self._decode(live)
 
     def _next_to_fill(self) -> tuple[int, Job] | None:
-        """The earliest job whose prompt is not completely in its slot."""
-        filling = [(job.turn, at, job) for at, job in self._held() if not job.prefilled]
-        return min(filling)[1:] if filling else None
+        """Of the jobs whose prompt is not completely in its slot, one of the client that holds the
+        fewest slots, and of that client's the earliest."""
+        held = Counter(job.client for _, job in self._held())
+        filling = [
+            (held[job.client], job.turn, at, job) for at, job in self._held() if not job.prefilled
+        ]
+        return min(filling)[2:] if filling else None
 
     def _held(self) -> list[tuple[int, Job]]:
         return [(at, job) for at, job in enumerate(self._slots) if job is not None]
@@ -194,8 +200,8 @@ class Scheduler:
 
     def _admit(self) -> None:
         for at, held in enumerate(self._slots):
-            if held is None and self._waiting:
-                job = self._slots[at] = self._waiting.popleft()
+            if held is None and (job := self._waiting.take([job for _, job in self._held()])):
+                self._slots[at] = job
                 self._admitted += 1
                 job.turn = self._admitted
 

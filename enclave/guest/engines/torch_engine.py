@@ -14,13 +14,11 @@ import contextlib
 import os
 import threading
 import time
-from dataclasses import dataclass, replace
-from importlib.metadata import version
-from typing import Any
+from dataclasses import replace
 
 import torch
 
-from attestation.errors import UmayError, UsageError
+from attestation.errors import UmayError, Unavailable, UsageError
 from enclave.guest.engines.base import (
     Answer,
     ContextOverflow,
@@ -32,9 +30,9 @@ from enclave.guest.engines.base import (
     QueueFull,
     refused,
 )
+from enclave.guest.engines.fair_queue import Names, to_displace
 from enclave.guest.engines.generation import read_generation
 from enclave.guest.engines.loading import (
-    check_config,
     check_room,
     check_vocabulary,
     load_model,
@@ -42,23 +40,10 @@ from enclave.guest.engines.loading import (
 )
 from enclave.guest.engines.prompt import PromptEncoder, json_object
 from enclave.guest.engines.sampling import Sampler, Sampling
-from enclave.guest.engines.slots import Counters, Job, Scheduler, SlotCache, kv_bytes
+from enclave.guest.engines.slots import Counters, Job, Scheduler, SlotCache
 from enclave.guest.engines.text import Detokenizer, StopFilter
+from enclave.guest.engines.torch_settings import DTYPES, TorchSettings, describe
 from enclave.guest.model import ModelFiles
-
-ENGINE = "umay-torch"
-ENGINE_VERSION = "3"
-"""It is increased whenever the same request could give other tokens than before."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-LIBRARIES = ("torch", "transformers", "tokenizers", "jinja2")
-"""Libraries whose version may change an answer."""
-
-FEATURES = frozenset({
-    "chat", "completion", "temperature", "top_p", "top_k", "min_p", "seed", "stop",
-    "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias",
-})  # fmt: skip
 
 THREADS_VARIABLE = "UMAY_TORCH_THREADS"
 
@@ -71,26 +56,6 @@ JOIN_S = 5.0
 """For the worker to end. One that hangs in a device ends with the process."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TorchSettings:
-    """How the engine runs. The memory for keys and values is that of slots times max_len tokens.
-
-    None for `max_len` or `dtype` stands for the model's own. None for `threads` stands for the
-    value of the environment variable UMAY_TORCH_THREADS, or 1 without it. `deterministic` makes
-    every step as wide and as long as it can be, so that logits do not depend on the other rows;
-    this costs speed.
-    """
-
-    slots: int = 8
-    max_len: int | None = None
-    dtype: str | None = None
-    device: str = "cpu"
-    threads: int | None = None
-    max_waiting: int = 64
-    prefill_piece: int = 512
-    deterministic: bool = False
-
-
 class TorchEngine:
     """An Engine (see base) that uses the slot scheduler."""
 
@@ -100,13 +65,14 @@ class TorchEngine:
         self._config = json_object(model.files, "config.json")
         generation = json_object(model.files, "generation_config.json", optional=True)
         self._encoder = PromptEncoder(model.files)
-        self._info = _describe(self._config, model.digest, self._settings)
+        self._info = describe(self._config, model.digest, self._settings)
         self._generation = read_generation(generation, self._config)
         check_vocabulary(self._config, self._encoder.greatest_id)
         self._wake = threading.Condition()
         self._inbox: list[Job] = []
         self._outbox: list[tuple[_Answer, Delta]] = []
-        self._live: set[_Answer] = set()
+        self._live: dict[_Answer, None] = {}
+        self._names = Names()
         self._state = "new"
         self._failure: EngineFailed | None = None
         self._step_began: float | None = None
@@ -137,29 +103,23 @@ class TorchEngine:
 
     async def prepare(self, request: GenerateRequest) -> GenerateRequest:
         """The same request with its token ids; see base.Engine."""
-        self._check_queue()
+        self._displaced(self._names.client(request.cache_salt))  # or all of this is for nothing
         ids = await asyncio.to_thread(self._encode, request)
         return replace(request, token_ids=tuple(ids))
 
     def generate(self, request: GenerateRequest) -> Answer:
         """Puts the request into the queue; see base.Engine. `aclose()` of the answer cancels it."""
-        self._check_queue()
-        answer = _Answer(self)
+        answer = _Answer(self, request.cache_salt, self._names.client(request.cache_salt))
+        displaced = self._displaced(answer.client)
         job = answer.job = self._job(request, answer)
-        self._live.add(answer)
+        job.client = answer.client
+        if displaced is not None:
+            displaced.displace()
+        self._live[answer] = None
         with self._wake:
             self._inbox.append(job)
             self._wake.notify()
         return answer
-
-    def _check_queue(self) -> None:
-        if self._state != "running":
-            raise EngineFailed("engine: expected a running engine, this one does not run")
-        if len(self._live) >= self._settings.slots + self._settings.max_waiting:
-            raise QueueFull(
-                f"engine: expected at most {self._settings.max_waiting} waiting requests, as many "
-                "are waiting already; try again later"
-            )
 
     def stats(self) -> EngineStats:
         live, slots = len(self._live), self._settings.slots
@@ -187,6 +147,15 @@ class TorchEngine:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, JOIN_S)
         self._files.clear()
+
+    def _displaced(self, client: bytes) -> _Answer | None:
+        """The waiting answer that makes room for one of this client, where there is none. Raises
+        EngineFailed, QueueFull."""
+        if self._state != "running":
+            raise EngineFailed("engine: expected a running engine, this one does not run")
+        if len(self._live) < self._settings.slots + self._settings.max_waiting:
+            return None
+        return to_displace([one for one in self._live if one.job and not one.job.turn], client)
 
     def _job(self, request: GenerateRequest, answer: _Answer) -> Job:
         """The request as token ids and settings. Raises UsageError."""
@@ -305,10 +274,10 @@ class TorchEngine:
             answer.put(failure)
 
     def _forget(self, answer: _Answer) -> None:
-        self._live.discard(answer)
+        self._live.pop(answer, None)
 
     def _cancel(self, answer: _Answer) -> None:
-        self._live.discard(answer)
+        self._forget(answer)
         if answer.job is not None:
             answer.job.cancelled = True
         with self._wake:
@@ -318,9 +287,9 @@ class TorchEngine:
 class _Answer:
     """The iterator over one answer's Deltas."""
 
-    def __init__(self, engine: TorchEngine) -> None:
-        self._engine = engine
-        self._queue: asyncio.Queue[Delta | EngineFailed] = asyncio.Queue()
+    def __init__(self, engine: TorchEngine, name: bytes, client: bytes) -> None:
+        self._engine, self._name, self.client = engine, name, client
+        self._queue: asyncio.Queue[Delta | Unavailable] = asyncio.Queue()
         self._done = False
         self.job: Job | None = None
 
@@ -331,17 +300,24 @@ class _Answer:
         if self._done:
             raise StopAsyncIteration
         piece = await self._queue.get()
-        if isinstance(piece, EngineFailed):
+        if isinstance(piece, Unavailable):
             self._done = True
             raise piece
         self._done = piece.finish_reason is not None
         return piece
 
-    def put(self, piece: Delta | EngineFailed) -> None:
+    def put(self, piece: Delta | Unavailable) -> None:
         """Takes a piece from the worker. The last piece makes room for the next request."""
-        if isinstance(piece, EngineFailed) or piece.finish_reason is not None:
+        if isinstance(piece, Unavailable) or piece.finish_reason is not None:
             self._engine._forget(self)
+        if isinstance(piece, Delta) and piece.finish_reason not in (None, "cancelled"):
+            self._engine._names.finished(self._name)
         self._queue.put_nowait(piece)
+
+    def displace(self) -> None:
+        """Ends it before it began: its place is needed for another client."""
+        self._engine._cancel(self)
+        self.put(QueueFull("engine: expected fewer requests of one client; try again later"))
 
     async def aclose(self) -> None:
         """Cancels the answer. It may be called at any time and repeatedly."""
@@ -362,37 +338,3 @@ def _settle(ready: asyncio.Future[None], failure: EngineFailed | None) -> None:
         ready.set_result(None)
     else:
         ready.set_exception(failure)
-
-
-def _describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) -> EngineInfo:
-    """The EngineInfo, which is known before anything is loaded. Raises ParseError, UsageError."""
-    check_config(config)
-    dtype = settings.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
-    context = int(config["max_position_embeddings"])
-    max_len = settings.max_len or context
-    if not 1 < max_len <= context or settings.slots < 1 or settings.prefill_piece < 1:
-        raise UsageError(
-            f"engine: expected max_len from 2 to {context}, and at least 1 slot and prefill_piece "
-            f"1, got {max_len}, {settings.slots} and {settings.prefill_piece}"
-        )
-    return EngineInfo(
-        engine=ENGINE,
-        version=ENGINE_VERSION,
-        libraries=tuple((name, version(name)) for name in LIBRARIES),
-        device=settings.device.partition(":")[0],
-        dtype=dtype,
-        quantisation="none",
-        flags=(
-            ("attention", "sdpa"),
-            ("deterministic", settings.deterministic),
-            ("prefill_piece", settings.prefill_piece),
-            ("prefix_cache", False),
-        ),
-        slots=settings.slots,
-        max_len=max_len,
-        model_digest=digest,
-        features=FEATURES,
-        kv_bytes=kv_bytes(config, settings.slots * max_len, DTYPES[dtype]),
-    )
