@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from importlib.metadata import Distribution, PackagePath
 from pathlib import Path
@@ -90,8 +91,10 @@ ENDS: dict[str, tuple[str, type[BaseException], str]] = {
 @pytest.mark.parametrize("name", ENDS)
 def test_how_the_importer_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     code, kind, message = ENDS[name]
-    python = tmp_path / "python"
-    python.write_text(f"#!{sys.executable}\nimport os, sys\n{code}\n")
+    script, python = tmp_path / "script.py", tmp_path / "python"
+    script.write_text(f"import os, sys\n{code}\n")
+    # An interpreter's own path may have spaces, which a first line cannot quote.
+    python.write_text(f"#!/bin/sh\nexec {shlex.join([sys.executable, str(script)])}\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(kind, match=message):
