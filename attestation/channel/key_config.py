@@ -133,7 +133,7 @@ def _split(data: bytes) -> list[bytes]:
     offset = 0
     while offset < len(data):
         end = offset + 2 + int.from_bytes(data[offset : offset + 2], "big")
-        if offset + 2 > len(data) or end > len(data):
+        if end > len(data):
             raise ParseError("key list: expected whole configurations, it ends within one")
         parts.append(data[offset + 2 : end])
         if len(parts) > MAX_KEY_CONFIGS:

@@ -374,3 +374,36 @@ def test_sse_comment_fills_the_bucket(length: int) -> None:
     assert (length + len(comment)) % 512 == 0
     assert comment == b"" or (comment[:1] == b":" and comment.endswith(b"\n\n"))
     assert comment.count(b"\n") <= 2
+
+
+@pytest.mark.parametrize("indeterminate", [False, True])
+def test_sections_and_control_data_at_their_limits(indeterminate: bool) -> None:
+    for request in (
+        Request("GET", "/", ((b"a", b"b"),) * 128),
+        Request("GET", "/", ((b"a", b"b" * 65535),)),
+        Request("A" * 8192, "/"),
+    ):
+        encoded = bhttp.encode_request(request, indeterminate=indeterminate)
+        assert bhttp.decode_request(encoded) == request
+    response = Response(599)
+    assert bhttp.decode_response(bhttp.encode_response(response)) == response
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (Request("A" * 8193, "/"), "control data"),
+        (Request("GET", "/", scheme="a" * 8193), "control data"),
+        (Request("GET", "/", scheme="1s"), "scheme"),
+        (Request("GET", "/", authority="a b"), "authority"),
+        (Request("GET", "/", ((b"a", b"b" * 65536),)), "at most 65536 bytes"),
+    ],
+)
+def test_encoder_says_what_is_wrong_with_a_request(bad: Request, words: str) -> None:
+    with pytest.raises(ParseError, match=words):
+        bhttp.encode_request(bad)
+
+
+def test_too_many_fields_are_refused_in_an_open_section() -> None:
+    with pytest.raises(ParseError, match="at most 128 fields"):
+        bhttp.decode_request(raw(framing=b"\2")[:-3] + field(b"a", b"b") * 129 + b"\0\0\0")

@@ -646,3 +646,51 @@ def test_a_configuration_too_short_to_name_its_kem() -> None:
     for part in (b"\x01", b"\x01\x12"):
         with pytest.raises(ParseError):
             parse_key_list(len(part).to_bytes(2) + part)
+
+
+@pytest.mark.parametrize(
+    ("key_id", "kem_id", "size", "count", "words"),
+    [
+        (-1, KEM_X25519, 32, 1, "key id: expected 0 to 255"),
+        (256, KEM_X25519, 32, 1, "key id: expected 0 to 255"),
+        (1, 0x10, 32, 1, "KEM: expected"),
+        (1, KEM_X25519, 31, 1, "public key: expected 32 bytes"),
+        (1, KEM_X25519, 32, 0, "algorithms: expected 1 to 32"),
+        (1, KEM_X25519, 32, 33, "algorithms: expected 1 to 32"),
+    ],
+)
+def test_parts_that_make_no_key_configuration(
+    key_id: int, kem_id: int, size: int, count: int, words: str
+) -> None:
+    with pytest.raises(ParseError, match=words):
+        KeyConfig(key_id, kem_id, bytes(size), ((1, 1),) * count)
+
+
+@pytest.mark.parametrize(("key_id", "count"), [(0, 1), (255, 32)])
+def test_a_key_configuration_at_its_limits(key_id: int, count: int) -> None:
+    config = KeyConfig(key_id, KEM_X25519, bytes(32), ((1, 1),) * count)
+    assert parse_key_list(encode_key_list([config] * 64)) == (config,) * 64
+
+
+@pytest.mark.parametrize(
+    ("tail", "words"),
+    [
+        (None, "at least 3 bytes, got 2"),
+        (b"", "up to its end"),
+        (bytes(32), "up to its end"),
+        (bytes(33), "up to its end"),
+        (bytes(34), "algorithms: expected 1 to 32"),
+        (bytes(32) + b"\0\2\0\1", "multiple of 4"),
+        (bytes(32) + b"\0\5\0\1\0\1\0", "multiple of 4"),
+    ],
+)
+def test_bytes_that_are_no_key_configuration(tail: bytes | None, words: str) -> None:
+    with pytest.raises(ParseError, match=words):
+        KeyConfig.from_bytes(b"\1\0" if tail is None else b"\1\0\x20" + tail)
+
+
+def test_a_key_list_that_ends_within_a_configuration() -> None:
+    whole = encode_key_list([KeyConfig(1, KEM_X25519, bytes(32))])
+    for cut in (whole[:1], whole[:2], whole[:-1]):
+        with pytest.raises(ParseError, match="it ends within one"):
+            parse_key_list(cut)
