@@ -17,6 +17,7 @@ from typing import Any
 
 from attestation import wire
 from attestation.channel import bhttp
+from attestation.channel.messages import first
 from attestation.errors import (
     NotAuthentic,
     NotForUs,
@@ -86,7 +87,7 @@ class Reading:
         return None if said is None else retry_after(said.decode("latin-1"))
 
     def header(self, name: bytes) -> bytes | None:
-        return next((value for key, value in self.headers if key == name), None)
+        return first(self.headers, name)
 
     def begin(self) -> Work[None]:
         """Until status and headers are there.

@@ -15,6 +15,7 @@ from typing import Any
 
 from attestation.channel import bhttp, padding
 from attestation.channel.client import ClientRequest
+from attestation.channel.messages import first
 from attestation.errors import ChannelError, NotAuthentic, ParseError, SessionExpired, UsageError
 from attestation.formats import receipt_cose
 from attestation.formats.keys import KeyBundle
@@ -69,8 +70,8 @@ class SealedExchange:
     `pq` is the policy's floor, `now` Unix seconds. A retry repeats `request` with its
     idempotency key; `earlier` are the enclaves that it was sealed to before, whose receipt the
     answer may have. For its disclosure, content of at most MAX_KEPT_BYTES is kept, with `keep` all
-    of it. Raises Refused when the verification has expired or no key reaches the
-    floor, ParseError for a request over the limit or a key of another form.
+    of it. Raises Refused when the verification has expired or no key reaches the floor, ParseError
+    for a request over the limit or a key of another form.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class SealedExchange:
 
         Whatever they are, the receipt holds only where its hashes are of this request and answer.
         """
-        encoded = next((value for key, value in head.headers if key == RECEIPT_SALTS_FIELD), None)
+        encoded = first(head.headers, RECEIPT_SALTS_FIELD)
         if encoded is None or not self._keyed:
             return
         salts = _decode(encoded, "salts")
@@ -203,7 +204,7 @@ class SealedExchange:
         return self.enclave
 
     def _trailer(self, name: bytes) -> bytes | None:
-        return next((value for key, value in self._trailers if key == name), None)
+        return first(self._trailers, name)
 
     def _events(self, plaintexts: list[bytes]) -> list[bhttp.Event]:
         events: list[bhttp.Event] = []

@@ -13,10 +13,15 @@ def sha256(data: bytes) -> bytes:
 
 def domain_digest(domain: str, *parts: bytes) -> bytes:
     """H(domain ‖ 0 ‖ parts): 32 bytes."""
+    return domain_hash(domain, *parts).digest()
+
+
+def domain_hash(domain: str, *parts: bytes) -> hashlib._Hash:
+    """The same before its end: `update` it with what comes later."""
     state = hashlib.sha256(domain.encode() + b"\0")
     for part in parts:
         state.update(part)
-    return state.digest()
+    return state
 
 
 def engine_digest(config: bytes) -> bytes:

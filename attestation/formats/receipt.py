@@ -6,7 +6,6 @@ are hashed with salts from the HPKE exporter that only the two ends know.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from attestation.errors import NotAuthentic, ParseError
 from attestation.formats import cbor
-from attestation.formats.digests import DIGEST_BYTES, domain_digest
+from attestation.formats.digests import DIGEST_BYTES, domain_digest, domain_hash
 
 REQUEST_SALT_LABEL = b"umay/receipt/request/v1"
 RESPONSE_SALT_LABEL = b"umay/receipt/response/v1"
 SALT_BYTES = 32
-SALTED_DOMAIN = "umay/salted/v1"
 MAX_RECEIPT_BYTES = 4096
 FINISH_REASONS = ("stop", "length", "cancelled", "error")
 TIME_GRAIN_S = 60
@@ -145,31 +143,33 @@ def amount_of(price_table: Mapping[str, Any], tokens: tuple[int, int, int, int])
 
 
 class SaltedHash:
-    """`salted_hash` of content that comes in pieces."""
+    """H("umay/salted/v1\\0" ‖ salt ‖ content), salt of 32 bytes from the HPKE exporter, of content
+    that may come in pieces."""
 
-    def __init__(self, salt: bytes) -> None:
+    def __init__(self, salt: bytes, content: bytes = b"") -> None:
         if len(salt) != SALT_BYTES:
             raise ParseError(f"salt: expected {SALT_BYTES} bytes, got {len(salt)}")
-        self._state = hashlib.sha256(SALTED_DOMAIN.encode() + b"\0" + salt)
+        self._state = domain_hash("umay/salted/v1", salt, content)
 
     def update(self, piece: bytes) -> None:
         self._state.update(piece)
 
+    def digest(self) -> bytes:
+        return self._state.digest()
+
     def matches(self, expected: bytes) -> bool:
-        """Whether a receipt's salted hash is of all pieces together."""
-        return hmac.compare_digest(expected, self._state.digest())
+        """Whether a receipt's salted hash is of this content."""
+        return hmac.compare_digest(expected, self.digest())
 
 
 def salted_hash(salt: bytes, content: bytes) -> bytes:
-    """H("umay/salted/v1\\0" ‖ salt ‖ content), salt of 32 bytes from the HPKE exporter."""
-    if len(salt) != SALT_BYTES:
-        raise ParseError(f"salt: expected {SALT_BYTES} bytes, got {len(salt)}")
-    return domain_digest(SALTED_DOMAIN, salt, content)
+    """The same of content that is all there: 32 bytes."""
+    return SaltedHash(salt, content).digest()
 
 
 def matches(expected: bytes, salt: bytes, content: bytes) -> bool:
     """Whether a receipt's salted hash is of this content."""
-    return hmac.compare_digest(expected, salted_hash(salt, content))
+    return SaltedHash(salt, content).matches(expected)
 
 
 def _message(body: bytes) -> bytes:

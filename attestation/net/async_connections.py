@@ -12,7 +12,7 @@ import select
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import h11
 
@@ -62,23 +62,23 @@ class AsyncConnections:
     ) -> AsyncExchange:
         """Returns once the head of the answer is there. Raises what is in FAILURES, and what
         `body` raises. Close what it returns."""
+        parts = urlsplit(url)
         part, more = (b"", False) if body is None else await body()
         async with asyncio.timeout(self._waits.turn if self._turns.locked() else None):
             await self._turns.acquire()
         try:
-            exchange = AsyncExchange(self, await self._connection(url))
+            exchange = AsyncExchange(self, await self._connection(parts))
         except BaseException:
             self._turns.release()
             raise
         try:
-            await exchange.ask(_head(method, url, headers, body, part, more), part, more, body)
+            await exchange.ask(_head(method, parts, headers, body, part, more), part, more, body)
         except BaseException:
             exchange.close()
             raise
         return exchange
 
-    async def _connection(self, url: str) -> _Connection:
-        parts = urlsplit(url)
+    async def _connection(self, parts: SplitResult) -> _Connection:
         secure = parts.scheme == "https"
         place = secure, parts.hostname or "", parts.port or (443 if secure else 80)
         return self._again(place) or await self._connect(place)
@@ -118,10 +118,14 @@ class AsyncConnections:
 
 
 def _head(
-    method: str, url: str, headers: Mapping[str, str], body: Body | None, part: bytes, more: bool
+    method: str,
+    parts: SplitResult,
+    headers: Mapping[str, str],
+    body: Body | None,
+    part: bytes,
+    more: bool,
 ) -> h11.Request:
     """`part`: the first of the body, which has a length where there is no `more`."""
-    parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     fields = [("host", parts.netloc.rpartition("@")[2]), *headers.items()]
     if more:
