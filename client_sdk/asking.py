@@ -12,6 +12,7 @@ to another one only after that machine has said that it did not take it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 from attestation import wire
@@ -78,7 +79,7 @@ class _Question:
     full: Reading | None = None
     failure: UmayError | None = None
 
-    @property
+    @functools.cached_property
     def key(self) -> bytes | None:
         return wire.read_idempotency_key(self.request.headers)
 
@@ -100,9 +101,9 @@ class _Question:
 
 
 class Asker:
-    """Seals to what `chooser` chooses. `pq` is the policy's floor; `keep` whether whole
-    contents are kept for disclosure; `on_end` hears of each answer
-    that ended, with the error that ended it."""
+    """Seals to what `chooser` chooses. `pq` is the policy's floor; `keep` whether whole contents
+    are kept for disclosure; `on_end` hears of each answer that ended, with the error that ended
+    it."""
 
     def __init__(
         self,

@@ -65,9 +65,9 @@ def connect(
             print(answer.receipt)
 
     `umay up` writes umay.toml and policy.toml there. What is given here wins over that file:
-    `url` of a relay, an agent or one guest, or a signed
-    `network_file` that names relays; `policy` as a Policy or its file; `chain` as a
-    toncenter v2 URL, "lite:CONFIG.json", or any reader of your own. Nothing is sent yet.
+    `url` of a relay, an agent or one guest, or a signed `network_file` that names relays; `policy`
+    as a Policy or its file; `chain` as a toncenter v2 URL, "lite:CONFIG.json", or any reader of
+    your own. Nothing is sent yet.
     Raises UsageError for what is missing or wrong.
     """
     where = located(directory, url=url, network_file=network_file, policy=policy, chain=chain)
