@@ -103,7 +103,7 @@ def config_of(file: Gguf, fields: Fields) -> dict[str, Any]:
 def tensors_of(file: Gguf, config: Mapping[str, Any]) -> dict[str, tuple[str, Tensor]]:
     """For each name in safetensors, the tensor and its name in the file. Raises ParseError for a
     tensor that is absent or unknown."""
-    kind = next(k for k in ARCHITECTURES.values() if k.model_type == config["model_type"])
+    kind = _kind(config)
     wanted = dict(WHOLE)
     if config["tie_word_embeddings"]:
         del wanted[OUTPUT]
@@ -120,7 +120,7 @@ def tensors_of(file: Gguf, config: Mapping[str, Any]) -> dict[str, tuple[str, Te
 
 def restored(name: str, values: Floats, config: Mapping[str, Any]) -> Floats:
     """`values` of the tensor `name` of the file, with its rows in the order of transformers."""
-    kind = next(k for k in ARCHITECTURES.values() if k.model_type == config["model_type"])
+    kind = _kind(config)
     match = _NAME.fullmatch(name)
     if match is None or match[2] not in kind.interleaved:
         return values
@@ -129,6 +129,10 @@ def restored(name: str, values: Floats, config: Mapping[str, Any]) -> Floats:
         raise ParseError(f"GGUF: {name}: expected {heads} heads of equal width, got other rows")
     pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, values.shape[1])
     return pairs.swapaxes(1, 2).reshape(values.shape)
+
+
+def _kind(config: Mapping[str, Any]) -> Architecture:
+    return next(k for k in ARCHITECTURES.values() if k.model_type == config["model_type"])
 
 
 def _heads(fields: Fields, prefix: str) -> int:

@@ -180,11 +180,11 @@ class Scheduler:
     def _next_to_fill(self) -> tuple[int, Job] | None:
         """Of the jobs whose prompt is not completely in its slot, one of the client that holds the
         fewest slots, and of that client's the earliest."""
+        filling = [(at, job) for at, job in self._held() if not job.prefilled]
+        if not filling:
+            return None
         held = Counter(job.client for _, job in self._held())
-        filling = [
-            (held[job.client], job.turn, at, job) for at, job in self._held() if not job.prefilled
-        ]
-        return min(filling)[2:] if filling else None
+        return min(filling, key=lambda one: (held[one[1].client], one[1].turn))
 
     def _held(self) -> list[tuple[int, Job]]:
         return [(at, job) for at, job in enumerate(self._slots) if job is not None]
@@ -199,11 +199,13 @@ class Scheduler:
                 self._end(job, "cancelled", "")
 
     def _admit(self) -> None:
-        for at, held in enumerate(self._slots):
-            if held is None and (job := self._waiting.take([job for _, job in self._held()])):
-                self._slots[at] = job
-                self._admitted += 1
-                job.turn = self._admitted
+        for at in [at for at, held in enumerate(self._slots) if held is None]:
+            job = self._waiting.take([job for _, job in self._held()]) if self._waiting else None
+            if job is None:  # who may not have this slot may not have another one either
+                return
+            self._slots[at] = job
+            self._admitted += 1
+            job.turn = self._admitted
 
     def _free(self, at: int) -> None:
         self._slots[at] = None
@@ -239,9 +241,9 @@ class Scheduler:
         for at in live:
             job = self._slots[at]
             if job is not None:
-                plain = job.sampler.plain
-                chosen = job.sampler.chosen(greatest[at]) if plain else None
-                self._advance(at, job, job.sampler.choose(logits[at]) if chosen is None else chosen)
+                sampler, best = job.sampler, greatest[at]
+                token = sampler.chosen(best) if sampler.plain else sampler.choose(logits[at])
+                self._advance(at, job, token)
 
     def _position(self, job: Job | None) -> int:
         """The position of the row's next token."""
