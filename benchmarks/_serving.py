@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from attestation import wire
 from attestation.errors import Unavailable
@@ -16,16 +17,21 @@ from client_sdk.transport import Transport
 START_SECONDS = 120.0
 
 
+class Served(NamedTuple):
+    url: str
+    pid: int
+
+
 @contextmanager
-def served(slots: int) -> Iterator[str]:
-    """Its URL, once it serves. Raises Unavailable where it does not start."""
+def served(slots: int) -> Iterator[Served]:
+    """Once it serves. Raises Unavailable where it does not start."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     server = subprocess.Popen([sys.executable, "-m", "benchmarks._sealed_server", port, str(slots)])
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_for(url, server)
-        yield url
+        yield Served(url, server.pid)
     finally:
         server.terminate()
         server.wait(10)

@@ -32,7 +32,7 @@ QUESTION: list[Any] = [{"role": "user", "content": "Tell me a story about a guar
 def run() -> Iterator[dict[str, Any]]:
     with (
         tempfile.TemporaryDirectory() as directory,
-        served(PLAIN_SLOTS) as url,
+        served(PLAIN_SLOTS) as (url, _),
         Network(Path(directory), guests=GUESTS) as network,
     ):
         network.start()

@@ -45,7 +45,7 @@ Ask = Callable[[], list[float]]
 
 
 def run() -> Iterator[dict[str, Any]]:
-    with served(max(STREAMS)) as base:
+    with served(max(STREAMS)) as (base, _):
         transport = Transport()
         boot, enclave = _enclave(transport, base)
         for streams in STREAMS:

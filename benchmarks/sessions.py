@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,10 +22,10 @@ from typing import Any
 from attestation import wire
 from attestation.channel.client import ClientRequest
 from attestation.channel.server import KeyRing
-from attestation.errors import Unavailable
 from attestation.formats.session import MAX_SESSIONS_PER_QUOTE, SessionRequest
 from attestation.verify.verifier import Presented, Verifier
 from benchmarks._sealed_server import booted
+from benchmarks._serving import served
 from client_sdk.transport import Transport
 from enclave.guest.sessions import Sessions
 from tests.helpers.world import NOW, World
@@ -70,17 +67,11 @@ async def _opened(directory: Path) -> tuple[float, float]:
 
 def _over_http() -> Iterator[dict[str, Any]]:
     """Through the guest's server, from another process."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "benchmarks._sealed_server", str(port), "1"])
-    try:
-        boot = _boot(f"http://127.0.0.1:{port}")
-        begun, busy = perf_counter(), _cpu_seconds(server.pid)
-        asyncio.run(_all_connections(port, f"{wire.base(boot)}session"))
-        seconds, busy = perf_counter() - begun, _cpu_seconds(server.pid) - busy
-    finally:
-        server.terminate()
-        server.wait()
+    with served(1) as (url, pid):
+        boot = json.loads(Transport().get(url + wire.LISTING))["boots"][0]
+        begun, busy = perf_counter(), _cpu_seconds(pid)
+        asyncio.run(_all_connections(int(url.rpartition(":")[2]), f"{wire.base(boot)}session"))
+        seconds, busy = perf_counter() - begun, _cpu_seconds(pid) - busy
     count = CONNECTIONS * EACH
     where = f"simulated quotes, HTTP, {CONNECTIONS} connections"
     yield _figure(f"sessions-per-second, {where}", count / seconds, "1/s", n=count)
@@ -91,18 +82,6 @@ def _cpu_seconds(pid: int) -> float:
     """Of a process so far, the simulator's quotes included."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _boot(url: str) -> str:
-    """Of the guest, once it serves."""
-    transport, until = Transport(), time.monotonic() + 300
-    while True:
-        try:
-            return transport.get(f"{url}{wire.LISTING}").decode().split('"')[3]
-        except Unavailable:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.2)
 
 
 async def _all_connections(port: int, path: str) -> None:
