@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attestation import wire
@@ -29,6 +29,7 @@ from enclave.guest.engines.base import (
 from enclave.guest.engines.choices import start
 from enclave.guest.engines.fields import Kind
 from enclave.guest.guest import Guest
+from enclave.guest.logprobs import Logprobs
 from enclave.guest.parsing import ParserFailed
 from enclave.guest.runs import AnswerGone, KeyReused, TooManyKeys
 
@@ -149,10 +150,12 @@ async def _respond(guest: Guest, request: bhttp.Request, client: bytes) -> Reply
 
 async def _generate(guest: Guest, kind: Kind, request: bhttp.Request, client: bytes) -> Reply:
     pacing = _pacing(request)
-    shape = _Shape(kind, guest.model_name, guest.receipt_time())
+    name = "umay-" + secrets.token_hex(12)
     asked = await guest.parsers.read(
-        request.content, kind=kind, model=guest.model_name, request_id=shape.id
+        request.content, kind=kind, model=guest.model_name, request_id=name
     )
+    logprobs = Logprobs(kind, asked.request.logprobs)
+    shape = _Shape(kind, guest.model_name, guest.receipt_time(), name, logprobs)
     prepared = await guest.engine.prepare(replace(asked.request, cache_salt=client))
     answer = await start(guest.engine, prepared)
     account = Account()
@@ -169,17 +172,18 @@ class _Shape:
     kind: Kind
     model: str
     created: int
-    id: str = field(default_factory=lambda: "umay-" + secrets.token_hex(12))
+    id: str
+    logprobs: Logprobs
 
     def chunk(self, delta: Delta, *, first: bool) -> dict[str, Any]:
         if self.kind == "completion":
-            return self._object("text_completion", _choice(delta, {"text": delta.text}))
+            return self._object("text_completion", self._choice(delta, {"text": delta.text}))
         shown = {"content": delta.text} | ({"role": "assistant"} if first else {})
-        return self._object("chat.completion.chunk", _choice(delta, {"delta": shown}))
+        return self._object("chat.completion.chunk", self._choice(delta, {"delta": shown}))
 
     def whole(self, choices: Sequence[Delta], usage: Usage) -> dict[str, Any]:
         name = "text_completion" if self.kind == "completion" else "chat.completion"
-        shown = [_choice(choice, self._content(choice.text)) for choice in choices]
+        shown = [self._choice(choice, self._content(choice.text)) for choice in choices]
         return {**self._object(name, *shown), "usage": _usage(usage)}
 
     def _content(self, text: str) -> dict[str, Any]:
@@ -200,14 +204,13 @@ class _Shape:
             "choices": list(choices),
         }
 
-
-def _choice(delta: Delta, content: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "index": delta.index,
-        **content,
-        "logprobs": None,
-        "finish_reason": delta.finish_reason,
-    }
+    def _choice(self, delta: Delta, content: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "index": delta.index,
+            **content,
+            "logprobs": self.logprobs.of(delta),
+            "finish_reason": delta.finish_reason,
+        }
 
 
 async def _events(
@@ -234,7 +237,8 @@ async def _whole(answer: Answer, shape: _Shape, account: Account) -> AsyncGenera
 
 
 def _joined(deltas: Sequence[Delta]) -> Delta:
-    return replace(deltas[-1], text="".join([delta.text for delta in deltas]))
+    logprobs = tuple([found for delta in deltas for found in delta.logprobs])
+    return replace(deltas[-1], text="".join([delta.text for delta in deltas]), logprobs=logprobs)
 
 
 async def _deltas(answer: Answer, account: Account) -> AsyncIterator[Delta]:

@@ -33,7 +33,7 @@ names and braces."""
 _HEAD_BYTES = 4
 _SCALARS = (
     "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
-    "frequency_penalty", "repetition_penalty", "n",
+    "frequency_penalty", "repetition_penalty", "n", "logprobs",
 )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def test_completion():
 
 UNSUPPORTED = {
     "tools": [{"type": "function"}], "response_format": {"type": "json_object"}, "n": 9,
-    "logprobs": True, "top_logprobs": 3, "functions": [{}], "audio": {}, "prediction": {},
+    "logprobs": 1, "top_logprobs": 3, "functions": [{}], "audio": {}, "prediction": {},
     "modalities": ["audio"], "reasoning_effort": "high", "prompt": "x", "whatever": 1,
     "store": True, "web_search_options": {}, "moderation": {}, "verbosity": "low",
     "function_call": {"name": "f"}, "tool_choice": "required", "service_tier": "flex",
@@ -96,6 +96,22 @@ NOTHING = {
 @pytest.mark.parametrize("name", sorted(NOTHING))
 def test_what_asks_for_nothing_changes_nothing(name):
     assert parsed(**{name: NOTHING[name]}) == parsed()
+
+
+def test_logprobs():
+    assert parsed(logprobs=True).logprobs == 0
+    assert parsed(logprobs=True, top_logprobs=20).logprobs == 20
+    assert parsed(logprobs=False).logprobs is None
+    completion = {"prompt": "x"}
+    assert from_openai(completion | {"logprobs": 5}, kind="completion").logprobs == 5
+    assert from_openai(completion | {"logprobs": 0}, kind="completion").logprobs == 0
+    for value in (-1, 21, True, "1"):
+        with pytest.raises(FieldRefused) as caught:
+            parsed(logprobs=True, top_logprobs=value)
+        assert caught.value.param == "top_logprobs"
+        with pytest.raises(FieldRefused) as caught:
+            from_openai(completion | {"logprobs": value}, kind="completion")
+        assert caught.value.param == "logprobs"
 
 
 def test_choices():

@@ -62,6 +62,7 @@ numbers = {
     "min_p": st.floats(0, 1),
     "seed": st.integers(-(2**63), 2**63 - 1),
     "n": st.integers(1, 8),
+    "logprobs": st.integers(0, 20),
     "max_tokens": st.integers(1, 99),
     "repetition_penalty": st.floats(0.5, 2),
     "presence_penalty": st.floats(-2, 2),

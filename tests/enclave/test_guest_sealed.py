@@ -233,7 +233,7 @@ BAD: dict[str, tuple[bhttp.Request, int, str]] = {
     "pacing in capitals": (paced(b"None"), 400, "invalid_value"),
     "pacing twice": (paced(b"none", b"strict"), 400, "invalid_value"),
     "pacing twice alike": (paced(b"none", b"none"), 400, "invalid_value"),
-    "unsupported field": (post({**CHAT, "logprobs": True}), 400, "invalid_value"),
+    "unsupported field": (post({**CHAT, "tools": [{}]}), 400, "invalid_value"),
     "unknown field": (post({**CHAT, "frobnicate": 1}), 400, "invalid_value"),
     "unknown field of a lone surrogate": (
         post(OK[:-1] + rb',"\ud800":1}'),

@@ -20,6 +20,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 8
+MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 300
 """The most entries of a logit_bias, as in OpenAI's API."""
 
@@ -72,10 +73,12 @@ class GenerateRequest:
     """What the engine should write: an answer to either `messages` or `prompt`. None stands for the
     model's own default.
 
-    `n` choices are asked for; the engine writes the one of the number `choice`, with its own draws
-    (`choices`). `token_ids` is the prompt as the engine's `prepare` wrote it; nobody else sets it.
-    `cache_salt` is the client's name: it separates tenants in engines that share prefixes between
-    requests, and each name has a bounded share of the queue (fair_queue.py). Empty: no name.
+    `logprobs` likeliest tokens are told beside each chosen one; None tells nothing of
+    probabilities. `n` choices are asked for; the engine writes the one of the number `choice`, with
+    its own draws (`choices`). `token_ids` is the prompt as the engine's `prepare` wrote it; nobody
+    else sets it. `cache_salt` is the client's name: it separates tenants in engines that share
+    prefixes between requests, and each name has a bounded share of the queue (fair_queue.py).
+    Empty: no name.
     Raises UsageError for a value out of its range.
     """
 
@@ -89,6 +92,7 @@ class GenerateRequest:
     seed: int | None = None
     n: int = 1
     choice: int = 0
+    logprobs: int | None = None
     stop: tuple[str, ...] = field(default=(), repr=False)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -109,6 +113,7 @@ class GenerateRequest:
         _check_range("top_k", self.top_k, 0, 2**31)
         _check_range("min_p", self.min_p, 0.0, 1.0)
         _check_range("n", self.n, 1, MAX_CHOICES)
+        _check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         _check_range("seed", self.seed, -(2**63), 2**63 - 1)
         _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
@@ -128,14 +133,26 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token as its bytes, the natural logarithm of its probability, and the likeliest tokens at
+    its place with theirs, the likeliest first."""
+
+    token: bytes = field(repr=False)
+    logprob: float = field(repr=False)
+    top: tuple[tuple[bytes, float], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
 class Delta:
-    """The next piece of an answer. Only the last one has `finish_reason` and `usage`."""
+    """The next piece of an answer. Only the last one has `finish_reason` and `usage`. `logprobs`,
+    where they were asked for, are of the `token_ids` except an end token."""
 
     text: str = field(repr=False)
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     index: int = 0
+    logprobs: tuple[TokenLogprob, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from enclave.guest.engines.base import GenerateRequest, Message, refused
+from enclave.guest.engines.base import MAX_LOGPROBS, GenerateRequest, Message, refused
 from enclave.guest.engines.fields import (
     BODY,
     MESSAGE,
@@ -64,6 +64,7 @@ def from_openai(
         top_k=_top_k(fields.get("top_k")),
         seed=_integer(fields["seed"], "seed") if "seed" in fields else None,
         n=_choices(fields),
+        logprobs=_chat_logprobs(fields) if kind == "chat" else _count(fields, "logprobs"),
         stop=_stops(fields.get("stop")),
         logit_bias=_bias(fields.get("logit_bias", {})),
         cache_salt=cache_salt,
@@ -117,6 +118,25 @@ def _choices(fields: Mapping[str, Any]) -> int:
     if "best_of" in fields and not same(fields["best_of"], number):
         raise refused("best_of", "expected the same number as n, because none is thrown away")
     return number
+
+
+def _chat_logprobs(fields: Mapping[str, Any]) -> int | None:
+    """The number of likeliest tokens to tell; None if no probability is asked for."""
+    count = _count(fields, "top_logprobs") or 0
+    if _flag(fields.get("logprobs"), "logprobs"):
+        return count
+    if count:
+        raise refused("top_logprobs", "expected logprobs: true beside it, got none")
+    return None
+
+
+def _count(fields: Mapping[str, Any], name: str) -> int | None:
+    if name not in fields:
+        return None
+    count = _integer(fields[name], name)
+    if not 0 <= count <= MAX_LOGPROBS:
+        raise refused(name, f"expected a number from 0 to {MAX_LOGPROBS}, got another one")
+    return count
 
 
 def _max_tokens(fields: Mapping[str, Any]) -> int | None:

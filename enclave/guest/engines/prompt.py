@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from attestation.errors import ParseError
 from enclave.guest.engines.base import ContextOverflow, Message, refused
+from enclave.guest.engines.logprobs import Speller
 
 MARK = "\U000f0000"
 """A private-use character that splits special tokens; no message may contain it."""
@@ -54,6 +55,7 @@ class PromptEncoder:
 
     def __init__(self, files: Mapping[str, bytes | bytearray]) -> None:
         self._tokenizer = _tokenizer(files)
+        self.spell = Speller(self._tokenizer)
         self._settings = json_object(files, "tokenizer_config.json", optional=True)
         self._template = self._compile(files)
         added = self._tokenizer.get_added_tokens_decoder()

@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
 
-from enclave.guest.engines.base import Delta, FinishReason, Usage
+from enclave.guest.engines.base import Delta, FinishReason, TokenLogprob, Usage
 from enclave.guest.engines.fair_queue import UNNAMED, FairQueue
 from enclave.guest.engines.sampling import Sampler
 from enclave.guest.engines.text import Detokenizer, StopFilter
@@ -98,6 +98,8 @@ class Job:
     text: Detokenizer
     stops: StopFilter
     tell: Callable[[Delta], None]
+    score: Callable[[torch.Tensor, int], TokenLogprob] | None = None
+    scores: list[TokenLogprob] = field(default_factory=list, repr=False)
     filled: int = 0
     written: int = 0
     last: int = 0
@@ -222,7 +224,7 @@ class Scheduler:
         logits = self._forward(job.prompt[begin:end], positions[None], mask[None, None])
         job.filled = end
         if job.prefilled:
-            self._advance(at, job, job.sampler.choose(logits[0]))
+            self._advance(at, job, job.sampler.choose(logits[0]), logits[0])
         return end - begin
 
     def _decode(self, live: list[int]) -> None:
@@ -243,7 +245,7 @@ class Scheduler:
             if job is not None:
                 sampler, best = job.sampler, greatest[at]
                 token = sampler.chosen(best) if sampler.plain else sampler.choose(logits[at])
-                self._advance(at, job, token)
+                self._advance(at, job, token, logits[at])
 
     def _position(self, job: Job | None) -> int:
         """The position of the row's next token."""
@@ -271,12 +273,15 @@ class Scheduler:
         )
         return answer.logits[:, -1]
 
-    def _advance(self, at: int, job: Job, token: int) -> None:
-        """Counts one chosen token, and tells the text that became certain with it."""
+    def _advance(self, at: int, job: Job, token: int, logits: torch.Tensor) -> None:
+        """Counts one chosen token, and tells the text that became certain with it. `logits` are
+        those that it was chosen from."""
         job.last = token
         job.written += 1
         job.untold.append(token)
         self.counters.tokens += 1
+        if job.score is not None and token not in self._stop_ids:
+            job.scores.append(job.score(logits, token))
         if token in self._stop_ids:
             self._finish(at, job, "stop", job.stops.push(job.text.finish()) + job.stops.finish())
             return
@@ -289,7 +294,7 @@ class Scheduler:
             reason: FinishReason = "stop" if job.stops.stopped else "length"
             self._finish(at, job, reason, text + rest)
         elif text:
-            job.tell(Delta(text, self._take(job)))
+            job.tell(self._take(job, text))
 
     def _finish(self, at: int, job: Job, reason: FinishReason, text: str) -> None:
         self._free(at)
@@ -300,8 +305,9 @@ class Scheduler:
             self.counters.cancelled += 1
         else:
             self.counters.finished += 1
-        job.tell(Delta(text, self._take(job), reason, job.usage))
+        job.tell(replace(self._take(job, text), finish_reason=reason, usage=job.usage))
 
-    def _take(self, job: Job) -> tuple[int, ...]:
-        taken, job.untold = tuple(job.untold), []
-        return taken
+    def _take(self, job: Job, text: str) -> Delta:
+        told = Delta(text, tuple(job.untold), logprobs=tuple(job.scores))
+        job.untold, job.scores = [], []
+        return told

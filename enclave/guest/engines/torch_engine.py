@@ -38,6 +38,7 @@ from enclave.guest.engines.loading import (
     load_model,
     self_test,
 )
+from enclave.guest.engines.logprobs import scorer
 from enclave.guest.engines.prompt import PromptEncoder, json_object
 from enclave.guest.engines.sampling import Sampler, Sampling
 from enclave.guest.engines.slots import Counters, Job, Scheduler, SlotCache
@@ -192,6 +193,7 @@ class TorchEngine:
             text=Detokenizer(self._encoder.decode),
             stops=StopFilter(request.stop),
             tell=lambda delta: self._outbox.append((answer, delta)),
+            score=scorer(request.logprobs, self._encoder.spell),
         )
 
     def _encode(self, request: GenerateRequest) -> list[int]:

@@ -25,6 +25,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "jinja2")
 FEATURES = frozenset({
     "chat", "completion", "temperature", "top_p", "top_k", "min_p", "seed", "stop",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias",
+    "n", "logprobs",
 })  # fmt: skip
 
 
