@@ -15,20 +15,26 @@ from client_sdk.commands.cli import console, directory
 
 @click.command()
 @directory("Directory for the chain's state, the log, the keys and umay.toml.")
-def up(directory: Path) -> None:
+@click.option(
+    "--model",
+    metavar="NAME|DIR",
+    help="Model of the guests: smollm2, which is imported once, or a directory. Default: what the "
+    "network in --dir ran before, else the small demo model.",
+)
+def up(directory: Path, model: str | None) -> None:
     """Run a whole simulated network on this machine until Ctrl-C or SIGTERM.
 
     Starts a chain, a log, simulated machines, a relay and an OpenAI-compatible endpoint, and
     prints their addresses and example commands. The next start resumes from --dir. Exit codes:
-    0 stopped; 2 --dir cannot be used, or an extra is not installed; 5 a part did not start, or
-    ended; 130 interrupted before everything had started.
+    0 stopped; 2 --dir or --model cannot be used, or an extra is not installed; 3 the model cannot
+    be imported; 5 a part did not start, or ended; 130 interrupted before everything had started.
     """
     from client_sdk.localnet import extras
     from client_sdk.localnet import up as foreground
 
     extras.check("umay up")
     signal.signal(signal.SIGTERM, interrupt)
-    foreground.run(directory, say=click.echo)
+    foreground.run(directory, say=click.echo, model=model)
 
 
 @click.command()

@@ -18,14 +18,13 @@ from attestation.formats.digests import engine_digest
 from attestation.formats.measurement import measurement_digest
 from client_sdk.config import Config
 from client_sdk.localnet.drills import ask
+from client_sdk.localnet.models import DEMO_NAME, ServedModel, demo
 from client_sdk.localnet.netfiles import (
     GUESTS,
     HOST,
     GuestSpec,
     NetworkFiles,
     PolicyFacts,
-    demo_model,
-    digest_of,
     policy_toml,
 )
 from client_sdk.localnet.supervisor import Child, Supervisor
@@ -38,9 +37,8 @@ from contracts.log_client import fetch_checkpoint
 from contracts.logservice.store import load_or_create_key
 
 UMAY = ("-m", "client_sdk")
-MODEL_NAME = "umay-demo"
+MODEL_NAME = DEMO_NAME
 FAUCET_NANO = 100_000_000_000
-READY_SECONDS = 120.0
 POLL_SECONDS = 0.2
 TOLD_SECONDS = 5.0
 Option = str | Path | int | None | list[str]
@@ -49,8 +47,8 @@ Option = str | Path | int | None | list[str]
 class Network:
     """One network in `directory`. `with Network(…) as network: network.start()`.
 
-    `threads` bounds each guest's engine; `record` makes the relay keep every byte it
-    handles, for the demo.
+    `threads` bounds each guest's engine; `model` None is the demo model; `record` makes the
+    relay keep every byte it handles, for the demo.
     """
 
     def __init__(
@@ -60,12 +58,14 @@ class Network:
         guests: tuple[GuestSpec, ...] = GUESTS,
         record: bool = False,
         threads: int | None = None,
+        model: ServedModel | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.files = NetworkFiles(directory)
         self.guests = guests
         self.parts: list[tuple[str, str, str]] = []
         self.supervisor = Supervisor(self.files.errors)
+        self.model = model or demo()
         self._record, self._threads, self._tell = record, threads, tell
         self._transport = Transport()
         self._ports: dict[str, int] = {}
@@ -154,7 +154,7 @@ class Network:
         """The relay's listing, once it holds `count` guests that are anchored."""
         began = time.monotonic()
         shown, told = -1, began
-        while (now := time.monotonic()) < began + READY_SECONDS:
+        while (now := time.monotonic()) < began + self.model.patience_s:
             self.supervisor.check()
             places = self._listed(self.relay)
             ready = sum(place.state == "ready" for place in places)
@@ -165,7 +165,8 @@ class Network:
                 return places
             time.sleep(POLL_SECONDS)
         raise Unavailable(
-            f"expected {count} guests to be anchored within {READY_SECONDS:.0f} s, got {shown}; "
+            f"expected {count} guests to be anchored within {self.model.patience_s:.0f} s, "
+            f"got {shown}; "
             f"what each part wrote is in {self.files.errors}"
         )
 
@@ -222,7 +223,7 @@ class Network:
         return measurement_digest("tdx", tuple(registers)).hex()
 
     def _model(self) -> str:
-        return digest_of(demo_model())
+        return self.model.digest
 
     def _deploy(self) -> None:
         """The log's contract, once; its address commits to the log's first checkpoint."""
@@ -271,7 +272,7 @@ class Network:
             origin=self.origin,
             log_key=self._log_public_key().hex(),
             roots={name: digest.hex() for name, digest in roots.items()},
-            model_name=MODEL_NAME,
+            model_name=self.model.name,
             model_digest=self._model(),
             releases=tuple(
                 (
@@ -345,7 +346,8 @@ class Network:
             again=again,
             listen=self._listen(f"guest-{guest.name}"),
             host_config=self.files.host_config(guest),
-            model=guest.model or demo_model(),
+            model=guest.model or self.model.directory,
+            model_name=self.model.name,
             agent=self.url(f"feed-{guest.name}"),
             simulator=self.files.socket(),
             vm=guest.name,

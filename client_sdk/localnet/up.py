@@ -13,18 +13,23 @@ from attestation.files import home
 from attestation.verify.report_text import SIMULATED
 from client_sdk.config import DEFAULT_DIR
 from client_sdk.localnet.devnet import Network
+from client_sdk.localnet.models import choose
+from client_sdk.localnet.netfiles import NetworkFiles
 from client_sdk.localnet.restarting import GuestRestarter
 
 WATCH_SECONDS = 0.5
 
 
-def run(directory: Path, *, say: Callable[[str], None]) -> None:
-    """Returns on Ctrl-C once everything serves; before that it raises KeyboardInterrupt.
+def run(directory: Path, *, say: Callable[[str], None], model: str | None = None) -> None:
+    """Runs the network with the model that `model` names (`models.choose`).
+
+    Returns on Ctrl-C once everything serves; before that it raises KeyboardInterrupt.
 
     Raises Unavailable naming a part that died; all of them are stopped.
     """
     serves = False
-    with Network(directory, tell=lambda part: say(f"starting {part} …")) as network:
+    served = choose(model, NetworkFiles(directory), say=say)
+    with Network(directory, model=served, tell=lambda part: say(f"starting {part} …")) as network:
         try:
             network.start()
             base = network.start_proxy()
