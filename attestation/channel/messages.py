@@ -4,7 +4,7 @@ Field names are lower-case tokens, never pseudo-fields; values hold no NUL, CR o
 no space at their ends; control data is visible ASCII. Encoder and decoder both check, so
 nothing can be smuggled into an HTTP/1.1 message built from these parts.
 
-No `repr` of them shows contents or fields: these are prompts, answers, keys and salts.
+No `repr` of them shows what a caller wrote, not even a path: prompts, answers, keys and salts.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _PATH = re.compile(rb"(?:/[\x21-\x7e]*|\*)\Z")
 
 @dataclass(frozen=True)
 class Request:
-    method: str
-    path: str
+    method: str = field(repr=False)
+    path: str = field(repr=False)
     headers: Fields = field(default=(), repr=False)
     content: bytes = field(default=b"", repr=False)
     trailers: Fields = field(default=(), repr=False)
-    scheme: str = "https"
-    authority: str = ""
+    scheme: str = field(default="https", repr=False)
+    authority: str = field(default="", repr=False)
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a field, None where there is none."""
@@ -71,10 +71,10 @@ class Response:
 class RequestHead:
     """Event: control data and header section of a request."""
 
-    method: str
-    scheme: str
-    authority: str
-    path: str
+    method: str = field(repr=False)
+    scheme: str = field(repr=False)
+    authority: str = field(repr=False)
+    path: str = field(repr=False)
     headers: Fields = field(repr=False)
 
 
