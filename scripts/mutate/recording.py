@@ -31,6 +31,7 @@ TESTS = (
     "tests/contracts/test_light_accounts.py",
     "tests/contracts/test_light_adnl.py",
     "tests/contracts/test_light_back.py",
+    "tests/contracts/test_light_cells.py",
     "tests/contracts/test_light_client.py",
     "tests/contracts/test_light_links.py",
     "tests/contracts/test_light_recording.py",

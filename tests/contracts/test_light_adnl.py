@@ -297,6 +297,8 @@ BAD_CONFIGS = {
     "basechain": put(*INIT, "workchain", 0),
     "other-shard": put(*INIT, "shard", 1 << 62),
     "seqno-negative": put(*INIT, "seqno", -1),
+    "seqno-bool": put(*INIT, "seqno", True),
+    "seqno-text": put(*INIT, "seqno", "7"),
     "hash-short": put(*INIT, "root_hash", base64.b64encode(bytes(31)).decode()),
 }
 
@@ -310,6 +312,23 @@ def test_a_config_that_is_none(config: Path, how: str) -> None:
         NetworkConfig.read(config)
 
 
+def test_a_config_at_its_limits(config: Path) -> None:
+    raw = json.loads(config.read_text())
+    for port in (1, 65535):
+        put("liteservers", 0, "port", port)(raw)
+        config.write_text(json.dumps(raw))
+        assert NetworkConfig.read(config).servers[0].port == port
+    put(*INIT, "seqno", 0)(raw)
+    text = json.dumps(raw)
+    for size in (1 << 20, (1 << 20) + 1):
+        config.write_text(text[:-1].ljust(size - 1) + "}")
+        if size == 1 << 20:
+            assert NetworkConfig.read(config).init_block.seqno == 0
+            continue
+        with pytest.raises(UsageError, match="expected a TON global config"):
+            NetworkConfig.read(config)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
 def test_a_file_that_is_no_config(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.json"
@@ -320,10 +339,47 @@ def test_a_file_that_is_no_config(tmp_path: Path, text: str) -> None:
         NetworkConfig.read(path)
 
 
-@pytest.mark.parametrize("more", ["?to=x", "?save=", "?from", "?from=missing"])
+@pytest.mark.parametrize("more", ["?to=x", "?save=", "?from=", "?from"])
 def test_a_spelling_that_is_none(config: Path, more: str) -> None:
-    with pytest.raises(UsageError):
-        reading(f"lite:{config}{more}")
+    for text in (f"lite:{config}{more}", f"lite:{more}", "lite:"):
+        with pytest.raises(UsageError, match=r"expected lite:CONFIG\.json"):
+            reading(text)
+
+
+def test_a_recording_that_is_not_there(config: Path) -> None:
+    with pytest.raises(UsageError, match="missing"):
+        reading(f"lite:{config}?from=missing")
+
+
+def test_blocks_that_were_read_are_kept_until_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def block(seqno: int) -> BlockRef:
+        asked.append(seqno)
+        return BlockRef(seqno, bytes(32), UTIME, "proven")
+
+    monkeypatch.setattr("contracts.light.chain.MAX_KEPT", 2)
+    chain = ProvenChain(SimpleNamespace(block=block), clock=lambda: UTIME)  # type: ignore[arg-type]
+    for seqno in (1, 2, 1, 2, 3, 3, 1):
+        assert chain.block(seqno).seqno == seqno
+    assert asked == [1, 2, 3, 1]
+
+
+@pytest.mark.parametrize("servers", [None, 1, 3])
+def test_each_server_is_asked_for_a_proof_once(servers: int | None) -> None:
+    turns: list[int] = []
+
+    def block(seqno: int) -> BlockRef:
+        raise ParseError(f"no proof {len(turns)}")
+
+    many = SimpleNamespace(count=servers, turn=lambda: turns.append(1)) if servers else None
+    client = SimpleNamespace(block=block)
+    chain = ProvenChain(client, clock=lambda: UTIME, servers=many)  # type: ignore[arg-type]
+    with pytest.raises(Unavailable, match=f"the last: no proof {max(0, (servers or 0) - 1)}"):
+        chain.block(1)
+    assert len(turns) == (servers or 0)
 
 
 @pytest.mark.parametrize("address", ["", "0:", "0:xy", "7:" + "1" * 64, "0:" + "1" * 63])

@@ -11,7 +11,8 @@ from attestation.errors import NotAuthentic, ParseError, Refused, UmayError, Una
 from contracts.codec import LogState
 from contracts.light.blocks import BlockId
 from contracts.light.chain import ProvenChain
-from contracts.light.client import LightClient, TrustedBlock
+from contracts.light.client import LightClient, MemoryStore, TrustedBlock
+from contracts.light.links import Walk
 from contracts.reader import read_anchor
 from tests.helpers.ton_chain import (
     ABSENT,
@@ -19,6 +20,7 @@ from tests.helpers.ton_chain import (
     UTIME,
     TonChain,
     answer_bytes,
+    back_bytes,
     header_bytes,
     make_block,
     proof_bytes,
@@ -145,6 +147,55 @@ def test_another_block_of_the_trusted_number(tmp_path: Path) -> None:
         light.prove(twin.block)
 
 
+def test_a_block_of_another_chain_with_the_number_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light, transport = client(tmp_path)
+    twin = make_block(150, utime=UTIME + 1)
+    monkeypatch.setattr(transport, "header", lambda seqno: header_bytes(twin))
+    with pytest.raises(UmayError):
+        light.block(150)
+
+
+def test_a_block_of_the_trusted_number_needs_a_way_back(tmp_path: Path) -> None:
+    """And none leads from a block to another one of its own number."""
+    light, transport = client(tmp_path)
+    light.trusted.move(CHAIN.second.block)
+    twin = make_block(200, utime=UTIME + 1)
+    transport.block_proof = lambda known, target: back_bytes(CHAIN.back(twin))  # type: ignore[method-assign]
+    with pytest.raises(NotAuthentic) as caught:
+        light.prove(twin.block)
+    assert caught.value.code == "not-older"
+
+
+def test_at_most_256_answers_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server whose every answer leads to one more key block."""
+    light, transport = client(tmp_path)
+
+    def one_further(at: BlockId, _: bytes) -> Walk:
+        block = replace(at, seqno=at.seqno + 1)
+        return Walk(block, block, (), complete=False)
+
+    monkeypatch.setattr("contracts.light.client.walk", one_further)
+    transport.links = dict.fromkeys(
+        (replace(CHAIN.first.block, seqno=100 + number) for number in range(300)),
+        CHAIN.link(CHAIN.first, CHAIN.second),
+    )
+    with pytest.raises(NotAuthentic, match="at most 256 answers"):
+        light.prove(replace(CHAIN.head.block, seqno=1000))
+    assert transport.asked == list(range(100, 356))
+
+
+def test_the_last_blocks_that_were_proven_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contracts.light.client.MAX_PROVEN", 2)
+    light, _ = client(tmp_path)
+    for made in (CHAIN.first, CHAIN.second, CHAIN.head):
+        light.prove(made.block)
+    assert list(light.proven) == [CHAIN.second.block, CHAIN.head.block]
+
+
 def test_a_head_behind_the_trusted_block(tmp_path: Path) -> None:
     light, transport = client(tmp_path)
     light.trusted.move(CHAIN.second.block)
@@ -153,14 +204,18 @@ def test_a_head_behind_the_trusted_block(tmp_path: Path) -> None:
         light.head()
 
 
-def test_the_trusted_block_never_moves_back(tmp_path: Path) -> None:
-    trusted = TrustedBlock(tmp_path / "trusted.json")
-    trusted.pin(CHAIN.second.block)
-    trusted.move(CHAIN.first.block)
-    assert trusted.read() == CHAIN.second.block
+HASHES = f'"root_hash": "{bytes(32).hex()}", "file_hash": "{CHAIN.first.block.file_hash.hex()}"'
+SHORT = HASHES.replace("0000", "00", 1)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"seqno": -1}', '{"seqno": true}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{}", "[]", '{"seqno": -1}', '{"seqno": true}'),
+        *(f'{{"seqno": {seqno}, {HASHES}}}' for seqno in ("-1", "true", "1.0", '"1"', "null")),
+        f'{{"seqno": 1, {SHORT}}}',
+    ],
+)
 def test_a_damaged_trusted_block(tmp_path: Path, content: str) -> None:
     path = tmp_path / "trusted.json"
     with pytest.raises(UsageError, match="pin"):
@@ -168,6 +223,32 @@ def test_a_damaged_trusted_block(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(UsageError, match="begin anew"):
         TrustedBlock(path).read()
+
+
+@pytest.mark.parametrize("seqno", [0, 1])
+def test_a_trusted_block_is_read_as_it_was_written(tmp_path: Path, seqno: int) -> None:
+    path = tmp_path / "trusted.json"
+    path.write_text(f'{{"seqno": {seqno}, {HASHES}}}')
+    found = TrustedBlock(path).read()
+    assert (found.seqno, found.root_hash, found.file_hash) == (
+        seqno,
+        bytes(32),
+        CHAIN.first.block.file_hash,
+    )
+
+
+@pytest.mark.parametrize("store", ["memory", "file"])
+def test_a_trusted_block_moves_to_a_later_one_alone(tmp_path: Path, store: str) -> None:
+    trusted: MemoryStore | TrustedBlock = MemoryStore(CHAIN.first.block)
+    if store == "file":
+        trusted = TrustedBlock(tmp_path / "trusted.json")
+        trusted.pin(CHAIN.first.block)
+    trusted.move(replace(CHAIN.first.block, root_hash=bytes(32)))
+    assert trusted.read() == CHAIN.first.block
+    trusted.move(CHAIN.second.block)
+    assert trusted.read() == CHAIN.second.block
+    trusted.move(CHAIN.first.block)
+    assert trusted.read() == CHAIN.second.block
 
 
 def test_a_trusted_block_that_cannot_be_written(tmp_path: Path) -> None:

@@ -236,6 +236,18 @@ def test_an_empty_candidate_finalizes_the_block_it_repeats() -> None:
     assert check_links(chain().first.block, proof_bytes(link)) == chain().second.block
 
 
+def test_a_candidate_without_a_parent() -> None:
+    block = chain().second.block
+    whole = candidate(block)
+    alone = whole[: -(4 + 4 + 36)] + links.NO_PARENT.to_bytes(4, "little")
+    assert links.read_candidate(alone) == block
+    with pytest.raises(ParseError, match="candidate: expected"):
+        links.read_candidate(alone + whole[-40:])
+    for cut in range(80, len(alone)):
+        with pytest.raises(ParseError, match="candidate: expected"):
+            links.read_candidate(alone[:cut])
+
+
 def test_a_vote_of_another_session() -> None:
     link = good(simplex=True)
     vote = replace(link.signatures.simplex, session=b"\0" * 32)
