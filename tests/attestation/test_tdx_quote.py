@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 from dataclasses import replace
 
@@ -123,6 +124,14 @@ def test_the_last_bits_of_base64_are_zero() -> None:
     assert quotes._pem_body(b"QQ==\n") == b"A"
     with pytest.raises(ParseError, match="another layout"):
         quotes._pem_body(b"QR==\n")
+
+
+@pytest.mark.parametrize("at", [1, 63, 65, 128])
+def test_a_line_that_ends_somewhere_else(at: int) -> None:
+    text = base64.b64encode(bytes(96))
+    assert quotes._pem_body(text[:64] + b"\n" + text[64:] + b"\n") == bytes(96)
+    with pytest.raises(ParseError, match="lines of 64 characters"):
+        quotes._pem_body(text[:at] + b"\n" + text[at:] + b"\n")
 
 
 @given(st.binary(max_size=200), st.integers(0, 290), st.sampled_from([b"", b"\n", b"A", b"="]))

@@ -105,6 +105,23 @@ def test_the_issuer_of_a_list_is_found_where_it_stands() -> None:
         assert list_issuer(der) == load_crl(der).issuer.public_bytes()
 
 
+def of_version_1(der: bytes) -> bytes:
+    """A certificate or a revocation list without its version and its extensions."""
+    signed, *rest = elements(pck.read_tlv(der)[1])
+    inside = elements(pck.read_tlv(signed)[1])
+    kept = [item for item in inside[1:] if item[0] not in (0xA0, 0xA3)]
+    return intel._tlv(0x30, intel._tlv(0x30, *kept), *rest)
+
+
+def test_a_version_that_is_not_written_moves_nothing() -> None:
+    der = of_version_1(named("subject", "issuer"))
+    read = x509.load_der_x509_certificate(der)
+    assert read.version is x509.Version.v1
+    assert fields(der)[:2] == (read.issuer.public_bytes(), read.subject.public_bytes())
+    der = of_version_1(collateral().parts["intel/pck_crl"])
+    assert list_issuer(der) == x509.load_der_x509_crl(der).issuer.public_bytes()
+
+
 def named(subject: str, issuer: str) -> bytes:
     """A certificate (DER) with these common names."""
     key = make.key("P-384")

@@ -87,11 +87,11 @@ def read_tlv(data: bytes) -> tuple[int, bytes, bytes]:
     if len(data) < 2:
         raise ParseError(f"DER: expected a tag and a length, got {len(data)} byte(s)")
     tag, size, start = data[0], data[1], 2
-    if tag & 0x1F == 0x1F or size == 0x80 or size > 0x82:
+    if tag & 0x1F == 0x1F or (size >= 0x80 and size not in _LONG):
         raise ParseError(
             "DER: expected a one-byte tag and a length of at most two bytes, got longer ones"
         )
-    if size > 0x80:
+    if size in _LONG:
         shortest, start = _LONG[size]
         size = int.from_bytes(data[2:start], "big")
         if size < shortest:
