@@ -85,9 +85,8 @@ def check_pinned(policy: Policy, anchor: Anchor) -> None:
 
 def _leaf(case: Case, data: bytes) -> None:
     leaf = Leaf.from_bytes(data)
-    case.needs("parse")
-    if "measurement" not in case.passed:
-        case.measurement_digest = measurement_digest(case.evidence.platform, case.cpu.registers)
+    # The step "measurement" may have refused before it had this.
+    case.measurement_digest = measurement_digest(case.evidence.platform, case.cpu.registers)
     expected = case.leaf(kind=leaf.kind, release=leaf.release, previous=leaf.previous)
     for name in (
         "platform",

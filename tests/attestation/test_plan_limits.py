@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from attestation.errors import NotChecked, ParseError, UmayError, VerificationError
+from attestation.errors import NotChecked, ParseError, Refused, UmayError, VerificationError
 from attestation.formats.digests import engine_digest, host_config_digest
 from attestation.formats.evidence import SWITCH
 from attestation.formats.measurement import measurement_digest
@@ -364,6 +364,11 @@ def test_a_launch_that_only_another_release_names(case: Case) -> None:
 def test_no_launch_where_the_release_names_one(case: Case) -> None:
     named(case, by_this=True)
     assert reason(case, "measurement") == "launch-id"
+    for launch_id, told in ((None, "got none"), (OTHER_LAUNCH, f"got {OTHER_LAUNCH.hex()}")):
+        named(case, by_this=launch_id is None, by_another=True)
+        launch(case, launch_id=launch_id)
+        with pytest.raises(Refused, match=told):
+            STEPS["measurement"](case)
 
 
 def test_a_launch_that_nobody_names_is_the_attributes_matter(case: Case) -> None:
@@ -452,7 +457,23 @@ def test_a_leaf_is_compared_though_the_measurement_was_refused(case: Case, world
     assert case.measurement_digest == measurement_digest("tdx", registers)
 
 
+@pytest.mark.parametrize(("gpus", "platform"), [(0, 1), (1, 17), (8, 17)])
+def test_a_leaf_says_whether_there_are_gpus(case: Case, gpus: int, platform: int) -> None:
+    bundle(case, gpu_count=gpus)
+    assert case.leaf(kind=1, release=0, previous=None).platform == platform
+
+
 # GPUs
+
+
+def test_a_device_whose_report_cannot_be_read(case: Case) -> None:
+    (gpu,) = case.evidence.devices
+    cut = dataclasses.replace(gpu, report=gpu.report[:-1])
+    case.evidence = dataclasses.replace(case.evidence, devices=(gpu, cut))
+    bundle(case, gpu_count=2)
+    policy(case, gpu_count=None)
+    with pytest.raises(ParseError, match="device 2 of 2: GPU report: expected 1 more byte"):
+        STEPS["gpu"](case)
 
 
 def test_only_gpus_are_counted(case: Case) -> None:
@@ -491,6 +512,12 @@ def test_a_beacon_ahead_of_our_clock_is_not_of_a_negative_age(case: Case) -> Non
     assert ", 0 s old" in STEPS["freshness"](case)
     beacon_at(case, NOW - 30)
     assert ", 30 s old" in STEPS["freshness"](case)
+
+
+def test_a_model_that_the_registry_has_to_allow_is_told_as_such(case: Case) -> None:
+    assert STEPS["model"](case).endswith("…")
+    policy(case, models=(("demo", None),))
+    assert STEPS["model"](case).endswith("…, if the Registry allows it")
 
 
 def test_a_report_of_no_step_is_not_good() -> None:

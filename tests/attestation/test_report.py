@@ -14,7 +14,7 @@ from attestation.channel.key_config import KeyConfig
 from attestation.errors import NotAuthentic, NotChecked, Refused, VerificationError
 from attestation.verify.advice import FORGED, advice
 from attestation.verify.explanation import explained
-from attestation.verify.report_text import WIDTH, counted
+from attestation.verify.report_text import SIMULATED, WIDTH, counted
 from attestation.verify.verdict import CAVEATS, NVLINK_CAVEAT, Report, StepResult, reporting
 from attestation.verify.verifier import PLAN, Verifier, not_begun
 from attestation.verify.wording import expected_and_got
@@ -88,6 +88,36 @@ def test_the_text_of_a_bad_report(refused: VerificationError) -> None:
     assert max(map(len, text.splitlines())) <= WIDTH
 
 
+STEPS = (
+    StepResult(1, "parse", "passed", "", "TDX, 1 device(s)"),
+    StepResult(
+        2, "cpu-signature", "failed", "bad-signature", "no\x1b[2J signature", advice="Wait."
+    ),
+    StepResult(3, "binding", "failed", "wrong-report-data", "another"),
+    StepResult(10, "mint", "not checked", "not-checked", "", advice="Read the steps above."),
+)
+
+
+def test_a_text_line_by_line() -> None:
+    text = str(Report(STEPS, simulated=False, caveats=("Nobody knows.",)))
+    assert text.split("\n") == [
+        " 1 parse          passed       TDX, 1 device(s)",
+        " 2 cpu-signature  failed       [bad-signature] no [2J signature",
+        "                               What to do: Wait.",
+        " 3 binding        failed       [wrong-report-data] another",
+        "10 mint           not checked",
+        "1 of 4 steps passed, 2 failed, 1 not checked",
+        "note: Nobody knows.",
+    ]
+    assert f"\n{SIMULATED}\nnote: Nobody" in str(Report(STEPS, True, caveats=("Nobody knows.",)))
+
+
+@pytest.mark.parametrize(("size", "lines"), [(94, 1), (95, 2)])
+def test_a_line_of_a_text_has_at_most_100_columns(size: int, lines: int) -> None:
+    _, *caveat = str(Report((), simulated=False, caveats=("x" * size,))).split("\n")
+    assert [len(line) for line in caveat] == [100, 7][:lines]
+
+
 def test_findings_are_in_the_text(world: World) -> None:
     presented, anchor = world.logged(world.presented())
     lax = verifier(world, gpu_revocation="not-required")
@@ -157,6 +187,7 @@ FORMS = {
     ),
     "Registry R: expected an entry for x, found none; ask": ("an entry for x", "none"),
     "expected keys that end later; the first ended": ("keys that end later", "the first ended"),
+    "the list: expected one, got two; expected at most one": ("one", "two"),
     "expected something": ("something", ""),
     "Verification failed": ("", "Verification failed"),
 }

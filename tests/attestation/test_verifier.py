@@ -494,6 +494,7 @@ def test_only_the_step_meant_for_it_refuses(
     report = bad(world)
     assert not report.ok
     assert report.failed == (step,), report
+    assert (report.steps[-1].name, report.steps[-1].status) == ("mint", "not checked")
     got = next(result.code for result in report.steps if result.name == step)
     assert code in ("*", got)
 
@@ -556,6 +557,44 @@ def test_a_part_of_another_type_is_named(part: str) -> None:
     Presented(**parts)
     with pytest.raises(UsageError, match=f"presented.{part}: expected"):
         Presented(**parts | {part: "text"})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("presented", b""),
+        ("anchor", 7),
+        ("beacon", 7),
+        ("registry", 7),
+        ("now", "now"),
+        ("now", 1.0),
+    ],
+)
+def test_an_argument_of_another_type_is_named(world: World, name: str, wrong: object) -> None:
+    presented, anchor = world.logged(world.presented())
+    given: dict[str, Any] = {"presented": presented, "beacon": world.beacon, "now": NOW}
+    leaf = {"kind": 1, "release": 0, "previous": None, "registry": None}
+    verifier = Verifier(world.policy)
+    for call, more in (
+        (verifier.verify, {"anchor": anchor}),
+        (verifier.examine, {"anchor": anchor}),
+        (verifier.admit, leaf),
+    ):
+        if name in (arguments := given | more):
+            with pytest.raises(UsageError, match=f"{name}: expected"):
+                cast(Any, call)(**arguments | {name: wrong})
+
+
+@pytest.mark.parametrize("name", ["anchor", "beacon"])
+def test_to_examine_takes_less_than_to_verify(world: World, name: str) -> None:
+    presented, anchor = world.logged(world.presented())
+    given: dict[str, Any] = {"anchor": anchor, "beacon": world.beacon, "now": NOW} | {name: None}
+    verifier = Verifier(world.policy)
+    assert not verifier.examine(presented, **given).ok
+    with pytest.raises(UsageError, match=f"{name}: expected"):
+        verifier.verify(presented, **given)
+    with pytest.raises(UsageError, match="beacon: expected"):
+        verifier.admit(presented, beacon=cast(Any, None), now=NOW, kind=1, release=0, previous=None)
 
 
 def test_a_leafs_field_is_shown_as_numbers_and_hex() -> None:
