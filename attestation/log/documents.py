@@ -13,8 +13,6 @@ from attestation.formats.keys import KeyBundle
 from attestation.formats.retirement import MAX_RETIREMENT_BYTES, Retirement
 from attestation.log.leaf import COLLATERAL, RETIRE, Leaf, document_leaf
 
-MAX_MANIFEST_BYTES = 64 * 1024
-
 
 @dataclass(frozen=True)
 class RetireRequest:

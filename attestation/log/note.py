@@ -106,8 +106,8 @@ class Note:
     def from_bytes(cls, data: bytes) -> Note:
         """Raises ParseError for anything that is not exactly one signed note."""
         content = decode_text(data)
-        text, separator, lines = content.rpartition("\n\n")
-        if not separator or not text or not lines.endswith("\n"):
+        text, _, lines = content.rpartition("\n\n")
+        if not text or not lines.endswith("\n"):
             raise ParseError(
                 "note: expected text, an empty line, and signature lines, got another form"
             )

@@ -130,8 +130,7 @@ def fold(row: Sequence[bytes]) -> list[bytes]:
 
 
 def _index(text: str) -> int:
-    match = _INDEX.fullmatch(text)
-    if not match or not text.isascii():
+    if not _INDEX.fullmatch(text):
         raise ParseError("tile path: expected an index such as x001/x234/067, got another form")
     index = int(text.replace("/", "").replace("x", ""))
     if index_path(index) != text:

@@ -16,7 +16,6 @@ from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle
 from attestation.formats.retirement import Retirement
 from attestation.log.documents import (
-    MAX_MANIFEST_BYTES,
     RetireRequest,
     collateral_leaf,
     retire_key,
@@ -26,6 +25,8 @@ from attestation.log.leaf import BOOT, RENEW, Leaf, release_leaf
 from attestation.log.submission import release_key
 from contracts.logservice.admission import Reader
 from contracts.logservice.store import Entry
+
+MAX_MANIFEST_BYTES = 64 * 1024
 
 
 def release_entry(manifest: bytes) -> Entry:

@@ -19,7 +19,7 @@ from attestation.formats.digests import sha256
 from attestation.formats.evidence import Evidence
 from attestation.formats.keys import KeyBundle, bundle_digest
 from attestation.formats.retirement import Retirement
-from attestation.log.documents import MAX_MANIFEST_BYTES, RetireRequest, collateral_leaf
+from attestation.log.documents import RetireRequest, collateral_leaf
 from attestation.log.leaf import COLLATERAL, RELEASE, RETIRE, ZERO, Leaf
 from attestation.log.submission import Submission, SubmissionAnswer
 from contracts.logservice.database import Sqlite
@@ -108,7 +108,8 @@ def test_a_release_needs_somebody_who_says_that_it_is_one(log: Log, tmp_path: Pa
     assert index_of(log.post("release", MANIFEST)) == index
     assert log.post("release", b"another") == (403, "unlisted")
     assert log.post("release", b"") == (400, "malformed")
-    assert log.post("release", bytes(MAX_MANIFEST_BYTES + 1)) == (400, "malformed")
+    assert log.post("release", bytes(65_536)) == (403, "unlisted")
+    assert log.post("release", bytes(65_537)) == (400, "malformed")
     with (
         Store(Sqlite(tmp_path / "b"), origin=ORIGIN, key=KEY) as store,
         TestClient(create_app(store, admit=leaf_of)) as closed,

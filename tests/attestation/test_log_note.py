@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -210,6 +211,14 @@ def test_a_proof_without_hashes_or_extra_is_text_both_ways() -> None:
     alone = Proof(0, (), SIGNED)
     assert alone.to_bytes() == b"c2sp.org/tlog-proof@v1\nindex 0\n\n" + SIGNED
     assert Proof.from_bytes(alone.to_bytes()) == alone
+
+
+def test_extra_data_has_at_most_65535_bytes() -> None:
+    longest = Proof(0, (), SIGNED, bytes(65_535))
+    assert Proof.from_bytes(longest.to_bytes()) == longest
+    longer = dataclasses.replace(longest, extra=bytes(65_536))
+    with pytest.raises(ParseError, match="1 to 65535 bytes, got 65536"):
+        Proof.from_bytes(longer.to_bytes())
 
 
 WRONG_PROOFS = {

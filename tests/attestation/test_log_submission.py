@@ -80,6 +80,8 @@ BAD_FORMS = {
     "submission of version 2": (SUBMISSION, {0: 2}),
     "submission of version true": (SUBMISSION, {0: True}),
     "submission's kind in text": (SUBMISSION, {1: "1"}),
+    "submission of kind 0": (SUBMISSION, {1: 0, 7: 4}),
+    "submission of kind 3": (SUBMISSION, {1: 3, 7: 4}),
     "submission's evidence in text": (SUBMISSION, {2: "e"}),
     "submission's collateral in text": (SUBMISSION, {6: "m"}),
 }

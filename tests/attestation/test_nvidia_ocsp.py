@@ -322,6 +322,15 @@ def test_critical_extension_of_a_single_answer() -> None:
         revocation(signed_again(lambda single: _extended(single, b"\1\1\xff")))
 
 
+def test_answer_that_encloses_a_certificate_which_cannot_be_read() -> None:
+    """One that nobody needs, and that no signature covers."""
+    spare = issue("SIMULATED SPARE", public(), issuer=chain()[2], signer=fresh_key())
+    data = answer(signer=fresh_key(), enclosed=(responder(), spare))
+    assert revocation(data) == int((TODAY + DAY).timestamp())
+    with refuses("ocsp-malformed", NotAuthentic):
+        revocation(data.replace(b"SPARE", b"SP\xffRE"))
+
+
 def test_answer_filed_under_another_certificate() -> None:
     parts = dict(collateral().parts)
     mine, other = (answers.part_name(chain(index)[1]) for index in (0, 1))

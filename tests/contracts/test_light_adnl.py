@@ -35,6 +35,7 @@ from contracts.reader import read_anchor
 from tests.helpers.lite_server import (
     ACCOUNT,
     INFO,
+    KEY,
     PROOF,
     LiteChain,
     LiteServer,
@@ -132,6 +133,24 @@ def test_one_connection_serves_and_one_that_ended_is_made_anew(
     servers._open._socket.shutdown(2)  # type: ignore[union-attr]
     assert servers.ask(question) == first
     assert len(lite[1].hellos) == 2
+
+
+def test_each_server_is_asked_once_and_a_connection_that_was_open_besides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    silent = SimpleNamespace(close=lambda: None)
+
+    def gone(*_: object, **__: object) -> bytes:
+        raise Unavailable("away")
+
+    silent.ask = gone
+    monkeypatch.setattr(liteserver, "Connection", gone)
+    servers = LiteServers((Server("a", 1, KEY.verify_key.encode()),) * 2)
+    for opened, asked in ((None, 2), (silent, 3)):
+        servers._open = opened  # type: ignore[assignment]
+        with pytest.raises(Unavailable) as caught:
+            servers.ask(INFO)
+        assert str(caught.value).count("away") == asked
 
 
 def test_a_server_that_is_away_is_left_for_the_next(

@@ -202,6 +202,14 @@ def test_a_link_to_the_past() -> None:
 
 
 @FORMS
+def test_a_link_to_a_twin_of_the_trusted_block(simplex: bool) -> None:
+    twin = ton_chain.make_block(100, utime=1)
+    link = chain().link(chain().first, twin, simplex=simplex)
+    with pytest.raises(NotAuthentic, match="expected a block after 100, got 100"):
+        check_links(chain().first.block, proof_bytes(link))
+
+
+@FORMS
 def test_too_little_weight(simplex: bool) -> None:
     link = chain().link(chain().first, chain().second, simplex=simplex, signers=5)
     with pytest.raises(NotAuthentic, match="too-little-weight"):
