@@ -134,8 +134,7 @@ class ResponseEncoder:
 
     def content(self, data: bytes) -> bytes:
         """One content chunk; nothing for no data, since an empty chunk would end the content."""
-        if self._state != "content":
-            self._expect("content")
+        self._expect("content")
         return varint.encode(len(data)) + data if data else b""
 
     def finish(self, trailers: Fields = ()) -> bytes:

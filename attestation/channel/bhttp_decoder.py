@@ -80,7 +80,7 @@ class Decoder:
             next(self._steps)
         except StopIteration:
             self._done = True
-        except (ParseError, Truncated):
+        except ParseError:
             self._ended = True
             raise
         events, self._events = self._events, []
@@ -145,7 +145,8 @@ class Decoder:
             room -= len(name) + len(value)
             check_field(name, value)
             fields.append((name, value))
-            _check_count(fields)
+            if len(fields) > MAX_FIELDS:
+                raise ParseError(f"field section: expected at most {MAX_FIELDS} fields, got more")
         return tuple(fields)
 
     def _known_content(self) -> Steps:
@@ -179,8 +180,6 @@ class Decoder:
 
     def _need(self, count: int) -> Steps:
         while len(self._buffer) < count:
-            if self._ended:
-                raise Truncated("binary HTTP: expected a whole message, it ends too early")
             yield
 
     def _at_end(self) -> Generator[None, None, bool]:
@@ -213,7 +212,6 @@ def _fields(section: bytes) -> Fields:
         name, offset = _string(section, offset)
         value, offset = _string(section, offset)
         fields.append((name, value))
-        _check_count(fields)
     check_fields(tuple(fields))
     return tuple(fields)
 
@@ -226,8 +224,3 @@ def _string(section: bytes, offset: int) -> tuple[bytes, int]:
     if end > len(section):
         raise ParseError("field section: expected field lines within the section, got a longer one")
     return section[start:end], end
-
-
-def _check_count(fields: list[tuple[bytes, bytes]]) -> None:
-    if len(fields) > MAX_FIELDS:
-        raise ParseError(f"field section: expected at most {MAX_FIELDS} fields, got more")

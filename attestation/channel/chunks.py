@@ -44,8 +44,6 @@ class ChunkedWriter(Writer):
 
     def write(self, data: bytes) -> bytes:
         self._check_open()
-        if len(data) <= MAX_CHUNK_BYTES:
-            return self._chunk(data) if data else b""
         step = MAX_CHUNK_BYTES
         return b"".join(self._chunk(data[i : i + step]) for i in range(0, len(data), step))
 
@@ -56,8 +54,7 @@ class ChunkedWriter(Writer):
 
     def _chunk(self, data: bytes) -> bytes:
         sealed = self._sealer.seal(data)
-        framed = varint.encode(len(sealed)) + sealed
-        return self._take_head() + framed if self._head else framed
+        return self._take_head() + varint.encode(len(sealed)) + sealed
 
     def _take_head(self) -> bytes:
         head, self._head = self._head, b""

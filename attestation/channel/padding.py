@@ -15,10 +15,8 @@ SHORTEST_COMMENT = b":\n\n"
 
 def request_bucket(length: int) -> int:
     """The padded length: 1, 2, 4 … 64 KiB, then Padmé (at most 12 % more)."""
-    if length <= MIN_REQUEST_BYTES:
-        return MIN_REQUEST_BYTES
     if length <= PADME_FROM_BYTES:
-        return 1 << (length - 1).bit_length()
+        return max(MIN_REQUEST_BYTES, 1 << (length - 1).bit_length())
     return _padme(length)
 
 
@@ -32,13 +30,13 @@ def pad_request(message: bytes, *, limit: int) -> bytes:
     return message.ljust(min(request_bucket(len(message)), limit), b"\0")
 
 
-def sse_comment(length: int, *, bucket: int = RESPONSE_BUCKET_BYTES) -> bytes:
+def sse_comment(length: int) -> bytes:
     """An SSE comment event that, after `length` bytes of whole events, fills the bucket."""
-    missing = -length % bucket
+    missing = -length % RESPONSE_BUCKET_BYTES
     if missing == 0:
         return b""
     if missing < len(SHORTEST_COMMENT):
-        missing += bucket
+        missing += RESPONSE_BUCKET_BYTES
     return b":" + b" " * (missing - len(SHORTEST_COMMENT)) + b"\n\n"
 
 

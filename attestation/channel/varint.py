@@ -9,13 +9,10 @@ from __future__ import annotations
 from attestation.errors import ParseError
 
 _LIMITS = ((1 << 6, 1, 0), (1 << 14, 2, 1), (1 << 30, 4, 2), (1 << 62, 8, 3))
-_SMALL = tuple(bytes([value]) for value in range(1 << 6))
 
 
 def encode(value: int) -> bytes:
     """1, 2, 4 or 8 bytes. Raises ParseError outside 0 to 2^62-1."""
-    if 0 <= value < 64:
-        return _SMALL[value]
     for limit, size, prefix in _LIMITS:
         if 0 <= value < limit:
             return (value | prefix << (8 * size - 2)).to_bytes(size, "big")

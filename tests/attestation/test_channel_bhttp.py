@@ -169,6 +169,24 @@ def test_integers_come_back(value: int) -> None:
     assert varint.size(encoded[0]) == len(encoded)
 
 
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [
+        (0, "00"),
+        (63, "3f"),
+        (64, "4040"),
+        (16383, "7fff"),
+        (16384, "80004000"),
+        ((1 << 30) - 1, "bfffffff"),
+        (1 << 30, "c000000040000000"),
+        ((1 << 62) - 1, "ffffffffffffffff"),
+    ],
+)
+def test_integers_at_the_edges_of_their_forms(value: int, encoded: str) -> None:
+    assert varint.encode(value).hex() == encoded
+    assert varint.decode(bytes.fromhex(encoded)) == value
+
+
 @pytest.mark.parametrize("value", [-1, 1 << 62])
 def test_integer_that_has_no_form_is_refused(value: int) -> None:
     with pytest.raises(ParseError):
@@ -179,6 +197,12 @@ def test_integer_that_has_no_form_is_refused(value: int) -> None:
 def test_integer_longer_than_it_need_be_is_refused(long: str) -> None:
     with pytest.raises(ParseError):
         varint.decode(bytes.fromhex(long))
+
+
+@pytest.mark.parametrize("part", ["", "40", "800000", "0000", "404000"])
+def test_bytes_that_are_not_exactly_one_integer(part: str) -> None:
+    with pytest.raises(ParseError, match="expected a whole one"):
+        varint.decode(bytes.fromhex(part))
 
 
 def lp(data: bytes) -> bytes:
@@ -254,15 +278,20 @@ def test_switching_protocols_is_no_informational_response(status: int) -> None:
         bhttp.decode_response(message)
 
 
+HINT = varint.encode(103) + b"\0"
+
+
 def test_too_many_informational_responses_are_refused() -> None:
-    with pytest.raises(ParseError):
-        bhttp.decode_response(b"\1" + (varint.encode(103) + b"\0") * 9 + varint.encode(200))
+    response = bhttp.decode_response(b"\1" + HINT * 8 + varint.encode(200))
+    assert response.informational == (Informational(103),) * 8
+    with pytest.raises(ParseError, match="final status"):
+        bhttp.decode_response(b"\1" + HINT * 9 + varint.encode(200))
 
 
-def test_informational_response_alone_is_truncated() -> None:
-    for message in (b"\1" + varint.encode(103), b"\1" + varint.encode(103) + b"\0"):
-        with pytest.raises(Truncated):
-            bhttp.decode_response(message)
+@pytest.mark.parametrize("hints", [HINT[:-1], HINT, (HINT * 9)[:-1]])
+def test_informational_response_alone_is_truncated(hints: bytes) -> None:
+    with pytest.raises(Truncated):
+        bhttp.decode_response(b"\1" + hints)
 
 
 def test_message_longer_than_the_limit_is_refused() -> None:
@@ -359,13 +388,31 @@ def test_request_buckets(length: int) -> None:
         assert bucket <= length * 1.12
 
 
+@pytest.mark.parametrize(
+    ("length", "bucket"),
+    [
+        (0, 1024),
+        (1024, 1024),
+        (1025, 2048),
+        (32_769, 65_536),
+        (65_536, 65_536),
+        (65_537, 67_584),
+        (1_000_000, 1_015_808),
+    ],
+)
+def test_request_buckets_at_their_edges(length: int, bucket: int) -> None:
+    """Under 64 KiB a power of two; above, Padmé keeps the five or six top bits."""
+    assert padding.request_bucket(length) == bucket
+
+
 def test_padding_is_read_over_and_bounded() -> None:
     padded = padding.pad_request(KNOWN, limit=1 << 20)
     assert len(padded) == 1024
     assert bhttp.decode_request(padded) == HELLO
     assert len(padding.pad_request(KNOWN, limit=500)) == 500
+    assert padding.pad_request(KNOWN, limit=len(KNOWN)) == KNOWN
     with pytest.raises(ParseError):
-        padding.pad_request(KNOWN, limit=10)
+        padding.pad_request(KNOWN, limit=len(KNOWN) - 1)
 
 
 @given(st.integers(0, 5000))
@@ -374,6 +421,15 @@ def test_sse_comment_fills_the_bucket(length: int) -> None:
     assert (length + len(comment)) % 512 == 0
     assert comment == b"" or (comment[:1] == b":" and comment.endswith(b"\n\n"))
     assert comment.count(b"\n") <= 2
+
+
+@pytest.mark.parametrize(
+    ("length", "comment"),
+    [(0, 0), (1, 511), (509, 3), (510, 514), (511, 513), (512, 0), (513, 511)],
+)
+def test_sse_comments_at_their_edges(length: int, comment: int) -> None:
+    """The shortest is three bytes, so that a smaller gap takes a bucket more."""
+    assert len(padding.sse_comment(length)) == comment
 
 
 @pytest.mark.parametrize("indeterminate", [False, True])
@@ -407,3 +463,66 @@ def test_encoder_says_what_is_wrong_with_a_request(bad: Request, words: str) -> 
 def test_too_many_fields_are_refused_in_an_open_section() -> None:
     with pytest.raises(ParseError, match="at most 128 fields"):
         bhttp.decode_request(raw(framing=b"\2")[:-3] + field(b"a", b"b") * 129 + b"\0\0\0")
+
+
+LONG = [varint.encode(n) for n in (8193, 66561, 65537, 65536)]
+OPEN_HEAD = raw(framing=b"\2")[:-3]
+
+
+@pytest.mark.parametrize(
+    ("begun", "words"),
+    [
+        (b"\0" + LONG[0], "control data: expected at most 8192 bytes, got 8193"),
+        (raw()[:-3] + LONG[1], "field section: expected at most 66560 bytes, got 66561"),
+        (OPEN_HEAD + LONG[2], "field section: expected at most 65536 bytes, got 65537"),
+        (OPEN_HEAD + lp(b"a") + LONG[3], "field section: expected at most 65535 bytes, got 65536"),
+        (raw()[:-2] + varint.encode(1 << 30), "content: expected no more bytes than the limit"),
+    ],
+    ids=["control data", "section", "name", "value", "content"],
+)
+def test_a_length_above_its_limit_is_refused_before_its_bytes_come(
+    begun: bytes, words: str
+) -> None:
+    decoder = bhttp.request_decoder()
+    with pytest.raises(ParseError, match=words):
+        decoder.push(begun)
+
+
+def test_content_may_fill_the_message_up_to_its_limit() -> None:
+    message = raw()[:-2] + lp(b"content")
+    assert bhttp.decode_request(message, limit=len(message)).content == b"content"
+    with pytest.raises(ParseError, match="content"):
+        bhttp.decode_request(message[:-1], limit=len(message) - 1)
+
+
+@pytest.mark.parametrize("late", [b"\1", bytes(600) + b"\1"])
+def test_padding_that_comes_later_must_be_zero_too(late: bytes) -> None:
+    decoder = bhttp.request_decoder()
+    decoder.push(KNOWN + b"\0")
+    decoder.push(b"\0")
+    with pytest.raises(ParseError, match="padding"):
+        decoder.push(late)
+
+
+def test_padding_is_not_kept() -> None:
+    decoder = bhttp.request_decoder()
+    decoder.push(KNOWN + bytes(1000))
+    assert not decoder._buffer
+
+
+@pytest.mark.parametrize("indeterminate", [False, True])
+def test_each_event_comes_with_its_last_byte(indeterminate: bool) -> None:
+    trailers = ((b"e", b"f"),)
+    response = Response(200, ((b"a", b"b"),), b"cd", trailers, (Informational(103),))
+    decoder, came = bhttp.response_decoder(), []
+    for byte in bhttp.encode_response(response, indeterminate=indeterminate):
+        came.append(decoder.push(bytes([byte])))
+    assert [event for events in came for event in events] == [
+        Informational(103),
+        ResponseHead(200, response.headers),
+        Content(b"c"),
+        Content(b"d"),
+        Trailers(trailers),
+    ]
+    assert came[-1] == [Trailers(trailers)]
+    assert decoder.finish() == []

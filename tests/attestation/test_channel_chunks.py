@@ -52,6 +52,14 @@ def test_the_longest_chunk_in_pieces() -> None:
     assert taker.push(b"\7") == [bytes(MOST - 17) + b"\7"]
 
 
+@pytest.mark.parametrize("size", [0, 48, 16 * 1024], ids=["1", "2", "4"])
+def test_the_length_of_a_chunk_byte_by_byte(size: int) -> None:
+    taker, sealed = reader(), bytes(size) + TAG
+    for byte in varint.encode(len(sealed)):
+        assert taker.push(bytes([byte])) == []
+    assert taker.push(sealed) == [bytes(size)]
+
+
 def test_a_final_chunk_has_a_limit() -> None:
     final = reader()
     assert final.push(b"\0" + bytes(MOST - 16) + TAG) == []
@@ -92,6 +100,20 @@ def test_a_message_of_its_limit_and_one_of_a_byte_more(chunked: bool) -> None:
         with pytest.raises(ChannelError, match="within the limit"):
             taker.push(message)
             taker.finish()
+
+
+def test_a_plain_message_above_its_limit_is_refused_before_its_end() -> None:
+    taker = reader(limit=100, chunked=False)
+    assert taker.push(bytes(116)) == []
+    with pytest.raises(ChannelError, match="within the limit"):
+        taker.push(b"\0")
+
+
+@BOTH
+def test_nothing_written_is_nothing_sent(chunked: bool) -> None:
+    writer = chunks.writer(SEALER, head=b"head", chunked=chunked)
+    assert writer.write(b"") == b""
+    assert writer.finish() == b"head" + b"\0" * chunked + TAG
 
 
 def test_endless_empty_chunks_are_ended() -> None:

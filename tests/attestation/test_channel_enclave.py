@@ -25,6 +25,11 @@ def test_sealed_to_a_verified_enclave(enclave: VerifiedEnclave) -> None:
     assert RING.request(chunked=True).open(request.seal(b"question")) == b"question"
 
 
+def test_a_verification_holds_to_its_last_second(enclave: VerifiedEnclave) -> None:
+    for now in (enclave.bundle.not_before, enclave.valid_until):
+        assert ClientRequest.to(enclave, pq="required", now=now).suite.post_quantum
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_verification_that_does_not_hold_now(enclave: VerifiedEnclave, when: str) -> None:
     now = enclave.bundle.not_before - 1 if when == "before" else enclave.valid_until + 1

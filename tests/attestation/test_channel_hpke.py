@@ -186,13 +186,21 @@ def test_low_order_point_is_refused_at_both_ends(kem_id: int, point: bytes) -> N
         kem.encapsulate(kem_id, key.public[:-32] + point)
 
 
-@pytest.mark.parametrize("kem_id", [kem.X25519_ID, kem.X_WING_ID])
+@pytest.mark.parametrize(
+    ("kem_id", "enc", "public"),
+    [
+        (kem.X25519_ID, "X25519: expected a usable", "X25519: expected a usable"),
+        (kem.X_WING_ID, "encapsulated key of 1120 bytes", "public key of 1216 bytes"),
+    ],
+)
 @pytest.mark.parametrize("change", [-1, 1])
-def test_encapsulated_or_public_key_of_another_length_is_refused(kem_id: int, change: int) -> None:
+def test_encapsulated_or_public_key_of_another_length_is_refused(
+    kem_id: int, enc: str, public: str, change: int
+) -> None:
     key = new_key(kem_id)
-    with pytest.raises(ChannelError):
+    with pytest.raises(ChannelError, match=enc):
         key.decapsulate(bytes(kem.enc_bytes(kem_id) + change))
-    with pytest.raises(ChannelError):
+    with pytest.raises(ChannelError, match=public):
         kem.encapsulate(kem_id, bytes(len(key.public) + change))
 
 
@@ -233,12 +241,12 @@ def test_other_info_other_key_other_aead_do_not_open() -> None:
 
 def test_nonces_run_out_before_they_repeat() -> None:
     sender, receiver = pair(kem.X25519_ID, 2)
+    sender.messages.number = receiver.messages.number = 2**32 - 1
     sealed = sender.seal(b"last")
-    sender.messages.number = receiver.messages.number = hpke.MAX_MESSAGES
-    with pytest.raises(ChannelError):
-        sender.seal(b"one more")
-    with pytest.raises(ChannelError):
-        receiver.open(sealed)
+    assert receiver.open(sealed) == b"last"
+    for again in (lambda: sender.seal(b"one more"), lambda: receiver.open(sealed)):
+        with pytest.raises(ChannelError, match="at most 4294967296 messages"):
+            again()
 
 
 def test_no_secret_in_a_repr() -> None:
@@ -267,6 +275,16 @@ def test_a_kem_that_is_not_known() -> None:
     for size in (kem.public_bytes, kem.enc_bytes):
         with pytest.raises(ChannelError, match="expected 0x0020 or 0x647a, got 0x0010"):
             size(0x10)
+
+
+def test_an_aead_that_is_not_known() -> None:
+    key = kem.X25519Key.generate()
+    for make in (
+        lambda: hpke.cipher(4, bytes(32)),
+        lambda: hpke.setup_receiver(key, aead_id=4, enc=key.public, info=b""),
+    ):
+        with pytest.raises(ChannelError, match="AEAD: expected one of our suites, got 0x0004"):
+            make()
 
 
 def test_a_key_ring_whose_ids_are_all_in_use() -> None:

@@ -150,6 +150,19 @@ def test_every_suite_in_both_forms(suite: tuple[int, int], chunked: bool) -> Non
     assert request.response_media_type == incoming.response_media_type
 
 
+@pytest.mark.parametrize(
+    ("chunked", "sent", "answered"),
+    [
+        (True, "message/ohttp-chunked-req", "message/ohttp-chunked-res"),
+        (False, "message/ohttp-req", "message/ohttp-res"),
+    ],
+)
+def test_the_media_types_of_both_forms(chunked: bool, sent: str, answered: str) -> None:
+    request, incoming = exchanged(chunked=chunked)
+    assert request.media_type == sent
+    assert request.response_media_type == incoming.response_media_type == answered
+
+
 @given(st.binary(max_size=50_000), st.lists(st.integers(0, 50_100), max_size=8), st.booleans())
 def test_any_message_in_any_pieces(message: bytes, cuts: list[int], chunked: bool) -> None:
     wire = client(chunked=chunked).seal(message)
@@ -429,6 +442,16 @@ def test_response_truncated_at_every_byte() -> None:
                 request.response().open(wire[:end])
 
 
+@pytest.mark.parametrize(
+    ("chunked", "words"), [(True, "ends without one"), (False, "at least 16 more bytes")]
+)
+def test_response_that_ends_with_its_nonce(chunked: bool, words: str) -> None:
+    request, incoming = exchanged(chunked=chunked)
+    wire = b"".join(response_wire(incoming, b"one"))
+    with pytest.raises(Truncated, match=words):
+        request.response().open(wire[:32])
+
+
 def test_response_chunks_swapped_repeated_dropped_or_added() -> None:
     request, incoming = exchanged()
     first, two, three, final = response_wire(incoming, b"one", b"two", b"six")
@@ -497,6 +520,9 @@ def test_order_of_use() -> None:
     wire = request.seal(b"question")
     with pytest.raises(UsageError):
         request.seal(b"again")
+    request.response()
+    with pytest.raises(UsageError, match="opened once"):
+        request.response()
     incoming.push(wire)
     for early in (incoming.response, lambda: incoming.export(b"x", 1), lambda: incoming.suite):
         with pytest.raises(UsageError):
@@ -610,9 +636,13 @@ def test_choice_follows_our_preference_not_the_servers_order() -> None:
 def test_post_quantum_floor() -> None:
     classical = [KeyConfig.from_bytes(CONFIG[0])]
     assert not choose(classical, pq="preferred")[1].post_quantum
-    for configs, pq in ((classical, "required"), ([], "preferred")):
-        with pytest.raises(Refused):
+    for configs, pq, code in (
+        (classical, "required", "pq-required"),
+        ([], "preferred", "no-common-suite"),
+    ):
+        with pytest.raises(Refused) as caught:
             choose(configs, pq=pq)
+        assert (caught.value.step, caught.value.code) == ("channel", code)
     with pytest.raises(UsageError):
         choose(classical, pq="optional")
 

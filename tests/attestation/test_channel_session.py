@@ -98,6 +98,7 @@ def test_a_request_to_a_session_and_its_answer(enclave: Enclave, kem_id: int, st
 
 def test_the_bytes_on_the_wire(enclave: Enclave) -> None:
     session = enclave.session()
+    assert session[0] == 0  # its key id (docs/spec/formats.md, SessionAnswer)
     client = enclave.client(session)
     sealed = client.seal(MESSAGE)
     assert sealed.startswith(client.clear) and len(client.clear) == 7 + 16 + 32 + 32
@@ -419,7 +420,7 @@ def test_a_session_of_another_epoch(enclave: Enclave) -> None:
 
 def test_a_session_that_no_client_hears_of_is_forgotten(enclave: Enclave) -> None:
     session = enclave.session()
-    enclave.sessions.forget([session])
+    enclave.sessions.forget([session, Enclave().session()])
     assert len(enclave.sessions) == 0
 
 
