@@ -16,7 +16,8 @@ UmayError            70  internal          the root; no command ends with it by 
 ├── Unavailable       5  unavailable       a service did not answer
 │   ├── NotThere      5  not-there         it answered that it does not have this
 │   ├── TooDear       5  too-dear          it asks for a higher price than the caller accepts
-│   └── SessionBusy   5  session-busy      it makes no new session now
+│   ├── SessionBusy   5  session-busy      it makes no new session now
+│   └── TooManyRequests  5  too-many-requests  it takes no more requests for the moment
 └── Incomplete        6  incomplete        something could not be checked
 
 The number is the exit code of a command that ends with the error, the word its `code`.
@@ -206,6 +207,12 @@ class SessionBusy(Unavailable):
     """An enclave makes no new session now: too many clients ask for one."""
 
     code = "session-busy"
+
+
+class TooManyRequests(Unavailable):
+    """An enclave takes no request for the moment. This one was not executed and never will be."""
+
+    code = "too-many-requests"
 
 
 class Incomplete(UmayError):

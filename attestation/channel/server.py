@@ -9,12 +9,16 @@ SessionExpired says that a request to a session was not executed and never will 
 in no session, and its encapsulated key was in no request that authenticated. A request that
 authenticates is entered first and then asks whether its session still lives, so that the two
 answers cannot both be given.
+
+TooManyRequests says the same of a request that came faster than the epoch's table allows. It has
+authenticated, so its refusal can be sealed: `response` is there for it too.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from attestation.channel import chunks, exchange, hpke, kem
@@ -28,6 +32,7 @@ from attestation.errors import (
     NotForUs,
     Replayed,
     SessionExpired,
+    TooManyRequests,
     Truncated,
     UmayError,
     UsageError,
@@ -58,8 +63,10 @@ class KeyRing:
         *,
         replay_capacity: int = DEFAULT_CAPACITY,
         sessions: SessionKeys | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sessions = SessionKeys() if sessions is None else sessions
+        self.clock = clock
         self._capacity = replay_capacity
         self._held: dict[int, _EpochKeys] = {}
         self._next_id = 0
@@ -151,6 +158,7 @@ class ServerRequest:
         self._exchange: exchange.Exchange | None = None
         self._reader: chunks.Reader | None = None
         self._reserved = False
+        self._refused = False
         self._finished = False
         self._broken = False
 
@@ -158,7 +166,7 @@ class ServerRequest:
         """Plaintext that authenticated.
 
         Raises NotForUs for an unknown key, SessionExpired for an unknown session, Replayed,
-        ChannelError; after that, give up.
+        TooManyRequests, ChannelError; after that, give up.
         """
         if self._broken or self._finished:
             raise UsageError("request: expected no push after finish or after an error")
@@ -171,7 +179,7 @@ class ServerRequest:
     def finish(self) -> bytes:
         """The last plaintext: the request is whole, authentic and new.
 
-        Raises Truncated when it was cut, Replayed, ChannelError.
+        Raises Truncated when it was cut, Replayed, TooManyRequests, ChannelError.
         """
         if self._broken or self._finished:
             raise UsageError("request: expected no finish after finish or after an error")
@@ -193,7 +201,8 @@ class ServerRequest:
         return CHUNKED_RESPONSE if self.chunked else OHTTP_RESPONSE
 
     def response(self) -> chunks.Writer:
-        """The writer of the response. Raises UsageError before `finish` has returned."""
+        """The writer of the response. Raises UsageError before `finish` has returned, unless
+        TooManyRequests was raised: then it says so."""
         agreed = self._established()
         nonce = exchange.new_response_nonce(agreed.suite)
         return chunks.writer(agreed.response_messages(nonce), head=nonce, chunked=self.chunked)
@@ -303,7 +312,11 @@ class ServerRequest:
     def _reserve(self) -> None:
         if self._reserved or self._guard is None or self._exchange is None:
             return
-        self._guard.reserve(self._exchange.enc)
+        try:
+            self._guard.reserve(self._exchange.enc, now=self._ring.clock())
+        except TooManyRequests:
+            self._refused = True
+            raise
         if self._session is not None:
             try:
                 self._ring.sessions.use(self._session)
@@ -313,7 +326,7 @@ class ServerRequest:
         self._reserved = True
 
     def _established(self) -> exchange.Exchange:
-        if not self._finished or self._exchange is None:
+        if not (self._finished or self._refused) or self._exchange is None:
             raise UsageError("response: expected the request to be finished first")
         return self._exchange
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from attestation import wire
 from attestation.channel import bhttp
-from attestation.errors import UsageError
+from attestation.errors import TooManyRequests, UsageError
 from attestation.formats.receipt import FINISH_REASONS
 from enclave.guest.body import ApiError, most_bytes, other_model
 from enclave.guest.engines.base import (
@@ -92,6 +92,7 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     UsageError: (400, "invalid_value"),
     TooManyKeys: (429, "idempotency_full"),
     QueueFull: (429, "queue_full"),
+    TooManyRequests: (503, "too_many_requests"),
 }
 """Status and code of an error whose message is for the client, the narrower class first."""
 
@@ -106,7 +107,7 @@ def failure(guest: Guest, error: Exception) -> Reply:
         return _told(ApiError(503, "parser_failed", str(error)))
     for kind, (status, code) in _REFUSALS.items():
         if isinstance(error, kind):
-            later = guest.retry_after() if status == 429 else None
+            later = guest.retry_after() if status in (429, 503) else None
             param = error.param if isinstance(error, FieldRefused) else None
             return _told(ApiError(status, code, str(error), retry_after=later, param=param))
     return _told(ApiError(500, "internal", "the request could not be answered"))

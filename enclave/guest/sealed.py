@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from attestation.channel import bhttp
 from attestation.channel.server import ServerRequest
-from attestation.errors import NotForUs, ParseError, Truncated
+from attestation.errors import NotForUs, ParseError, TooManyRequests, Truncated
 from attestation.formats.receipt import (
     REQUEST_SALT_LABEL,
     RESPONSE_SALT_LABEL,
@@ -47,26 +47,34 @@ async def open_request(
     guest: Guest, body: AsyncIterator[bytes], *, chunked: bool, to_session: bool
 ) -> SealedAnswer:
     """Raises Replayed, SessionExpired, or another UmayError for whatever is no whole request to
-    us."""
+    us. The answer to one that came too soon is its refusal."""
     incoming = guest.epochs.ring.request(chunked=chunked, to_session=to_session)
-    message = bytearray()
-    async for part in body:
-        for plaintext in incoming.push(part):
-            message += plaintext
-    message += incoming.finish()
+    message, refusal = bytearray(), None
+    try:
+        async for part in body:
+            for plaintext in incoming.push(part):
+                message += plaintext
+        message += incoming.finish()
+    except TooManyRequests as error:
+        refusal = error
     epoch = guest.epochs.of_key(incoming.key_id)
     if epoch is None:
         raise NotForUs("request: its epoch has ended")
-    return SealedAnswer(guest, epoch, incoming, message)
+    return SealedAnswer(guest, epoch, incoming, message, refusal)
 
 
 class SealedAnswer:
-    """The answer to one open request, as bytes on the wire."""
+    """The answer to one open request, as bytes on the wire. With a `refusal`, nothing is run."""
 
     def __init__(
-        self, guest: Guest, epoch: Epoch, incoming: ServerRequest, message: bytearray
+        self,
+        guest: Guest,
+        epoch: Epoch,
+        incoming: ServerRequest,
+        message: bytearray,
+        refusal: Exception | None = None,
     ) -> None:
-        self.media_type = incoming.response_media_type
+        self.media_type, self.refusal = incoming.response_media_type, refusal
         self._guest, self._epoch, self._incoming = guest, epoch, incoming
         self._message = message
 
@@ -90,6 +98,8 @@ class SealedAnswer:
 
         Whatever goes wrong before that is answered with its status.
         """
+        if self.refusal is not None:
+            return await self._refuse(self.refusal).begin()
         try:
             return await self._listen(*await self._read()).begin()
         except Exception as error:

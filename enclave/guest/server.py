@@ -58,6 +58,7 @@ class Counts:
 
     answered: int = 0
     refused: int = 0
+    limited: int = 0
     open: int = 0
 
 
@@ -158,6 +159,7 @@ class _Service:
             "umay_requests_answered_total": counts.answered,
             "umay_requests_repeated_total": self._guest.runs.repeated,
             "umay_requests_refused_total": counts.refused,
+            "umay_requests_limited_total": counts.limited,
             "umay_requests_open": counts.open + len(self._arriving),
             "umay_engine_slots": stats.slots,
             "umay_engine_running": stats.running,
@@ -179,7 +181,10 @@ class _Service:
         if self._full:
             return self._later()
         self._counts.open += 1
-        self._counts.answered += 1
+        if answer.refusal is None:
+            self._counts.answered += 1
+        else:
+            self._counts.limited += 1
         return _Streamed(answer.stream(), answer.media_type, self._over)
 
     async def _opened(self, request: Request, media_type: str) -> SealedAnswer | Response:

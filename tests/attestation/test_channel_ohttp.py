@@ -409,7 +409,7 @@ def test_only_one_of_many_at_once_gets_in() -> None:
 
     def attempt(_: int) -> bool:
         try:
-            guard.reserve(b"same")
+            guard.reserve(b"same", now=0)
         except Replayed:
             return False
         return True
@@ -422,11 +422,11 @@ def test_table_asks_for_rotation_at_80_percent_and_refuses_when_full() -> None:
     guard = ReplayGuard(10)
     for number in range(10):
         assert guard.wants_rotation == (number >= 8)
-        guard.reserve(bytes([number]))
+        guard.reserve(bytes([number]), now=0)
     with pytest.raises(ChannelError, match="full"):
-        guard.reserve(b"new")
+        guard.reserve(b"new", now=0)
     with pytest.raises(Replayed):
-        guard.reserve(b"\0")
+        guard.reserve(b"\0", now=0)
 
 
 # What a relay may try with a response.

@@ -270,7 +270,7 @@ class Boot:
 
     def fill(self, epoch: Epoch, count: int) -> None:
         for number in range(count):
-            epoch.keys.guard.reserve(b"%d" % number)
+            epoch.keys.guard.reserve(b"%d" % number, now=0)
 
 
 @pytest.fixture(scope="module")
@@ -462,7 +462,7 @@ def test_a_replay_table_at_80_percent_rotates_at_once(boot: Boot) -> None:
     boot.running()
     boot.fill(boot.epoch(0), 7)
     assert boot.at(10) == ["current"]
-    boot.epoch(0).keys.guard.reserve(b"one more")
+    boot.epoch(0).keys.guard.reserve(b"one more", now=0)
     assert boot.at(11) == ["current", "pending"]
     assert boot.epoch(1).bundle.not_before == NOW + 11
     assert boot.at(12) == ["current", "pending"]

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 import pytest
 
 from attestation import wire
-from attestation.channel import bhttp
+from attestation.channel import bhttp, replay
 from attestation.channel.client import ClientRequest
 from attestation.channel.key_config import parse_key_list
 from attestation.errors import ParseError, Truncated, Unavailable
@@ -342,6 +342,24 @@ def test_more_than_may_be_open_are_told_to_wait(
     assert send(guest, seal(guest))[0] == 200
 
 
+def test_who_floods_a_guest_is_told_so_inside_the_seal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it runs, now or later: its client may ask another machine."""
+    monkeypatch.setattr(replay, "BURST", 1)
+    monkeypatch.setattr(replay, "RATE", 1e-9)
+    with room() as guest:
+        assert guest.ask(post(CHAT)).status == 200
+        before = guest.counts
+        answer = guest.open(post(CHAT))
+        assert answer.status == 503 and answer.header(b"retry-after") == b"1"
+        assert json.loads(answer.read())["error"]["code"] == "too_many_requests"
+        kept = seal(guest)
+        assert [send(guest, kept)[0] for _ in range(2)] == [200, 200]
+        assert len(guest.engine.asked) == 1
+        after = guest.counts
+        spent = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+        assert spent == {"umay_requests_limited_total": 3}
+
+
 HALF_SENT = {"nothing": 0, "a few bytes": 3, "the key": 600, "all but the end": -1}
 
 
@@ -623,6 +641,7 @@ def test_the_metrics_are_counts_only(guest: Room) -> None:
         "umay_requests_answered_total",
         "umay_requests_repeated_total",
         "umay_requests_refused_total",
+        "umay_requests_limited_total",
         "umay_requests_open",
         "umay_engine_slots",
         "umay_engine_running",
