@@ -1,8 +1,9 @@
-"""Compares the slot engine with `generate`: tokens per second with 1, 8 and 32 streams.
+"""Compares the slot engine with transformers: tokens per second with 1, 8 and 32 streams.
 
-The peer is `generate` of the library transformers, on the same weights in the same process. With 1
-stream it gets one prompt, otherwise one static batch of equal prompts, which is its best case. Only
-the slot engine gets prompts of different lengths, and streams its answers.
+The peers are `generate`, with one static batch of equal prompts, which is its best case, and
+`generate_batch`, which is the library's continuous batching. Both run on the same weights in the
+same process, in turns with ours. Only ours gets prompts of different lengths, and streams its
+answers. Every engine has as many slots as there are streams, and one thread.
 
     python -m benchmarks engine
 """
@@ -10,76 +11,108 @@ the slot engine gets prompts of different lengths, and streams its answers.
 from __future__ import annotations
 
 import asyncio
-import statistics
+import logging
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from statistics import median
 from typing import Any
 
 import torch
-import transformers
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
-import enclave.guest
+from benchmarks._models import TINY, demo, peer_model, random_model
 from enclave.guest.engines.base import GenerateRequest, Message
+from enclave.guest.engines.prompt import PromptEncoder
 from enclave.guest.engines.torch_engine import TorchEngine
 from enclave.guest.engines.torch_settings import TorchSettings
-from enclave.guest.model import read_model
+from enclave.guest.model import ModelFiles
 
-DEMO = Path(enclave.guest.__file__).parent / "demo_model"
 STREAMS = (1, 8, 32)
 TOKENS = 128
-RUNS = 3
+RUNS = 5
 QUESTION = "Tell me a story about a guardian."
-
-
-async def one_answer(engine: TorchEngine, number: int) -> int:
-    """The number of tokens in an answer. A story is longer than TOKENS, so all answers are equally
-    long."""
-    question = "Please, " * (number % 4) + QUESTION
-    request = GenerateRequest(
-        messages=(Message("user", question),), max_tokens=TOKENS, temperature=0.0
-    )
-    deltas = [delta async for delta in engine.generate(request)]
-    return deltas[-1].usage.completion
-
-
-async def measure_ours(streams: int) -> float:
-    engine = TorchEngine(read_model(DEMO), settings=TorchSettings(slots=streams))
-    await engine.start()
-    rates = []
-    for _ in range(RUNS):
-        began = time.perf_counter()
-        counts = await asyncio.gather(*(one_answer(engine, n) for n in range(streams)))
-        rates.append(sum(counts) / (time.perf_counter() - began))
-    await engine.close()
-    return statistics.median(rates)
-
-
-def measure_generate(streams: int) -> float:
-    torch.set_num_threads(1)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
-    model = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.bfloat16)
-    chat = [{"role": "user", "content": QUESTION}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer([text] * streams, return_tensors="pt", add_special_tokens=False).input_ids
-    rates = []
-    for _ in range(RUNS):
-        began = time.perf_counter()
-        model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False,
-                       min_new_tokens=TOKENS, max_new_tokens=TOKENS)  # fmt: skip
-        rates.append(streams * TOKENS / (time.perf_counter() - began))
-    return statistics.median(rates)
+NO_END = {2: -100.0}
+"""The bias that keeps the token of the end away, so that all answers are equally long."""
 
 
 def run() -> Iterator[dict[str, Any]]:
-    for streams in STREAMS:
-        peer = measure_generate(streams)
-        value = asyncio.run(measure_ours(streams))
-        yield {
-            "bench": f"engine.streams_{streams}",
-            "value": round(value, 1),
-            "unit": "tokens/s",
-            "peer": "transformers.generate",
-            "ratio": round(value / peer, 2),
-            "n": RUNS,
-        }
+    torch.set_num_threads(1)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for name, model in (("demo", demo()), ("tiny", random_model(TINY))):
+        peers = Peers(model)
+        for streams in STREAMS:
+            rates = asyncio.run(_rates(model, streams, peers))
+            for peer in ("generate", "continuous batching"):
+                yield _figure(f"engine.{name}.streams_{streams}", rates, peer)
+
+
+def _figure(bench: str, rates: dict[str, list[float]], peer: str) -> dict[str, Any]:
+    ours, theirs = median(rates["ours"]), median(rates[peer])
+    return {
+        "bench": f"{bench}.{peer.replace(' ', '_')}",
+        "value": round(ours, 1),
+        "unit": "tokens/s",
+        "peer": f"transformers' {peer}, {theirs:.1f} tokens/s",
+        "ratio": round(ours / theirs, 2),
+        "n": RUNS,
+    }
+
+
+async def _rates(model: ModelFiles, streams: int, peers: Peers) -> dict[str, list[float]]:
+    """Tokens per second of each engine, measured in turns."""
+    engine = TorchEngine(model, settings=TorchSettings(slots=streams, max_len=1024))
+    await engine.start()
+    found: dict[str, list[float]] = {"ours": [], "generate": [], "continuous batching": []}
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        counts = await asyncio.gather(*(one_answer(engine, n) for n in range(streams)))
+        found["ours"].append(sum(counts) / (time.perf_counter() - began))
+        found["generate"].append(_timed(peers.generate, streams))
+        found["continuous batching"].append(_timed(peers.continuous, streams))
+    await engine.close()
+    return found
+
+
+def _timed(work: Callable[[int], None], streams: int) -> float:
+    began = time.perf_counter()
+    work(streams)
+    return streams * TOKENS / (time.perf_counter() - began)
+
+
+async def one_answer(engine: TorchEngine, number: int) -> int:
+    """The number of tokens in an answer."""
+    request = GenerateRequest(
+        messages=(Message("user", "Please, " * (number % 4) + QUESTION),),
+        max_tokens=TOKENS,
+        temperature=0.0,
+        logit_bias=NO_END,
+    )
+    deltas = [delta async for delta in engine.generate(request)]
+    usage = deltas[-1].usage
+    assert usage is not None and usage.completion == TOKENS
+    return usage.completion
+
+
+class Peers:
+    """transformers' own ways to answer."""
+
+    def __init__(self, model: ModelFiles) -> None:
+        self._model = peer_model(model, torch.bfloat16)
+        question = (Message("user", QUESTION),)
+        self._ids = PromptEncoder(model.files).encode_chat(question, max_tokens=1024)
+
+    def generate(self, streams: int) -> None:
+        ids = torch.tensor([self._ids] * streams)
+        found = self._model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False,
+            min_new_tokens=TOKENS, max_new_tokens=TOKENS,
+        )  # fmt: skip
+        assert found.shape[1] == len(self._ids) + TOKENS
+
+    def continuous(self, streams: int) -> None:
+        found = self._model.generate_batch(
+            [self._ids] * streams,
+            GenerationConfig(do_sample=False, max_new_tokens=TOKENS, eos_token_id=-1),
+            ContinuousBatchingConfig(page_size=32, num_blocks=16 * streams, max_batch_tokens=512),
+        )
+        assert all(len(one.generated_tokens) == TOKENS for one in found.values())

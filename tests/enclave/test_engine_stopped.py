@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig
 
 import enclave.guest
 from attestation.errors import ParseError, UsageError
@@ -24,8 +23,9 @@ from enclave.guest.engines.base import (
     GenerateRequest,
     until_failed,
 )
+from enclave.guest.engines.kv_cache import SlotCache
 from enclave.guest.engines.registry import engines
-from enclave.guest.engines.slots import Scheduler, SlotCache
+from enclave.guest.engines.slots import Scheduler
 from enclave.guest.engines.torch_engine import TorchEngine
 from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import ModelFiles, read_model
@@ -165,9 +165,9 @@ def test_a_dtype_or_length_that_the_model_has_not_is_refused() -> None:
 def test_the_memory_that_is_stated_is_what_the_slots_take() -> None:
     chosen = EngineSettings(name="torch", slots=3, max_len=100, dtype="float32")
     engine = engines()["torch"](MODEL, chosen)
-    config = LlamaConfig(**json.loads(bytes(MODEL.files["config.json"])))
+    config = json.loads(bytes(MODEL.files["config.json"]))
     cache = SlotCache(config, slots=3, max_len=100, dtype=torch.float32, device=torch.device("cpu"))
-    assert engine.info.kv_bytes == sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+    assert engine.info.kv_bytes == sum(tensor.nbytes for tensor in cache.layers)
 
 
 def test_an_engine_that_has_no_room_for_its_slots_does_not_start() -> None:

@@ -329,8 +329,8 @@ class Recording(Scheduler):
         self.live = live
         super()._decode(live)
 
-    def _forward(self, tokens, positions, mask):
-        logits = super()._forward(tokens, positions, mask)
+    def _forward(self, tokens, positions, **where):
+        logits = super()._forward(tokens, positions, **where)
         if positions.shape[1] == 1 and hasattr(self, "seen"):
             for at in self.live:
                 key = tuple(self._slots[at].prompt), int(positions[at])

@@ -1,14 +1,14 @@
-"""Makes a model from its bytes. The architecture is that of the installed library, and the weights
-are views of the bytes.
+"""Makes a model from its bytes, and compares it with the library's own before it serves.
 
 No code of the model runs, and no file is opened. A configuration is refused if it asks for
-something with which the slot scheduler was not compared (remote code, quantisation, sliding
-windows).
+something with which our forward pass was not compared (remote code, quantisation, sliding windows,
+frequencies that depend on the length).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,24 @@ import torch
 
 from attestation.errors import ParseError
 from enclave.guest.engines.base import Delta, EngineFailed
+from enclave.guest.engines.decoder import ACTIVATIONS, Decoder
 from enclave.guest.engines.sampling import Sampler, Sampling
 from enclave.guest.engines.slots import Job, Scheduler
 from enclave.guest.engines.text import Detokenizer, StopFilter
 from enclave.guest.engines.weights import tensors
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+ARCHITECTURES = {
+    "gemma": "GemmaForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 """Decoders with full attention, whose answers were compared with those of `generate`."""
+
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+"""Frequencies that are the same for every length of a text."""
 
 SIZES = (
     "vocab_size",
@@ -53,14 +64,10 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ParseError(
                 f"config.json: expected no {name}, got one; this engine does not support it"
             )
-    if config.get("use_sliding_window"):
-        raise ParseError(
-            "config.json: use_sliding_window: expected false, got true; this engine does not "
-            "support sliding windows"
-        )
     for name in SIZES:
         if type(config.get(name)) is not int or config[name] < 1:
             raise ParseError(f"config.json: {name}: expected a positive integer, got another value")
+    _check_settings(library_settings(config))
 
 
 def check_vocabulary(config: Mapping[str, Any], greatest_id: int) -> None:
@@ -91,25 +98,82 @@ def _free(device: torch.device) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) << 10
 
 
+def library_settings(config: Mapping[str, Any]) -> Any:
+    """The library's configuration object, with its defaults. Raises ParseError."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    except Exception as error:  # the library raises many kinds
+        raise ParseError(
+            "config.json: expected a configuration that the library transformers takes, got one "
+            f"that it refuses with {type(error).__name__}"
+        ) from None
+
+
+def _check_settings(settings: Any) -> None:
+    """Raises ParseError, also where only a default of the library is what this engine lacks."""
+    rope = settings.rope_parameters
+    for name, got, known in (
+        ("sliding_window", getattr(settings, "sliding_window", None), (None,)),
+        ("hidden_act", settings.hidden_act, tuple(ACTIVATIONS)),
+        ("rope_type", rope["rope_type"], ROPE_TYPES),
+        ("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), (1.0,)),
+    ):
+        if got not in known:
+            words = ", ".join("null" if one is None else str(one) for one in known)
+            raise ParseError(
+                f"config.json: {name}: expected one of {words}, got {got}; this engine supports no "
+                "other"
+            )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the library itself answers greedily to `prompt`: the tokens, and the logits of each."""
+
+    prompt: list[int]
+    tokens: list[int]
+    logits: torch.Tensor
+
+
 def load_model(
     config: Mapping[str, Any],
     files: Mapping[str, bytearray],
     *,
     dtype: torch.dtype,
     device: torch.device,
-) -> Any:
-    """The model in evaluation mode. On the CPU and in its own dtype, its weights are views of
-    `files`."""
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    max_len: int,
+    prompt: list[int],
+) -> tuple[Decoder, Expected]:
+    """The model, and what the library's own answers to `prompt` with the same weights.
 
-    settings = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    Raises ParseError, EngineFailed.
+    """
+    settings = library_settings(config)
+    weights = {name: value.to(device, dtype) for name, value in tensors(files).items()}
+    model = _library_model(settings, weights)
+    expected = _answered(model, prompt)
+    rotary, weights = model.model.rotary_emb, dict(model.state_dict())
+    del model  # or its tensors are held twice
+    decoder = Decoder(settings, weights, rotary, max_len=max_len)
+    if weights:
+        raise EngineFailed(f"engine: expected to use every tensor, did not use {min(weights)!r}")
+    return decoder, expected
+
+
+def _library_model(settings: Any, weights: dict[str, torch.Tensor]) -> Any:
+    """The library's model in evaluation mode, with these tensors as its parameters."""
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(settings, attn_implementation="sdpa")
-    weights = {name: value.to(device, dtype) for name, value in tensors(files).items()}
     _assign(model, weights)
-    # The frequencies are not stored in the files. They have no data yet, and must be float32
-    # whatever the weights are.
+    # What is not stored in the files has no data yet, and must be float32 whatever the weights are.
+    device = next(iter(weights.values())).device
+    if hasattr(model.model.embed_tokens, "embed_scale"):
+        scale = model.model.embed_tokens.scalar_embed_scale
+        model.model.embed_tokens.embed_scale = torch.tensor(scale, device=device)
     model.model.rotary_emb = type(model.model.rotary_emb)(settings).to(device)
     return model.eval().requires_grad_(False)
 
@@ -132,30 +196,40 @@ def _assign(model: Any, weights: dict[str, torch.Tensor]) -> None:
         model.tie_weights()
 
 
-def self_test(
-    model: Any, scheduler: Scheduler, prompt: list[int], decode: Callable[[Sequence[int]], str]
-) -> None:
-    """Compares one short greedy answer through the slots with one pass without a cache.
+@torch.inference_mode()
+def _answered(model: Any, prompt: list[int]) -> Expected:
+    tokens: list[int] = []
+    rows = []
+    for _ in range(SELF_TEST_TOKENS):
+        ids = torch.tensor([prompt + tokens], device=model.device)
+        rows.append(model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float())
+        tokens.append(int(rows[-1].argmax()))
+    return Expected(prompt, tokens, torch.stack(rows).cpu())
 
-    Raises EngineFailed.
-    """
+
+def self_test(
+    scheduler: Scheduler, expected: Expected, decode: Callable[[Sequence[int]], str]
+) -> None:
+    """Compares one short greedy answer through the slots with the library's, up to the first token
+    that differs: that one may be almost as good. Raises EngineFailed."""
     told: list[Delta] = []
-    sampler = Sampler(Sampling(), seed=0, logit_bias={}, device=model.device)
-    scheduler.add(
-        Job(prompt, SELF_TEST_TOKENS, sampler, Detokenizer(decode), StopFilter(()), told.append)
-    )
+    sampler = Sampler(Sampling(), seed=0, logit_bias={}, device=scheduler.device)
+    job = Job(expected.prompt, SELF_TEST_TOKENS, sampler, Detokenizer(decode), StopFilter(()),
+              told.append)  # fmt: skip
+    scheduler.add(job)
     while not scheduler.idle:
         scheduler.step()
     tokens = [token for delta in told for token in delta.token_ids]
-    if not tokens or any(token >= model.config.vocab_size for token in tokens):
-        raise EngineFailed("engine: expected tokens from the self-test, got none")
-    with torch.inference_mode():
-        ids = torch.tensor([prompt + tokens], device=model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-    chosen = logits.gather(1, torch.tensor(tokens, device=model.device)[:, None])[:, 0]
-    gap = float((logits.max(1).values - chosen).max())
-    if not gap <= SELF_TEST_GAP:  # a NaN fails too
+    pairs = zip(tokens, expected.tokens, expected.logits, strict=False)
+    first = next(((got, logits) for got, best, logits in pairs if got != best), None)
+    if not tokens or not bool(torch.isfinite(expected.logits).all()):
+        raise EngineFailed("engine: expected tokens and finite logits from the self-test, got none")
+    if first is None:
+        return
+    token, logits = first
+    gap = float(logits.max() - logits[token])
+    if not gap <= SELF_TEST_GAP:
         raise EngineFailed(
-            f"engine: the self-test expected tokens within {SELF_TEST_GAP} logits of the best "
-            f"ones, got a token {gap:.2f} logits below"
+            f"engine: the self-test expected tokens within {SELF_TEST_GAP} logits of the best ones "
+            f"of the library, got a token {gap:.2f} logits below"
         )

@@ -1,9 +1,8 @@
 """The slot scheduler: it advances many answers with one batched step.
 
-There is a fixed number of slots. Each holds the keys and values of one answer, up to `max_len`
-positions. Nothing is paged and no prefix is shared, so the timing of an answer tells nothing about
-the prompt of another tenant. A prompt is prefilled alone, in pieces. Between two pieces all live
-answers advance by one token together. A slot is set to zero when its answer ends.
+There is a fixed number of slots, one for each answer (see kv_cache). A prompt is prefilled alone,
+in pieces. Between two pieces all live answers advance by one token together. A slot is set to zero
+when its answer ends.
 
 Everything here runs on one thread and does not use asyncio.
 """
@@ -12,80 +11,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
 
 from enclave.guest.engines.base import Delta, FinishReason, TokenLogprob, Usage
+from enclave.guest.engines.decoder import Decoder
 from enclave.guest.engines.fair_queue import UNNAMED, FairQueue
+from enclave.guest.engines.kv_cache import SlotCache
 from enclave.guest.engines.sampling import Sampler
 from enclave.guest.engines.text import Detokenizer, StopFilter
 
 BUCKET = 64
 """Positions in a bucket. Attention reads whole buckets, so that few different shapes occur."""
-
-
-def kv_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Of config.json: layers, heads of keys and values, and the dimension of each."""
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or config["hidden_size"] // heads
-    return config["num_hidden_layers"], config.get("num_key_value_heads") or heads, width
-
-
-def kv_bytes(config: Mapping[str, Any], tokens: int, dtype: torch.dtype) -> int:
-    """Of keys and values for so many tokens."""
-    return 2 * math.prod(kv_shape(config)) * tokens * dtype.itemsize
-
-
-class SlotCache(Cache):
-    """Keys and values as [slots, heads, max_len, dim] per layer, written in place.
-
-    `aim` says which rows and positions the next forward pass writes and reads.
-    """
-
-    def __init__(self, config: Any, *, slots: int, max_len: int, dtype: torch.dtype,
-                 device: torch.device) -> None:  # fmt: skip
-        super().__init__(layers=[])
-        count, heads, width = kv_shape(config.to_dict())
-        shape = (slots, heads, max_len, width)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]
-        self._rows = slice(0, 0)
-        self._length = 0
-        self._write: tuple[Any, ...] = ()
-
-    def aim_prefill(self, slot: int, begin: int, end: int) -> None:
-        """Makes the next pass fill the positions from `begin` to `end` of one slot, and read up to
-        `end`."""
-        self._rows, self._length = slice(slot, slot + 1), end
-        self._write = (self._rows, slice(None), slice(begin, end))
-
-    def aim_decode(self, positions: torch.Tensor, length: int) -> None:
-        """Makes the next pass write one position in each of the first rows."""
-        rows = torch.arange(len(positions), device=positions.device)
-        self._rows, self._length = slice(0, len(positions)), length
-        # Two index tensors around a slice put the indexed axis first: [rows, heads, dim].
-        self._write = (rows, slice(None), positions)
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int,
-               *_args: Any, **_kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Stores what a layer computed, and returns everything that its rows may see."""
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
-        single = isinstance(self._write[2], torch.Tensor)
-        keys[self._write] = key_states[:, :, 0] if single else key_states
-        values[self._write] = value_states[:, :, 0] if single else value_states
-        return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
-
-    def get_seq_length(self, *_args: Any) -> int:
-        return self._length
-
-    def wipe(self, slot: int) -> None:
-        """Sets to zero what an answer left."""
-        for tensor in (*self.keys, *self.values):
-            tensor[slot].zero_()
 
 
 @dataclass(eq=False)
@@ -131,7 +70,7 @@ class Scheduler:
 
     def __init__(
         self,
-        model: Any,
+        model: Decoder,
         cache: SlotCache,
         *,
         max_len: int,
@@ -145,8 +84,8 @@ class Scheduler:
         self._stop_ids = stop_ids
         self._piece = prefill_piece
         self._deterministic = deterministic
-        self._device = cache.keys[0].device
-        self._slots: list[Job | None] = [None] * len(cache.keys[0])
+        self.device = cache.device
+        self._slots: list[Job | None] = [None] * cache.slots
         self._waiting = FairQueue[Job](len(self._slots))
         self._admitted = 0
         self.counters = Counters()
@@ -218,10 +157,8 @@ class Scheduler:
         token of the answer."""
         begin = job.filled
         end = min(begin + self._piece, len(job.prompt))
-        positions = torch.arange(begin, end, device=self._device)
-        mask = torch.arange(end, device=self._device)[None] <= positions[:, None]
-        self._cache.aim_prefill(at, begin, end)
-        logits = self._forward(job.prompt[begin:end], positions[None], mask[None, None])
+        positions = torch.arange(begin, end, device=self.device)[None]
+        logits = self._forward(job.prompt[begin:end], positions, first=at, length=end)
         job.filled = end
         if job.prefilled:
             self._advance(at, job, job.sampler.choose(logits[0]), logits[0])
@@ -234,11 +171,9 @@ class Scheduler:
         # writes there is overwritten before anything reads it.
         places = [self._position(job) for job in self._slots[:width]]
         tokens = [job.last if job and job.prefilled else 0 for job in self._slots[:width]]
-        positions = torch.tensor(places, device=self._device)
+        positions = torch.tensor(places, device=self.device)[:, None]
         length = self._reach(max(places[at] for at in live))
-        mask = torch.arange(length, device=self._device)[None] <= positions[:, None]
-        self._cache.aim_decode(positions, length)
-        logits = self._forward(tokens, positions[:, None], mask[:, None, None])
+        logits = self._forward(tokens, positions, first=0, length=length)
         greatest = logits.argmax(-1).tolist()
         for at in live:
             job = self._slots[at]
@@ -259,19 +194,16 @@ class Scheduler:
             return self._max_len
         return min(self._max_len, (last // BUCKET + 1) * BUCKET)
 
-    def _forward(self, tokens: list[int], positions: torch.Tensor,
-                 mask: torch.Tensor) -> torch.Tensor:  # fmt: skip
-        """The logits [rows, vocabulary] of the last token of each row."""
-        ids = torch.tensor(tokens, device=self._device).view(positions.shape)
-        answer = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return answer.logits[:, -1]
+    def _forward(self, tokens: list[int], positions: torch.Tensor, *, first: int,
+                 length: int) -> torch.Tensor:  # fmt: skip
+        """The logits [rows, vocabulary] of the last token of each row. The rows are the slots from
+        `first` on; each token sees the positions up to its own, of those below `length`."""
+        ids = torch.tensor(tokens, device=self.device).view(positions.shape)
+        unseen = torch.arange(length, device=self.device) > positions[:, :, None]
+        mask = torch.zeros(unseen.shape, dtype=self._cache.dtype, device=self.device)
+        mask.masked_fill_(unseen, -math.inf)
+        self._cache.aim(first, positions, length)
+        return self._model(ids, positions, mask[:, None], self._cache)
 
     def _advance(self, at: int, job: Job, token: int, logits: torch.Tensor) -> None:
         """Counts one chosen token, and tells the text that became certain with it. `logits` are

@@ -32,6 +32,7 @@ from enclave.guest.engines.base import (
 )
 from enclave.guest.engines.fair_queue import Names, to_displace
 from enclave.guest.engines.generation import read_generation
+from enclave.guest.engines.kv_cache import SlotCache
 from enclave.guest.engines.loading import (
     check_room,
     check_vocabulary,
@@ -41,7 +42,7 @@ from enclave.guest.engines.loading import (
 from enclave.guest.engines.logprobs import scorer
 from enclave.guest.engines.prompt import PromptEncoder, json_object
 from enclave.guest.engines.sampling import Sampler, Sampling
-from enclave.guest.engines.slots import Counters, Job, Scheduler, SlotCache
+from enclave.guest.engines.slots import Counters, Job, Scheduler
 from enclave.guest.engines.text import Detokenizer, StopFilter
 from enclave.guest.engines.torch_settings import DTYPES, TorchSettings, describe
 from enclave.guest.model import ModelFiles
@@ -230,20 +231,22 @@ class TorchEngine:
         # OpenMP's thread count belongs to the thread that sets it.
         torch.set_num_threads(settings.threads or int(os.environ.get(THREADS_VARIABLE, "1")))
         device, dtype = torch.device(settings.device), DTYPES[self._info.dtype]
-        model = load_model(self._config, self._files, dtype=dtype, device=device)
+        max_len = self._info.max_len
+        prompt = self._encoder.encode_text(SELF_TEST_PROMPT, max_tokens=max_len)
+        model, expected = load_model(self._config, self._files, dtype=dtype, device=device,
+                                     max_len=max_len, prompt=prompt)  # fmt: skip
         check_room(self._info.kv_bytes, device)
-        cache = SlotCache(model.config, slots=settings.slots, max_len=self._info.max_len,
+        cache = SlotCache(self._config, slots=settings.slots, max_len=max_len,
                           dtype=dtype, device=device)  # fmt: skip
         scheduler = Scheduler(
             model,
             cache,
-            max_len=self._info.max_len,
+            max_len=max_len,
             stop_ids=self._generation.stop_ids,
             prefill_piece=settings.prefill_piece,
             deterministic=settings.deterministic,
         )
-        prompt = self._encoder.encode_text(SELF_TEST_PROMPT, max_tokens=self._info.max_len)
-        self_test(model, scheduler, prompt, self._encoder.decode)
+        self_test(scheduler, expected, self._encoder.decode)
         self._counters = scheduler.counters = Counters()
         return scheduler
 

@@ -10,8 +10,8 @@ import torch
 
 from attestation.errors import UsageError
 from enclave.guest.engines.base import EngineInfo
+from enclave.guest.engines.kv_cache import kv_bytes
 from enclave.guest.engines.loading import check_config
-from enclave.guest.engines.slots import kv_bytes
 
 ENGINE = "umay-torch"
 ENGINE_VERSION = "3"

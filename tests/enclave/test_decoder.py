@@ -1,0 +1,164 @@
+"""Our forward pass beside the library's `generate`, on random models of each architecture."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from attestation.errors import ParseError
+from enclave.guest.engines.base import EngineFailed, GenerateRequest
+from enclave.guest.engines.decoder import Decoder
+from enclave.guest.engines.torch_engine import TorchEngine
+from enclave.guest.engines.torch_settings import TorchSettings
+from enclave.guest.model import ModelFiles
+from tests.helpers.random_model import random_model
+
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+        "original_max_position_embeddings": 64}  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma": ("gemma", {"num_key_value_heads": 1}),
+    "llama": ("llama", {}),
+    "llama, all heads of their own": ("llama", {"num_key_value_heads": 4}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "llama, with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, frequencies of llama3": ("llama", {"rope_parameters": LLAMA3}),
+    "llama, frequencies of yarn": ("llama", {"rope_parameters": YARN}),
+    "llama, linear frequencies": ("llama", {"rope_parameters": LINEAR}),
+    "mistral": ("mistral", {}),
+    "phi3": ("phi3", {"head_dim": 12}),
+    "qwen2": ("qwen2", {"head_dim": 12}),
+    "qwen3": ("qwen3", {}),
+}
+WHOLE = ("llama", "qwen3", "gemma")
+TOKENS = 32
+
+
+def prompts(count: int) -> list[list[int]]:
+    chosen = random.Random(3)
+    return [
+        [chosen.randrange(3, 1024) for _ in range(chosen.randrange(1, 60))] for _ in range(count)
+    ]
+
+
+def told(model: ModelFiles, asked: list[list[int]], **settings: Any) -> list[list[int]]:
+    """The token ids of each answer; the requests are in the engine together."""
+
+    async def one(engine: TorchEngine, ids: list[int]) -> list[int]:
+        request = GenerateRequest(prompt="", token_ids=tuple(ids), max_tokens=TOKENS,
+                                  temperature=0.0, cache_salt=str(ids).encode())  # fmt: skip
+        return [t async for delta in engine.generate(request) for t in delta.token_ids]
+
+    async def whole() -> list[list[int]]:
+        engine = TorchEngine(model, settings=TorchSettings(max_waiting=1000, **settings))
+        await engine.start()
+        try:
+            return await asyncio.gather(*(one(engine, ids) for ids in asked))
+        finally:
+            await engine.close()
+
+    return asyncio.run(whole())
+
+
+def generated(model: Any, ids: list[int]) -> list[int]:
+    tensor = torch.tensor([ids])
+    found = model.generate(
+        tensor, attention_mask=torch.ones_like(tensor), do_sample=False, max_new_tokens=TOKENS,
+        eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    return found[0, len(ids) :].tolist()
+
+
+def compare(name: str, count: int) -> None:
+    kind, changes = KINDS[name]
+    model, library = random_model(kind, **changes)
+    asked = prompts(count)
+    answers = told(model, asked, slots=5, prefill_piece=16)
+    for ids, answer in zip(asked, answers, strict=True):
+        assert answer == generated(library, ids)
+    assert len({tuple(answer) for answer in answers}) > count // 2
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_greedy_answers_equal_those_of_generate(name: str) -> None:
+    compare(name, 6)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", WHOLE)
+def test_two_hundred_greedy_answers_equal_those_of_generate(name: str) -> None:
+    compare(name, 200)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_in_bfloat16_an_answer_alone_equals_one_in_company(name: str) -> None:
+    kind, changes = KINDS[name]
+    model, _ = random_model(kind, **changes)
+    asked = prompts(4)
+    exact: dict[str, Any] = {"dtype": "bfloat16", "slots": 4, "deterministic": True}
+    assert told(model, asked, **exact) == [told(model, [ids], **exact)[0] for ids in asked]
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a window": ("mistral", {"sliding_window": 64}, "sliding_window"),
+    "a window by default": ("mistral", {"sliding_window": ...}, "sliding_window"),
+    "a window of qwen": ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, "sliding_w"),
+    "frequencies by length": (
+        "llama", {"rope_parameters": {**LINEAR, "rope_type": "dynamic"}}, "rope_type",
+    ),
+    "a part of each head turned": (
+        "phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4,
+                                     "partial_rotary_factor": 0.5}}, "partial_rotary_factor",
+    ),
+    "another activation": ("llama", {"hidden_act": "relu"}, "hidden_act"),
+    "what the library refuses": ("llama", {"rope_parameters": 7}, "transformers takes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    kind, changes, text = REFUSED[name]
+    model, _ = random_model(kind)
+    config = json.loads(bytes(model.files["config.json"])) | changes
+    config = {key: value for key, value in config.items() if value is not ...}
+    files = model.files | {"config.json": bytearray(json.dumps(config).encode())}
+    with pytest.raises(ParseError, match=text):
+        TorchEngine(ModelFiles(files, model.manifest, model.digest))
+
+
+def test_an_engine_that_answers_otherwise_than_the_library_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, _ = random_model("llama")
+    monkeypatch.setattr(Decoder, "_attention", lambda self, layer, x, turn: layer.qkv(x).unflatten(
+        -1, (8, -1)))  # fmt: skip
+    with pytest.raises(EngineFailed, match=r"self-test expected tokens within 0\.5 logits"):
+        told(model, prompts(1))
+
+
+def test_a_tensor_that_our_pass_does_not_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from enclave.guest.engines import decoder
+
+    model, _ = random_model("qwen3")
+    whole = decoder._layer
+
+    def without_norms(weights: dict[str, torch.Tensor], prefix: str) -> Any:
+        norms = {name: weights.pop(name) for name in list(weights) if "_norm" in name and
+                 "self_attn" in name and prefix in name}  # fmt: skip
+        layer = whole(weights, prefix)
+        weights |= norms
+        return layer
+
+    monkeypatch.setattr(decoder, "_layer", without_norms)
+    with pytest.raises(EngineFailed, match="expected to use every tensor"):
+        told(model, prompts(1))
