@@ -55,7 +55,7 @@ ARCHITECTURES = {
     "llama": Architecture("llama", "LlamaForCausalLM", BLOCK, frozenset({"attn_q", "attn_k"})),
     "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", BLOCK | NORMED),
 }
-"""By `general.architecture`. TorchEngine runs all of them (engines/loading.py)."""
+"""By `general.architecture`. TorchEngine runs these and more (engines/loading.py)."""
 
 
 def architecture_of(fields: Fields) -> Architecture:

@@ -28,6 +28,7 @@ LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("gemma", {"num_key_value_heads": 1}),
+    "gemma, with its own size of a head": ("gemma", {"head_dim": ...}),
     "llama": ("llama", {}),
     "llama, all heads of their own": ("llama", {"num_key_value_heads": 4}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
@@ -36,10 +37,13 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, frequencies of yarn": ("llama", {"rope_parameters": YARN}),
     "llama, linear frequencies": ("llama", {"rope_parameters": LINEAR}),
     "mistral": ("mistral", {}),
+    "mistral, with its own number of heads": (
+        "mistral", {"num_attention_heads": 8, "num_key_value_heads": ..., "head_dim": 6},
+    ),
     "phi3": ("phi3", {"head_dim": 12}),
     "qwen2": ("qwen2", {"head_dim": 12}),
     "qwen3": ("qwen3", {}),
-}
+}  # fmt: skip
 WHOLE = ("llama", "qwen3", "gemma")
 TOKENS = 32
 

@@ -23,7 +23,8 @@ from enclave.guest.engines.base import (
     GenerateRequest,
     until_failed,
 )
-from enclave.guest.engines.kv_cache import SlotCache
+from enclave.guest.engines.kv_cache import Shape, SlotCache
+from enclave.guest.engines.loading import check_config
 from enclave.guest.engines.registry import engines
 from enclave.guest.engines.slots import Scheduler
 from enclave.guest.engines.torch_engine import TorchEngine
@@ -165,8 +166,8 @@ def test_a_dtype_or_length_that_the_model_has_not_is_refused() -> None:
 def test_the_memory_that_is_stated_is_what_the_slots_take() -> None:
     chosen = EngineSettings(name="torch", slots=3, max_len=100, dtype="float32")
     engine = engines()["torch"](MODEL, chosen)
-    config = json.loads(bytes(MODEL.files["config.json"]))
-    cache = SlotCache(config, slots=3, max_len=100, dtype=torch.float32, device=torch.device("cpu"))
+    kept = Shape.of(check_config(json.loads(bytes(MODEL.files["config.json"]))))
+    cache = SlotCache(kept, slots=3, max_len=100, dtype=torch.float32, device=torch.device("cpu"))
     assert engine.info.kv_bytes == sum(tensor.nbytes for tensor in cache.layers)
 
 

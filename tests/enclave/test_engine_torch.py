@@ -366,7 +366,7 @@ def test_slot_is_wiped_after_its_answer():
     scheduler.add(engine._job(chat("hello"), None))
     while not scheduler.idle:
         scheduler.step()
-    assert not any(tensor.any() for tensor in (*scheduler._cache.keys, *scheduler._cache.values))
+    assert not any(tensor.any() for tensor in scheduler._cache.layers)
 
 
 def draw(settings: Sampling, logits: list[float], count: int = 200) -> set[int]:

@@ -31,10 +31,11 @@ SIZES = {
 
 
 def random_model(kind: str, seed: int = 1, **changes: Any) -> tuple[ModelFiles, Any]:
-    """The files, with the demo model's tokenizer, and the library's own model in float32."""
+    """The files, with the demo model's tokenizer, and the library's own model in float32. A change
+    to ... leaves the field out of config.json."""
     config = {"model_type": kind, "architectures": [ARCHITECTURES[kind]], "dtype": "float32",
               "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # fmt: skip
-    config |= SIZES | changes
+    config |= {key: value for key, value in (SIZES | changes).items() if value is not ...}
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(library_settings(config))
     for name, value in model.named_parameters():

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from enclave.guest.engines.kv_cache import SlotCache
+from enclave.guest.engines.kv_cache import Shape, SlotCache
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
@@ -57,8 +57,8 @@ class Decoder:
 
     def __init__(self, settings: Any, weights: dict[str, torch.Tensor], rotary: Any, *,
                  max_len: int) -> None:  # fmt: skip
-        self._heads = settings.num_attention_heads
-        self._kv_heads = settings.num_key_value_heads
+        self.kept = Shape.of(settings)
+        self._heads, self._kv_heads = settings.num_attention_heads, self.kept.heads
         self._eps = settings.rms_norm_eps
         self._gemma = settings.model_type == "gemma"
         self._activation = ACTIVATIONS[settings.hidden_act]
@@ -132,22 +132,25 @@ def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
 
 
 def _layer(weights: dict[str, torch.Tensor], prefix: str) -> Layer:
-    def linear(whole: str, *parts: str) -> Linear:
-        """Of one matrix, or of several whose outputs are put side by side."""
-        found = []
-        for kind in ("weight", "bias"):
-            names = [f"{prefix}{name}.{kind}" for name in (whole, *parts)]
-            taken = [weights.pop(name) for name in names if name in weights]
-            found.append(torch.cat(taken) if len(taken) > 1 else (taken or [None])[0])
-        return Linear(*found)
+    def taken(*names: str) -> torch.Tensor:
+        """One tensor, or those of several products whose outputs are put side by side."""
+        found = [weights.pop(prefix + name) for name in names if prefix + name in weights]
+        return torch.cat(found) if len(found) > 1 else found[0]
 
-    norms = [f"{prefix}self_attn.{name}_norm.weight" for name in "qk"]
+    def linear(*names: str) -> Linear:
+        biases = [f"{name}.bias" for name in names]
+        has_bias = any(prefix + name in weights for name in biases)
+        weight = taken(*(f"{name}.weight" for name in names))
+        return Linear(weight, taken(*biases) if has_bias else None)
+
+    norms = [f"self_attn.{name}_norm.weight" for name in "qk"]
+    has_norms = prefix + norms[0] in weights
     return Layer(
-        attention_norm=weights.pop(f"{prefix}input_layernorm.weight"),
+        attention_norm=taken("input_layernorm.weight"),
         qkv=linear("self_attn.qkv_proj", *(f"self_attn.{name}_proj" for name in "qkv")),
-        heads_norms=(weights.pop(norms[0]), weights.pop(norms[1])) if norms[0] in weights else None,
+        heads_norms=(taken(norms[0]), taken(norms[1])) if has_norms else None,
         output=linear("self_attn.o_proj"),
-        mlp_norm=weights.pop(f"{prefix}post_attention_layernorm.weight"),
+        mlp_norm=taken("post_attention_layernorm.weight"),
         gate_up=linear("mlp.gate_up_proj", "mlp.gate_proj", "mlp.up_proj"),
         down=linear("mlp.down_proj"),
     )

@@ -7,22 +7,28 @@ of another tenant.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 
-def kv_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Of config.json: layers, heads of keys and values, and the dimension of each."""
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or config["hidden_size"] // heads
-    return config["num_hidden_layers"], config.get("num_key_value_heads") or heads, width
+class Shape(NamedTuple):
+    """Of a model's keys and values: layers, heads, and the dimension of each head."""
 
+    layers: int
+    heads: int
+    width: int
 
-def kv_bytes(config: Mapping[str, Any], tokens: int, dtype: torch.dtype) -> int:
-    """Of keys and values for so many tokens."""
-    return 2 * math.prod(kv_shape(config)) * tokens * dtype.itemsize
+    @classmethod
+    def of(cls, settings: Any) -> Shape:
+        """Of the library's configuration object."""
+        heads = settings.num_attention_heads
+        width = getattr(settings, "head_dim", None) or settings.hidden_size // heads
+        return cls(settings.num_hidden_layers, settings.num_key_value_heads or heads, width)
+
+    def bytes(self, tokens: int, dtype: torch.dtype) -> int:
+        """For so many tokens."""
+        return 2 * math.prod(self) * tokens * dtype.itemsize
 
 
 class SlotCache:
@@ -31,9 +37,9 @@ class SlotCache:
     `aim` says which rows and positions the next forward pass writes and reads.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, slots: int, max_len: int, dtype: torch.dtype,
+    def __init__(self, kept: Shape, *, slots: int, max_len: int, dtype: torch.dtype,
                  device: torch.device) -> None:  # fmt: skip
-        count, self._heads, self._width = kv_shape(config)
+        count, self._heads, self._width = kept
         self._max_len, self.device = max_len, device
         shape = (slots, 2 * self._heads, max_len, self._width)
         self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(count)]

@@ -51,15 +51,16 @@ SELF_TEST_GAP = 0.5
 0.1."""
 
 
-def check_config(config: Mapping[str, Any]) -> None:
-    """Raises ParseError for a configuration that this engine does not run."""
+def check_config(config: Mapping[str, Any]) -> Any:
+    """The library's configuration object, with its defaults. Raises ParseError for a configuration
+    that this engine does not run."""
     kind = config.get("model_type")
     if kind not in ARCHITECTURES or config.get("architectures") != [ARCHITECTURES[kind]]:
         known = ", ".join(ARCHITECTURES.values())
         raise ParseError(
             f"config.json: model_type and architectures: expected one of {known}, got {kind!r}"
         )
-    for name in ("auto_map", "quantization_config"):
+    for name in ("auto_map", "quantization_config", "use_sliding_window"):
         if config.get(name):
             raise ParseError(
                 f"config.json: expected no {name}, got one; this engine does not support it"
@@ -67,7 +68,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     for name in SIZES:
         if type(config.get(name)) is not int or config[name] < 1:
             raise ParseError(f"config.json: {name}: expected a positive integer, got another value")
-    _check_settings(library_settings(config))
+    settings = library_settings(config)
+    _check_settings(settings)
+    return settings
 
 
 def check_vocabulary(config: Mapping[str, Any], greatest_id: int) -> None:

@@ -236,7 +236,7 @@ class TorchEngine:
         model, expected = load_model(self._config, self._files, dtype=dtype, device=device,
                                      max_len=max_len, prompt=prompt)  # fmt: skip
         check_room(self._info.kv_bytes, device)
-        cache = SlotCache(self._config, slots=settings.slots, max_len=max_len,
+        cache = SlotCache(model.kept, slots=settings.slots, max_len=max_len,
                           dtype=dtype, device=device)  # fmt: skip
         scheduler = Scheduler(
             model,

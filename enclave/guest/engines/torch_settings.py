@@ -10,7 +10,7 @@ import torch
 
 from attestation.errors import UsageError
 from enclave.guest.engines.base import EngineInfo
-from enclave.guest.engines.kv_cache import kv_bytes
+from enclave.guest.engines.kv_cache import Shape
 from enclave.guest.engines.loading import check_config
 
 ENGINE = "umay-torch"
@@ -51,7 +51,7 @@ class TorchSettings:
 
 def describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) -> EngineInfo:
     """The EngineInfo, which is known before anything is loaded. Raises ParseError, UsageError."""
-    check_config(config)
+    kept = Shape.of(check_config(config))
     dtype = settings.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
     if dtype not in DTYPES:
         raise UsageError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
@@ -79,5 +79,5 @@ def describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) -> 
         max_len=max_len,
         model_digest=digest,
         features=FEATURES,
-        kv_bytes=kv_bytes(config, settings.slots * max_len, DTYPES[dtype]),
+        kv_bytes=kept.bytes(settings.slots * max_len, DTYPES[dtype]),
     )
