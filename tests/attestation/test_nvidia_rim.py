@@ -291,11 +291,13 @@ def test_wrapping_a_changed_copy_around_the_signed_one_fails() -> None:
         read((outer + SIGNATURE + "</SoftwareIdentity>").encode())
 
 
-@pytest.mark.parametrize("at", ["first", "middle"])
+@pytest.mark.parametrize("at", ["first", "middle", "before-a-line-end"])
 def test_signature_may_stand_elsewhere_under_the_root(at: str) -> None:
     """Enveloped: where it stands changes nothing that is signed."""
     moved = TEXT.replace(SIGNATURE, "")
     place = moved.index("\n") if at == "first" else moved.index(OPEN)
+    if at == "before-a-line-end":
+        place = moved.rindex("\n", 0, place)
     data = (moved[:place] + SIGNATURE + moved[place:]).encode()
     assert read(data).golden == GOLDEN
 
