@@ -59,6 +59,7 @@ BAD_LEAVES = {
     "version true": {0: True},
     "kind 0": {1: 0},
     "kind 6": {1: 6},
+    **{f"kind {kind} of no machine": {1: kind, 2: 0} for kind in (0, 6, 7, 9)},
     "kind true": {1: True},
     "platform 0 of a machine": {2: 0},
     "platform 3": {2: 3},
