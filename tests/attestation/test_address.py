@@ -114,6 +114,9 @@ def test_a_long_text_is_not_repeated_whole() -> None:
     with pytest.raises(ParseError) as told:
         canonical("x" * 100_000)
     assert len(str(told.value)) < 400
+    for size, shown in ((80, "x" * 80), (81, "x" * 80 + "…")):
+        with pytest.raises(ParseError, match=f"got '{shown}': it has {size} characters"):
+            canonical("x" * size)
 
 
 def test_accounts_are_compared_and_not_texts() -> None:

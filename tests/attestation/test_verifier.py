@@ -534,6 +534,8 @@ def test_verify_raises_with_the_report_so_far(world: World) -> None:
     assert (error.step, error.code, error.exit_code) == ("measurement", "unknown-measurement", 4)
     statuses = [step.status for step in error.report.steps]
     assert statuses == ["passed"] * 4 + ["failed"] + ["not checked"] * (len(PLAN) - 5)
+    rest = {step.expected for step in error.report.steps[5:]}
+    assert rest == {"the step measurement to have passed"}
 
 
 def test_checkpoint_of_other_origin_is_refused(world: World) -> None:
