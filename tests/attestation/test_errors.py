@@ -18,10 +18,10 @@ from tests.test_house import MODULES, bases
 
 DRAWN = re.compile(r"^[│├└─ ]*(\w+) +(?:(\d+)(?: +([a-z-]+)(?= ))?|\(its own codes\)) +\S", re.M)
 OTHERS = {
-    "enclave.guest.engines.prompt": {"_RaisedByTemplate"},
+    "enclave.guest.engines.chat_template": {"_SaidByTemplate", "_TooManySteps"},
     "attestation.net.leaving": {"Left"},
 }
-"""Jinja's own error, which a template raises and the same module turns into ours; and what is as a
+"""Jinja's own errors, which a template raises and the same module turns into ours; and what is as a
 cancellation, nobody's error."""
 
 

@@ -38,7 +38,7 @@ def test_a_name_that_the_template_writes_is_in_the_prompt():
 
 @pytest.mark.parametrize(
     ("template", "at"),
-    [(None, 0), (NAMED, 1), ("{{ messages[2]['name'] }}", 0)],
+    [(None, 0), (NAMED, 1), (NAMED.replace("m['name']", "messages[-1]['name']"), 0)],
     ids=["never", "not of this role", "of another message"],
 )
 def test_a_name_that_the_template_does_not_write_is_refused(template, at):

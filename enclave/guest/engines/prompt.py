@@ -1,8 +1,8 @@
-"""The chat template and the tokenizer, both made from the model's bytes in memory.
+"""Texts and conversations as token ids, by the model's tokenizer and its chat template.
 
-A special token is special only where the template writes it. The same characters inside a message
-are ordinary text, so no message can forge a turn of the conversation. Templates run in Jinja's
-sandbox and without a clock, so equal messages give equal tokens.
+Both are made from the model's bytes in memory. A special token is special only where the template
+writes it. The same characters inside a message are ordinary text, so no message can forge a turn of
+the conversation.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2.exceptions import TemplateError
-from jinja2.ext import LoopControlExtension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from attestation.errors import ParseError
 from enclave.guest.engines.base import ContextOverflow, Message, refused
+from enclave.guest.engines.chat_template import ChatTemplate, TemplateRefused
 from enclave.guest.engines.logprobs import Speller
 
 MARK = "\U000f0000"
@@ -38,26 +36,16 @@ empty, twice the tokens of the context would be too many."""
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one request, one core
 
 
-class _RaisedByTemplate(TemplateError):
-    pass
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise _RaisedByTemplate(message)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
 class PromptEncoder:
-    """Turns text and messages into token ids, and token ids into text."""
+    """Turns text and messages into token ids, and token ids into text. Raises ParseError for files
+    that it cannot use, also TemplateRefused."""
 
     def __init__(self, files: Mapping[str, bytes | bytearray]) -> None:
         self._tokenizer = _tokenizer(files)
         self.spell = Speller(self._tokenizer)
         self._settings = json_object(files, "tokenizer_config.json", optional=True)
-        self._template = self._compile(files)
+        source = self._template_source(files)
+        self._template = None if source is None else ChatTemplate(source, self._token_names())
         added = self._tokenizer.get_added_tokens_decoder()
         # Longest first, so that a token is cut before the tokens it contains.
         self._special = sorted(
@@ -106,20 +94,7 @@ class PromptEncoder:
                 "expected a model with a chat template, this one has none; send a prompt to "
                 "/v1/completions",
             )
-        try:
-            return str(
-                self._template.render(
-                    messages=turns, add_generation_prompt=True, **self._token_names()
-                )
-            )
-        except _RaisedByTemplate as error:
-            raise refused("messages", f"the chat template says: {error.message}") from None
-        except Exception as error:
-            kind = type(error).__name__  # its message may quote the messages
-            raise refused(
-                "messages",
-                f"expected messages that the chat template can write, it ended with {kind}",
-            ) from None
+        return self._template.render(turns)
 
     def _check_names(self, turns: Sequence[Mapping[str, str]]) -> None:
         """Every name must be in what the template writes: it is tried with a mark in its place."""
@@ -189,26 +164,18 @@ class PromptEncoder:
                 names[key] = value
         return names
 
-    def _compile(self, files: Mapping[str, bytes | bytearray]) -> Any:
+    def _template_source(self, files: Mapping[str, bytes | bytearray]) -> str | None:
         source = self._settings.get("chat_template")
         if "chat_template.jinja" in files:
-            source = files["chat_template.jinja"].decode()
-        if source is None:
-            return None
-        if not isinstance(source, str):
-            raise ParseError("chat_template: expected one template as text, got another value")
-        # The same as in transformers, without `strftime_now`: a clock would change the tokens.
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        try:
-            return environment.from_string(source)
-        except TemplateError as error:
-            raise ParseError(
-                f"chat_template: expected a Jinja template, got other text ({type(error).__name__})"
-            ) from None
+            try:
+                source = files["chat_template.jinja"].decode()
+            except UnicodeDecodeError:
+                raise TemplateRefused(
+                    "chat_template.jinja: expected text in UTF-8, got other bytes"
+                ) from None
+        if source is not None and not isinstance(source, str):
+            raise TemplateRefused("chat_template: expected one template as text, got another value")
+        return source
 
 
 def _groups(pieces: Sequence[str], window: int) -> Iterator[list[str]]:
