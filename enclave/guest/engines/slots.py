@@ -10,7 +10,6 @@ Everything here runs on one thread and does not use asyncio.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +17,7 @@ import torch
 
 from enclave.guest.engines.base import Delta, FinishReason, TokenLogprob, Usage
 from enclave.guest.engines.decoder import Decoder
-from enclave.guest.engines.fair_queue import UNNAMED, FairQueue
+from enclave.guest.engines.fair_queue import UNNAMED, FairQueue, Names
 from enclave.guest.engines.kv_cache import SlotCache
 from enclave.guest.engines.sampling import Sampler
 from enclave.guest.engines.text import Detokenizer, StopFilter
@@ -45,7 +44,7 @@ class Job:
     untold: list[int] = field(default_factory=list, repr=False)
     cancelled: bool = False
     turn: int = 0
-    client: bytes = field(default=UNNAMED, repr=False)
+    name: bytes = field(default=UNNAMED, repr=False)
 
     @property
     def prefilled(self) -> bool:
@@ -77,6 +76,7 @@ class Scheduler:
         stop_ids: frozenset[int],
         prefill_piece: int,
         deterministic: bool,
+        names: Names,
     ) -> None:
         self._model = model
         self._cache = cache
@@ -86,7 +86,8 @@ class Scheduler:
         self._deterministic = deterministic
         self.device = cache.device
         self._slots: list[Job | None] = [None] * cache.slots
-        self._waiting = FairQueue[Job](len(self._slots))
+        self._names = names
+        self._waiting = FairQueue[Job](len(self._slots), names)
         self._admitted = 0
         self.counters = Counters()
 
@@ -124,8 +125,8 @@ class Scheduler:
         filling = [(at, job) for at, job in self._held() if not job.prefilled]
         if not filling:
             return None
-        held = Counter(job.client for _, job in self._held())
-        return min(filling, key=lambda one: (held[one[1].client], one[1].turn))
+        held = self._names.held([job for _, job in self._held()])
+        return min(filling, key=lambda one: (held[self._names.client(one[1].name)], one[1].turn))
 
     def _held(self) -> list[tuple[int, Job]]:
         return [(at, job) for at, job in enumerate(self._slots) if job is not None]

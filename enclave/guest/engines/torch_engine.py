@@ -30,7 +30,7 @@ from enclave.guest.engines.base import (
     QueueFull,
     refused,
 )
-from enclave.guest.engines.fair_queue import Names, to_displace
+from enclave.guest.engines.fair_queue import Names
 from enclave.guest.engines.generation import read_generation
 from enclave.guest.engines.kv_cache import SlotCache
 from enclave.guest.engines.loading import (
@@ -105,16 +105,16 @@ class TorchEngine:
 
     async def prepare(self, request: GenerateRequest) -> GenerateRequest:
         """The same request with its token ids; see base.Engine."""
-        self._displaced(self._names.client(request.cache_salt))  # or all of this is for nothing
+        self._displaced(request.cache_salt)  # or all of this is for nothing
         ids = await asyncio.to_thread(self._encode, request)
         return replace(request, token_ids=tuple(ids))
 
     def generate(self, request: GenerateRequest) -> Answer:
         """Puts the request into the queue; see base.Engine. `aclose()` of the answer cancels it."""
-        answer = _Answer(self, request.cache_salt, self._names.client(request.cache_salt))
-        displaced = self._displaced(answer.client)
+        answer = _Answer(self, request.cache_salt)
+        displaced = self._displaced(answer.name)
         job = answer.job = self._job(request, answer)
-        job.client = answer.client
+        job.name = answer.name
         if displaced is not None:
             displaced.displace()
         self._live[answer] = None
@@ -150,14 +150,15 @@ class TorchEngine:
             await asyncio.to_thread(self._thread.join, JOIN_S)
         self._files.clear()
 
-    def _displaced(self, client: bytes) -> _Answer | None:
-        """The waiting answer that makes room for one of this client, where there is none. Raises
+    def _displaced(self, name: bytes) -> _Answer | None:
+        """The waiting answer that makes room for one of this name, where there is none. Raises
         EngineFailed, QueueFull."""
         if self._state != "running":
             raise EngineFailed("engine: expected a running engine, this one does not run")
         if len(self._live) < self._settings.slots + self._settings.max_waiting:
             return None
-        return to_displace([one for one in self._live if one.job and not one.job.turn], client)
+        waiting = [one for one in self._live if one.job and not one.job.turn]
+        return self._names.to_displace(waiting, name)
 
     def _job(self, request: GenerateRequest, answer: _Answer) -> Job:
         """The request as token ids and settings. Raises UsageError."""
@@ -245,6 +246,7 @@ class TorchEngine:
             stop_ids=self._generation.stop_ids,
             prefill_piece=settings.prefill_piece,
             deterministic=settings.deterministic,
+            names=self._names,
         )
         self_test(scheduler, expected, self._encoder.decode)
         self._counters = scheduler.counters = Counters()
@@ -292,8 +294,8 @@ class TorchEngine:
 class _Answer:
     """The iterator over one answer's Deltas."""
 
-    def __init__(self, engine: TorchEngine, name: bytes, client: bytes) -> None:
-        self._engine, self._name, self.client = engine, name, client
+    def __init__(self, engine: TorchEngine, name: bytes) -> None:
+        self._engine, self.name = engine, name
         self._queue: asyncio.Queue[Delta | Unavailable] = asyncio.Queue()
         self._done = False
         self.job: Job | None = None
@@ -316,7 +318,7 @@ class _Answer:
         if isinstance(piece, Unavailable) or piece.finish_reason is not None:
             self._engine._forget(self)
         if isinstance(piece, Delta) and piece.finish_reason not in (None, "cancelled"):
-            self._engine._names.finished(self._name)
+            self._engine._names.finished(self.name)
         self._queue.put_nowait(piece)
 
     def displace(self) -> None:
