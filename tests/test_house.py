@@ -58,6 +58,7 @@ PINNED = {
     "torch": {"enclave.guest.engines"},
     "transformers": {"enclave.guest.engines"},
     "gguf": {"enclave.importer.gguf_file"},
+    "prometheus_client": {"enclave.host"},
     "psycopg": {"contracts.logservice.postgres"},
     "tonsdk": {"contracts.wallet"},
     "pytoniq_core": {"contracts"},

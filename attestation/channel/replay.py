@@ -77,6 +77,11 @@ class ReplayGuard:
         """True from 80 % on: time for the next epoch."""
         return len(self._seen) * 5 >= self._capacity * 4
 
+    @property
+    def fill(self) -> float:
+        """From 0 to 1."""
+        return len(self._seen) / self._capacity
+
     def __len__(self) -> int:
         return len(self._seen)
 

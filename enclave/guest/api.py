@@ -150,7 +150,7 @@ async def _respond(guest: Guest, request: bhttp.Request, client: bytes) -> Reply
 
 
 async def _generate(guest: Guest, kind: Kind, request: bhttp.Request, client: bytes) -> Reply:
-    pacing = _pacing(request)
+    began, pacing = guest.clock(), _pacing(request)
     name = "umay-" + secrets.token_hex(12)
     asked = await guest.parsers.read(
         request.content, kind=kind, model=guest.model_name, request_id=name
@@ -158,7 +158,8 @@ async def _generate(guest: Guest, kind: Kind, request: bhttp.Request, client: by
     logprobs = Logprobs(kind, asked.request.logprobs)
     shape = _Shape(kind, guest.model_name, guest.receipt_time(), name, logprobs)
     prepared = await guest.engine.prepare(replace(asked.request, cache_salt=client))
-    answer = await start(guest.engine, prepared)
+    started = await start(guest.engine, prepared)
+    answer = guest.metrics.watched(started, began=began, clock=guest.clock)
     account = Account()
     if asked.streamed:
         pieces = _events(answer, shape, account, counted=asked.counted)

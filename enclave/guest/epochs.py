@@ -58,6 +58,8 @@ class Epochs:
         self._last: bytes | None = None
         self._beacon: Beacon | None = None
         self._ended: Epoch | None = None
+        self.rotations = 0
+        """How often an epoch became current after the first one."""
 
     @property
     def living(self) -> tuple[tuple[Epoch, str], ...]:
@@ -174,6 +176,7 @@ class Epochs:
         with self._lock:
             for epoch in self._living:
                 if self._state(epoch) == "ready" and (now >= epoch.begins or self._current is None):
+                    self.rotations += self._last is not None
                     self._current, self._last = epoch, epoch.evidence_digest
 
     def _due(self, now: float) -> bool:

@@ -12,6 +12,7 @@ from enclave.guest.busy import Busy
 from enclave.guest.engines.base import Engine
 from enclave.guest.epochs import Epochs
 from enclave.guest.keys import BootKeys, Configs
+from enclave.guest.metrics import Metrics
 from enclave.guest.parsing import Parsers
 from enclave.guest.platforms.tsm import Platform
 from enclave.guest.runs import Runs
@@ -31,7 +32,18 @@ class Guest:
     clock: Callable[[], float] = time.monotonic
     runs: Runs = field(default_factory=Runs, repr=False)
     parsers: Parsers = field(default_factory=Parsers, repr=False)
+    metrics: Metrics = field(default_factory=Metrics, repr=False)
+    began: float = field(default_factory=time.monotonic)
     _busy: Busy = field(default_factory=Busy, repr=False)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers now: an epoch is current, and the engine works."""
+        return self.epochs.current is not None and self.engine.failure() is None
+
+    def uptime(self) -> int:
+        """Whole seconds since the boot."""
+        return round(self.clock() - self.began)
 
     def retire(self) -> bytes:
         """Forget every key and answer of this boot, for good, and say so: a Retirement.

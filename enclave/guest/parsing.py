@@ -99,6 +99,8 @@ class Parsers:
     def __init__(self) -> None:
         self._room = asyncio.Semaphore(WORKERS)
         self._idle: list[Worker] = []
+        self.restarts = 0
+        """Processes that ended before their time, each in place of one that will be started."""
 
     async def read(self, content: bytes, *, kind: Kind, model: str, request_id: str) -> Asked:
         """What the body asks for. Raises ApiError, FieldRefused, ParserFailed."""
@@ -123,9 +125,11 @@ class Parsers:
         try:
             answer = await worker.ask(head, content)
         except (OSError, TimeoutError):
+            self.restarts += 1
             await asyncio.to_thread(worker.kill)
             raise ParserFailed("body: the process that read it has ended; try again") from None
         except BaseException:
+            self.restarts += 1
             worker.kill()
             raise
         self._idle.append(worker)
@@ -136,6 +140,7 @@ class Parsers:
             worker = self._idle.pop()
             if worker.alive:
                 return worker
+            self.restarts += 1
             worker.kill()
         return await Worker.start()
 

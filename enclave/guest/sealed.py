@@ -83,6 +83,8 @@ class SealedAnswer:
         with contextlib.suppress(Exception):  # whatever it is, its text could hold the prompt
             writer, encoder = self._incoming.response(), bhttp.ResponseEncoder()
             async with contextlib.aclosing(await self._begin()) as listener:
+                if self.refusal is None:
+                    self._guest.metrics.answered(listener.status)
                 begin = encoder.head(listener.status, listener.headers)
                 async for piece in listener.pieces():
                     if sealed := writer.write(begin + encoder.content(piece)):

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,6 +32,8 @@ from attestation.net.cors import shared
 from attestation.net.programs import from_browser, names_us
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
+from enclave.guest.metrics import CONTENT_TYPE
+from enclave.guest.metrics_page import metrics_page
 from enclave.guest.sealed import SealedAnswer, open_request
 from enclave.guest.sessions import Sessions
 
@@ -52,22 +53,12 @@ _SEALED_HEADERS = {wire.INCREMENTAL: wire.INCREMENTAL_YES, wire.CACHE_CONTROL: "
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass
-class Counts:
-    """What the host may know of the traffic: no tenant, no length, no text."""
-
-    answered: int = 0
-    refused: int = 0
-    limited: int = 0
-    open: int = 0
-
-
 class _Service:
     def __init__(self, guest: Guest, listen: str) -> None:
         self._guest, self._listen = guest, listen
         self._sessions = Sessions(guest.epochs, guest.platform)
         self._retiring = asyncio.Lock()
-        self._counts = Counts()
+        self._open = 0
         self._arriving = Arriving(most=MAX_ARRIVING, most_bytes=MAX_ARRIVING_BYTES)
 
     def routes(self) -> list[Route | Mount]:
@@ -148,24 +139,14 @@ class _Service:
         return names_us(request.headers, self._listen) and not from_browser(request.headers)
 
     async def health(self, _: Request) -> Response:
-        ready = self._guest.epochs.current is not None and self._guest.engine.failure() is None
+        ready = self._guest.ready
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
         if not self._for_host(request):
             return _plain(403)
-        stats, counts = self._guest.engine.stats(), self._counts
-        values = {
-            "umay_requests_answered_total": counts.answered,
-            "umay_requests_repeated_total": self._guest.runs.repeated,
-            "umay_requests_refused_total": counts.refused,
-            "umay_requests_limited_total": counts.limited,
-            "umay_requests_open": counts.open + len(self._arriving),
-            "umay_engine_slots": stats.slots,
-            "umay_engine_running": stats.running,
-            "umay_engine_waiting": stats.waiting,
-        }
-        return PlainTextResponse("".join(f"{name} {value}\n" for name, value in values.items()))
+        content = metrics_page(self._guest, open_requests=self._open + len(self._arriving))
+        return Response(content, 200, {wire.CACHE_CONTROL: "no-store"}, CONTENT_TYPE)
 
     async def sealed(self, request: Request) -> Response:
         media_type = request.headers.get(wire.CONTENT_TYPE, "")
@@ -180,11 +161,9 @@ class _Service:
             return answer
         if self._full:
             return self._later()
-        self._counts.open += 1
-        if answer.refusal is None:
-            self._counts.answered += 1
-        else:
-            self._counts.limited += 1
+        self._open += 1
+        if answer.refusal is not None:
+            self._guest.metrics.ended("limited")
         return _Streamed(answer.stream(), answer.media_type, self._over)
 
     async def _opened(self, request: Request, media_type: str) -> SealedAnswer | Response:
@@ -203,7 +182,7 @@ class _Service:
         except Crowded:
             return self._later()
         except Replayed:
-            return self._refuse(wire.REPLAYED)
+            return self._refuse(wire.REPLAYED, outcome="replayed")
         except SessionExpired as gone:
             return self._refuse_session(gone)
         except Exception:  # whatever it is: one answer to all of it
@@ -215,20 +194,23 @@ class _Service:
         if epoch is None:
             return self._refuse(wire.REFUSED)
         word = self._guest.boot.session_gone(epoch.evidence_digest, gone.clear)
-        return self._refuse(word, wire.SESSION_GONE)
+        return self._refuse(word, wire.SESSION_GONE, outcome="session_expired")
 
     @property
     def _full(self) -> bool:
-        return self._counts.open >= MAX_AT_ONCE
+        return self._open >= MAX_AT_ONCE
 
     def _later(self) -> Response:
+        self._guest.metrics.ended("busy")
         return Response(b"", 503, {wire.RETRY_AFTER: str(self._guest.retry_after())})
 
     def _over(self) -> None:
-        self._counts.open -= 1
+        self._open -= 1
 
-    def _refuse(self, body: bytes, media_type: str = wire.PROBLEM) -> Response:
-        self._counts.refused += 1
+    def _refuse(
+        self, body: bytes, media_type: str = wire.PROBLEM, *, outcome: str = "refused"
+    ) -> Response:
+        self._guest.metrics.ended(outcome)
         return Response(body, 400, _SEALED_HEADERS, media_type)
 
 

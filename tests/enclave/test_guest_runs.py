@@ -79,7 +79,7 @@ def test_repeated_answers_are_counted(guest: Room, key: bytes) -> None:
     for request in (post(CHAT, key=key), post(CHAT, key=key), post(CHAT)):
         guest.ask(request)
     after = guest.counts
-    names = ("umay_requests_answered_total", "umay_requests_repeated_total")
+    names = ("umay_requests_total{answered}", "umay_requests_repeated_total")
     assert [after[name] - before[name] for name in names] == [3, 1]
 
 

@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from attestation import wire
 from attestation.channel import bhttp
 from attestation.channel.client import ClientRequest
@@ -294,12 +296,12 @@ class Room:
         return Whole(answer.status, media_type, content, answer.receipt, answer.sealed_pieces)
 
     @property
-    def counts(self) -> dict[str, int]:
-        lines = Transport().get(f"{self.base}metrics").decode().splitlines()
-        return {name: int(value) for name, value in (line.split() for line in lines)}
+    def counts(self) -> dict[str, float]:
+        """The metrics, as Prometheus reads them: `name`, or `name{value of its label}`."""
+        return samples(Transport().get(f"{self.base}metrics"))
 
     @property
-    def open_requests(self) -> int:
+    def open_requests(self) -> float:
         return self.counts["umay_requests_open"]
 
     def close(self) -> None:
@@ -323,6 +325,23 @@ class Room:
         self._thread = threading.Thread(target=run, args=([self._bound],), daemon=True)
         self._thread.start()
         wait_for(lambda: self._server.started)
+
+
+def samples(page: bytes) -> dict[str, float]:
+    """Every sample of a page of metrics."""
+    found = {}
+    for family in text_string_to_metric_families(page.decode()):
+        for sample in family.samples:
+            labels = "{" + ",".join(sample.labels.values()) + "}" if sample.labels else ""
+            found[sample.name + labels] = sample.value
+    return found
+
+
+def ended(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """How many requests ended how between two readings of the metrics, by outcome."""
+    begin = "umay_requests_total{"
+    grown = {name: after[name] - before[name] for name in after if name.startswith(begin)}
+    return {name[len(begin) : -1]: by for name, by in grown.items() if by}
 
 
 @contextlib.contextmanager
