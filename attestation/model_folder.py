@@ -16,16 +16,18 @@ from pathlib import Path
 
 from attestation.errors import ParseError, UsageError
 from attestation.files import unusable
-from attestation.formats.model import (
-    MAX_FILES,
-    MAX_MODEL,
-    MAX_SMALL_FILE,
-    WEIGHTS,
-    ModelFile,
-    check_name,
-)
+from attestation.formats.model import WEIGHTS, ModelFile, check_name
 
 CHUNK = 16 * 1024 * 1024
+
+MAX_FILES = 1024
+"""Large models ship about 200 shards."""
+
+MAX_SMALL_FILE = 64 * 1024 * 1024
+"""Bytes of anything but weights: the largest tokenizers are about 35 MB."""
+
+MAX_MODEL = 4 * 1024**4
+"""Bytes of all files together; a host that names a larger folder is mistaken."""
 
 
 @dataclass(frozen=True)

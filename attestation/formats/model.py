@@ -21,15 +21,6 @@ WEIGHTS = ".safetensors"
 DATA_SUFFIXES = (WEIGHTS, ".json", ".jinja", ".txt")
 """Formats that hold data only. Pickles (.bin, .pt, .ckpt) and code (.py) run when loaded."""
 
-MAX_FILES = 1024
-"""Large models ship about 200 shards."""
-
-MAX_SMALL_FILE = 64 * 1024 * 1024
-"""Bytes of anything but weights: the largest tokenizers are about 35 MB."""
-
-MAX_MODEL = 4 * 1024**4
-"""Bytes of all files together; a host that names a larger folder is mistaken."""
-
 
 @dataclass(frozen=True)
 class ModelFile:

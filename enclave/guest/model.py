@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from attestation.formats.model import MAX_MODEL, ModelFile, model_digest
-from attestation.model_folder import open_files
+from attestation.formats.model import ModelFile, model_digest
+from attestation.model_folder import MAX_MODEL, open_files
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,31 @@ def test_a_file_that_changes_its_size_while_it_is_read(
         os.close(number)
 
 
+def sizes(directory: Path) -> list[int]:
+    """Of the files, which are not read."""
+    return [file.size for file in open_files(directory)]
+
+
+def test_a_model_has_at_most_1024_files(tmp_path: Path) -> None:
+    for number in range(1024):
+        (tmp_path / f"{number}.json").touch()
+    assert len(sizes(tmp_path)) == 1024
+    (tmp_path / "one-more.json").touch()
+    with pytest.raises(ParseError, match="1 to 1024 files, got 1025"):
+        sizes(tmp_path)
+
+
+def test_only_weights_have_more_than_64_mib(tmp_path: Path) -> None:
+    most = 64 << 20
+    for name, size in (("a.json", most), ("b.safetensors", most + 1)):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, size)
+    assert sizes(tmp_path) == [most, most + 1]
+    os.truncate(tmp_path / "a.json", most + 1)
+    with pytest.raises(ParseError, match=f"'a.json': expected at most {most} bytes"):
+        sizes(tmp_path)
+
+
 def test_a_disk_that_cannot_be_read_is_no_fault_of_ours() -> None:
     with pytest.raises(Unavailable, match=r"a\.json"):
         OpenFile("a.json", 1, 2**20).read()
