@@ -237,6 +237,23 @@ def test_the_head_of_a_value_that_is_malformed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\xc2\x41\1", "no tag, float or simple value"),
+        (b"\xd8\x1c\x80", "no tag, float or simple value"),
+        (b"\xf7", "no tag, float or simple value"),
+        (b"\1\2", "expected 1 bytes, got 2"),
+        (b"\x42\1", "expected 3 bytes, got 2"),
+        (b"\x82\1", "it ends within one"),
+        (b"", "it ends within one"),
+    ],
+)
+def test_bytes_are_looked_through_before_anything_is_built(data: bytes, words: str) -> None:
+    with pytest.raises(ParseError, match=words):
+        cbor.decode(data)
+
+
+@pytest.mark.parametrize(
     "data", [b"\xa1\0\xa1\x80\1", b"\x81\xa1\x80\1", b"\xa1\xf5\0"], ids=bytes.hex
 )
 def test_keys_at_any_depth_are_numbers_or_strings(data: bytes) -> None:
