@@ -119,6 +119,6 @@ def _head(data: bytes, at: int) -> tuple[int, int, int]:
     if info < 24:
         return major, info, at + 1
     size = 1 << (info - 24)
-    if info > 27 or (major == 7 and size > 1) or at + 1 + size > len(data):
+    if info > 27 or major == 7 or at + 1 + size > len(data):
         raise ParseError("CBOR: expected the head of a value, got a malformed one")
     return major, int.from_bytes(data[at + 1 : at + 1 + size], "big"), at + 1 + size

@@ -225,6 +225,7 @@ HEADS = {
     "a length of 16 bytes": b"\x1c" + bytes(16),
     "an argument that is not there": b"\x18",
     "an argument cut short": b"\x1a\1\1\1",
+    "false in two bytes": b"\xf8\x14",
     "a float": b"\xf9\x3c\0",
     "a long float": b"\xfb" + bytes(8),
 }
