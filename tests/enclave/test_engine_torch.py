@@ -360,6 +360,34 @@ def test_deterministic_logits_are_bit_equal(monkeypatch, dtype):
     assert all(torch.equal(logits, crowd[key]) for key, logits in one.items())
 
 
+def steps_until_read(prompts, beside):
+    """Steps until every prompt (by its length) is read, beside so many answers."""
+    engine = TorchEngine(MODEL, settings=TorchSettings(slots=8))
+    scheduler = engine._load()
+
+    def add(length, most):
+        ids = tuple(3 + number % 500 for number in range(length))
+        request = GenerateRequest(prompt="", token_ids=ids, max_tokens=most, logit_bias={2: -100.0})
+        job = engine._job(request, None)
+        scheduler.add(job)
+        return job
+
+    for _ in range(beside):
+        add(1, 400)
+    scheduler.step()
+    jobs, steps = [add(length, 1) for length in prompts], 0
+    while not all(job.prefilled for job in jobs):
+        scheduler.step()
+        steps += 1
+    return steps
+
+
+def test_a_long_prompt_is_read_a_little_at_a_time_beside_answers():
+    assert steps_until_read([320], beside=1) == 320 / 16
+    assert steps_until_read([80] * 4, beside=1) <= 10  # where one prompt takes 5
+    assert steps_until_read([320], beside=0) == 1
+
+
 def test_slot_is_wiped_after_its_answer():
     engine = TorchEngine(MODEL, settings=TorchSettings(slots=2, max_len=128))
     scheduler = engine._load()

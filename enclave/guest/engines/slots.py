@@ -75,6 +75,7 @@ class Scheduler:
         max_len: int,
         stop_ids: frozenset[int],
         prefill_piece: int,
+        prefill_beside: int,
         deterministic: bool,
         names: Names,
     ) -> None:
@@ -82,7 +83,7 @@ class Scheduler:
         self._cache = cache
         self._max_len = max_len
         self._stop_ids = stop_ids
-        self._piece = prefill_piece
+        self._piece, self._beside = prefill_piece, prefill_beside
         self._deterministic = deterministic
         self.device = cache.device
         self._slots: list[Job | None] = [None] * cache.slots
@@ -112,12 +113,20 @@ class Scheduler:
         pieces, and then advances all live rows by one token."""
         self._drop_cancelled()
         self._admit()
-        spent = 0
-        while spent < self._piece and (filling := self._next_to_fill()) is not None:
-            spent += max(BUCKET, self._prefill(*filling))
+        room = self._room()
+        while room > 0 and (filling := self._next_to_fill()) is not None:
+            room -= max(self._beside, self._prefill(*filling, most=room))
         live = [at for at, job in self._held() if job.prefilled]
         if live:
             self._decode(live)
+
+    def _room(self) -> int:
+        """How many tokens of prompts this step reads. While answers are written it is little for
+        each prompt, so that a long one does not keep the answers waiting."""
+        filling = sum(not job.prefilled for _, job in self._held())
+        if self._deterministic or filling == self.running:
+            return self._piece
+        return min(self._piece, self._beside * filling)
 
     def _next_to_fill(self) -> tuple[int, Job] | None:
         """Of the jobs whose prompt is not completely in its slot, one of the client that holds the
@@ -153,11 +162,12 @@ class Scheduler:
         self._slots[at] = None
         self._cache.wipe(at)
 
-    def _prefill(self, at: int, job: Job) -> int:
+    def _prefill(self, at: int, job: Job, *, most: int) -> int:
         """Prefills one piece of one prompt and returns its length. The last piece gives the first
         token of the answer."""
         begin = job.filled
-        end = min(begin + self._piece, len(job.prompt))
+        piece = self._piece if self._deterministic else min(self._piece, most)
+        end = min(begin + piece, len(job.prompt))
         positions = torch.arange(begin, end, device=self.device)[None]
         logits = self._forward(job.prompt[begin:end], positions, first=at, length=end)
         job.filled = end

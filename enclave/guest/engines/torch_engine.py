@@ -245,6 +245,7 @@ class TorchEngine:
             max_len=max_len,
             stop_ids=self._generation.stop_ids,
             prefill_piece=settings.prefill_piece,
+            prefill_beside=settings.beside,
             deterministic=settings.deterministic,
             names=self._names,
         )

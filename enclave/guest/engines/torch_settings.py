@@ -34,7 +34,9 @@ class TorchSettings:
     """How the engine runs. The memory for keys and values is that of slots times max_len tokens.
 
     None for `max_len` or `dtype` stands for the model's own. None for `threads` stands for the
-    value of the environment variable UMAY_TORCH_THREADS, or 1 without it. `deterministic` makes
+    value of the environment variable UMAY_TORCH_THREADS, or 1 without it. A step reads at most
+    `prefill_piece` tokens of prompts, and while answers are written at most `prefill_beside` for
+    each prompt: None stands for 16 on a CPU, and for 256 elsewhere. `deterministic` makes
     every step as wide and as long as it can be, so that logits do not depend on the other rows;
     this costs speed.
     """
@@ -46,7 +48,12 @@ class TorchSettings:
     threads: int | None = None
     max_waiting: int = 64
     prefill_piece: int = 512
+    prefill_beside: int | None = None
     deterministic: bool = False
+
+    @property
+    def beside(self) -> int:
+        return self.prefill_beside or (16 if self.device == "cpu" else 256)
 
 
 def describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) -> EngineInfo:
@@ -72,6 +79,7 @@ def describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) -> 
         flags=(
             ("attention", "sdpa"),
             ("deterministic", settings.deterministic),
+            ("prefill_beside", settings.beside),
             ("prefill_piece", settings.prefill_piece),
             ("prefix_cache", False),
         ),
