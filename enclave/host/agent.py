@@ -26,6 +26,7 @@ from attestation.net.cors import shared
 from contracts.chain import ReadOnlyChain
 from enclave.host.feed import for_host, guarded, refused
 from enclave.host.forward import Forwarder, target_of
+from enclave.host.metrics import CONTENT_TYPE, MAX_PAGE_BYTES, of_agent
 from enclave.host.registrar import LogEntry, Registrar
 
 MAX_PROOFS_KEPT = 256
@@ -140,6 +141,15 @@ class Agent:
         known = {"boot": status.boot, "answering": status.answering, "ready": status.ready}
         return JSONResponse({**known, "logged": logged, "refused": refused})
 
+    async def metrics(self, _: Request) -> Response:
+        """For the host: the agent's own, then the guest's where it answers."""
+        status = self._registrar.status
+        page = b""
+        if status.boot is not None and status.answering:
+            url = f"{self._guest}{wire.base(status.boot)}metrics"
+            page = await self._forwarder.get(url, limit=MAX_PAGE_BYTES) or b""
+        return Response(of_agent(status) + page, 200, NO_CACHE, CONTENT_TYPE)
+
     async def retire(self, _: Request) -> Response:
         """For the host: the guest forgets its keys, and the log gets its word."""
         try:
@@ -160,6 +170,7 @@ class Agent:
             Route("/ending", self.ending),
             Route("/collateral", self.collateral),
             Route("/status", for_host(self.status, token=token)),
+            Route("/metrics", for_host(self.metrics, token=token)),
             Route("/retire", for_host(self.retire, token=token), methods=["POST"]),
         )
         return guarded(app, listen=listen)

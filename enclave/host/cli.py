@@ -193,6 +193,59 @@ def retire(feed: str, token_file: Path) -> None:
 
 
 @host.command()
+@click.option(
+    "--feed",
+    "feeds",
+    required=True,
+    multiple=True,
+    metavar="URL",
+    help="URL of an agent's feed (may be repeated).",
+)
+@click.option(
+    "--token-file",
+    "token_files",
+    type=FILE,
+    multiple=True,
+    default=(TOKEN,),
+    show_default=True,
+    help="Token file of the agents; one for all feeds, or one for each, in the same order.",
+)
+@click.option("--once", is_flag=True, help="Show the enclaves once instead of each second.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each look.")
+def top(feeds: tuple[str, ...], token_files: tuple[Path, ...], once: bool, as_json: bool) -> None:
+    """Show what the enclaves of one or several agents do, each second until stopped.
+
+    A row for each: its model, state, used slots, queue, tokens of answers per second (an average
+    over a minute, or since the boot), requests by outcome, and how old its keys are. Exit codes: 0
+    shown; 2 wrong options, or no usable token file; 4 an agent has another token; 5 no agent could
+    be read, or with --once one could not.
+    """
+    from attestation.errors import UsageError
+    from attestation.files import home
+    from attestation.net.url import base_url
+    from attestation.process import end_on_signals
+    from enclave.host.feed import read_token
+    from enclave.host.peer import Peer
+    from enclave.host.top import Watch, run
+
+    if len(token_files) not in (1, len(feeds)):
+        raise UsageError(
+            f"--token-file: expected one for all feeds or one for each of {len(feeds)}, "
+            f"got {len(token_files)}"
+        )
+    tokens = [read_token(home(file)) for file in token_files]
+    tokens *= len(feeds) if len(tokens) == 1 else 1
+    urls = [base_url(url, name="--feed") for url in feeds]
+    reads = [
+        (url, partial(Peer().metrics, url, token=token))
+        for url, token in zip(urls, tokens, strict=True)
+    ]
+    if not once:
+        end_on_signals()
+    run(Watch(reads), once=once, as_json=as_json)
+
+
+@host.command()
 @click.option("--listen", required=True, metavar=LISTEN, help="Address to serve on.")
 @click.option(
     "--upstream",

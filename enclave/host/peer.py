@@ -53,6 +53,15 @@ class Peer:
             raise Unavailable(text, again=answer.status in MAY_CHANGE)
         return answer.good()
 
+    def metrics(self, feed: str, *, token: str) -> bytes:
+        """The page of an agent's feed. Raises Refused where the agent has another token, and
+        Unavailable."""
+        headers = {"authorization": f"Bearer {token}"}
+        answer = self._http.ask("GET", f"{feed}/metrics", None, limit=MAX_ANSWER, headers=headers)
+        if answer.status in REFUSALS:
+            raise _refusal(answer.body)
+        return answer.good()
+
     def retire(self, feed: str, *, token: str) -> dict[str, Any]:
         """What the agent's feed says of the boot that it ended, a JSON object.
 
