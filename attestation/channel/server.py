@@ -55,6 +55,16 @@ class _EpochKeys:
     guard: ReplayGuard
 
 
+@dataclass(frozen=True)
+class _Agreed:
+    """What the header of a request settles."""
+
+    exchange: exchange.Exchange
+    reader: chunks.Reader
+    guard: ReplayGuard
+    session: Session | None
+
+
 class KeyRing:
     """The private keys of the epochs that are alive, by key id, and their `sessions`."""
 
@@ -149,18 +159,14 @@ class ServerRequest:
             raise UsageError("request: expected a chunked one to a session, got one that is not")
         self.chunked = chunked
         self._to_session = to_session
-        self._session: Session | None = None
         self._ring = ring
         self._limit = limit
         self._head = bytearray()
-        self._guard: ReplayGuard | None = None
-        self._suite: Suite | None = None
-        self._exchange: exchange.Exchange | None = None
-        self._reader: chunks.Reader | None = None
+        self._agreed: _Agreed | None = None
         self._reserved = False
-        self._refused = False
-        self._finished = False
-        self._broken = False
+        self._closed = False
+        self._to_answer: _Agreed | None = None
+        """Where it is whole, or has come too fast."""
 
     def push(self, data: bytes) -> list[bytes]:
         """Plaintext that authenticated.
@@ -168,12 +174,12 @@ class ServerRequest:
         Raises NotForUs for an unknown key, SessionExpired for an unknown session, Replayed,
         TooManyRequests, ChannelError; after that, give up.
         """
-        if self._broken or self._finished:
+        if self._closed:
             raise UsageError("request: expected no push after finish or after an error")
         try:
             return self._push(data)
         except UmayError:
-            self._broken = True
+            self._closed = True
             raise
 
     def finish(self) -> bytes:
@@ -181,15 +187,14 @@ class ServerRequest:
 
         Raises Truncated when it was cut, Replayed, TooManyRequests, ChannelError.
         """
-        if self._broken or self._finished:
+        if self._closed:
             raise UsageError("request: expected no finish after finish or after an error")
-        self._broken = True
-        if self._reader is None:
+        self._closed = True
+        if self._agreed is None:
             raise Truncated("request: expected a whole header, it ends within it")
-        plaintext = self._reader.finish()
-        self._reserve()
-        self._broken = False
-        self._finished = True
+        plaintext = self._agreed.reader.finish()
+        self._reserve(self._agreed)
+        self._to_answer = self._agreed
         return plaintext
 
     def open(self, data: bytes) -> bytes:
@@ -203,13 +208,13 @@ class ServerRequest:
     def response(self) -> chunks.Writer:
         """The writer of the response. Raises UsageError before `finish` has returned, unless
         TooManyRequests was raised: then it says so."""
-        agreed = self._established()
+        agreed = self._established().exchange
         nonce = exchange.new_response_nonce(agreed.suite)
         return chunks.writer(agreed.response_messages(nonce), head=nonce, chunked=self.chunked)
 
     def export(self, label: bytes, length: int) -> bytes:
         """`length` secret bytes that the client exports alike."""
-        return self._established().export(label, length)
+        return self._established().exchange.export(label, length)
 
     @property
     def key_id(self) -> int:
@@ -222,40 +227,36 @@ class ServerRequest:
         """16 bytes, all that tells its client from others: the name of its session, or a hash of
         the encapsulated key, which each request has of its own. Raises UsageError before `finish`.
         """
-        enc = self._established().enc
-        return entry_of(enc) if self._session is None else self._session.name
+        agreed = self._established()
+        return entry_of(agreed.exchange.enc) if agreed.session is None else agreed.session.name
 
     @property
     def suite(self) -> Suite:
         """The algorithms that the client chose. Raises UsageError before `finish`."""
-        return self._established().suite
+        return self._established().exchange.suite
 
     def _push(self, data: bytes) -> list[bytes]:
-        if self._reader is None:
+        if self._agreed is None:
             data = self._read_head(data)
-            if self._reader is None:
-                return []
-        plaintext = self._reader.push(data)
+        if self._agreed is None:
+            return []
+        plaintext = self._agreed.reader.push(data)
         if plaintext:
-            self._reserve()
+            self._reserve(self._agreed)
         return plaintext
 
     def _read_head(self, data: bytes) -> bytes:
         """Feeds header and encapsulated key; returns what comes after them."""
         data = self._fill(data, exchange.HEADER_BYTES)
-        if self._suite is None and len(self._head) == exchange.HEADER_BYTES:
-            _, self._suite = self._select(bytes(self._head))
-        if self._suite is None:
+        if len(self._head) < exchange.HEADER_BYTES:
             return b""
-        enc_bytes = self._suite.enc_bytes
-        whole = exchange.HEADER_BYTES + enc_bytes
+        held, suite = self._select(bytes(self._head))  # for each piece: the epoch may have ended
+        whole = exchange.HEADER_BYTES + suite.enc_bytes
         if self._to_session:
-            whole += SESSION_ID_BYTES + enc_bytes
+            whole += SESSION_ID_BYTES + suite.enc_bytes
         data = self._fill(data, whole)
         if len(self._head) == whole:
-            self._exchange = self._agree(self._suite)
-            messages = self._exchange.context.messages
-            self._reader = chunks.reader(messages, limit=self._limit, chunked=self.chunked)
+            self._agreed = self._agree(held, suite)
         return data
 
     def _fill(self, data: bytes, size: int) -> bytes:
@@ -273,25 +274,26 @@ class ServerRequest:
             )
         return held, Suite(kem_id, aead_id, kdf_id)
 
-    def _agree(self, suite: Suite) -> exchange.Exchange:
+    def _agree(self, held: _EpochKeys, suite: Suite) -> _Agreed:
         clear = bytes(self._head)
-        held, _ = self._select(clear)  # again: while this arrived, the epoch may have ended
-        self._guard = held.guard
         before, enc = clear[: -suite.enc_bytes], clear[-suite.enc_bytes :]
-        psk, info = None, exchange.info(before, chunked=self.chunked)
+        session, psk, info = None, None, exchange.info(before, chunked=self.chunked)
         if self._to_session:
-            psk, info = self._session_psk(held, suite), exchange.session_info(before)
+            session, psk = self._session_psk(held.guard, suite)
+            info = exchange.session_info(before)
         context = hpke.setup_receiver(held.key, aead_id=suite.aead_id, enc=enc, info=info, psk=psk)
-        return exchange.Exchange(suite, enc, context, self.chunked)
+        reader = chunks.reader(context.messages, limit=self._limit, chunked=self.chunked)
+        agreed = exchange.Exchange(suite, enc, context, self.chunked)
+        return _Agreed(agreed, reader, held.guard, session)
 
-    def _session_psk(self, held: _EpochKeys, suite: Suite) -> hpke.Psk:
+    def _session_psk(self, guard: ReplayGuard, suite: Suite) -> tuple[Session, hpke.Psk]:
         clear, middle = bytes(self._head), exchange.HEADER_BYTES + SESSION_ID_BYTES
         head, name = clear[: exchange.HEADER_BYTES], clear[exchange.HEADER_BYTES : middle]
         try:
-            session = self._ring.sessions.find(name, held.guard)
+            session = self._ring.sessions.find(name, guard)
             key = session.key()
         except SessionExpired as error:
-            if held.guard.has(clear[-suite.enc_bytes :]):
+            if guard.has(clear[-suite.enc_bytes :]):
                 raise Replayed("request: expected a new one, this was seen before") from None
             error.clear = clear
             raise
@@ -306,29 +308,28 @@ class ServerRequest:
             enc=clear[middle : -suite.enc_bytes],
             info=exchange.session_key_info(head, name),
         )
-        self._session = session
-        return exchange.session_psk(context, session.digest)
+        return session, exchange.session_psk(context, session.digest)
 
-    def _reserve(self) -> None:
-        if self._reserved or self._guard is None or self._exchange is None:
+    def _reserve(self, agreed: _Agreed) -> None:
+        if self._reserved:
             return
         try:
-            self._guard.reserve(self._exchange.enc, now=self._ring.clock())
+            agreed.guard.reserve(agreed.exchange.enc, now=self._ring.clock())
         except TooManyRequests:
-            self._refused = True
+            self._to_answer = agreed
             raise
-        if self._session is not None:
+        if agreed.session is not None:
             try:
-                self._ring.sessions.use(self._session)
+                self._ring.sessions.use(agreed.session)
             except SessionExpired as error:
                 error.clear = bytes(self._head)
                 raise
         self._reserved = True
 
-    def _established(self) -> exchange.Exchange:
-        if not (self._finished or self._refused) or self._exchange is None:
+    def _established(self) -> _Agreed:
+        if self._to_answer is None:
             raise UsageError("response: expected the request to be finished first")
-        return self._exchange
+        return self._to_answer
 
 
 def _generate(kem_id: int) -> kem.PrivateKey:

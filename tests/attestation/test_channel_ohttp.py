@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -27,7 +28,7 @@ from attestation.channel.protocol import (
     MAX_CHUNK_BYTES,
     PREFERENCES,
 )
-from attestation.channel.replay import ReplayGuard
+from attestation.channel.replay import ReplayGuard, entry_of
 from attestation.channel.server import KeyRing, ServerRequest
 from attestation.channel.suite import Suite
 from attestation.errors import (
@@ -418,6 +419,24 @@ def test_only_one_of_many_at_once_gets_in() -> None:
         assert sum(pool.map(attempt, range(200))) == 1
 
 
+@pytest.mark.parametrize("capacity", [0, -1])
+def test_a_replay_table_without_room_is_refused(capacity: int) -> None:
+    with pytest.raises(UsageError, match="room for at least 1 entry"):
+        KeyRing(replay_capacity=capacity).open_epoch([KEM_X25519])
+
+
+def test_a_replay_table_with_room_for_one() -> None:
+    guard = ReplayGuard(1)
+    guard.reserve(b"one", now=0)
+    assert guard.has(b"one") and not guard.has(b"two")
+    with pytest.raises(ChannelError, match="full"):
+        guard.reserve(b"two", now=0)
+
+
+def test_an_entry_of_the_replay_table_is_16_bytes_of_a_hash() -> None:
+    assert entry_of(b"enc") == hashlib.sha256(b"enc").digest()[:16]
+
+
 def test_table_asks_for_rotation_at_80_percent_and_refuses_when_full() -> None:
     guard = ReplayGuard(10)
     for number in range(10):
@@ -524,10 +543,19 @@ def test_order_of_use() -> None:
     with pytest.raises(UsageError, match="opened once"):
         request.response()
     incoming.push(wire)
-    for early in (incoming.response, lambda: incoming.export(b"x", 1), lambda: incoming.suite):
+    for early in (
+        incoming.response,
+        lambda: incoming.export(b"x", 1),
+        lambda: incoming.suite,
+        lambda: incoming.key_id,
+        lambda: incoming.sender,
+    ):
         with pytest.raises(UsageError):
             early()
     incoming.finish()
+    assert incoming.key_id == request.key_id
+    with pytest.raises(UsageError, match="no push after finish"):
+        incoming.push(b"")
     writer = incoming.response()
     writer.finish()
     for late in (writer.finish, lambda: writer.write(b"x"), incoming.finish):
@@ -563,6 +591,16 @@ def test_retiring_twice_spares_a_new_key_of_the_same_id() -> None:
     ring.install({5: kem.X25519Key.generate()})
     ring.retire(old)
     assert ring.find(5)
+
+
+def test_an_epoch_without_keys_or_of_an_unknown_kem() -> None:
+    ring = KeyRing()
+    with pytest.raises(UsageError, match="expected new key ids"):
+        ring.install({})
+    with pytest.raises(UsageError, match="expected new key ids"):
+        ring.open_epoch([])
+    with pytest.raises(UsageError, match="KEM: expected 0x0020 or 0x647a, got 0x0010"):
+        ring.open_epoch([0x0010])
 
 
 def test_key_ids_come_round() -> None:
@@ -655,7 +693,7 @@ def test_unverified_keys_cannot_pass_for_an_enclave() -> None:
 def test_no_secret_in_a_repr() -> None:
     request, incoming = exchanged()
     secret = request._exchange.context.exporter_secret
-    shown = repr(RING) + repr(request._exchange) + repr(incoming._exchange)
+    shown = repr(RING) + repr(request._exchange) + repr(incoming._agreed)
     assert secret.hex() not in shown
     assert repr(secret) not in shown
 

@@ -134,6 +134,17 @@ def test_a_client_made_from_the_page_alone(enclave: Enclave) -> None:
     assert enclave.open(named + enc_s + enc + chunk + last) == MESSAGE
 
 
+def test_a_client_is_told_from_others_by_its_session_or_its_key(enclave: Enclave) -> None:
+    client = enclave.client()
+    incoming = enclave.ring.request(chunked=True, to_session=True)
+    incoming.open(client.seal(MESSAGE))
+    assert incoming.sender == client.clear[7:23]
+    client = ClientRequest(enclave.configs(), pq="preferred")
+    incoming = enclave.ring.request(chunked=True)
+    incoming.open(client.seal(MESSAGE))
+    assert incoming.sender == hashlib.sha256(client.clear[7:]).digest()[:16]
+
+
 def test_many_requests_to_one_session(enclave: Enclave) -> None:
     session = enclave.session()
     for number in range(3):
@@ -357,6 +368,13 @@ def test_the_oldest_without_a_request_makes_room(enclave: Enclave) -> None:
     assert len(enclave.sessions) == enclave.capacity
     assert expired(enclave, second) and not expired(enclave, first)
     assert not expired(enclave, newer[-1])
+
+
+def test_room_for_new_sessions_counts_those_in_use(enclave: Enclave) -> None:
+    first, _ = enclave.session(), enclave.session()
+    assert enclave.sessions.room == enclave.capacity
+    assert not expired(enclave, first)
+    assert enclave.sessions.room == enclave.capacity - 1
 
 
 def test_a_session_in_use_is_never_put_out(enclave: Enclave) -> None:
