@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass
 
 from attestation import wire
+from attestation.channel.kem import X_WING_ID
 from attestation.channel.key_config import KeyConfig, choose
-from attestation.channel.protocol import KEM_XWING
 from attestation.errors import (
     NotThere,
     ParseError,
@@ -149,7 +149,7 @@ def session_asked(evidence: bytes, *, nonce: bytes, pq: str) -> SessionRequest:
         bundle = KeyBundle.from_bytes(Evidence.from_bytes(evidence).bundle)
         _, suite = choose([KeyConfig.from_bytes(data) for data in bundle.key_configs], pq=pq)
     except (ParseError, Refused):
-        return SessionRequest(nonce, KEM_XWING)
+        return SessionRequest(nonce, X_WING_ID)
     return SessionRequest(nonce, suite.kem_id)
 
 

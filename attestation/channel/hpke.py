@@ -14,13 +14,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from attestation.channel import kdf, kem
+from attestation.channel.protocol import NONCE_BYTES
 from attestation.errors import ChannelError, UsageError
 
 HKDF_SHA256_ID = 0x0001
 AES_128_GCM_ID, AES_256_GCM_ID, CHACHA20_POLY1305_ID = 0x0001, 0x0002, 0x0003
 KEY_BYTES = {AES_128_GCM_ID: 16, AES_256_GCM_ID: 32, CHACHA20_POLY1305_ID: 32}
-NONCE_BYTES = 12
-TAG_BYTES = 16
 MIN_PSK_BYTES = 32
 """RFC 9180 §5.1.2: what guessing costs must not fall below the other secrets."""
 

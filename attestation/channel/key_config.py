@@ -10,20 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from attestation.channel import kem
-from attestation.channel.protocol import (
-    AEAD_AES_128_GCM,
-    AEAD_AES_256_GCM,
-    AEAD_CHACHA20_POLY1305,
-    KDF_HKDF_SHA256,
-    MAX_KEY_CONFIGS,
-    PREFERENCES,
-)
-from attestation.channel.suite import KEMS, Suite
+from attestation.channel.hpke import HKDF_SHA256_ID
+from attestation.channel.protocol import MAX_KEY_CONFIGS
+from attestation.channel.suite import AEADS, KEMS, PREFERENCES, Suite
 from attestation.errors import ParseError, Refused, UsageError
 
-ALGORITHMS = tuple(
-    (KDF_HKDF_SHA256, aead) for aead in (AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, AEAD_AES_128_GCM)
-)
+ALGORITHMS = tuple((HKDF_SHA256_ID, aead_id) for aead_id in AEADS)
 """(KDF, AEAD) pairs that a server of ours offers with each key."""
 
 MAX_ALGORITHMS = 32

@@ -5,11 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attestation.channel import kem
-from attestation.channel.hpke import KEY_BYTES
-from attestation.channel.protocol import KDF_HKDF_SHA256, POST_QUANTUM_KEMS
+from attestation.channel.hpke import (
+    AES_128_GCM_ID,
+    AES_256_GCM_ID,
+    CHACHA20_POLY1305_ID,
+    HKDF_SHA256_ID,
+    KEY_BYTES,
+)
 from attestation.errors import UsageError
 
 KEMS = (kem.X_WING_ID, kem.X25519_ID)
+AEADS = (AES_256_GCM_ID, CHACHA20_POLY1305_ID, AES_128_GCM_ID)
+PREFERENCES = tuple((kem_id, aead_id) for kem_id in KEMS for aead_id in AEADS)
+"""(KEM, AEAD) as clients choose, best first; the KDF is always HKDF-SHA256."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +26,11 @@ class Suite:
 
     kem_id: int
     aead_id: int
-    kdf_id: int = KDF_HKDF_SHA256
+    kdf_id: int = HKDF_SHA256_ID
 
     def __post_init__(self) -> None:
         known = self.kem_id in KEMS and self.aead_id in KEY_BYTES
-        if not known or self.kdf_id != KDF_HKDF_SHA256:
+        if not known or self.kdf_id != HKDF_SHA256_ID:
             raise UsageError(
                 f"HPKE suite: expected one of ours, got KEM {self.kem_id:#06x}, "
                 f"KDF {self.kdf_id:#06x}, AEAD {self.aead_id:#06x}"
@@ -40,7 +48,7 @@ class Suite:
 
     @property
     def post_quantum(self) -> bool:
-        return self.kem_id in POST_QUANTUM_KEMS
+        return self.kem_id == kem.X_WING_ID
 
     def numbers(self) -> bytes:
         """KEM, KDF and AEAD numbers, six bytes, as a request's header carries them."""

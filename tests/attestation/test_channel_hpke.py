@@ -9,9 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from attestation.channel import hpke, kem
-from attestation.channel.protocol import PREFERENCES
 from attestation.channel.server import KeyRing
-from attestation.channel.suite import Suite
+from attestation.channel.suite import PREFERENCES, Suite
 from attestation.errors import ChannelError, UsageError
 from tests.helpers.channel_vectors import load, unhex
 

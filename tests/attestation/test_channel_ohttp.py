@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from attestation.channel import exchange, hpke, kem
 from attestation.channel.chunks import ChunkedReader
 from attestation.channel.client import ClientRequest
+from attestation.channel.kem import X25519_ID, X_WING_ID
 from attestation.channel.key_config import (
     ALGORITHMS,
     MAX_ALGORITHMS,
@@ -21,16 +22,13 @@ from attestation.channel.key_config import (
     parse_key_list,
 )
 from attestation.channel.protocol import (
-    KEM_X25519,
-    KEM_XWING,
     LABEL_CHUNKED_RESPONSE,
     LABEL_RESPONSE,
     MAX_CHUNK_BYTES,
-    PREFERENCES,
 )
 from attestation.channel.replay import ReplayGuard, entry_of
 from attestation.channel.server import KeyRing, ServerRequest
-from attestation.channel.suite import Suite
+from attestation.channel.suite import PREFERENCES, Suite
 from attestation.errors import (
     ChannelError,
     NotForUs,
@@ -52,7 +50,7 @@ CONFIGS = {
     for kem_id, aead_id in PREFERENCES
 }
 FORMS = [True, False]
-CONFIG = CONFIGS[KEM_X25519, 2]
+CONFIG = CONFIGS[X25519_ID, 2]
 
 
 def client(*, chunked: bool = True, configs: list[bytes] = CONFIG) -> ClientRequest:
@@ -211,7 +209,7 @@ def request_parts(*messages: bytes) -> tuple[bytes, list[bytes], bytes]:
     """Header with encapsulated key, the sealed chunks with their lengths, the final one."""
     writer = client().writer()
     chunks = [writer.write(message) for message in messages]
-    head_bytes = exchange.HEADER_BYTES + kem.enc_bytes(KEM_X25519)
+    head_bytes = exchange.HEADER_BYTES + kem.enc_bytes(X25519_ID)
     return chunks[0][:head_bytes], [chunks[0][head_bytes:], *chunks[1:]], writer.finish()
 
 
@@ -286,20 +284,20 @@ def test_any_changed_bit_is_refused(data: st.DataObject, chunked: bool) -> None:
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_are_refused(data: bytes, chunked: bool) -> None:
     refuses(data, ChannelError, chunked=chunked)
-    head = exchange.header(KeyConfig.from_bytes(CONFIG[0]).key_id, Suite(KEM_X25519, 2))
+    head = exchange.header(KeyConfig.from_bytes(CONFIG[0]).key_id, Suite(X25519_ID, 2))
     refuses(head + data, ChannelError, chunked=chunked)
 
 
 def test_wrong_key_id() -> None:
     wire = client().seal(b"question")
     refuses(b"\xff" + wire[1:], NotForUs)
-    other = CONFIGS[KEM_X25519, 3][0][0]  # another living X25519 key
+    other = CONFIGS[X25519_ID, 3][0][0]  # another living X25519 key
     refuses(bytes([other]) + wire[1:], ChannelError)
 
 
 @pytest.mark.parametrize(
     ("offset", "value"),
-    [(1, KEM_XWING), (1, 0x10), (3, 2), (5, 1), (5, 3), (5, 0xFFFF)],
+    [(1, X_WING_ID), (1, 0x10), (3, 2), (5, 1), (5, 3), (5, 0xFFFF)],
     ids=["other kem", "unknown kem", "other kdf", "aes-128", "chacha", "export only"],
 )
 def test_wrong_algorithm(offset: int, value: int) -> None:
@@ -393,7 +391,7 @@ def test_cut_request_counts_once_its_first_chunk_has_authenticated() -> None:
 
 def test_request_that_does_not_authenticate_takes_no_room() -> None:
     ring = KeyRing(replay_capacity=2)
-    epoch = ring.open_epoch([KEM_X25519])
+    epoch = ring.open_epoch([X25519_ID])
     configs = [config.to_bytes() for config in epoch.configs]
     wire = client(configs=configs).seal(b"question")
     for position in (20, 45, 60):
@@ -422,7 +420,14 @@ def test_only_one_of_many_at_once_gets_in() -> None:
 @pytest.mark.parametrize("capacity", [0, -1])
 def test_a_replay_table_without_room_is_refused(capacity: int) -> None:
     with pytest.raises(UsageError, match="room for at least 1 entry"):
-        KeyRing(replay_capacity=capacity).open_epoch([KEM_X25519])
+        KeyRing(replay_capacity=capacity).open_epoch([X25519_ID])
+
+
+def test_how_much_room_there_is_by_default() -> None:
+    assert repr(ReplayGuard()) == "<ReplayGuard 0 of 2097152>"
+    ring = KeyRing()
+    assert repr(ring.open_epoch([X25519_ID]).guard) == "<ReplayGuard 0 of 2097152>"
+    assert ring.sessions.room == 65536
 
 
 def test_a_replay_table_with_room_for_one() -> None:
@@ -606,7 +611,7 @@ def test_an_epoch_without_keys_or_of_an_unknown_kem() -> None:
 def test_key_ids_come_round() -> None:
     ring = KeyRing()
     for _ in range(300):
-        ring.retire(ring.open_epoch([KEM_X25519]))
+        ring.retire(ring.open_epoch([X25519_ID]))
 
 
 algorithm = st.tuples(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
@@ -614,7 +619,7 @@ algorithm = st.tuples(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
 
 @given(
     st.integers(0, 255),
-    st.sampled_from([KEM_X25519, KEM_XWING]),
+    st.sampled_from([X25519_ID, X_WING_ID]),
     st.lists(algorithm, min_size=1, max_size=MAX_ALGORITHMS).map(tuple),
     st.data(),
 )
@@ -659,9 +664,14 @@ def test_list_of_too_many_configurations_is_refused() -> None:
 
 
 def test_one_configuration_per_algorithm() -> None:
-    config = KeyConfig(3, KEM_X25519, bytes(32))
+    config = KeyConfig(3, X25519_ID, bytes(32))
     split = config.one_per_algorithm()
     assert [part.algorithms for part in split] == [(pair,) for pair in ALGORITHMS]
+
+
+def test_our_preference_is_x_wing_and_aes_256_first() -> None:
+    kems, aeads = (0x647A, 0x0020), (0x0002, 0x0003, 0x0001)
+    assert list(PREFERENCES) == [(kem_id, aead_id) for kem_id in kems for aead_id in aeads]
 
 
 def test_choice_follows_our_preference_not_the_servers_order() -> None:
@@ -719,12 +729,12 @@ def test_a_configuration_too_short_to_name_its_kem() -> None:
 @pytest.mark.parametrize(
     ("key_id", "kem_id", "size", "count", "words"),
     [
-        (-1, KEM_X25519, 32, 1, "key id: expected 0 to 255"),
-        (256, KEM_X25519, 32, 1, "key id: expected 0 to 255"),
+        (-1, X25519_ID, 32, 1, "key id: expected 0 to 255"),
+        (256, X25519_ID, 32, 1, "key id: expected 0 to 255"),
         (1, 0x10, 32, 1, "KEM: expected"),
-        (1, KEM_X25519, 31, 1, "public key: expected 32 bytes"),
-        (1, KEM_X25519, 32, 0, "algorithms: expected 1 to 32"),
-        (1, KEM_X25519, 32, 33, "algorithms: expected 1 to 32"),
+        (1, X25519_ID, 31, 1, "public key: expected 32 bytes"),
+        (1, X25519_ID, 32, 0, "algorithms: expected 1 to 32"),
+        (1, X25519_ID, 32, 33, "algorithms: expected 1 to 32"),
     ],
 )
 def test_parts_that_make_no_key_configuration(
@@ -736,7 +746,7 @@ def test_parts_that_make_no_key_configuration(
 
 @pytest.mark.parametrize(("key_id", "count"), [(0, 1), (255, 32)])
 def test_a_key_configuration_at_its_limits(key_id: int, count: int) -> None:
-    config = KeyConfig(key_id, KEM_X25519, bytes(32), ((1, 1),) * count)
+    config = KeyConfig(key_id, X25519_ID, bytes(32), ((1, 1),) * count)
     assert parse_key_list(encode_key_list([config] * 64)) == (config,) * 64
 
 
@@ -758,7 +768,7 @@ def test_bytes_that_are_no_key_configuration(tail: bytes | None, words: str) -> 
 
 
 def test_a_key_list_that_ends_within_a_configuration() -> None:
-    whole = encode_key_list([KeyConfig(1, KEM_X25519, bytes(32))])
+    whole = encode_key_list([KeyConfig(1, X25519_ID, bytes(32))])
     for cut in (whole[:1], whole[:2], whole[:-1]):
         with pytest.raises(ParseError, match="it ends within one"):
             parse_key_list(cut)

@@ -91,6 +91,22 @@ def test_a_clock_that_goes_back_gives_nothing_twice(few: None) -> None:
     assert len(guard) == 2
 
 
+def test_a_clock_that_goes_back_takes_nothing_away(few: None) -> None:
+    guard = ReplayGuard()
+    assert [refused(guard, b"%d" % now, now) for now in (10, 0)] == [False, False]
+
+
+def test_how_many_are_taken_at_once_and_in_a_second() -> None:
+    bucket = replay._Bucket()
+    assert sum(bucket.take(0.0) for _ in range(40_001)) == 40_000
+    assert sum(bucket.take(1.0) for _ in range(201)) == 200
+
+
+def test_refused_entries_spread_over_16_mib() -> None:
+    assert replay._places(b"\xff" * 16) == [((1 << 24) - 1, 0x80)] * 4
+    assert replay._places(bytes(16)) == [(0, 1)] * 4
+
+
 def test_what_was_refused_is_refused_for_good_although_somebody_kept_it(few: None) -> None:
     """Its client may have asked elsewhere: it must not run here too."""
     guard = ReplayGuard()
