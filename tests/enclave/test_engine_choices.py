@@ -17,7 +17,7 @@ import torch
 import enclave.guest
 from enclave.guest.engines import choices
 from enclave.guest.engines.base import EngineFailed, GenerateRequest, QueueFull, Usage
-from enclave.guest.engines.sampling import Sampler, Sampling, seed_bytes, uniform
+from enclave.guest.engines.sampling import Sampler, Sampling, choose, seed_bytes, uniform
 from enclave.guest.engines.torch_engine import TorchEngine
 from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import read_model
@@ -71,7 +71,28 @@ def test_a_draw_is_that_of_the_page(settings):
         for position in range(40):
             logits = torch.tensor([source.gauss(0, 3) for _ in range(60)])
             token = expected(logits.tolist(), settings, seed, seed & 3, position)
-            assert sampler.choose(logits) == token
+            assert choose([sampler], logits[None]) == [token]
+
+
+@pytest.mark.parametrize("spread", [0.1, 4.0])
+def test_rows_drawn_together_are_drawn_as_if_alone(spread):
+    """Also where more is kept than the few greatest weights, and where weights are equal."""
+    settings = [*SETTINGS, Sampling(), Sampling(top_p=0.5), Sampling(temperature=1.0, top_k=400),
+                Sampling(temperature=1.0, top_k=400, top_p=0.15)]  # fmt: skip
+    source = random.Random(11)
+    samplers, alone = (
+        [Sampler(one, seed=n, logit_bias={}, device=CPU) for n, one in enumerate(settings)]
+        for _ in range(2)
+    )
+    for position in range(20):
+        rows = [[round(source.gauss(0, spread), 1) for _ in range(700)] for _ in settings]
+        found = choose(samplers, torch.tensor(rows))
+        for number, (one, row) in enumerate(zip(settings, rows, strict=True)):
+            exact = torch.tensor(row).tolist()
+            best = exact.index(max(exact))
+            drawn = best if one.greedy else expected(exact, one, number, 0, position)
+            assert found[number] == drawn
+            assert choose([alone[number]], torch.tensor([row])) == [drawn]
 
 
 def test_draws_fit_the_softmax():
@@ -80,7 +101,7 @@ def test_draws_fit_the_softmax():
     count = 10_000
     found = [0] * len(logits)
     for _ in range(count):
-        found[sampler.choose(logits)] += 1
+        found[choose([sampler], logits[None])[0]] += 1
     chances = torch.softmax(logits, 0).tolist()
     chi = sum((n - count * p) ** 2 / (count * p) for n, p in zip(found, chances, strict=True))
     assert chi < 20.5  # 0.1 % of 5 degrees of freedom

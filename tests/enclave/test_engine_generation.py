@@ -14,7 +14,7 @@ from attestation.errors import ParseError
 from enclave.guest.engines import generation
 from enclave.guest.engines.base import GenerateRequest
 from enclave.guest.engines.generation import Generation, read_generation
-from enclave.guest.engines.sampling import Rules, Sampler, Sampling
+from enclave.guest.engines.sampling import Rules, Sampler, Sampling, choose
 from enclave.guest.engines.torch_engine import TorchEngine
 from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import ModelFiles, read_model
@@ -190,5 +190,5 @@ def test_the_greatest_logit_wins_below_the_floor_with_rules_too():
         Sampling(temperature=1e-46), seed=1, logit_bias={}, device=torch.device("cpu"), rules=rules
     )
     logits = torch.tensor([5.0, 9.0, 4.0, 1.0, 4.0])
-    assert [sampler.choose(logits) for _ in range(4)] == [4, 2, 0, 0]
+    assert [choose([sampler], logits[None])[0] for _ in range(4)] == [4, 2, 0, 0]
     assert not sampler.plain

@@ -21,7 +21,7 @@ from enclave.guest.engines.base import (
     QueueFull,
     engine_config,
 )
-from enclave.guest.engines.sampling import Sampler, Sampling
+from enclave.guest.engines.sampling import Sampler, Sampling, choose
 from enclave.guest.engines.slots import Scheduler
 from enclave.guest.engines.torch_engine import TorchEngine
 from enclave.guest.engines.torch_settings import TorchSettings
@@ -399,7 +399,7 @@ def test_slot_is_wiped_after_its_answer():
 
 def draw(settings: Sampling, logits: list[float], count: int = 200) -> set[int]:
     sampler = Sampler(settings, seed=1, logit_bias={}, device=torch.device("cpu"))
-    return {sampler.choose(torch.tensor(logits)) for _ in range(count)}
+    return {choose([sampler], torch.tensor([logits]))[0] for _ in range(count)}
 
 
 LOGITS = [0.0, 3.0, 2.0, 1.0, -20.0]

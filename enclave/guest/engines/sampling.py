@@ -1,8 +1,4 @@
-"""Chooses the next token of one row from its logits.
-
-Each draw is a hash of the seed, the choice and the position, and integers decide what it hits: no
-library's generator has a part in it. So a seeded answer does not depend on which other requests are
-in the batch, and another implementation draws the same token from the same logits.
+"""Chooses the next token of each row from its logits.
 
 The order is: penalty for repetition, bias and penalties, forbidden tokens, temperature, top-k,
 top-p, min-p, one draw.
@@ -19,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from enclave.guest.engines.base import GenerateRequest
+from enclave.guest.engines.draw import Draw, draw_rows
 
 GREEDY_BELOW = 1e-6
 """A temperature below this is greedy: divided by less, differences of logits overflow."""
@@ -82,8 +79,6 @@ NO_RULES = Rules()
 
 
 DRAW_DOMAIN = b"umay/draw/v1\0"
-UNIT = 2.0**32
-"""The weight of the greatest logit. Weights are integers, because sums of these are exact."""
 
 
 def seed_bytes(seed: int | None) -> bytes:
@@ -137,14 +132,8 @@ class Sampler:
             self._seen[token] = None
         return token
 
-    def choose(self, logits: torch.Tensor) -> int:
-        """The next token for one row of logits [vocabulary]."""
-        logits = self._adjusted(logits.float())
-        if self._settings.greedy:
-            return self.chosen(int(logits.argmax()))
-        return self.chosen(self._draw(logits))
-
-    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+    def adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        """A row of logits [vocabulary] in float32, with penalties, bias and what is forbidden."""
         settings = self._settings
         if self._seen:
             ids = torch.tensor(list(self._seen), device=self._device)
@@ -165,25 +154,37 @@ class Sampler:
             logits = logits.index_fill(0, ids, -math.inf)
         return logits
 
-    def _draw(self, logits: torch.Tensor) -> int:
-        """One token by the weights ⌊exp((z - max) / T) · 2^32⌋ of the tokens that are kept."""
+    @property
+    def draw(self) -> Draw | None:
+        """How its next token is drawn; None where it is the greatest logit."""
         settings = self._settings
-        scaled = (logits - logits.max()).double() / settings.temperature
-        weights = (scaled.exp() * UNIT).floor().long()
-        # Stable, so that equal weights keep the order of their ids.
-        values, ids = torch.sort(weights, descending=True, stable=True)
-        if settings.top_k:
-            values, ids = values[: settings.top_k], ids[: settings.top_k]
-        sums = values.cumsum(0)
-        need = math.ceil(settings.top_p * int(sums[-1]))
-        # The first token that reaches top_p is kept, so at least one token always is.
-        keep = (sums - values < need) & (values >= math.floor(settings.min_p * int(values[0])))
-        ids, order = ids[keep].sort()
-        sums = values[keep][order].cumsum(0)
-        total = int(sums[-1])
+        if settings.greedy:
+            return None
         point = uniform(self._seed, self._choice, self._written)
-        hit = min(math.floor(point * total), total - 1)
-        return int(ids[torch.searchsorted(sums, hit, right=True)])
+        return Draw(settings.temperature, settings.top_k, settings.top_p, settings.min_p, point)
+
+
+def choose(samplers: Sequence[Sampler], logits: torch.Tensor) -> list[int]:
+    """The next token of each row of logits [rows, vocabulary], which its sampler remembers."""
+    tokens: list[int] = logits.argmax(1).tolist()
+    changed = {at: one for at, one in enumerate(samplers) if not one.plain}
+    if changed:
+        rows = [one.adjusted(logits[at].float()) for at, one in changed.items()]
+        found = _drawn(list(changed.values()), torch.stack(rows))
+        for at, token in zip(changed, found, strict=True):
+            tokens[at] = token
+    return [one.chosen(token) for one, token in zip(samplers, tokens, strict=True)]
+
+
+def _drawn(samplers: Sequence[Sampler], rows: torch.Tensor) -> list[int]:
+    """The greatest of each row, or what is drawn from it."""
+    tokens: list[int] = rows.argmax(1).tolist()
+    draws = {at: draw for at, one in enumerate(samplers) if (draw := one.draw) is not None}
+    if draws:
+        found = draw_rows(rows[list(draws)], list(draws.values()))
+        for at, token in zip(draws, found, strict=True):
+            tokens[at] = token
+    return tokens
 
 
 def _pair(values: dict[int, float], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,7 +19,7 @@ from enclave.guest.engines.base import Delta, FinishReason, TokenLogprob, Usage
 from enclave.guest.engines.decoder import Decoder
 from enclave.guest.engines.fair_queue import UNNAMED, FairQueue, Names
 from enclave.guest.engines.kv_cache import SlotCache
-from enclave.guest.engines.sampling import Sampler
+from enclave.guest.engines.sampling import Sampler, choose
 from enclave.guest.engines.text import Detokenizer, StopFilter
 
 BUCKET = 64
@@ -172,7 +172,7 @@ class Scheduler:
         logits = self._forward(job.prompt[begin:end], positions, first=at, length=end)
         job.filled = end
         if job.prefilled:
-            self._advance(at, job, job.sampler.choose(logits[0]), logits[0])
+            self._choose([(0, at, job)], logits)
         return end - begin
 
     def _decode(self, live: list[int]) -> None:
@@ -185,13 +185,14 @@ class Scheduler:
         positions = torch.tensor(places, device=self.device)[:, None]
         length = self._reach(max(places[at] for at in live))
         logits = self._forward(tokens, positions, first=0, length=length)
-        greatest = logits.argmax(-1).tolist()
-        for at in live:
-            job = self._slots[at]
-            if job is not None:
-                sampler, best = job.sampler, greatest[at]
-                token = sampler.chosen(best) if sampler.plain else sampler.choose(logits[at])
-                self._advance(at, job, token, logits[at])
+        self._choose([(at, at, job) for at, job in self._held() if at in live], logits)
+
+    def _choose(self, rows: list[tuple[int, int, Job]], logits: torch.Tensor) -> None:
+        """Writes a token for each (row of the logits, slot, job)."""
+        some = logits[[row for row, _, _ in rows]] if len(rows) < len(logits) else logits
+        tokens = choose([job.sampler for _, _, job in rows], some)
+        for (_, at, job), token, row in zip(rows, tokens, some, strict=True):
+            self._advance(at, job, token, row)
 
     def _position(self, job: Job | None) -> int:
         """The position of the row's next token."""
