@@ -24,6 +24,10 @@ from attestation.files import unusable
 EXIT_INTERRUPTED = 128 + 2
 EXIT_NOBODY_READS = 128 + 13
 TRACEBACK = "UMAY_TRACEBACK"
+LOG = "UMAY_LOG"
+FORMS = ("text", "json")
+"""How a line on standard error is written: `part: message`, or an object of JSON."""
+
 ROOMS = ("attestation", "contracts", "enclave", "client_sdk")
 IMPORT_PAUSE_S = 0.05
 PR_SET_DUMPABLE = 4
@@ -116,6 +120,7 @@ def _run(
     name: str, command: Callable[[], int | None], traces: bool, told: Callable[[Failure], None]
 ) -> int:
     try:
+        _check_log()
         code = _ended(command)
         _flush()
         return code
@@ -178,10 +183,26 @@ def _swallowed(lost: sys.UnraisableHookArgs, *, traces: bool) -> None:
 
 
 def tell(name: str, text: str) -> None:
-    """One line on standard error, where there is one."""
+    """One line on standard error, where there is one; as JSON where UMAY_LOG=json asks for it."""
     with suppress(OSError, ValueError):
-        sys.stderr.write(f"{name}: {one_line(text)}\n")
+        sys.stderr.write(_line(name, one_line(text)) + "\n")
         sys.stderr.flush()
+
+
+def _line(name: str, text: str) -> str:
+    if os.environ.get(LOG) != "json":
+        return f"{name}: {text}"
+    import json
+    from datetime import UTC, datetime
+
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"at": at, "part": name, "message": text})
+
+
+def _check_log() -> None:
+    form = os.environ.get(LOG)
+    if form is not None and form not in FORMS:
+        raise UsageError(f"{LOG}: expected {' or '.join(FORMS)}, got {one_line(form)[:40]}")
 
 
 def one_line(text: str) -> str:
@@ -274,6 +295,14 @@ def _prepare(name: str, traces: bool) -> None:
         return record
 
     logging.setLogRecordFactory(without_traceback)
+
+    class Told(logging.Handler):
+        """What a library or a server logs, in the form of every other line."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(name, record.getMessage())
+
+    logging.getLogger().addHandler(Told(logging.WARNING))
 
 
 def _exist(number: int, mode: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,51 @@ def test_a_running_guest_imports_nothing_else() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     loaded = {name for name in done.stdout.decode().split() if room(name) or name == "attestation"}
     assert loaded <= trusted_base.closure()[0]
+
+
+WRITERS = {
+    "attestation": {"attestation.process", "attestation.net.serve"},
+    "enclave.guest": {"enclave.guest.command"},
+    "enclave.host": {"enclave.host.cli", "enclave.host.models.cli", "enclave.host.top"},
+    "enclave.importer": {"enclave.importer.command"},
+    "client_sdk": {
+        *(f"client_sdk.{name}.cli" for name in (
+            "auditing", "auditing.files", "commands", "localnet", "network_files", "proxy",
+            "receipts",
+        )),
+        "client_sdk.cli", "client_sdk.auditing.progress", "client_sdk.auditing.view",
+        "client_sdk.inspection.view", "client_sdk.localnet.demo_view", "client_sdk.receipts.view",
+        "client_sdk.report_view",
+    },
+}  # fmt: skip
+"""Modules that write to a log or to standard output and error: what they write was read. Those of
+the client's commands show answers to whoever asked; the others hold nothing of a request."""
+
+_WRITE = re.compile(
+    r"\b(print\(|getLogger\(|logging\.(?!disable|CRITICAL)|sys\.std(out|err)|click\.echo\(|"
+    r"console\.|warnings\.warn|traceback\.|os\.write\()"
+)
+
+
+@pytest.mark.parametrize("room", WRITERS)
+def test_only_known_modules_write_logs(room: str) -> None:
+    """Who adds one reads what it writes, and names it here."""
+    found = {
+        module
+        for module, path in MODULES.items()
+        if within(module, room) and _WRITE.search(ast.unparse(_code(path)))
+    }
+    assert found <= WRITERS[room]
+
+
+def _code(path: Path) -> ast.Module:
+    """Without docstrings, whose examples print."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
+    return tree
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

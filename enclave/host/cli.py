@@ -281,4 +281,6 @@ def _ready(urls: Sequence[str]) -> None:
 
 
 def _tell(text: str) -> None:
-    click.echo(f"agent: {text}", err=True)
+    from attestation.process import tell
+
+    tell("agent", text)

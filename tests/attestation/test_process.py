@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +230,32 @@ def test_a_failure_as_data() -> None:
     }
     told = failure_of(NotChecked("no anchor", step="log")).to_json()
     assert told["step"] == "log" and told["code"] == "not-checked" and told["exit_code"] == 6
+
+
+JSON = {"UMAY_LOG": "json"}
+LINES = {
+    "its end": ("from attestation.errors import Refused\nraise Refused('log', 'late', 'no')", 4),
+    "a log record": (BESIDE["a log record"], 0),
+    "a warning of a logger": ("import logging\nlogging.getLogger('x').warning('failed')", 0),
+    "a thread": (
+        "from threading import Thread\nt = Thread(target=lambda: 1 // 0)\nt.start()\nt.join()", 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "code"), LINES.values(), ids=LINES)
+def test_every_line_is_json_where_that_is_asked_for(body: str, code: int) -> None:
+    done = ended(body, environment=JSON)
+    assert done.returncode == code, done.stderr
+    (line,) = done.stderr.splitlines()
+    told = json.loads(line)
+    assert told.keys() == {"at", "part", "message"} and told["part"] == "umay"
+    assert datetime.fromisoformat(told["at"]).utcoffset() == timedelta(0)
+    plain = ended(body, environment={"UMAY_LOG": "text"})
+    assert plain.stderr == f"umay: {told['message']}\n"
+
+
+def test_another_form_of_lines_is_refused_by_name() -> None:
+    done = ended("print('ran')", environment={"UMAY_LOG": "xml"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "umay: UMAY_LOG: expected text or json, got xml\n"

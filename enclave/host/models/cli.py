@@ -85,4 +85,6 @@ def import_(source: str, out: Path, dtype: str | None, threads: int | None, as_j
 
 
 def _tell(text: str) -> None:
-    click.echo(f"import: {text}", err=True)
+    from attestation.process import tell
+
+    tell("import", text)
