@@ -27,7 +27,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attestation.errors import Unavailable, UsageError
-from attestation.net.server_connection import Connection, Limits, State
+from attestation.net.draining import Drain
+from attestation.net.server_connection import AtWork, Connection, Limits, State
 
 MAX_HEAD_BYTES = 16 << 10
 BACKLOG = 1024
@@ -76,9 +77,11 @@ async def serving(
     *,
     ready: Callable[[Sequence[str]], None],
     limits: Limits | None = None,
+    drain: Drain | None = None,
 ) -> None:
-    """The same within a running loop."""
-    limits = limits or Limits()
+    """The same within a running loop. The apps serve on while `drain` lasts, and refuse by
+    themselves what they do not begin any more; it ends with the last request of before."""
+    limits, drain = limits or Limits(), drain or Drain()
     most = _connections(limits, len(apps))
     waiting = len(apps)
 
@@ -89,7 +92,7 @@ async def serving(
             ready([_url(item) for item in bound])
 
     servers = [Server(app, limits, most=most, up=up) for app, _ in apps]
-    with ExitStack() as opened, _until_told(servers, limits):
+    with ExitStack() as opened, _until_told(servers, limits, drain):
         bound = [opened.enter_context(_bind(listen)) for _, listen in apps]
         await _run(servers, bound)
 
@@ -107,21 +110,21 @@ async def _run(servers: Sequence[Server], bound: Sequence[socket.socket]) -> Non
 
 
 @contextmanager
-def _until_told(servers: Sequence[Server], limits: Limits) -> Iterator[None]:
-    """The first signal stops the servers, the second one at once; the process ends soon after."""
+def _until_told(servers: Sequence[Server], limits: Limits, drain: Drain) -> Iterator[None]:
+    """The first signal stops the servers when what runs has ended, the second one at once; the
+    process ends soon after."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    loop = asyncio.get_running_loop()
-
-    end = threading.Timer(limits.shutdown_s + END_S, os._exit, (0,))
-    end.daemon = True
+    loop, tasks = asyncio.get_running_loop(), list[asyncio.Task[None]]()
 
     def stop() -> None:
-        if not end.is_alive():
-            end.start()
+        if not tasks:
+            tasks.append(loop.create_task(_stop(servers, limits, drain)))
+            return
+        _end_after(limits.shutdown_s + END_S)
         for server in servers:
-            server.force_exit, server.should_exit = server.should_exit, True
+            server.force_exit = server.should_exit = True
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop)
@@ -130,6 +133,30 @@ def _until_told(servers: Sequence[Server], limits: Limits) -> Iterator[None]:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+        for task in tasks:
+            task.cancel()
+
+
+async def _stop(servers: Sequence[Server], limits: Limits, drain: Drain) -> None:
+    running = [request for server in servers for request in server.requests()]
+    late = _end_after(drain.seconds + limits.shutdown_s + END_S)
+    if drain.seconds:
+        drain.begin()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain.seconds):
+                while any(request.runs for request in running):
+                    await asyncio.sleep(PAUSE_S)
+    late.cancel()
+    _end_after(limits.shutdown_s + END_S)
+    for server in servers:
+        server.should_exit = True
+
+
+def _end_after(seconds: float) -> threading.Timer:
+    end = threading.Timer(seconds, os._exit, (0,))
+    end.daemon = True
+    end.start()
+    return end
 
 
 class Server(uvicorn.Server):
@@ -161,10 +188,16 @@ class Server(uvicorn.Server):
             self._accepting.append(asyncio.create_task(self._accept(bound)))
         self._up()
 
+    def requests(self) -> list[AtWork]:
+        """Those that are at work now."""
+        return [AtWork(connection, connection.cycle) for connection in self._state.working]
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for task in self._accepting:
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
+        for bound in sockets or []:
+            bound.close()  # who comes now is not kept waiting, but may go elsewhere
         await super().shutdown(sockets=sockets)
 
     @contextmanager

@@ -80,6 +80,20 @@ class State(ServerState):
         return True
 
 
+@dataclass(frozen=True)
+class AtWork:
+    """One request of a connection, which may have another one afterwards."""
+
+    _connection: Connection
+    _cycle: RequestResponseCycle
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is not answered yet, and its client is still there."""
+        at_work = self._connection in self._connection.server_state.working
+        return at_work and self._connection.cycle is self._cycle
+
+
 class Pace:
     """Calls `late` once what `moved` counts has been slower than `rate` for `grace` seconds.
 

@@ -41,6 +41,7 @@ MODEL_NAME = DEMO_NAME
 FAUCET_NANO = 100_000_000_000
 POLL_SECONDS = 0.2
 TOLD_SECONDS = 5.0
+DRAIN_S = 2
 Option = str | Path | int | None | list[str]
 
 
@@ -312,17 +313,12 @@ class Network:
             contract=self.contract,
             simulator=socket,
             release=self._release_index(),
+            drain=DRAIN_S,
         )
         self._launch(guest)
         agent.ready()
-        prices = f"{guest.prompt_price} / {guest.completion_price}"
-        self.parts.append(
-            (
-                f"agent of guest {guest.name}",
-                self.url(f"agent-{guest.name}"),
-                f"{prices} nano per prompt / answer token",
-            )
-        )
+        prices = f"{guest.prompt_price} / {guest.completion_price} nano per prompt / answer token"
+        self.parts.append((f"agent of guest {guest.name}", self.url(f"agent-{guest.name}"), prices))
 
     def restart(self, child: str) -> None:
         """A guest that has ended, as a new boot with new keys behind the agent it had."""
@@ -352,6 +348,7 @@ class Network:
             simulator=self.files.socket(),
             vm=guest.name,
             threads=self._threads,
+            drain=DRAIN_S,
         )
 
     def _start_relay(self) -> None:
@@ -361,6 +358,7 @@ class Network:
             listen=self._listen("relay"),
             upstream=[self.url(f"agent-{guest.name}") for guest in self.guests],
             record=self.files.record if self._record else None,
+            drain=DRAIN_S,
         )
         relay.ready()
         self.parts.append(("relay", self.relay, "sees ciphertext only"))

@@ -137,6 +137,9 @@ async def respond(guest: Guest, request: bhttp.Request, *, client: bytes = b"") 
 
 
 async def _respond(guest: Guest, request: bhttp.Request, client: bytes) -> Reply:
+    if guest.drain.begun:
+        text = "this machine is about to stop, and begins no more answers; ask another one"
+        raise ApiError(503, "draining", text, retry_after=guest.drain.retry_after())
     path = request.path.partition("?")[0]
     if path == wire.MODELS or path.startswith(wire.MODELS + "/"):
         _expect_method(request, "GET")

@@ -1,5 +1,8 @@
 """`python -m enclave.guest`: boots one guest, and serves it until SIGTERM.
 
+After SIGTERM the guest begins no more answers, and ends when those that run have ended, or the
+time for it is over. The second SIGTERM ends it at once.
+
 When the guest is ready, standard output has one line of JSON: its address, how many answers of how
 many tokens the engine takes at a time, and the most bytes that their keys and values can take.
 Standard error says why the guest could not boot. It never says anything about a request.
@@ -16,9 +19,11 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from attestation.net.draining import Drain
 from attestation.net.serve import read_address, serving
 from attestation.net.server_connection import Limits
 from attestation.process import keep_memory_private, tell
@@ -32,6 +37,7 @@ from enclave.guest.platforms.simulated import SimulatedMachine
 from enclave.guest.platforms.tsm import TsmPlatform
 from enclave.guest.server import create_app
 
+DRAIN_S = 30
 TOLD_S = 1.0
 """For answers that an engine has broken to reach those who wait for them."""
 
@@ -46,7 +52,7 @@ def command() -> None:
 
 async def _run(options: argparse.Namespace) -> None:
     read_address(options.listen)  # before a boot that takes minutes
-    limits = Limits(idle_s=options.keep_alive)
+    limits, drain = Limits(idle_s=options.keep_alive), Drain(options.drain)
     guest = await boot(
         _machine(options),
         host_config=options.host_config,
@@ -55,14 +61,14 @@ async def _run(options: argparse.Namespace) -> None:
         engines=engines(threads=options.threads),
         model_name=options.model_name,
     )
-    stopped = threading.Event()
+    guest, stopped = replace(guest, drain=drain), threading.Event()
     for action in (guest.epochs.step, guest.epochs.retire, guest.epochs.sweep):
         arguments = {"clock": time.monotonic, "tell": _tell}
         threading.Thread(target=keep, args=(action, stopped), kwargs=arguments, daemon=True).start()
     ready = functools.partial(_ready, guest.engine.info)
     apps = [(create_app(guest, listen=options.listen), options.listen)]
     try:
-        await _while_it_works(guest.engine, serving(apps, ready=ready, limits=limits))
+        await _while_it_works(guest.engine, serving(apps, ready=ready, limits=limits, drain=drain))
     finally:
         stopped.set()
         guest.parsers.close()
@@ -147,6 +153,13 @@ def _parser() -> argparse.ArgumentParser:
         default=Limits.idle_s,
         metavar="SECONDS",
         help="seconds after which an idle connection is closed; default 75",
+    )
+    add(
+        "--drain",
+        type=float,
+        default=DRAIN_S,
+        metavar="SECONDS",
+        help=f"seconds that running answers may take to end after SIGTERM; default {DRAIN_S}",
     )
     add("--vm", default="guest", metavar="ID", help="name of the simulated VM; default guest")
     add(

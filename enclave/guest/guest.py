@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from attestation.formats.keys import bundle_digest
 from attestation.formats.receipt import TIME_GRAIN_S
+from attestation.net.draining import Drain
 from enclave.guest.busy import Busy
 from enclave.guest.engines.base import Engine
 from enclave.guest.epochs import Epochs
@@ -20,7 +21,8 @@ from enclave.guest.runs import Runs
 
 @dataclass(frozen=True)
 class Guest:
-    """Everything a request may touch. `model_name` is what /v1/models shows."""
+    """Everything a request may touch. `model_name` is what /v1/models shows; while `drain` lasts,
+    no answer begins."""
 
     boot: BootKeys
     epochs: Epochs
@@ -34,12 +36,14 @@ class Guest:
     parsers: Parsers = field(default_factory=Parsers, repr=False)
     metrics: Metrics = field(default_factory=Metrics, repr=False)
     began: float = field(default_factory=time.monotonic)
+    drain: Drain = field(default_factory=Drain, repr=False)
     _busy: Busy = field(default_factory=Busy, repr=False)
 
     @property
     def ready(self) -> bool:
-        """Whether it answers now: an epoch is current, and the engine works."""
-        return self.epochs.current is not None and self.engine.failure() is None
+        """Whether it begins answers: an epoch is current, the engine works, nobody ended it."""
+        served = self.epochs.current is not None and not self.drain.begun
+        return served and self.engine.failure() is None
 
     def uptime(self) -> int:
         """Whole seconds since the boot."""

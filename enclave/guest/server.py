@@ -73,13 +73,16 @@ class _Service:
             Route("/retire", self.retire, methods=["POST"]),
             Route("/ohttp", self.sealed, methods=["POST"]),
             Route("/healthz", self.health),
+            Route("/livez", self.live),
             Route("/metrics", self.metrics),
         ]
         below = Router(inner, redirect_slashes=False)
         return [Route(wire.LISTING, self.boots), Mount(wire.base(boot).rstrip("/"), below)]
 
     async def boots(self, _: Request) -> Response:
-        return JSONResponse({"boots": [self._guest.boot.boot_id.hex()]})
+        """None while the guest drains: its agent lists it no more, and clients go elsewhere."""
+        boots = [] if self._guest.drain.begun else [self._guest.boot.boot_id.hex()]
+        return JSONResponse({"boots": boots})
 
     async def evidence(self, request: Request) -> Response:
         """The current epoch's, or where none is yet the pending one: the agent must see it."""
@@ -112,6 +115,8 @@ class _Service:
         return _bytes(*served) if served else _plain(404)
 
     async def session(self, request: Request) -> Response:
+        if self._guest.drain.begun:
+            return Response(b"", 503, {wire.RETRY_AFTER: str(self._guest.drain.retry_after())})
         try:
             async with asyncio.timeout(MAX_BODY_SECONDS):
                 body = await _bounded(request, wire.SESSION_REQUEST_BYTES)
@@ -141,6 +146,11 @@ class _Service:
     async def health(self, _: Request) -> Response:
         ready = self._guest.ready
         return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def live(self, _: Request) -> Response:
+        """Whether what runs can be answered: also before it is anchored, and while it drains."""
+        live = self._guest.engine.failure() is None
+        return JSONResponse({"live": live}, 200 if live else 503)
 
     async def metrics(self, request: Request) -> Response:
         if not self._for_host(request):

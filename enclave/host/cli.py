@@ -22,6 +22,7 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 LISTEN = "HOST:PORT"
 TOKEN = Path("~/.umay/feed.token")
 FEED_FILE = "File with the secret that `retire` proves to the agent; the agent makes it if absent."
+DRAIN = "Seconds that open answers may take to end once the server is told to stop."
 KEEP_ALIVE = "Seconds after which an idle connection is closed."
 ROOTS = "Policy file whose vendor roots are accepted. Default: the vendors' production roots."
 CHAIN = "Chain endpoint: URL of a toncenter v2 API, or lite:CONFIG.json for proven reads."
@@ -29,6 +30,11 @@ CHAIN = "Chain endpoint: URL of a toncenter v2 API, or lite:CONFIG.json for prov
 
 _keep_alive = click.option(
     "--keep-alive", type=click.FloatRange(1), default=75, show_default=True, help=KEEP_ALIVE
+)
+
+
+_drain = click.option(
+    "--drain", type=click.FloatRange(0.1, 86400), default=30, show_default=True, help=DRAIN
 )
 
 
@@ -81,6 +87,7 @@ host.add_command(model)
     help="Index of the log entry of the guest's release. Default: none is named.",
 )
 @_keep_alive
+@_drain
 def agent(
     listen: str,
     feed_listen: str,
@@ -95,6 +102,7 @@ def agent(
     policy: Path | None,
     release: int | None,
     keep_alive: float,
+    drain: float,
     **services: str | None,
 ) -> None:
     """Serve one guest until stopped: forward ciphertext, log its evidence, feed it the beacon.
@@ -132,7 +140,7 @@ def agent(
     token_file = home(token_file).absolute()
     feed = host_agent.feed(listen=feed_listen, token=make_token(token_file))
     apps = [(host_agent.public(), listen), (feed, feed_listen)]
-    limits = Limits(idle_s=keep_alive)
+    limits = Limits(idle_s=keep_alive, shutdown_s=drain)
     serve(apps, ready=lambda urls: click.echo(described(urls, token_file)), limits=limits)
     stopped.set()
 
@@ -260,7 +268,10 @@ def top(feeds: tuple[str, ...], token_files: tuple[Path, ...], once: bool, as_js
     help="Write every byte that passes to this file, to show that it is ciphertext.",
 )
 @_keep_alive
-def relay(listen: str, upstream: tuple[str, ...], record: Path | None, keep_alive: float) -> None:
+@_drain
+def relay(
+    listen: str, upstream: tuple[str, ...], record: Path | None, keep_alive: float, drain: float
+) -> None:
     """Serve one address for many agents until stopped, and route requests by boot id.
 
     The relay sees ciphertext only. Prints its address when it is ready. Exit codes: 0 stopped; 2
@@ -273,7 +284,7 @@ def relay(listen: str, upstream: tuple[str, ...], record: Path | None, keep_aliv
 
     app = Relay(tuple(base_url(url, name="--upstream") for url in upstream)).app()
     app = recorded(app, record) if record else app
-    serve([(app, listen)], ready=_ready, limits=Limits(idle_s=keep_alive))
+    serve([(app, listen)], ready=_ready, limits=Limits(idle_s=keep_alive, shutdown_s=drain))
 
 
 def _ready(urls: Sequence[str]) -> None:

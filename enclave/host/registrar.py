@@ -193,6 +193,8 @@ class Registrar:
 
     def _boot(self) -> str:
         boots = self._peer.json(self._guest + wire.LISTING).get("boots")
+        if boots == []:
+            raise Unavailable(f"{redacted_url(self._guest)}: the guest takes no more requests")
         if not isinstance(boots, list) or len(boots) != 1:
             raise ParseError(
                 f"{redacted_url(self._guest)}{wire.LISTING}: expected a list of one boot id"

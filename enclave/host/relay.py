@@ -27,6 +27,9 @@ from attestation.net.cors import shared
 from enclave.host.forward import Forwarder, target_of
 
 LISTING_SECONDS = 1.0
+MAX_ROUTES = 1024
+"""Of boots that are listed, or were: a guest that is about to end still answers."""
+
 STATES = ("pending", "ready")
 
 
@@ -38,6 +41,7 @@ class Relay:
         self._upstreams = tuple(url.rstrip("/") for url in upstreams)
         self._forwarder = Forwarder()
         self._boots: dict[str, tuple[str, str]] = {}
+        self._routes: dict[str, str] = {}
         self._read = float("-inf")
         self._reading = asyncio.Lock()
 
@@ -55,9 +59,9 @@ class Relay:
             return Response(b"", 404)
         if wanted.boot not in self._boots:
             await self._refresh()
-        if wanted.boot not in self._boots:
+        if wanted.boot not in self._routes:
             return Response(b"", 404)
-        url = wanted.at(self._boots[wanted.boot][0])
+        url = wanted.at(self._routes[wanted.boot])
         return await self._forwarder.forward(request, url, limit=wanted.limit)
 
     def app(self) -> ASGIApp:
@@ -77,6 +81,12 @@ class Relay:
                 for boot, state in listed.items():
                     boots.setdefault(boot, (upstream, state))
             self._boots, self._read = boots, time.monotonic()
+            self._remember({boot: upstream for boot, (upstream, _) in boots.items()})
+
+    def _remember(self, routes: dict[str, str]) -> None:
+        kept = {boot: url for boot, url in self._routes.items() if boot not in routes}
+        newest = list((kept | routes).items())[-MAX_ROUTES:]
+        self._routes = dict(newest)
 
     async def _list(self, upstream: str) -> dict[str, str]:
         """The state of each boot by its id, or nothing if the agent does not answer properly."""

@@ -5,23 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-import json
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from attestation.errors import NotAuthentic, ParseError, Refused, Unavailable, UsageError
-from attestation.formats import cbor
 from attestation.formats.collateral import Collateral
 from attestation.formats.digests import engine_digest
 from attestation.formats.evidence import INIT_DONE, Evidence, fresh_session
@@ -438,50 +433,3 @@ def test_a_model_that_is_none_says_no_traceback(rig: Rig) -> None:
     assert process.returncode != 0
     assert err.startswith("guest: ") and err.count("\n") == 1
     assert "Traceback" not in err
-
-
-class Agent(BaseHTTPRequestHandler):
-    """The least agent: one block, and nothing anchored."""
-
-    def do_GET(self) -> None:
-        beacon = {0: 100, 1: b"\x0b" * 32, 2: NOW - 60}
-        body = cbor.encode(beacon if self.path == "/beacon" else [])
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def agent() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Agent)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_guest_serves_leaves_no_core_and_ends_when_told(rig: Rig, agent: str) -> None:
-    (rig.folder / "host.toml").write_bytes(CONFIG)
-    process = start(rig, agent=agent, model=str(ROOT / "enclave" / "guest" / "demo_model"))
-    assert process.stdout is not None
-    try:
-        told = json.loads(process.stdout.readline())
-        url = told["listening"]
-        assert (told["slots"], told["max_len"]) == (8, 1024) and told["kv_bytes"] > 0
-        (boot_id,) = json.load(urllib.request.urlopen(f"{url}/umay/"))["boots"]
-        listing = json.load(urllib.request.urlopen(f"{url}/umay/{boot_id}/epochs"))
-        assert [item["state"] for item in listing["epochs"]] == ["pending"]
-        limits = Path(f"/proc/{process.pid}/limits").read_text()
-        (core,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
-        assert core.split()[4:6] == ["0", "0"]
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=HANG_S)
-        assert process.returncode == 0
-        assert (out, err) == ("", "")
-    finally:
-        process.kill()
-        process.wait()

@@ -466,6 +466,56 @@ def test_a_guest_whose_engine_has_stopped_is_not_ready() -> None:
         assert get(guest, "healthz")[::2] == (200, b'{"ready":true}')
         guest.engine.failed = EngineFailed("engine: it was stopped by RuntimeError")
         assert get(guest, "healthz")[::2] == (503, b'{"ready":false}')
+        assert get(guest, "livez")[::2] == (503, b'{"live":false}')
+
+
+# The end
+
+
+def test_a_guest_that_drains_begins_no_answer_and_says_so_inside_the_seal() -> None:
+    with room() as guest:
+        client = guest.client()
+        guest.guest.drain.begin()
+        answer = guest.open(post(CHAT))
+        assert answer.status == 503 and answer.header(b"retry-after") == b"1"
+        assert json.loads(answer.read())["error"]["code"] == "draining"
+        assert guest.open(post(b"", path=wire.MODELS, method="GET")).status == 503
+        assert not guest.engine.asked
+        sealed = client.seal(bhttp.encode_request(post(CHAT)))
+        assert [send(guest, sealed)[0] for _ in range(2)] == [200, 400], "it can never run"
+
+
+def test_a_guest_that_drains_is_alive_and_not_ready() -> None:
+    with room() as guest:
+        assert get(guest, "livez")[::2] == (200, b'{"live":true}')
+        guest.guest.drain.begin()
+        assert get(guest, "healthz")[::2] == (503, b'{"ready":false}')
+        assert get(guest, "livez")[::2] == (200, b'{"live":true}')
+        assert json.loads(ask(guest, "GET", "/umay/")[2]) == {"boots": []}
+        status, headers, body = session(guest)
+        assert (status, headers["retry-after"], body) == (503, "1", b"")
+        assert get(guest, "evidence")[0] == 200
+
+
+def test_what_runs_when_a_guest_drains_ends_with_its_receipt() -> None:
+    with room() as guest:
+        guest.engine.script = Script(pieces=["word"] * 20, pause=0.01)
+        answer = guest.open(post(stream()))
+        guest.guest.drain.begin()
+        assert answer.read().count(b"word") == 20 and answer.receipt is not None
+
+
+def test_a_retry_of_what_runs_when_a_guest_drains_joins_it() -> None:
+    """It may not be told that this machine did not take it: another one would run it too."""
+    with room() as guest:
+        guest.engine.script = Script(pieces=["word"] * 20, pause=0.01)
+        first = guest.open(post(stream(), key=b"k" * 16))
+        guest.guest.drain.begin()
+        again = guest.open(post(stream(), key=b"k" * 16))
+        assert again.status == 200 and again.read() == first.read()
+        assert guest.open(post(stream(), key=b"k" * 16)).status == 200  # and afterwards
+        assert guest.open(post(stream(), key=b"l" * 16)).status == 503
+        assert len(guest.engine.asked) == 1
 
 
 # Epochs
@@ -644,6 +694,7 @@ WRONG_METHODS = [
     ("GET", "session"),
     ("GET", "ohttp"),
     ("POST", "healthz"),
+    ("POST", "livez"),
     ("POST", "metrics"),
 ]
 

@@ -277,6 +277,20 @@ def test_a_restarted_guest_replaces_its_old_boot(net: Net) -> None:
     assert cbor.decode(ask(net.feed, "/anchored").body) == []
 
 
+def test_a_guest_that_drains_is_not_listed_and_what_comes_reaches_it(net: Net) -> None:
+    """It refuses by itself, inside the seal."""
+    net.make_ready()
+    net.guest.drains = True
+    net.look()
+    assert listing(net) == []
+    assert any("takes no more requests" in line for line in net.told)
+    sealed = ask(net.url, f"/umay/{net.guest.boot_id}/ohttp", method="POST", body=b"x")
+    assert sealed.body == 3 * PIECE
+    net.guest.drains = False
+    net.look(after=10)
+    assert listing(net)[0]["state"] == "ready"
+
+
 def test_a_guest_that_is_down_is_not_listed_and_comes_back(net: Net) -> None:
     net.make_ready()
     net.guest_service.stop()

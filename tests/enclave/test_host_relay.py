@@ -18,7 +18,7 @@ from starlette.routing import Route
 from attestation import wire
 from attestation.errors import UsageError
 from client_sdk.localnet.leak_search import contains_secret
-from enclave.host.relay import Relay, recorded
+from enclave.host.relay import MAX_ROUTES, Relay, recorded
 from tests.enclave.test_host_agent import BAD_PATHS
 from tests.helpers.host_parts import PIECE, Net, Service, ask
 from tests.helpers.waiting import HANG_S, wait_for
@@ -89,6 +89,29 @@ def test_a_boot_that_appears_is_found(relay: Service, nets: tuple[Net, Net]) -> 
     net.look()
     wait_for(lambda: ask(relay.url, f"/umay/{net.guest.boot_id}/evidence").status == 200)
     assert set(boots(relay)) == {item.guest.boot_id for item in nets}
+
+
+def test_what_comes_for_a_boot_that_is_listed_no_more_reaches_it(
+    relay: Service, nets: tuple[Net, Net]
+) -> None:
+    """A guest that drains refuses inside the seal; a 404 from here would say nothing of that."""
+    net = nets[0]
+    assert net.guest.boot_id in boots(relay)
+    net.guest.drains = True
+    net.look()
+    wait_for(lambda: net.guest.boot_id not in boots(relay))
+    path = f"/umay/{net.guest.boot_id}/ohttp"
+    assert ask(relay.url, path, method="POST", body=b"sealed").body == 3 * PIECE
+
+
+def test_routes_are_bounded_and_the_newest_stay() -> None:
+    relay = Relay(())
+    for number in range(MAX_ROUTES + 10):
+        relay._remember({f"{number:032x}": "a"})
+    relay._remember({f"{MAX_ROUTES:032x}": "b"})
+    assert len(relay._routes) == MAX_ROUTES
+    assert relay._routes[f"{MAX_ROUTES:032x}"] == "b"
+    assert f"{9:032x}" not in relay._routes and f"{10:032x}" in relay._routes
 
 
 def test_an_agent_that_is_down_takes_only_itself_away(nets: tuple[Net, Net]) -> None:

@@ -93,6 +93,7 @@ class ScriptedGuest:
     arrived: threading.Event = field(default_factory=threading.Event)
     seen: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
     number: int = 0
+    drains: bool = False
 
     @property
     def boot_id(self) -> str:
@@ -124,7 +125,7 @@ class ScriptedGuest:
         )
 
     async def _boots(self, _: Request) -> Response:
-        return JSONResponse({"boots": [self.boot_id]})
+        return JSONResponse({"boots": [] if self.drains else [self.boot_id]})
 
     async def _epochs(self, _: Request) -> Response:
         listed = [
