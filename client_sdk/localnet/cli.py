@@ -18,8 +18,8 @@ from client_sdk.commands.cli import console, directory
 @click.option(
     "--model",
     metavar="NAME|DIR",
-    help="Model of the guests: smollm2, which is imported once, or a directory. Default: what the "
-    "network in --dir ran before, else the small demo model.",
+    help="Model of the guests: smollm2, or minilm for embeddings, which are imported once, or a "
+    "directory. Default: what the network in --dir ran before, else the small demo model.",
 )
 def up(directory: Path, model: str | None) -> None:
     """Run a whole simulated network on this machine until Ctrl-C or SIGTERM.

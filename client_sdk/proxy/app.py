@@ -26,16 +26,15 @@ from client_sdk.proxy.prices import cap_of
 from client_sdk.proxy.refusal import Refusal, failure
 from client_sdk.proxy.targets import OneForm
 
-ASKED = (wire.CHAT, wire.COMPLETIONS)
+ASKED = (wire.CHAT, wire.COMPLETIONS, wire.EMBEDDINGS)
 PATHS = (*ASKED, wire.MODELS)
 
 OTHERS = {
     "/v1/messages": "Anthropic's Messages API",
     "/v1/messages/count_tokens": "Anthropic's Messages API",
     "/v1/responses": "OpenAI's Responses API",
-    "/v1/embeddings": "embeddings",
 }
-"""APIs that programs look for and that the engine does not have."""
+"""APIs that programs look for and that no engine has."""
 
 MAX_STREAMS = 256
 """Each stream that waits for its next piece holds a thread."""

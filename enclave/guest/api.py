@@ -16,10 +16,12 @@ from attestation.channel import bhttp
 from attestation.errors import TooManyRequests, UsageError
 from attestation.formats.receipt import FINISH_REASONS
 from enclave.guest.body import ApiError, most_bytes, other_model
+from enclave.guest.embeddings import written
 from enclave.guest.engines.base import (
     Answer,
     ContextOverflow,
     Delta,
+    Engine,
     EngineFailed,
     FieldRefused,
     FinishReason,
@@ -27,6 +29,7 @@ from enclave.guest.engines.base import (
     Usage,
 )
 from enclave.guest.engines.choices import start
+from enclave.guest.engines.embedding import MOST_BODY, Embedder
 from enclave.guest.engines.fields import Kind
 from enclave.guest.guest import Guest
 from enclave.guest.logprobs import Logprobs
@@ -60,7 +63,8 @@ class Account:
 @dataclass(frozen=True)
 class Reply:
     """An inner answer. `pieces` are whole SSE events, or one JSON body; reading them raises
-    what the engine raises. `retry_after` in seconds, where the request may be sent again."""
+    what the engine raises. `ran`: the engine worked for it. `retry_after` in seconds, where the
+    request may be sent again."""
 
     status: int
     media_type: bytes
@@ -68,6 +72,7 @@ class Reply:
     pacing: str = "none"
     account: Account | None = None
     answer: Answer | None = None
+    ran: bool = False
     retry_after: int | None = None
 
     async def aclose(self) -> None:
@@ -116,6 +121,8 @@ def failure(guest: Guest, error: Exception) -> Reply:
 def check_length(guest: Guest, request: bhttp.Request) -> None:
     """Raises ContextOverflow for a body that is longer than the context can have a use for. It is
     called before anything else looks at the body."""
+    if isinstance(guest.engine, Embedder):
+        return _check_body(request)
     context = guest.engine.info.max_len
     if len(request.content) > most_bytes(context):
         kind = KINDS.get(request.path.partition("?")[0])
@@ -125,6 +132,12 @@ def check_length(guest: Guest, request: bhttp.Request) -> None:
             f"{context} tokens, got a longer one",
             param=source,
         )
+
+
+def _check_body(request: bhttp.Request) -> None:
+    if len(request.content) > MOST_BODY:
+        text = f"input: expected a body of at most {MOST_BODY} bytes, got a longer one"
+        raise ContextOverflow(text, param="input")
 
 
 async def respond(guest: Guest, request: bhttp.Request, *, client: bytes = b"") -> Reply:
@@ -144,15 +157,19 @@ async def _respond(guest: Guest, request: bhttp.Request, client: bytes) -> Reply
     if path == wire.MODELS or path.startswith(wire.MODELS + "/"):
         _expect_method(request, "GET")
         return _models(guest, path.removeprefix(wire.MODELS).removeprefix("/"))
-    if path not in KINDS:
-        raise ApiError(
-            404, "not_found", "expected /v1/chat/completions, /v1/completions or /v1/models"
-        )
+    engine = guest.engine
+    offered = (wire.EMBEDDINGS,) if isinstance(engine, Embedder) else tuple(KINDS)
+    if path not in offered:
+        raise ApiError(404, "not_found", f"expected {', '.join(offered)} or {wire.MODELS}")
     _expect_method(request, "POST")
-    return await _generate(guest, KINDS[path], request, client)
+    if isinstance(engine, Embedder):
+        return await _embed(guest, engine, request, client)
+    return await _generate(guest, engine, KINDS[path], request, client)
 
 
-async def _generate(guest: Guest, kind: Kind, request: bhttp.Request, client: bytes) -> Reply:
+async def _generate(
+    guest: Guest, engine: Engine, kind: Kind, request: bhttp.Request, client: bytes
+) -> Reply:
     began, pacing = guest.clock(), _pacing(request)
     name = "umay-" + secrets.token_hex(12)
     asked = await guest.parsers.read(
@@ -160,14 +177,24 @@ async def _generate(guest: Guest, kind: Kind, request: bhttp.Request, client: by
     )
     logprobs = Logprobs(kind, asked.request.logprobs)
     shape = _Shape(kind, guest.model_name, guest.receipt_time(), name, logprobs)
-    prepared = await guest.engine.prepare(replace(asked.request, cache_salt=client))
-    started = await start(guest.engine, prepared)
+    prepared = await engine.prepare(replace(asked.request, cache_salt=client))
+    started = await start(engine, prepared)
     answer = guest.metrics.watched(started, began=began, clock=guest.clock)
     account = Account()
     if asked.streamed:
         pieces = _events(answer, shape, account, counted=asked.counted)
-        return Reply(200, SSE, pieces, pacing, account, answer)
-    return Reply(200, JSON, _whole(answer, shape, account), pacing, account, answer)
+        return Reply(200, SSE, pieces, pacing, account, answer, ran=True)
+    return Reply(200, JSON, _whole(answer, shape, account), pacing, account, answer, ran=True)
+
+
+async def _embed(guest: Guest, engine: Embedder, request: bhttp.Request, client: bytes) -> Reply:
+    pacing = _pacing(request)
+    asked = await guest.parsers.read_embedding(request.content, model=guest.model_name)
+    found = await engine.embed(asked, client=client)
+    guest.metrics.prompt.add(found.tokens)
+    account = Account("stop", Usage(found.tokens, 0, 0))
+    pieces = written(found, asked.encoding, guest.model_name)
+    return Reply(200, JSON, pieces, pacing, account, ran=True)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 from attestation.errors import ParseError, UmayError, UsageError
 from attestation.process import one_line
 from enclave.guest.engines.base import GenerateRequest, Message
+from enclave.guest.engines.embedding import EmbedRequest
 from enclave.guest.engines.fields import Kind
-from enclave.guest.engines.openai_request import from_openai, stream_options
+from enclave.guest.engines.openai_request import embed_from_openai, from_openai, stream_options
 
 MAX_SHOWN = 80
 """Characters of a model's name in an error."""
@@ -140,11 +141,21 @@ def most_bytes(context: int) -> int:
 
 def read_body(content: bytes | bytearray, *, kind: Kind, model: str, request_id: str) -> Asked:
     """What the body asks of `model`. Raises ApiError, and FieldRefused, which names the field."""
+    body = _asked_of(model, content)
+    streamed, counted = stream_options(body)
+    return Asked(streamed, counted, from_openai(body, kind=kind, request_id=request_id))
+
+
+def read_embedding(content: bytes | bytearray, *, model: str) -> EmbedRequest:
+    """The vectors that the body asks of `model`. Raises what `read_body` raises."""
+    return embed_from_openai(_asked_of(model, content))
+
+
+def _asked_of(model: str, content: bytes | bytearray) -> dict[str, Any]:
     body = _object(content)
     if body.get("model") != model:
         raise other_model(model, body.get("model"))
-    streamed, counted = stream_options(body)
-    return Asked(streamed, counted, from_openai(body, kind=kind, request_id=request_id))
+    return body
 
 
 def other_model(model: str, name: object) -> ApiError:

@@ -28,7 +28,7 @@ from attestation.net.serve import read_address, serving
 from attestation.net.server_connection import Limits
 from attestation.process import keep_memory_private, tell
 from enclave.guest.boot import Machine, boot
-from enclave.guest.engines.base import Engine, EngineInfo, until_failed
+from enclave.guest.engines.base import AnyEngine, EngineInfo, until_failed
 from enclave.guest.engines.registry import engines
 from enclave.guest.epochs import keep
 from enclave.guest.feed import Feed
@@ -75,7 +75,7 @@ async def _run(options: argparse.Namespace) -> None:
         await guest.engine.close()
 
 
-async def _while_it_works(engine: Engine, serving: Coroutine[Any, Any, None]) -> None:
+async def _while_it_works(engine: AnyEngine, serving: Coroutine[Any, Any, None]) -> None:
     """Raises EngineFailed where the engine has stopped: whoever waits was told so, and a guest
     without an engine only looks as if it served. Who started it starts it again."""
     served, failed = asyncio.create_task(serving), asyncio.create_task(until_failed(engine))

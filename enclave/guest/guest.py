@@ -11,6 +11,7 @@ from attestation.formats.receipt import TIME_GRAIN_S
 from attestation.net.draining import Drain
 from enclave.guest.busy import Busy
 from enclave.guest.engines.base import Engine
+from enclave.guest.engines.embedding import Embedder
 from enclave.guest.epochs import Epochs
 from enclave.guest.keys import BootKeys, Configs
 from enclave.guest.metrics import Metrics
@@ -26,7 +27,7 @@ class Guest:
 
     boot: BootKeys
     epochs: Epochs
-    engine: Engine
+    engine: Engine | Embedder
     configs: Configs
     platform: Platform
     model_name: str

@@ -15,8 +15,10 @@ import socket
 
 from attestation.formats.json import decode
 from attestation.process import keep_memory_private
-from enclave.guest.body import ApiError, read_body
+from enclave.guest.body import ApiError, Asked, read_body, read_embedding
 from enclave.guest.engines.base import FieldRefused
+from enclave.guest.engines.embedding import EmbedRequest
+from enclave.guest.engines.fields import Kind
 
 ASKED, REFUSED = b"\x01", b"\x00"
 LENGTH_BYTES = 4
@@ -33,7 +35,7 @@ def frame(data: bytes | bytearray) -> bytes:
 def answered(head: bytes, body: bytes | bytearray) -> bytes:
     """The answer to one question, without its length."""
     try:
-        asked = read_body(body, **decode(head, what="question"), request_id="")
+        asked = _asked(body, **decode(head, what="question"))
     except (ApiError, FieldRefused) as error:
         told = {
             "status": error.status if isinstance(error, ApiError) else None,
@@ -43,6 +45,12 @@ def answered(head: bytes, body: bytes | bytearray) -> bytes:
         }
         return REFUSED + json.dumps(told).encode()
     return ASKED + asked.to_bytes()
+
+
+def _asked(body: bytes | bytearray, kind: Kind, model: str) -> Asked | EmbedRequest:
+    if kind == "embedding":
+        return read_embedding(body, model=model)
+    return read_body(body, kind=kind, model=model, request_id="")
 
 
 def serve(connection: socket.socket) -> None:

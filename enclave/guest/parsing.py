@@ -17,8 +17,9 @@ import sys
 
 from attestation.errors import Unavailable
 from attestation.formats.json import decode
-from enclave.guest.body import ApiError, Asked, read_body
+from enclave.guest.body import ApiError, Asked, read_body, read_embedding
 from enclave.guest.engines.base import FieldRefused
+from enclave.guest.engines.embedding import EmbedRequest
 from enclave.guest.engines.fields import Kind
 from enclave.guest.parse_worker import ASKED, LENGTH_BYTES, frame
 
@@ -106,19 +107,30 @@ class Parsers:
         """What the body asks for. Raises ApiError, FieldRefused, ParserFailed."""
         if len(content) <= INLINE_BYTES:
             return read_body(content, kind=kind, model=model, request_id=request_id)
-        head = json.dumps({"kind": kind, "model": model}).encode()
-        async with self._room:
-            answer = await self._answer(head, content)
-        if answer[:1] != ASKED:
-            raise _refusal(answer[1:])
+        answer = await self._asked(kind, model, content)
         # It copies long texts, each in one short step.
         return await asyncio.to_thread(Asked.from_bytes, answer, request_id=request_id, begin=1)
+
+    async def read_embedding(self, content: bytes, *, model: str) -> EmbedRequest:
+        """The vectors that the body asks for. Raises what `read` raises."""
+        if len(content) <= INLINE_BYTES:
+            return read_embedding(content, model=model)
+        answer = await self._asked("embedding", model, content)
+        return await asyncio.to_thread(EmbedRequest.from_bytes, answer, begin=1)
 
     def close(self) -> None:
         """Ends the processes that are idle. Those that work end with the tasks that wait for
         them."""
         while self._idle:
             self._idle.pop().kill()
+
+    async def _asked(self, kind: Kind, model: str, content: bytes) -> bytearray:
+        head = json.dumps({"kind": kind, "model": model}).encode()
+        async with self._room:
+            answer = await self._answer(head, content)
+        if answer[:1] != ASKED:
+            raise _refusal(answer[1:])
+        return answer
 
     async def _answer(self, head: bytes, content: bytes) -> bytearray:
         worker = await self._free()

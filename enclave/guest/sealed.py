@@ -187,7 +187,7 @@ class _Answering:
 
     def __init__(self, reply: Reply, terms: _Terms | None = None) -> None:
         self.status, self.headers = reply.status, _headers(reply)
-        self.pieces, self.ran = _paced(reply), reply.answer is not None
+        self.pieces, self.ran = _paced(reply), reply.ran
         self._reply, self._terms = reply, terms
 
     def trailers(self, content: bytes) -> bhttp.Fields:
@@ -206,7 +206,7 @@ class _Answering:
             await self.pieces.aclose()
         finally:  # also where this is cancelled: the engine must know
             await self._reply.aclose()
-        if self._terms is not None and self._reply.answer is not None:
+        if self._terms is not None and self.ran:
             self._terms.guest.answer_ended()
 
 

@@ -38,8 +38,8 @@ def line(value: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="enclave.importer", description="Import a GGUF file.")
-    parser.add_argument("--source", type=Path, required=True, help="the GGUF file")
+    parser = argparse.ArgumentParser(prog="enclave.importer", description="Import a model.")
+    parser.add_argument("--source", type=Path, required=True, help="the file or directory")
     parser.add_argument("--out", type=Path, required=True, help="the directory to make")
     parser.add_argument("--dtype", help="float32 or bfloat16; default: the faster one here")
     parser.add_argument("--threads", type=int, help="threads of the engine while it is timed")

@@ -7,29 +7,24 @@ same file gives the same digest on every machine.
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attestation.errors import Unavailable, UsageError
-from attestation.files import replace, unusable
+from attestation.errors import UsageError
 from attestation.formats.json import decode
 from attestation.formats.model import model_digest
 from attestation.model_folder import read_manifest
 from enclave.guest.model import read_model
-from enclave.importer import tokens, weights
+from enclave.importer import sentences, tokens, weights
 from enclave.importer.architectures import config_of, restored, tensors_of
 from enclave.importer.fields import Fields
+from enclave.importer.folder import check_room, made, write, write_json
 from enclave.importer.gguf_file import Floats, Gguf, read
 from enclave.importer.timing import Timing, measure
 
 DTYPES = ("float32", "bfloat16")
-ROOM = 64 * 1024 * 1024
-"""Bytes that must be free beside the weights: tokenizers have up to 35 MB."""
 STEPS = 10
 """Lines of progress while the weights are written."""
 
@@ -39,40 +34,37 @@ Tell = Callable[[str], None]
 def import_model(
     source: Path, out: Path, *, dtype: str | None, threads: int | None, tell: Tell
 ) -> dict[str, Any]:
-    """Reads the GGUF file `source`, and makes `out` of it; see `make`. Raises UsageError where
-    `out` exists, before anything is read."""
+    """Reads `source`, a GGUF file or the directory of an embedding model, and makes `out` of it;
+    see `make` and `sentences.make`. Raises UsageError where `out` exists, before anything is
+    read."""
     if dtype not in (None, *DTYPES):
         raise UsageError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
     if os.path.lexists(out):
         raise UsageError(f"{out}: expected a name that is free, found something there")
     tell(f"reading {source}")
+    if source.is_dir():
+        return sentences.make(source, out, dtype=dtype, threads=threads, tell=tell)
     return make(read(source), out, dtype=dtype, threads=threads, tell=tell)
 
 
 def make(
     file: Gguf, out: Path, *, dtype: str | None, threads: int | None, tell: Tell
 ) -> dict[str, Any]:
-    """What was made: directory, model digest in hex, dtype, and timings in tokens/s.
+    """What was made: directory, model digest in hex, engine, dtype, and timings in tokens/s.
 
     `dtype` None stands for the faster one on this machine. Raises ParseError for a model that
     cannot be imported, Unavailable for a full disk, and EngineFailed where the engine cannot run
     what came out; then nothing is left behind.
     """
-    fresh = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
-    try:
-        fresh.mkdir(parents=True)
+    with made(out) as fresh:
         ends = _write_files(fresh, file, tell)
         timings = _timings(fresh, dtype, ends, threads, tell)
         chosen = min(timings, key=lambda timing: timing.cost).dtype
         _name_dtype(fresh, chosen)
         digest = model_digest(read_manifest(fresh)).hex()
-        fresh.rename(out)
-    except OSError as error:
-        raise unusable(out, error) from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     rates = {timing.dtype: [timing.alone, timing.together] for timing in timings}
-    return {"directory": str(out), "model_digest": digest, "dtype": chosen, "tokens_per_s": rates}
+    done = {"directory": str(out), "model_digest": digest, "engine": "torch"}
+    return done | {"dtype": chosen, "tokens_per_s": rates}
 
 
 def _write_files(folder: Path, file: Gguf, tell: Tell) -> tuple[int, ...]:
@@ -85,13 +77,13 @@ def _write_files(folder: Path, file: Gguf, tell: Tell) -> tuple[int, ...]:
     tokenizer = tokens.tokenizer_of(fields)
     template = tokens.template_of(fields)
     fields.finish("tokenizer.")
-    _write_json(folder / "config.json", config | ids | {"dtype": DTYPES[-1]})
-    _write_json(folder / "generation_config.json", ids | {"do_sample": False})
+    write_json(folder / "config.json", config | ids | {"dtype": DTYPES[-1]})
+    write_json(folder / "generation_config.json", ids | {"do_sample": False})
     context = config["max_position_embeddings"]
-    _write_json(folder / "tokenizer_config.json", tokens.tokenizer_config(names, context))
-    _write(folder / "tokenizer.json", tokenizer.to_str())
+    write_json(folder / "tokenizer_config.json", tokens.tokenizer_config(names, context))
+    write(folder / "tokenizer.json", tokenizer.to_str())
     if template is not None:
-        _write(folder / "chat_template.jinja", template)
+        write(folder / "chat_template.jinja", template)
     _write_weights(folder / "model.safetensors", file, config, tell)
     return (ids["eos_token_id"],)
 
@@ -99,12 +91,7 @@ def _write_files(folder: Path, file: Gguf, tell: Tell) -> tuple[int, ...]:
 def _write_weights(path: Path, file: Gguf, config: dict[str, Any], tell: Tell) -> None:
     found = tensors_of(file, config)
     shapes = {name: found[name][1].shape for name in sorted(found)}
-    needed, free = weights.size_of(shapes.values()), shutil.disk_usage(path.parent).free
-    if free < needed + ROOM:
-        raise Unavailable(
-            f"{path.parent.parent}: expected {(needed + ROOM) >> 20} MiB of free disk, got "
-            f"{free >> 20} MiB"
-        )
+    check_room(path.parent, weights.size_of(shapes.values()))
     done = 0
 
     def values(name: str) -> Floats:
@@ -133,12 +120,4 @@ def _timings(
 
 def _name_dtype(folder: Path, dtype: str) -> None:
     path = folder / "config.json"
-    _write_json(path, decode(path.read_bytes(), what=str(path)) | {"dtype": dtype})
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    _write(path, f"{json.dumps(value, indent=1, sort_keys=True)}\n")
-
-
-def _write(path: Path, text: str) -> None:
-    replace(path, text.encode(), mode=0o644)
+    write_json(path, decode(path.read_bytes(), what=str(path)) | {"dtype": dtype})

@@ -1,7 +1,7 @@
-"""Writes tensors in bfloat16 as one safetensors file, one tensor after the other.
+"""Writes tensors in bfloat16 or float32 as one safetensors file, one tensor after the other.
 
-Never more than one tensor is in memory. Values are rounded to the nearest, ties to even, as PyTorch
-rounds them.
+Never more than one tensor is in memory. Values are rounded to the nearest bfloat16, ties to even,
+as PyTorch rounds them.
 """
 
 from __future__ import annotations
@@ -18,27 +18,31 @@ import numpy.typing as npt
 from attestation.errors import ParseError
 from enclave.importer.gguf_file import Floats
 
-WIDTH = 2
-"""Bytes of a bfloat16."""
+WIDTHS = {"BF16": 2, "F32": 4}
+"""Bytes of a number, by safetensors' name of its type."""
 
 ALIGNMENT = 8
 """Of the first tensor in the file, as the library safetensors writes it."""
 
 
-def size_of(shapes: Iterable[tuple[int, ...]]) -> int:
-    """Bytes of these tensors in bfloat16."""
-    return sum(WIDTH * math.prod(shape) for shape in shapes)
+def size_of(shapes: Iterable[tuple[int, ...]], kind: str = "BF16") -> int:
+    """Bytes of these tensors in numbers of this kind."""
+    return sum(WIDTHS[kind] * math.prod(shape) for shape in shapes)
 
 
 def write(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], values: Callable[[str], Floats]
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    values: Callable[[str], Floats],
+    *,
+    kind: str = "BF16",
 ) -> None:
     """A new file. `values` is called once for each name, in the order of `shapes`. Raises
-    ParseError for a tensor that has another shape, or a value that bfloat16 does not have."""
+    ParseError for a tensor that has another shape, or a value that is not finite in this kind."""
     table, at = {}, 0
     for name, shape in shapes.items():
-        end = at + size_of([shape])
-        table[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, end]}
+        end = at + size_of([shape], kind)
+        table[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [at, end]}
         at = end
     header = json.dumps({"__metadata__": {"format": "pt"}} | table).encode()
     header += b" " * (-len(header) % ALIGNMENT)
@@ -48,9 +52,16 @@ def write(
             found = values(name)
             if found.shape != shape:
                 raise ParseError(f"{name}: expected the shape {shape}, got {found.shape}")
-            file.write(rounded(name, found).tobytes())
+            file.write((rounded if kind == "BF16" else whole)(name, found).tobytes())
         file.flush()
         os.fsync(file.fileno())
+
+
+def whole(name: str, values: Floats) -> Floats:
+    """The same, little-endian. Raises ParseError for what is not finite."""
+    if not np.isfinite(values).all():
+        raise _infinite(name)
+    return np.ascontiguousarray(values, dtype="<f4")
 
 
 def rounded(name: str, values: Floats) -> npt.NDArray[np.uint16]:
@@ -59,5 +70,9 @@ def rounded(name: str, values: Floats) -> npt.NDArray[np.uint16]:
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     found = ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype("<u2")
     if not np.isfinite(values).all() or ((found & 0x7F80) == 0x7F80).any():
-        raise ParseError(f"{name}: expected finite weights, got an infinite one or NaN")
+        raise _infinite(name)
     return found
+
+
+def _infinite(name: str) -> ParseError:
+    return ParseError(f"{name}: expected finite weights, got an infinite one or NaN")

@@ -161,7 +161,6 @@ def test_a_refused_key_says_how_to_give_one(address: str) -> None:
         ("/v1/messages", "Anthropic's Messages API"),
         ("/v1/messages/count_tokens", "Anthropic's Messages API"),
         ("/v1/responses", "OpenAI's Responses API"),
-        ("/v1/embeddings", "embeddings"),
     ],
 )
 def test_an_api_that_the_engine_lacks_is_refused_by_name(

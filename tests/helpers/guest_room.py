@@ -234,9 +234,15 @@ class Room:
     """A guest, anchored and on a loopback port in a thread of its own unless said otherwise."""
 
     def __init__(
-        self, *, anchored: bool = True, served: bool = True, limits: Limits = LIMITS
+        self,
+        *,
+        anchored: bool = True,
+        served: bool = True,
+        limits: Limits = LIMITS,
+        engine: Any = None,
     ) -> None:
-        self.engine, self.feed, self.quotes = ScriptedEngine(), OwnFeed(), Quotes()
+        self.engine: Any = engine or ScriptedEngine()
+        self.feed, self.quotes = OwnFeed(), Quotes()
         self.guest = _guest(self.engine, self.feed, self.quotes)
         self.epochs, self.ring = self.guest.epochs, self.guest.epochs.ring
         self.epochs.first(time.monotonic())
@@ -376,7 +382,7 @@ def stream(**more: object) -> dict[str, object]:
     return {**CHAT, "stream": True, **more}
 
 
-def _guest(engine: ScriptedEngine, feed: OwnFeed, quotes: Quotes) -> Guest:
+def _guest(engine: Any, feed: OwnFeed, quotes: Quotes) -> Guest:
     config = HostConfig.from_toml(HOST)
     configs = Configs(engine_config(INFO), config.price_table, HOST)
     keys = BootKeys()

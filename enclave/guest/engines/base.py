@@ -210,8 +210,9 @@ class Answer(Protocol):
         the last Delta."""
 
 
-class Engine(Protocol):
-    """An inference engine in the guest."""
+class AnyEngine(Protocol):
+    """What all engines in the guest have: those that write, and those that make embeddings
+    (`embedding.Embedder`)."""
 
     @property
     def info(self) -> EngineInfo:
@@ -220,6 +221,19 @@ class Engine(Protocol):
 
     async def start(self) -> EngineInfo:
         """Loads the model, and tests the engine. Raises EngineFailed."""
+
+    def stats(self) -> EngineStats:
+        """Counts of what runs at the moment."""
+
+    def failure(self) -> EngineFailed | None:
+        """Why no answer will come from it any more; None while it works."""
+
+    async def close(self) -> None:
+        """Cancels all answers and frees the model."""
+
+
+class Engine(AnyEngine, Protocol):
+    """An engine that writes."""
 
     async def prepare(self, request: GenerateRequest) -> GenerateRequest:
         """The same request with its `token_ids`. What takes long happens on another thread, without
@@ -232,17 +246,8 @@ class Engine(Protocol):
         raise EngineFailed.
         """
 
-    def stats(self) -> EngineStats:
-        """Counts of what runs at the moment."""
 
-    def failure(self) -> EngineFailed | None:
-        """Why no answer will come from it any more; None while it works."""
-
-    async def close(self) -> None:
-        """Cancels all answers and frees the model."""
-
-
-async def until_failed(engine: Engine, *, every: float = 0.5) -> EngineFailed:
+async def until_failed(engine: AnyEngine, *, every: float = 0.5) -> EngineFailed:
     """Returns once an engine that was started works no more; `every` in seconds."""
     while (failure := engine.failure()) is None:
         await asyncio.sleep(every)

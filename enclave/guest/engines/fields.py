@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 from enclave.guest.engines.base import refused
 
-Kind = Literal["chat", "completion"]
+Kind = Literal["chat", "completion", "embedding"]
+ALL: tuple[Kind, ...] = ("chat", "completion", "embedding")
 BOTH: tuple[Kind, ...] = ("chat", "completion")
 CHAT: tuple[Kind, ...] = ("chat",)
 COMPLETION: tuple[Kind, ...] = ("completion",)
+EMBEDDING: tuple[Kind, ...] = ("embedding",)
 
 MAX_SHOWN_NAME = 80
 """Characters of a field's name in an error: the name is the caller's text."""
@@ -63,7 +65,14 @@ _WHO = "the guest does not read who asks, and writes it nowhere"
 BODY = (
     _read("messages", "1 to 1,024 messages; see below", CHAT),
     _read("prompt", "a string, or a list of one string", COMPLETION),
-    _read("model", "the model's name, as `/v1/models` shows it"),
+    _read(
+        "input",
+        "a string, a list of strings, a list of token ids, or a list of such lists; see below",
+        EMBEDDING,
+    ),
+    _read("encoding_format", "`float` (the default) or `base64`", EMBEDDING),
+    _read("dimensions", "the length of the model's vectors, and no other", EMBEDDING),
+    _read("model", "the model's name, as `/v1/models` shows it", ALL),
     _read("max_tokens", "the most tokens of the answer; without it, the rest of the context"),
     _read("max_completion_tokens", "the same as `max_tokens`; if both are there, they are equal"),
     _read("temperature", "from 0 to 2; below 0.000001 the likeliest token is chosen"),
@@ -101,7 +110,7 @@ BODY = (
     _only("service_tier", "auto", "default", because="there is one tier", kinds=CHAT),
     _only("store", False, because="no answer is stored", kinds=CHAT),
     _unread("metadata", dict, "it is for stored answers, and none is stored", CHAT),
-    _unread("user", str, _WHO),
+    _unread("user", str, _WHO, ALL),
     _unread("safety_identifier", str, _WHO, CHAT),
     _unread("prompt_cache_key", str, _CACHE, CHAT),
     _only("prompt_cache_retention", "in_memory", "24h", because=_CACHE, kinds=CHAT),

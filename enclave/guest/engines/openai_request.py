@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from enclave.guest.engines.base import MAX_LOGPROBS, GenerateRequest, Message, refused
+from enclave.guest.engines.embedding import ENCODINGS, MOST_INPUTS, MOST_TOKENS, EmbedRequest, Input
 from enclave.guest.engines.fields import (
     BODY,
     MESSAGE,
@@ -36,6 +37,7 @@ NUMBERS = (
 MAX_MESSAGES = 1024
 MAX_PARTS = 1024
 """Of one message."""
+GREATEST_ID = 2**31 - 1
 
 _MESSAGE, _PART = of_kind(MESSAGE, "chat"), of_kind(PART, "chat")
 
@@ -71,6 +73,44 @@ def from_openai(
         request_id=request_id,
         **settings,
     )
+
+
+def embed_from_openai(body: Mapping[str, Any]) -> EmbedRequest:
+    """The vectors that an `embeddings` body asks for. Raises FieldRefused, which names the
+    field."""
+    fields = honoured(body, of_kind(BODY, "embedding"), "")
+    inputs, alone = _inputs(fields.get("input"))
+    encoding = fields.get("encoding_format", ENCODINGS[0])
+    if encoding not in ENCODINGS:
+        raise refused("encoding_format", f"expected {' or '.join(ENCODINGS)}, got another value")
+    dimensions = _integer(fields["dimensions"], "dimensions") if "dimensions" in fields else None
+    return EmbedRequest(inputs=inputs, alone=alone, dimensions=dimensions, encoding=encoding)
+
+
+def _inputs(value: Any) -> tuple[tuple[Input, ...], bool]:
+    """The texts; and whether the field was one of them, and not a list."""
+    if not isinstance(value, list):
+        return (_text(value, "input"),), True
+    if value and type(value[0]) is int:
+        return (_token_ids(value, "input"),), True
+    if len(value) > MOST_INPUTS:
+        raise refused("input", f"expected at most {MOST_INPUTS} texts, got more")
+    read = _token_ids if value and isinstance(value[0], list) else _text
+    return tuple(read(one, f"input[{at}]") for at, one in enumerate(value)), False
+
+
+def _token_ids(value: Any, param: str) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise refused(param, f"expected a list of token ids, got {type(value).__name__}")
+    if len(value) > MOST_TOKENS:
+        raise refused(param, f"expected at most {MOST_TOKENS} token ids, got more")
+    return tuple(_token_id(token, f"{param}[{at}]") for at, token in enumerate(value))
+
+
+def _token_id(value: Any, param: str) -> int:
+    if _integer(value, param) not in range(GREATEST_ID + 1):
+        raise refused(param, f"expected a token id from 0 to {GREATEST_ID}, got another number")
+    return int(value)
 
 
 def stream_options(body: Mapping[str, Any]) -> tuple[bool, bool]:

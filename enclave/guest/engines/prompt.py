@@ -41,7 +41,7 @@ class PromptEncoder:
     that it cannot use, also TemplateRefused."""
 
     def __init__(self, files: Mapping[str, bytes | bytearray]) -> None:
-        self._tokenizer = _tokenizer(files)
+        self._tokenizer = tokenizer_of(files)
         self.spell = Speller(self._tokenizer)
         self._settings = json_object(files, "tokenizer_config.json", optional=True)
         source = self._template_source(files)
@@ -215,7 +215,7 @@ def json_object(
     return value
 
 
-def _tokenizer(files: Mapping[str, bytes | bytearray]) -> Tokenizer:
+def tokenizer_of(files: Mapping[str, bytes | bytearray]) -> Tokenizer:
     if "tokenizer.json" not in files:
         raise ParseError("model: expected the file tokenizer.json, found none")
     try:

@@ -11,10 +11,11 @@ from types import MappingProxyType
 
 from attestation.errors import ParseError
 from enclave.guest.engines.base import Engine, EngineSettings
+from enclave.guest.engines.embedding import Embedder
 from enclave.guest.model import ModelFiles
 
-MakeEngine = Callable[[ModelFiles, EngineSettings], Engine]
-DEFAULT = "torch"
+MakeEngine = Callable[[ModelFiles, EngineSettings], Engine | Embedder]
+DEFAULT, EMBEDDING = "torch", "embedding"
 
 
 def engines(*, threads: int | None = None) -> Mapping[str, MakeEngine]:
@@ -33,7 +34,19 @@ def engines(*, threads: int | None = None) -> Mapping[str, MakeEngine]:
         )
         return TorchEngine(files, settings=settings)
 
-    return MappingProxyType({DEFAULT: torch})
+    def embedding(files: ModelFiles, chosen: EngineSettings) -> Embedder:
+        from enclave.guest.engines.embedding_engine import EmbeddingEngine, EmbeddingSettings
+
+        for key, only in (("slots", None), ("dtype", "float32")):
+            if getattr(chosen, key) not in (None, only):
+                raise ParseError(
+                    f"host config: [engine] {key}: expected {only or 'no such key'} for the engine "
+                    f"{EMBEDDING}, got another value"
+                )
+        settings = EmbeddingSettings(max_len=chosen.max_len, threads=chosen.threads or threads)
+        return EmbeddingEngine(files, settings=settings)
+
+    return MappingProxyType({DEFAULT: torch, EMBEDDING: embedding})
 
 
 def choose(found: Mapping[str, MakeEngine], name: str) -> MakeEngine:

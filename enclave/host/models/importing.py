@@ -1,4 +1,5 @@
-"""Imports a model from a GGUF file or from a package that carries one, in a process of its own.
+"""Imports a model, from a GGUF file, the directory of an embedding model, or a package that carries
+one of them, in a process of its own.
 
 PyTorch and the parsers of other people's files are in that process, `enclave.importer`, and not in
 this room. The package is only searched for its file; none of its code runs.
@@ -21,13 +22,16 @@ from attestation.formats.json import decode
 from attestation.process import EXIT_INTERRUPTED, TRACEBACK
 
 SUFFIX = ".gguf"
+MODULES = "modules.json"
+"""Is in the directory of an embedding model, in the format of sentence-transformers."""
 FAILURES = {kind.exit_code: kind for kind in (UsageError, ParseError, Unavailable)}
 
 _PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 
 def find(source: str) -> Path:
-    """The GGUF file that `source` names: a path that ends in .gguf, or an installed package.
+    """The GGUF file, or the directory of an embedding model, that `source` names: a path that ends
+    in .gguf or has a slash, or an installed package.
 
     Raises UsageError, which says how to install a package that is not there.
     """
@@ -37,17 +41,18 @@ def find(source: str) -> Path:
         found = distribution(source)
     except PackageNotFoundError:
         raise UsageError(
-            f"{source}: expected a {SUFFIX} file or an installed package, got neither. "
-            f"if it is a package, run in your checkout: {sys.executable} -m pip install "
-            f"--no-deps -c constraints.txt {source}"
+            f"{source}: expected a {SUFFIX} file, a directory (as ./{source}) or an installed "
+            f"package, got neither. if it is a package, run in your checkout: {sys.executable} -m "
+            f"pip install --no-deps -c constraints.txt {source}"
         ) from None
-    files = [file for file in found.files or () if file.name.endswith(SUFFIX)]
+    files = [f for f in found.files or () if f.name.endswith(SUFFIX) or f.name == MODULES]
     if len(files) != 1:
         raise UsageError(
-            f"{source}: expected a package with one {SUFFIX} file, got {len(files)} of them; give "
-            "the path of a file"
+            f"{source}: expected a package with one {SUFFIX} file, or one {MODULES}, got "
+            f"{len(files)} of them; give the path of a file or a directory"
         )
-    return Path(str(files[0].locate()))
+    path = Path(str(files[0].locate()))
+    return path.parent if path.name == MODULES else path
 
 
 def run(
