@@ -80,9 +80,10 @@ class _Service:
         return [Route(wire.LISTING, self.boots), Mount(wire.base(boot).rstrip("/"), below)]
 
     async def boots(self, _: Request) -> Response:
-        """None while the guest drains: its agent lists it no more, and clients go elsewhere."""
-        boots = [] if self._guest.drain.begun else [self._guest.boot.boot_id.hex()]
-        return JSONResponse({"boots": boots})
+        """None while the guest drains or its engine has stopped: its agent lists it no more, and
+        clients go elsewhere."""
+        gone = self._guest.drain.begun or self._guest.engine.failure() is not None
+        return JSONResponse({"boots": [] if gone else [self._guest.boot.boot_id.hex()]})
 
     async def evidence(self, request: Request) -> Response:
         """The current epoch's, or where none is yet the pending one: the agent must see it."""
