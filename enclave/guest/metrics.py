@@ -30,7 +30,7 @@ OUTCOMES = (
 )  # fmt: skip
 """How a sealed request ended; docs/spec/metrics.md says what each stands for."""
 
-FAILED, FULL = 500, 429
+FAILED, FULL, DRAINING = 500, 429, 503
 """Statuses inside the seal that tell of the machine and not of the request."""
 
 
@@ -76,9 +76,13 @@ class Metrics:
         """A request ended so, one of OUTCOMES."""
         self.requests[outcome] += 1
 
-    def answered(self, status: int) -> None:
-        """A request gets an answer with this status, inside the seal."""
-        self.ended("full" if status == FULL else "failed" if status >= FAILED else "answered")
+    def answered(self, status: int, *, draining: bool) -> None:
+        """A request gets an answer with this status, inside the seal; a guest that drains begins no
+        other ones."""
+        if draining and status == DRAINING:
+            self.ended("busy")
+        else:
+            self.ended("full" if status == FULL else "failed" if status >= FAILED else "answered")
 
     def watched(self, answer: Answer, *, began: float, clock: Callable[[], float]) -> Answer:
         """The same answer. It is counted when it is closed: once, also where it was cut."""

@@ -45,7 +45,9 @@ def _requests(guest: Guest, open_requests: int) -> list[Family]:
 
 def _engine(guest: Guest) -> list[Family]:
     stats, failed = guest.engine.stats(), guest.engine.failure() is not None
-    states = {"serving": int(not failed), "failed": int(failed)}
+    drains = not failed and guest.drain.begun
+    states = {"serving": int(not failed and not drains), "draining": int(drains),
+              "failed": int(failed)}  # fmt: skip
     restarts = guest.parsers.restarts
     return [
         labelled("umay_engine_state", "gauge", "1 for the state that the engine is in.",

@@ -84,7 +84,8 @@ class SealedAnswer:
             writer, encoder = self._incoming.response(), bhttp.ResponseEncoder()
             async with contextlib.aclosing(await self._begin()) as listener:
                 if self.refusal is None:
-                    self._guest.metrics.answered(listener.status)
+                    draining = self._guest.drain.begun
+                    self._guest.metrics.answered(listener.status, draining=draining)
                 begin = encoder.head(listener.status, listener.headers)
                 async for piece in listener.pieces():
                     if sealed := writer.write(begin + encoder.content(piece)):

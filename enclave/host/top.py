@@ -114,8 +114,10 @@ class Watch:
 def _state(page: Page) -> str:
     if not page.value("umay_agent_guest_answering"):
         return "no guest"
-    if page.by("umay_engine_state", "state").get("failed"):
-        return "failed"
+    states = page.by("umay_engine_state", "state")
+    for state in ("failed", "draining"):
+        if states.get(state):
+            return state
     ready = page.value("umay_ready") and page.value("umay_agent_guest_ready")
     return "serving" if ready else "pending"
 

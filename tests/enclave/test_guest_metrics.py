@@ -149,6 +149,18 @@ def test_the_engine_is_shown_as_it_is(guest: Room, monkeypatch: pytest.MonkeyPat
     assert found["umay_ready"] == 0
 
 
+def test_a_guest_that_drains_says_so(guest: Room) -> None:
+    before = guest.counts
+    guest.guest.drain.begin()
+    assert guest.open(post(CHAT)).status == 503
+    found = guest.counts
+    states = [found[f"umay_engine_state{{{name}}}"] for name in ("serving", "draining", "failed")]
+    assert states == [0, 1, 0] and found["umay_ready"] == 0
+    assert ended(before, found) == {"busy": 1}
+    guest.engine.failed = EngineFailed("engine: stopped")
+    assert guest.counts["umay_engine_state{draining}"] == 0
+
+
 def test_epochs_and_their_table_are_shown(guest: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     now = guest.epochs.current.begins  # type: ignore[union-attr]
     object.__setattr__(guest.guest, "clock", lambda: now + 77.4)

@@ -174,6 +174,7 @@ def test_a_row_has_what_the_page_says() -> None:
     [
         ({"umay_agent_guest_answering": 0}, "no guest"),
         ({'umay_engine_state{state="failed"}': 1}, "failed"),
+        ({'umay_engine_state{state="draining"}': 1, "umay_ready": 0}, "draining"),
         ({"umay_ready": 0}, "pending"),
         ({"umay_agent_guest_ready": 0}, "pending"),
     ],
