@@ -25,6 +25,7 @@ from enclave.guest.engines.base import (
     EngineFailed,
     FieldRefused,
     FinishReason,
+    PrepareFailed,
     QueueFull,
     Usage,
 )
@@ -108,8 +109,8 @@ def failure(guest: Guest, error: Exception) -> Reply:
         return _told(error)
     if isinstance(error, EngineFailed):
         return _told(ApiError(503, "engine_failed", "the engine stopped"))
-    if isinstance(error, ParserFailed):
-        return _told(ApiError(503, "parser_failed", str(error)))
+    if isinstance(error, (ParserFailed, PrepareFailed)):
+        return _told(ApiError(503, error.code.replace("-", "_"), str(error)))
     for kind, (status, code) in _REFUSALS.items():
         if isinstance(error, kind):
             later = guest.retry_after() if status in (429, 503) else None

@@ -74,6 +74,7 @@ class Asked:
             "counted": self.counted,
             "bias": [[token, value] for token, value in self.request.logit_bias.items()],
             "turns": None if turns is None else [[t.role, t.name is not None] for t in turns],
+            "formed": self.request.schema is not None,
             "lengths": [len(text) for text in texts],
         }
         shown = json.dumps(head).encode()
@@ -94,12 +95,14 @@ class Asked:
         head = json.loads(bytes(data[_HEAD_BYTES:end]))
         texts = iter(_cut(data[end:], head.pop("lengths")))
         turns, bias = head.pop("turns"), head.pop("bias")
-        streamed, counted = head.pop("streamed"), head.pop("counted")
+        flags = [head.pop(name) for name in ("streamed", "counted", "formed")]
         source: dict[str, Any] = {"prompt": next(texts)} if turns is None else {}
         if turns is not None:
             source = {"messages": tuple([_turn(role, named, texts) for role, named in turns])}
-        if head.keys() != set(_SCALARS) or not {type(streamed), type(counted)} == {bool}:
+        if head.keys() != set(_SCALARS) or {type(flag) for flag in flags} != {bool}:
             raise ValueError
+        streamed, counted, formed = flags
+        source["schema"] = next(texts) if formed else None
         request = GenerateRequest(
             stop=tuple(texts), logit_bias=dict(bias), request_id=request_id, **source, **head
         )
@@ -107,13 +110,15 @@ class Asked:
 
 
 def _texts(request: GenerateRequest) -> Iterator[bytes]:
-    """The prompt, or each message's content and name; then the stop strings."""
+    """The prompt, or each message's content and name; then the schema and the stop strings."""
     if request.prompt is not None:
         yield request.prompt.encode()
     for turn in request.messages or ():
         yield turn.content.encode()
         if turn.name is not None:
             yield turn.name.encode()
+    if request.schema is not None:
+        yield request.schema.encode()
     for stop in request.stop:
         yield stop.encode()
 

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 
 from attestation.formats.json import decode
 from attestation.process import keep_memory_private
@@ -53,13 +54,15 @@ def _asked(body: bytes | bytearray, kind: Kind, model: str) -> Asked | EmbedRequ
     return read_body(body, kind=kind, model=model, request_id="")
 
 
-def serve(connection: socket.socket) -> None:
+def serve(
+    connection: socket.socket, answer: Callable[[bytes, bytearray], bytes] = answered
+) -> None:
     """Answers until the other side closes the connection."""
     while (head := _received(connection)) is not None:
         body = _received(connection)
         if body is None:
             return
-        connection.sendall(frame(answered(bytes(head), body)))
+        connection.sendall(frame(answer(bytes(head), body)))
 
 
 def _received(connection: socket.socket) -> bytearray | None:
@@ -79,17 +82,18 @@ def _exactly(connection: socket.socket, count: int) -> bytearray | None:
     return data
 
 
-def main() -> None:
-    """Ends without a word whatever happens: a traceback could hold a prompt."""
+def run(answer: Callable[[bytes, bytearray], bytes]) -> None:
+    """The life of this process. It ends without a word whatever happens: a traceback could hold a
+    prompt."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the guest, which then hangs up
     try:
         keep_memory_private()
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-        serve(socket.socket(fileno=0))
+        serve(socket.socket(fileno=0), answer)
     except Exception:
         os._exit(1)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    run(answered)

@@ -14,6 +14,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from attestation.errors import Unavailable
 from attestation.formats.json import decode
@@ -49,12 +50,12 @@ class Worker:
         self._process, self._connection = process, connection
 
     @classmethod
-    async def start(cls) -> Worker:
+    async def start(cls, command: Sequence[str] | None = None) -> Worker:
         """Starts a process with the modules of this one, and with nothing else of its own."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
-            process = await asyncio.to_thread(_started, theirs)
+            process = await asyncio.to_thread(_started, theirs, command or COMMAND)
         return cls(process, ours)
 
     @property
@@ -157,11 +158,11 @@ class Parsers:
         return await Worker.start()
 
 
-def _started(connection: socket.socket) -> subprocess.Popen[bytes]:
+def _started(connection: socket.socket, command: Sequence[str]) -> subprocess.Popen[bytes]:
     nowhere = subprocess.DEVNULL
     environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
-        COMMAND, stdin=connection.fileno(), stdout=nowhere, stderr=nowhere, env=environment
+        command, stdin=connection.fileno(), stdout=nowhere, stderr=nowhere, env=environment
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from openai.types import chat as openai_chat
 from openai.types import completion_create_params as completions
 from openai.types.chat import completion_create_params as chat_completions
+from openai.types.shared_params import response_format_json_schema
 
 from attestation.errors import UsageError
 from enclave.guest.engines.base import (
+    MAX_SCHEMA_CHARS,
     Delta,
     FieldRefused,
     GenerateRequest,
@@ -64,7 +67,7 @@ def test_completion():
 
 
 UNSUPPORTED = {
-    "tools": [{"type": "function"}], "response_format": {"type": "json_object"}, "n": 9,
+    "tools": [{"type": "function"}], "response_format": [], "n": 9,
     "logprobs": 1, "top_logprobs": 3, "functions": [{}], "audio": {}, "prediction": {},
     "modalities": ["audio"], "reasoning_effort": "high", "prompt": "x", "whatever": 1,
     "store": True, "web_search_options": {}, "moderation": {}, "verbosity": "low",
@@ -112,6 +115,70 @@ def test_logprobs():
         with pytest.raises(FieldRefused) as caught:
             from_openai(completion | {"logprobs": value}, kind="completion")
         assert caught.value.param == "logprobs"
+
+
+SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"const": "\u00e4"}}}
+FORMED = {"type": "json_schema", "json_schema": {"name": "x-1", "schema": SCHEMA}}
+
+
+def formed(**more):
+    return parsed(response_format={**FORMED, "json_schema": {**FORMED["json_schema"], **more}})
+
+
+def test_a_response_format_is_a_schema_in_its_order():
+    text = '{"type":"object","properties":{"b":{"type":"integer"},"a":{"const":"\\u00e4"}}}'
+    assert formed().schema == formed(strict=True).schema == text
+    assert formed(strict=None, description=SECRET) == formed(strict=False)
+    assert parsed(response_format={"type": "json_object"}).schema == '{"type":"object"}'
+    assert parsed(response_format={"type": "text"}) == parsed(response_format=None) == parsed()
+    assert SECRET not in repr(formed(schema={"const": SECRET}))
+
+
+BAD_FORMATS = {
+    "type": ({"type": "json"}, "response_format.type"),
+    "no type": ({}, "response_format.type"),
+    "unknown": ({"type": "text", "strict": True}, "response_format.strict"),
+    "schema beside text": ({**FORMED, "type": "text"}, "response_format.json_schema"),
+    "schema beside object": ({**FORMED, "type": "json_object"}, "response_format.json_schema"),
+    "no schema": ({"type": "json_schema"}, "response_format.json_schema"),
+}
+BAD_SCHEMAS = {
+    "no name": ({"name": None}, "name"),
+    "long name": ({"name": "x" * 65}, "name"),
+    "other name": ({"name": "\u00e4"}, "name"),
+    "name with an end of line": ({"name": "x\n"}, "name"),
+    "strict": ({"strict": 1}, "strict"),
+    "description": ({"description": 1}, "description"),
+    "unknown": ({"schemas": {}}, "schemas"),
+    "none": ({"schema": None}, "schema"),
+    "true": ({"schema": True}, "schema"),
+    "options": ({"schema": {"x-guidance": {"lenient": True}}}, "schema"),
+    "infinite": ({"schema": {"maximum": math.inf}}, "schema"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FORMATS)
+def test_a_bad_format_is_refused_by_name(name):
+    value, param = BAD_FORMATS[name]
+    with pytest.raises(FieldRefused, match=": expected ") as caught:
+        parsed(response_format=value)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("name", BAD_SCHEMAS)
+def test_a_bad_schema_is_refused_by_name(name):
+    more, param = BAD_SCHEMAS[name]
+    with pytest.raises(FieldRefused, match=": expected ") as caught:
+        formed(**more)
+    assert caught.value.param == f"response_format.json_schema.{param}"
+
+
+def test_a_schema_has_a_greatest_length():
+    most = MAX_SCHEMA_CHARS - len('{"const":""}')
+    assert len(formed(schema={"const": "x" * most}).schema) == MAX_SCHEMA_CHARS
+    with pytest.raises(FieldRefused, match="expected a schema of at most 65536") as caught:
+        formed(schema={"const": "x" * (most + 1)})
+    assert caught.value.param == "response_format"
 
 
 def test_choices():
@@ -232,6 +299,8 @@ OPENAI = {
     ("", "chat"): chat_completions.CompletionCreateParams,
     ("", "completion"): completions.CompletionCreateParams,
     ("stream_options.", "chat"): openai_chat.ChatCompletionStreamOptionsParam,
+    ("response_format.", "chat"): chat_completions.ResponseFormat,
+    ("response_format.json_schema.", "chat"): response_format_json_schema.JSONSchema,
     ("messages[].", "chat"): openai_chat.ChatCompletionMessageParam,
     ("messages[].content[].", "chat"): openai_chat.ChatCompletionContentPartParam,
     ("messages[].content[] ", "chat"): openai_chat.ChatCompletionContentPartRefusalParam,

@@ -289,15 +289,20 @@ def test_close_cancels_what_runs():
     with_engine(body)
 
 
-def test_a_failing_step_tells_no_prompt(monkeypatch):
+class Panic(BaseException):
+    """As libraries in Rust raise one."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, Panic])
+def test_a_failing_step_tells_no_prompt(monkeypatch, kind):
     def broken(self):
-        raise RuntimeError("the lighthouse sleeps")
+        raise kind("the lighthouse sleeps")
 
     async def body(engine):
         monkeypatch.setattr(Scheduler, "step", broken)
         with pytest.raises(EngineFailed) as caught:
             await collect(engine.generate(chat("the lighthouse sleeps")))
-        assert str(caught.value) == "engine: it was stopped by RuntimeError"
+        assert str(caught.value) == f"engine: it was stopped by {kind.__name__}"
         with pytest.raises(EngineFailed):
             engine.generate(chat("hello"))
 

@@ -79,7 +79,7 @@ requests = st.builds(
         request_id="r7", stop=tuple(stop), logit_bias=bias, **source, **settings
     ),
     sources,
-    st.fixed_dictionaries({}, optional=numbers),
+    st.fixed_dictionaries({}, optional={**numbers, "schema": texts}),
     st.lists(texts.filter(len), max_size=3),
     st.dictionaries(st.integers(0, 9999), st.floats(-100, 100), max_size=3),
 )
@@ -117,7 +117,8 @@ def changed(**more: object) -> bytes:
 @pytest.mark.parametrize(
     "more",
     [
-        {"streamed": 1}, {"lengths": [2]}, {"lengths": [4, -1]}, {"lengths": [5, -2]},
+        {"streamed": 1}, {"formed": 0},
+        {"lengths": [2]}, {"lengths": [4, -1]}, {"lengths": [5, -2]},
         {"turns": [["root", False]]}, {"turns": [["user", True], ["user", True]]}, {"more": 1},
         {"bias": [1]}, {"temperature": "x"}, {"turns": []},
     ],

@@ -23,7 +23,13 @@ from attestation.formats.receipt import (
 from client_sdk import sse
 from client_sdk.answer import Answer
 from client_sdk.transport import Transport
-from enclave.guest.engines.base import ContextOverflow, EngineFailed, QueueFull, Usage
+from enclave.guest.engines.base import (
+    ContextOverflow,
+    EngineFailed,
+    PrepareFailed,
+    QueueFull,
+    Usage,
+)
 from tests.helpers.guest_room import CHAT, MODEL, PROMPT, Room, Script, post, room, stream
 from tests.helpers.waiting import HANG_S
 
@@ -306,6 +312,7 @@ BEFORE = {
     "context overflow": (ContextOverflow("too long"), 400, "context_length_exceeded"),
     "queue full": (QueueFull("wait"), 429, "queue_full"),
     "engine failed": (EngineFailed(SECRET), 503, "engine_failed"),
+    "not prepared": (PrepareFailed("wait"), 503, "prepare_failed"),
     "anything else": (RuntimeError(SECRET), 500, "internal"),
     "a key": (KeyError(SECRET), 500, "internal"),
 }

@@ -11,7 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from attestation.errors import Unavailable, UsageError
 
@@ -21,6 +21,11 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 8
 MAX_LOGPROBS = 20
+SCHEMA_FIELD = "response_format"
+"""The field of a request that has a schema."""
+
+MAX_SCHEMA_CHARS = 64 << 10
+"""Of a schema as JSON in ASCII without spaces."""
 MAX_LOGIT_BIAS = 300
 """The most entries of a logit_bias, as in OpenAI's API."""
 
@@ -37,9 +42,16 @@ class EngineFailed(Unavailable):
     code = "engine-failed"
 
 
+class PrepareFailed(Unavailable):
+    """What prepares a request could not be used; ask again (HTTP 503)."""
+
+    code = "prepare-failed"
+
+
 class FieldRefused(UsageError):
     """A field of the request has a value that the engine does not accept (HTTP 400). `param` is
-    the field, as `messages[0].name`. The message names the field and never quotes its value."""
+    the field, as `messages[0].name`. The message names the field and never quotes its value, except
+    the keys of a schema."""
 
     code = "field-refused"
 
@@ -75,8 +87,9 @@ class GenerateRequest:
 
     `logprobs` likeliest tokens are told beside each chosen one; None tells nothing of
     probabilities. `n` choices are asked for; the engine writes the one of the number `choice`, with
-    its own draws (`choices`). `token_ids` is the prompt as the engine's `prepare` wrote it; nobody
-    else sets it. `cache_salt` is the client's name: it separates tenants in engines that share
+    its own draws (`choices`). The answer is JSON that fits `schema`, a JSON schema as text.
+    `token_ids` is the prompt and `grammar` the schema as the engine's `prepare` wrote them; nobody
+    else sets them. `cache_salt` is the client's name: it separates tenants in engines that share
     prefixes between requests, and each name has a bounded share of the queue (fair_queue.py).
     Empty: no name.
     Raises UsageError for a value out of its range.
@@ -98,6 +111,8 @@ class GenerateRequest:
     frequency_penalty: float = 0.0
     repetition_penalty: float | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict, repr=False)
+    schema: str | None = field(default=None, repr=False)
+    grammar: Any = field(default=None, repr=False, compare=False)
     token_ids: tuple[int, ...] | None = field(default=None, repr=False)
     cache_salt: bytes = field(default=b"", repr=False)
     request_id: str = ""
@@ -119,6 +134,7 @@ class GenerateRequest:
         _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _check_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         _check_stops(self.stop)
+        _check_schema(self.schema)
         _check_bias(self.logit_bias)
 
 
@@ -236,8 +252,9 @@ class Engine(AnyEngine, Protocol):
     """An engine that writes."""
 
     async def prepare(self, request: GenerateRequest) -> GenerateRequest:
-        """The same request with its `token_ids`. What takes long happens on another thread, without
-        the interpreter's lock. Raises FieldRefused (also ContextOverflow)."""
+        """The same request with its `token_ids` and `grammar`. What takes long happens on another
+        thread, without the interpreter's lock. Raises FieldRefused (also ContextOverflow),
+        EngineFailed, QueueFull or PrepareFailed."""
 
     def generate(self, request: GenerateRequest) -> Answer:
         """Puts a request into the queue and returns its answer, whose `aclose()` cancels it.
@@ -286,6 +303,14 @@ def _check_stops(stops: tuple[str, ...]) -> None:
         raise refused(
             "stop",
             f"expected strings of 1 to {MAX_STOP_CHARS} characters, got one of another length",
+        )
+
+
+def _check_schema(schema: str | None) -> None:
+    if schema is not None and len(schema) > MAX_SCHEMA_CHARS:
+        raise refused(
+            SCHEMA_FIELD,
+            f"expected a schema of at most {MAX_SCHEMA_CHARS} characters, got a longer one",
         )
 
 

@@ -99,7 +99,7 @@ BODY = (
     _only("parallel_tool_calls", True, False, because=_TOOLS, kinds=CHAT),
     _only("functions", [], because=_TOOLS, kinds=CHAT),
     _only("function_call", "none", "auto", because=_TOOLS, kinds=CHAT),
-    _only("response_format", {"type": "text"}, because="the answer is free text", kinds=CHAT),
+    _read("response_format", "an object; see below", CHAT),
     _only("modalities", ["text"], because="the answer is text", kinds=CHAT),
     _never("audio", "the answer is text", CHAT),
     _never("prediction", "the guest does not predict outputs", CHAT),
@@ -124,6 +124,23 @@ BODY = (
 STREAM_OPTIONS = (
     _read("include_usage", "a last event with the token counts"),
     _unread("include_obfuscation", bool, "the channel pads every flush in any case"),
+)
+
+RESPONSE_FORMAT = (
+    _read(
+        "type",
+        "`text`; `json_object`: the answer is a JSON object; `json_schema`: it is JSON that fits "
+        "the schema",
+        CHAT,
+    ),
+    _read("json_schema", "an object beside `json_schema`; see below", CHAT),
+)
+
+JSON_SCHEMA = (
+    _read("schema", "a JSON schema; see below", CHAT),
+    _read("name", "1 to 64 letters, digits, `_` and `-` of ASCII; the model does not see it", CHAT),
+    _read("strict", "true or false: every answer fits the schema in both cases", CHAT),
+    _unread("description", str, "the model does not see it", CHAT),
 )
 
 MESSAGE = (
@@ -155,6 +172,8 @@ PART = (
 TABLES: Mapping[str, tuple[Field, ...]] = {
     "": BODY,
     "stream_options.": STREAM_OPTIONS,
+    "response_format.": RESPONSE_FORMAT,
+    "response_format.json_schema.": JSON_SCHEMA,
     "messages[].": MESSAGE,
     "messages[].content[].": PART,
 }

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from attestation.errors import ParseError
-from enclave.guest.engines.base import Delta, EngineFailed
+from enclave.guest.engines.base import Delta, EngineFailed, FieldRefused
 from enclave.guest.engines.decoder import ACTIVATIONS, Decoder
 from enclave.guest.engines.sampling import Sampler, Sampling
 from enclave.guest.engines.slots import Job, Scheduler
@@ -215,14 +215,14 @@ def self_test(
 ) -> None:
     """Compares one short greedy answer through the slots with the library's, up to the first token
     that differs: that one may be almost as good. Raises EngineFailed."""
-    told: list[Delta] = []
+    told: list[Delta | FieldRefused] = []
     sampler = Sampler(Sampling(), seed=0, logit_bias={}, device=scheduler.device)
     job = Job(expected.prompt, SELF_TEST_TOKENS, sampler, Detokenizer(decode), StopFilter(()),
               told.append)  # fmt: skip
     scheduler.add(job)
     while not scheduler.idle:
         scheduler.step()
-    tokens = [token for delta in told for token in delta.token_ids]
+    tokens = [token for one in told if isinstance(one, Delta) for token in one.token_ids]
     pairs = zip(tokens, expected.tokens, expected.logits, strict=False)
     first = next(((got, logits) for got, best, logits in pairs if got != best), None)
     if not tokens or not bool(torch.isfinite(expected.logits).all()):

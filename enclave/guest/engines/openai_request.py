@@ -7,6 +7,8 @@ and types and never values, because a value may be the prompt.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +16,12 @@ from enclave.guest.engines.base import MAX_LOGPROBS, GenerateRequest, Message, r
 from enclave.guest.engines.embedding import ENCODINGS, MOST_INPUTS, MOST_TOKENS, EmbedRequest, Input
 from enclave.guest.engines.fields import (
     BODY,
+    JSON_SCHEMA,
     MESSAGE,
     PART,
+    RESPONSE_FORMAT,
     STREAM_OPTIONS,
+    Field,
     Kind,
     honoured,
     of_kind,
@@ -39,7 +44,14 @@ MAX_PARTS = 1024
 """Of one message."""
 GREATEST_ID = 2**31 - 1
 
+GUIDANCE = "x-guidance"
+"""The key by which a schema would set options of the library that compiles it."""
+
+ANY_OBJECT = '{"type":"object"}'
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
 _MESSAGE, _PART = of_kind(MESSAGE, "chat"), of_kind(PART, "chat")
+_FORMAT, _JSON_SCHEMA = of_kind(RESPONSE_FORMAT, "chat"), of_kind(JSON_SCHEMA, "chat")
 
 
 def from_openai(
@@ -69,6 +81,7 @@ def from_openai(
         logprobs=_chat_logprobs(fields) if kind == "chat" else _count(fields, "logprobs"),
         stop=_stops(fields.get("stop")),
         logit_bias=_bias(fields.get("logit_bias", {})),
+        schema=_format(fields["response_format"]) if "response_format" in fields else None,
         cache_salt=cache_salt,
         request_id=request_id,
         **settings,
@@ -117,10 +130,7 @@ def stream_options(body: Mapping[str, Any]) -> tuple[bool, bool]:
     """(streamed, with a last event of counts). Raises FieldRefused."""
     streamed = _flag(body.get("stream"), "stream")
     options = {} if body.get("stream_options") is None else body["stream_options"]
-    if not isinstance(options, dict):
-        raise refused("stream_options", f"expected an object, got {type(options).__name__}")
-    known = {field.name: field for field in STREAM_OPTIONS}
-    asked = honoured(options, known, "stream_options.")
+    asked = _fields(options, {field.name: field for field in STREAM_OPTIONS}, "stream_options")
     return streamed, _flag(asked.get("include_usage"), "stream_options.include_usage")
 
 
@@ -216,6 +226,42 @@ def _bias(value: Any) -> dict[int, float]:
     if len(biases) != len(value):
         raise refused("logit_bias", "expected each token id once, got one in two spellings")
     return biases
+
+
+def _format(value: Any) -> str | None:
+    """The schema of the answer, as JSON; None for free text."""
+    fields = _fields(value, _FORMAT, "response_format")
+    kind = fields.get("type")
+    if kind == "json_schema":
+        return _schema(fields.get("json_schema"), "response_format.json_schema")
+    if "json_schema" in fields:
+        raise refused("response_format.json_schema", "expected it only beside the type json_schema")
+    if kind not in ("text", "json_object"):
+        raise refused("response_format.type", "expected text, json_object or json_schema")
+    return ANY_OBJECT if kind == "json_object" else None
+
+
+def _schema(value: Any, where: str) -> str:
+    fields = _fields(value, _JSON_SCHEMA, where)
+    name = fields.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise refused(f"{where}.name", "expected 1 to 64 letters, digits, _ and - of ASCII")
+    _flag(fields.get("strict"), f"{where}.strict")
+    schema = fields.get("schema")
+    if not isinstance(schema, dict):
+        raise refused(f"{where}.schema", f"expected an object, got {type(schema).__name__}")
+    if GUIDANCE in schema:
+        raise refused(f"{where}.schema", f"expected no {GUIDANCE}, got it")
+    try:
+        return json.dumps(schema, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        raise refused(f"{where}.schema", "expected finite numbers, got a larger one") from None
+
+
+def _fields(value: Any, known: Mapping[str, Field], where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise refused(where, f"expected an object, got {type(value).__name__}")
+    return honoured(value, known, f"{where}.")
 
 
 def _prompt(value: object) -> str:

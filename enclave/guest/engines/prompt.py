@@ -53,6 +53,11 @@ class PromptEncoder:
         )
 
     @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer as a tokenizer.json."""
+        return self._tokenizer.to_str()
+
+    @property
     def greatest_id(self) -> int:
         """The greatest token id that a text can be turned into."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)

@@ -12,15 +12,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from enclave.guest.engines.base import Delta, FinishReason, TokenLogprob, Usage
+from enclave.guest.engines.base import (
+    SCHEMA_FIELD,
+    Delta,
+    FieldRefused,
+    FinishReason,
+    TokenLogprob,
+    Usage,
+    refused,
+)
 from enclave.guest.engines.decoder import Decoder
 from enclave.guest.engines.fair_queue import UNNAMED, FairQueue, Names
+from enclave.guest.engines.grammar import complete, only_allowed
 from enclave.guest.engines.kv_cache import SlotCache
 from enclave.guest.engines.sampling import Sampler, choose
 from enclave.guest.engines.text import Detokenizer, StopFilter
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 BUCKET = 64
 """Positions in a bucket. Attention reads whole buckets, so that few different shapes occur."""
@@ -28,16 +41,18 @@ BUCKET = 64
 
 @dataclass(eq=False)
 class Job:
-    """One answer that is being written. `tell` receives its Deltas, on the scheduler's thread."""
+    """One answer that is being written. `tell` receives its Deltas, on the scheduler's thread; a
+    refusal instead of the last one where its `grammar` cannot go on."""
 
     prompt: list[int] = field(repr=False)
     max_tokens: int
     sampler: Sampler
     text: Detokenizer
     stops: StopFilter
-    tell: Callable[[Delta], None]
+    tell: Callable[[Delta | FieldRefused], None]
     score: Callable[[torch.Tensor, int], TokenLogprob] | None = None
     scores: list[TokenLogprob] = field(default_factory=list, repr=False)
+    grammar: LLMatcher | None = field(default=None, repr=False)
     filled: int = 0
     written: int = 0
     last: int = 0
@@ -190,9 +205,14 @@ class Scheduler:
     def _choose(self, rows: list[tuple[int, int, Job]], logits: torch.Tensor) -> None:
         """Writes a token for each (row of the logits, slot, job)."""
         some = logits[[row for row, _, _ in rows]] if len(rows) < len(logits) else logits
-        tokens = choose([job.sampler for _, _, job in rows], some)
+        held = [(at, job.grammar) for at, (_, _, job) in enumerate(rows) if job.grammar is not None]
+        allowed = only_allowed(some, held) if held else some
+        tokens = choose([job.sampler for _, _, job in rows], allowed)
         for (_, at, job), token, row in zip(rows, tokens, some, strict=True):
-            self._advance(at, job, token, row)
+            if job.grammar is not None and job.grammar.is_error():
+                self._refuse(at, job)
+            else:
+                self._advance(at, job, token, row)
 
     def _position(self, job: Job | None) -> int:
         """The position of the row's next token."""
@@ -218,8 +238,8 @@ class Scheduler:
         return self._model(ids, positions, mask[:, None], self._cache)
 
     def _advance(self, at: int, job: Job, token: int, logits: torch.Tensor) -> None:
-        """Counts one chosen token, and tells the text that became certain with it. `logits` are
-        those that it was chosen from."""
+        """Counts one chosen token, and tells the text that became certain with it. `logits` are the
+        model's own for it."""
         job.last = token
         job.written += 1
         job.untold.append(token)
@@ -230,12 +250,13 @@ class Scheduler:
             self._finish(at, job, "stop", job.stops.push(job.text.finish()) + job.stops.finish())
             return
         text = job.stops.push(job.text.push(token))
+        whole = job.grammar is not None and complete(job.grammar, token)
         full = len(job.prompt) + job.written >= self._max_len
         if job.stops.stopped:
             self._finish(at, job, "stop", text)
-        elif job.written >= job.max_tokens or full:
+        elif whole or job.written >= job.max_tokens or full:
             rest = job.stops.push(job.text.finish()) + job.stops.finish()
-            reason: FinishReason = "stop" if job.stops.stopped else "length"
+            reason: FinishReason = "stop" if whole or job.stops.stopped else "length"
             self._finish(at, job, reason, text + rest)
         elif text:
             job.tell(self._take(job, text))
@@ -243,6 +264,12 @@ class Scheduler:
     def _finish(self, at: int, job: Job, reason: FinishReason, text: str) -> None:
         self._free(at)
         self._end(job, reason, text)
+
+    def _refuse(self, at: int, job: Job) -> None:
+        self._free(at)
+        self.counters.cancelled += 1
+        limits = "expected a schema with simple steps, got a step beyond this engine's limits"
+        job.tell(refused(SCHEMA_FIELD, limits))
 
     def _end(self, job: Job, reason: FinishReason, text: str) -> None:
         if reason == "cancelled":

@@ -26,12 +26,14 @@ from enclave.guest.engines.base import (
     EngineFailed,
     EngineInfo,
     EngineStats,
+    FieldRefused,
     GenerateRequest,
     QueueFull,
     refused,
 )
 from enclave.guest.engines.fair_queue import Names
 from enclave.guest.engines.generation import read_generation
+from enclave.guest.engines.grammar import Grammars
 from enclave.guest.engines.kv_cache import SlotCache
 from enclave.guest.engines.loading import (
     check_room,
@@ -58,6 +60,10 @@ JOIN_S = 5.0
 """For the worker to end. One that hangs in a device ends with the process."""
 
 
+_Piece = Delta | Unavailable | FieldRefused
+"""What an answer's queue holds: an error is the last one."""
+
+
 class TorchEngine:
     """An Engine (see base) that uses the slot scheduler."""
 
@@ -70,9 +76,14 @@ class TorchEngine:
         self._info = describe(self._config, model.digest, self._settings)
         self._generation = read_generation(generation, self._config)
         check_vocabulary(self._config, self._encoder.greatest_id)
+        self._grammars = Grammars(
+            self._encoder.tokenizer_json,
+            vocabulary=self._config["vocab_size"],
+            generation=self._generation,
+        )
         self._wake = threading.Condition()
         self._inbox: list[Job] = []
-        self._outbox: list[tuple[_Answer, Delta]] = []
+        self._outbox: list[tuple[_Answer, _Piece]] = []
         self._live: dict[_Answer, None] = {}
         self._names = Names()
         self._state = "new"
@@ -104,10 +115,11 @@ class TorchEngine:
         return self._info
 
     async def prepare(self, request: GenerateRequest) -> GenerateRequest:
-        """The same request with its token ids; see base.Engine."""
+        """The same request with its token ids and grammar; see base.Engine."""
         self._displaced(request.cache_salt)  # or all of this is for nothing
         ids = await asyncio.to_thread(self._encode, request)
-        return replace(request, token_ids=tuple(ids))
+        grammar = None if request.schema is None else await self._grammars.compile(request.schema)
+        return replace(request, token_ids=tuple(ids), grammar=grammar)
 
     def generate(self, request: GenerateRequest) -> Answer:
         """Puts the request into the queue; see base.Engine. `aclose()` of the answer cancels it."""
@@ -148,6 +160,7 @@ class TorchEngine:
             self._wake.notify()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, JOIN_S)
+        self._grammars.close()
         self._files.clear()
 
     def _displaced(self, name: bytes) -> _Answer | None:
@@ -179,6 +192,8 @@ class TorchEngine:
                 "logit_bias",
                 "expected token ids of this model's vocabulary, got one that is not in it",
             )
+        if request.schema is not None and request.grammar is None:
+            raise UsageError("request: expected a schema that `prepare` compiled, got one as text")
         sampler = Sampler(
             Sampling.of(request, self._generation.defaults),
             seed=request.seed,
@@ -196,6 +211,7 @@ class TorchEngine:
             stops=StopFilter(request.stop),
             tell=lambda delta: self._outbox.append((answer, delta)),
             score=scorer(request.logprobs, self._encoder.spell),
+            grammar=request.grammar.deep_copy() if request.grammar is not None else None,
         )
 
     def _encode(self, request: GenerateRequest) -> list[int]:
@@ -218,7 +234,7 @@ class TorchEngine:
                 self._step_began = None
                 self._deliver(loop)
             self._deliver(loop)
-        except Exception as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             if isinstance(error, UmayError):  # its message was written for people
                 failure = EngineFailed(str(error))
             else:
@@ -297,7 +313,7 @@ class _Answer:
 
     def __init__(self, engine: TorchEngine, name: bytes) -> None:
         self._engine, self.name = engine, name
-        self._queue: asyncio.Queue[Delta | Unavailable] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Piece] = asyncio.Queue()
         self._done = False
         self.job: Job | None = None
 
@@ -308,15 +324,15 @@ class _Answer:
         if self._done:
             raise StopAsyncIteration
         piece = await self._queue.get()
-        if isinstance(piece, Unavailable):
+        if not isinstance(piece, Delta):
             self._done = True
             raise piece
         self._done = piece.finish_reason is not None
         return piece
 
-    def put(self, piece: Delta | Unavailable) -> None:
+    def put(self, piece: _Piece) -> None:
         """Takes a piece from the worker. The last piece makes room for the next request."""
-        if isinstance(piece, Unavailable) or piece.finish_reason is not None:
+        if not isinstance(piece, Delta) or piece.finish_reason is not None:
             self._engine._forget(self)
         if isinstance(piece, Delta) and piece.finish_reason not in (None, "cancelled"):
             self._engine._names.finished(self.name)
@@ -334,7 +350,7 @@ class _Answer:
             self._engine._cancel(self)
 
 
-def _hand_out(pieces: list[tuple[_Answer, Delta]]) -> None:
+def _hand_out(pieces: list[tuple[_Answer, _Piece]]) -> None:
     for answer, delta in pieces:
         answer.put(delta)
 

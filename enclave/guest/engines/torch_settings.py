@@ -10,6 +10,7 @@ import torch
 
 from attestation.errors import UsageError
 from enclave.guest.engines.base import EngineInfo
+from enclave.guest.engines.grammar import LIBRARY, installed
 from enclave.guest.engines.kv_cache import Shape
 from enclave.guest.engines.loading import check_config
 
@@ -19,13 +20,13 @@ ENGINE_VERSION = "3"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "jinja2")
+LIBRARIES = ("torch", "transformers", "tokenizers", "jinja2", LIBRARY)
 """Libraries whose version may change an answer."""
 
 FEATURES = frozenset({
     "chat", "completion", "temperature", "top_p", "top_k", "min_p", "seed", "stop",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias",
-    "n", "logprobs",
+    "n", "logprobs", "response_format",
 })  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) -> 
     return EngineInfo(
         engine=ENGINE,
         version=ENGINE_VERSION,
-        libraries=tuple((name, version(name)) for name in LIBRARIES),
+        libraries=_versions(),
         device=settings.device.partition(":")[0],
         dtype=dtype,
         quantisation="none",
@@ -89,3 +90,8 @@ def describe(config: dict[str, Any], digest: bytes, settings: TorchSettings) -> 
         features=FEATURES,
         kv_bytes=kept.bytes(settings.slots * max_len, DTYPES[dtype]),
     )
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    """Of the libraries that this guest has."""
+    return tuple((name, version(name)) for name in LIBRARIES if name != LIBRARY or installed())
