@@ -7,7 +7,7 @@ MINUTES ?= 2
 export PYTHONDONTWRITEBYTECODE :=
 TEST := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help dev demo up model test test-fast test-long test-hostile lint fix type docs contracts vectors mutate fuzz bench check clean
+.PHONY: help dev demo up model test test-fast test-long test-hostile lint fix type docs contracts vectors mutate fuzz bench bench-gpu check clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -75,6 +75,9 @@ fuzz: dev ## fuzz every parser with coverage, MINUTES=2 each
 
 bench: dev ## print benchmark figures as JSON lines; ONLY=name for one
 	@$(PY) -m benchmarks $(ONLY)
+
+bench-gpu: dev ## print the engine's figures on one NVIDIA GPU, within eight minutes
+	@$(PY) -m benchmarks._gpu
 
 check: lint type docs ## run lint, types, reference, docs/cli.md and contract checks, and all tests
 	$(PY) -m scripts.check_cli

@@ -13,6 +13,8 @@ import torch
 from attestation.errors import ParseError
 from enclave.guest.engines.base import EngineFailed, GenerateRequest
 from enclave.guest.engines.decoder import Decoder
+from enclave.guest.engines.graphs import Step
+from enclave.guest.engines.slots import Scheduler
 from enclave.guest.engines.torch_engine import TorchEngine
 from enclave.guest.engines.torch_settings import TorchSettings
 from enclave.guest.model import ModelFiles
@@ -111,6 +113,35 @@ def test_in_bfloat16_an_answer_alone_equals_one_in_company(name: str) -> None:
     asked = prompts(4)
     exact: dict[str, Any] = {"dtype": "bfloat16", "slots": 4, "deterministic": True}
     assert told(model, asked, **exact) == [told(model, [ids], **exact)[0] for ids in asked]
+
+
+class Recorded:
+    """Stands for CUDA graphs: one buffer for the inputs and one for the logits of each shape."""
+
+    def __init__(self, step: Step) -> None:
+        self._step, self.kept = step, dict[tuple[int, int], list[torch.Tensor]]()
+
+    def __call__(self, inputs: torch.Tensor, length: int) -> torch.Tensor:
+        logits = self._step(inputs, length)
+        kept = self.kept.setdefault((inputs.shape[1], length), [torch.empty_like(logits)])
+        return kept[0].copy_(logits)
+
+
+def test_steps_of_few_shapes_give_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, library = random_model("llama")
+    load, made = TorchEngine._load, []
+
+    def recorded(engine: TorchEngine) -> Scheduler:
+        scheduler = load(engine)
+        scheduler._recorded, scheduler._step = True, Recorded(scheduler._step)
+        made.append(scheduler._step)
+        return scheduler
+
+    monkeypatch.setattr(TorchEngine, "_load", recorded)
+    asked = prompts(12)
+    answers = told(model, asked, slots=7)
+    assert answers == [generated(library, ids) for ids in asked]
+    assert set(made[0].kept) <= {(rows, n) for rows in (1, 2, 4, 7) for n in (64, 128)}
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -65,7 +65,8 @@ class Decoder:
         self._embedding = weights.pop("model.embed_tokens.weight")
         self._head = weights.pop("lm_head.weight", self._embedding)
         self._norm = weights.pop("model.norm.weight")
-        self._scale = settings.hidden_size**0.5 if self._gemma else None
+        scale = torch.tensor(settings.hidden_size**0.5, dtype=self._embedding.dtype)
+        self._scale = scale.to(self._embedding.device) if self._gemma else None
         layers = range(settings.num_hidden_layers)
         self._layers = [_layer(weights, f"model.layers.{number}.") for number in layers]
         self._cos, self._sin = _rotations(rotary, max_len, self._embedding)
@@ -83,7 +84,7 @@ class Decoder:
         """
         x = functional.embedding(tokens, self._embedding)
         if self._scale is not None:
-            x = x * torch.tensor(self._scale, dtype=x.dtype, device=x.device)
+            x = x * self._scale
         turn = self._cos[positions][:, :, None], self._sin[positions][:, :, None]
         for number, layer in enumerate(self._layers):
             found = self._attention(layer, self._normed(x, layer.attention_norm), turn)

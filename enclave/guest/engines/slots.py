@@ -28,6 +28,7 @@ from enclave.guest.engines.base import (
 from enclave.guest.engines.decoder import Decoder
 from enclave.guest.engines.fair_queue import UNNAMED, FairQueue, Names
 from enclave.guest.engines.grammar import complete, only_allowed
+from enclave.guest.engines.graphs import Graphs, Step
 from enclave.guest.engines.kv_cache import SlotCache
 from enclave.guest.engines.sampling import Sampler, choose
 from enclave.guest.engines.text import Detokenizer, StopFilter
@@ -101,6 +102,8 @@ class Scheduler:
         self._piece, self._beside = prefill_piece, prefill_beside
         self._deterministic = deterministic
         self.device = cache.device
+        self._recorded = self.device.type == "cuda"
+        self._step: Step = Graphs(self._decoded) if self._recorded else self._decoded
         self._slots: list[Job | None] = [None] * cache.slots
         self._names = names
         self._waiting = FairQueue[Job](len(self._slots), names)
@@ -184,7 +187,8 @@ class Scheduler:
         piece = self._piece if self._deterministic else min(self._piece, most)
         end = min(begin + piece, len(job.prompt))
         positions = torch.arange(begin, end, device=self.device)[None]
-        logits = self._forward(job.prompt[begin:end], positions, first=at, length=end)
+        ids = torch.tensor([job.prompt[begin:end]], device=self.device)
+        logits = self._forward(ids, positions, first=at, length=end)
         job.filled = end
         if job.prefilled:
             self._choose([(0, at, job)], logits)
@@ -192,14 +196,13 @@ class Scheduler:
 
     def _decode(self, live: list[int]) -> None:
         """Writes one token for every live row, in one pass over the first rows of the cache."""
-        width = len(self._slots) if self._deterministic else live[-1] + 1
+        width = self._width(live[-1] + 1)
         # A row that is free or is still being filled computes at its next position too. What it
         # writes there is overwritten before anything reads it.
         places = [self._position(job) for job in self._slots[:width]]
         tokens = [job.last if job and job.prefilled else 0 for job in self._slots[:width]]
-        positions = torch.tensor(places, device=self.device)[:, None]
-        length = self._reach(max(places[at] for at in live))
-        logits = self._forward(tokens, positions, first=0, length=length)
+        inputs = torch.tensor([tokens, places], device=self.device)
+        logits = self._step(inputs, self._reach(max(places[at] for at in live)))
         self._choose([(at, at, job) for at, job in self._held() if at in live], logits)
 
     def _choose(self, rows: list[tuple[int, int, Job]], logits: torch.Tensor) -> None:
@@ -220,17 +223,30 @@ class Scheduler:
             return 0
         return job.filled + job.written - 1 if job.prefilled else job.filled
 
+    def _width(self, rows: int) -> int:
+        """How many rows a step computes: all of them in deterministic mode, and a power of two
+        where each number would be a recording of its own."""
+        if self._deterministic:
+            return len(self._slots)
+        return min(len(self._slots), 1 << (rows - 1).bit_length()) if self._recorded else rows
+
     def _reach(self, last: int) -> int:
-        """How many positions attention reads. In deterministic mode it reads all of them."""
+        """How many positions attention reads: all of them in deterministic mode, and otherwise
+        whole buckets, which grow by doubling where steps are recorded."""
         if self._deterministic:
             return self._max_len
-        return min(self._max_len, (last // BUCKET + 1) * BUCKET)
+        buckets = last // BUCKET + 1
+        whole = 1 << (buckets - 1).bit_length() if self._recorded else buckets
+        return min(self._max_len, whole * BUCKET)
 
-    def _forward(self, tokens: list[int], positions: torch.Tensor, *, first: int,
+    def _decoded(self, inputs: torch.Tensor, length: int) -> torch.Tensor:
+        """The logits of one step of the first rows, whose tokens and positions are `inputs`."""
+        return self._forward(inputs[0, :, None], inputs[1, :, None], first=0, length=length)
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, *, first: int,
                  length: int) -> torch.Tensor:  # fmt: skip
         """The logits [rows, vocabulary] of the last token of each row. The rows are the slots from
         `first` on; each token sees the positions up to its own, of those below `length`."""
-        ids = torch.tensor(tokens, device=self.device).view(positions.shape)
         unseen = torch.arange(length, device=self.device) > positions[:, :, None]
         mask = torch.zeros(unseen.shape, dtype=self._cache.dtype, device=self.device)
         mask.masked_fill_(unseen, -math.inf)
