@@ -347,7 +347,7 @@ def leaking(content, **more):
         file.write(bytes(content).hex().encode())
     return read(content, **more)
 parse_worker.read_body = leaking
-parse_worker.main()
+parse_worker.run(parse_worker.answered)
 """
 
 
