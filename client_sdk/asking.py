@@ -36,6 +36,9 @@ from client_sdk.session import SealedExchange
 MAX_ENCLAVES_TRIED = 8
 NOT_TAKEN = (429, 503)
 """Inner statuses of an enclave that did not answer the question, and says so inside the seal."""
+UNREAD = 503
+"""One of these: an enclave says it also where it did not look whether it runs the question already,
+because requests came too fast."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +185,9 @@ class Asker:
             return None
         if reading is None:
             return None
-        question.left(reading if reading.status in NOT_TAKEN else None)
-        if question.full is None:
+        taken = reading.status not in NOT_TAKEN or (again and reading.status == UNREAD)
+        question.left(None if taken else reading)
+        if taken:
             return reading
         question.count.ran -= 1
         self._chooser.full(chosen, reading.retry_after)

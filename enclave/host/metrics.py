@@ -54,7 +54,14 @@ class Page:
                         raise ValueError
                     found = values.get(sample.name, ())
                     values[sample.name] = (*found, (sample.labels, sample.value))
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):
             raise ParseError(
                 f"{where}: expected metrics in the text format of Prometheus, got other bytes"
             ) from None

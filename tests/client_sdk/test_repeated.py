@@ -100,6 +100,20 @@ def test_it_goes_elsewhere_once_that_machine_has_said_that_it_did_not_take_it(
     assert keys(ada) == [KEY.encode()] and keys(bela) == [KEY.encode()] * 2
 
 
+def test_it_stays_where_it_may_run_while_that_machine_does_not_look(
+    ada: FakeEnclave, bela: FakeEnclave
+) -> None:
+    """A machine to which requests come too fast says 503 before it looks what it runs."""
+    ada.script.fault = "connection cut"
+    with FakeClient([ada, bela]) as client:
+        with pytest.raises(Truncated):
+            client.chat(BODY, idempotency_key=KEY).read()
+        ada.script.status, ada.script.fault = 503, "no receipt"
+        again = client.chat(BODY, idempotency_key=KEY)
+        assert again.status == 503 and again.may_have_run == 1
+        assert not bela.script.seen
+
+
 def test_what_was_not_sent_goes_elsewhere(ada: FakeEnclave, bela: FakeEnclave) -> None:
     ada.close()
     with FakeClient([ada, bela]) as client:

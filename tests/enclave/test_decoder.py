@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from attestation.errors import ParseError
-from enclave.guest.engines.base import EngineFailed, GenerateRequest
+from enclave.guest.engines.base import EngineFailed, FieldRefused, GenerateRequest
 from enclave.guest.engines.decoder import Decoder
 from enclave.guest.engines.graphs import Step
 from enclave.guest.engines.slots import Scheduler
@@ -57,13 +57,14 @@ def prompts(count: int) -> list[list[int]]:
     ]
 
 
+async def one(engine: TorchEngine, ids: list[int]) -> list[int]:
+    request = GenerateRequest(prompt="", token_ids=tuple(ids), max_tokens=TOKENS,
+                              temperature=0.0, cache_salt=str(ids).encode())  # fmt: skip
+    return [t async for delta in engine.generate(request) for t in delta.token_ids]
+
+
 def told(model: ModelFiles, asked: list[list[int]], **settings: Any) -> list[list[int]]:
     """The token ids of each answer; the requests are in the engine together."""
-
-    async def one(engine: TorchEngine, ids: list[int]) -> list[int]:
-        request = GenerateRequest(prompt="", token_ids=tuple(ids), max_tokens=TOKENS,
-                                  temperature=0.0, cache_salt=str(ids).encode())  # fmt: skip
-        return [t async for delta in engine.generate(request) for t in delta.token_ids]
 
     async def whole() -> list[list[int]]:
         engine = TorchEngine(model, settings=TorchSettings(max_waiting=1000, **settings))
@@ -156,6 +157,15 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
                                      "partial_rotary_factor": 0.5}}, "partial_rotary_factor",
     ),
     "another activation": ("llama", {"hidden_act": "relu"}, "hidden_act"),
+    "attention to what follows": ("llama", {"is_causal": False}, "is_causal"),
+    "attention both ways": ("gemma", {"use_bidirectional_attention": True}, "bidirectional"),
+    "a layer with a window": (
+        "qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types",
+    ),
+    "heads that cannot share": ("llama", {"num_key_value_heads": 3}, "num_key_value_heads"),
+    "too many tokens": ("llama", {"vocab_size": 1 << 21}, "vocab_size"),
+    "a list of kinds": ("llama", {"model_type": ["llama"]}, "model_type"),
+    "settings of one layer": ("llama", {"per_layer_config": {"1": {}}}, "per_layer_config"),
     "what the library refuses": ("llama", {"rope_parameters": 7}, "transformers takes"),
 }  # fmt: skip
 
@@ -177,8 +187,47 @@ def test_an_engine_that_answers_otherwise_than_the_library_does_not_start(
     model, _ = random_model("llama")
     monkeypatch.setattr(Decoder, "_attention", lambda self, layer, x, turn: layer.qkv(x).unflatten(
         -1, (8, -1)))  # fmt: skip
-    with pytest.raises(EngineFailed, match=r"self-test expected tokens within 0\.5 logits"):
+    with pytest.raises(EngineFailed, match=r"self-test expected logits that differ"):
         told(model, prompts(1))
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+def test_logits_of_another_size_do_not_start(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = random_model("llama")
+    right = Decoder.__call__
+    monkeypatch.setattr(Decoder, "__call__", lambda *given: right(*given) * factor)
+    with pytest.raises(EngineFailed, match="self-test"):
+        told(model, prompts(1))
+
+
+def test_a_request_whose_logits_are_not_finite_is_refused_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, library = random_model("llama")
+    right, spoilt = Decoder.__call__, 777
+
+    def overflowing(self: Decoder, tokens: torch.Tensor, *given: Any) -> torch.Tensor:
+        logits = right(self, tokens, *given)
+        logits[(tokens == spoilt).any(1)] = torch.nan
+        return logits
+
+    monkeypatch.setattr(Decoder, "__call__", overflowing)
+    good = [1000, 12, 13]
+
+    async def both() -> list[Any]:
+        engine = TorchEngine(model, settings=TorchSettings())
+        await engine.start()
+        try:
+            asked = [one(engine, ids) for ids in ([5, spoilt], good)]
+            return await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            await engine.close()
+
+    refused, answer = asyncio.run(both())
+    assert isinstance(refused, FieldRefused) and "finite numbers" in str(refused)
+    assert answer[:3] == generated(library, good)[:3]
 
 
 def test_a_tensor_that_our_pass_does_not_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ REFUSED = {
     "top_p": (0.0, 1.5, None.__class__),
     "min_p": (-0.1, 2),
     "repetition_penalty": (0.0, -1, float("inf"), "x"),
-    "top_k": (-1, 1.5, True),
+    "top_k": (-1, 1.5, True, 2**31 + 1),
     "min_new_tokens": (-1, 1.0),
     "max_new_tokens": (0, "x"),
     "max_length": (0, 2.5),

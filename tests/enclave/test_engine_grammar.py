@@ -26,6 +26,7 @@ from enclave.guest.engines.base import (
     GenerateRequest,
     Message,
     PrepareFailed,
+    QueueFull,
 )
 from enclave.guest.engines.choices import start
 from enclave.guest.engines.generation import Generation, read_generation
@@ -272,13 +273,13 @@ def test_a_model_whose_rules_could_break_a_schema_writes_only_text(name):
     found, config = GENERATIONS[name]
     generation = read_generation({"eos_token_id": 2} | found, {"vocab_size": 1024} | config)
     with pytest.raises(FieldRefused, match="response_format: expected only text, because this mod"):
-        asyncio.run(Grammars("", vocabulary=9, generation=generation).compile("{}"))
+        asyncio.run(Grammars("", vocabulary=9, generation=generation).compile("{}", b"a"))
 
 
 def test_a_guest_without_the_library_writes_only_text(monkeypatch):
     monkeypatch.setattr(grammar, "LIBRARY", "not_there")
     with pytest.raises(FieldRefused, match="built without a library for schemas"):
-        asyncio.run(Grammars("", vocabulary=9, generation=GENERATION).compile("{}"))
+        asyncio.run(Grammars("", vocabulary=9, generation=GENERATION).compile("{}", b"a"))
 
 
 def test_the_engine_config_names_the_library():
@@ -317,7 +318,7 @@ def test_one_process_tries_every_schema_and_nothing_is_kept(monkeypatch):
     monkeypatch.setattr(Worker, "ask", noted)
 
     async def body(grammars: Grammars) -> None:
-        await asyncio.gather(*(grammars.compile('{"const":1}') for _ in range(2)))
+        await asyncio.gather(*(grammars.compile('{"const":1}', b"a") for _ in range(2)))
 
     compiling(body)
     assert [content for _, content in tried] == [TOKENIZER.encode(), *[b'{"const":1}'] * 2]
@@ -326,10 +327,10 @@ def test_one_process_tries_every_schema_and_nothing_is_kept(monkeypatch):
 
 def test_a_process_that_died_while_idle_costs_no_request():
     async def body(grammars: Grammars) -> None:
-        await grammars.compile("{}")
+        await grammars.compile("{}", b"a")
         grammars._worker._process.kill()
         grammars._worker._process.wait()
-        await grammars.compile("{}")
+        await grammars.compile("{}", b"a")
 
     compiling(body)
 
@@ -339,18 +340,18 @@ def test_a_process_that_cannot_be_used_is_no_fault_of_the_schema(monkeypatch, co
     monkeypatch.setattr(grammar, "COMMAND", command)
     monkeypatch.setattr("enclave.guest.parsing.READ_S", 0.05)
     with pytest.raises(PrepareFailed, match="has ended; try again") as caught:
-        compiling(lambda grammars: grammars.compile("{}"))
+        compiling(lambda grammars: grammars.compile("{}", b"a"))
     assert caught.value.code == "prepare-failed"
 
 
 def test_a_process_that_takes_too_long_is_killed(monkeypatch):
     async def body(grammars: Grammars) -> None:
-        await grammars.compile("{}")
+        await grammars.compile("{}", b"a")
         process = grammars._worker._process
         process.send_signal(signal.SIGSTOP)
         monkeypatch.setattr("enclave.guest.parsing.READ_S", 0.05)
         with pytest.raises(PrepareFailed):
-            await grammars.compile("{}")
+            await grammars.compile("{}", b"a")
         assert process.poll() is not None and grammars._worker is None
 
     compiling(body)
@@ -358,7 +359,7 @@ def test_a_process_that_takes_too_long_is_killed(monkeypatch):
 
 def test_whoever_leaves_takes_the_process_along(monkeypatch):
     async def body(grammars: Grammars) -> None:
-        task = asyncio.create_task(grammars.compile(json.dumps(SLOW)))
+        task = asyncio.create_task(grammars.compile(json.dumps(SLOW), b"a"))
         while grammars._worker is None:
             await asyncio.sleep(0.01)
         process = grammars._worker._process
@@ -366,14 +367,14 @@ def test_whoever_leaves_takes_the_process_along(monkeypatch):
         with pytest.raises(asyncio.CancelledError):
             await task
         assert process.poll() is not None
-        await grammars.compile("{}")
+        await grammars.compile("{}", b"a")
 
     compiling(body)
 
 
 def test_a_tokenizer_that_the_library_cannot_read_ends_the_process():
     with pytest.raises(PrepareFailed):
-        compiling(lambda grammars: grammars.compile("{}"), data="{}")
+        compiling(lambda grammars: grammars.compile("{}", b"a"), data="{}")
 
 
 def test_others_are_served_while_a_schema_is_tried(monkeypatch):
@@ -416,3 +417,26 @@ def test_nothing_of_a_schema_is_written_anywhere(capfd, caplog):
     assert text(fitted) == f'"{SECRET}"' and all(SECRET in str(error) for error in failed)
     request = dataclasses.replace(asked(schemas[0]), token_ids=(1,))
     assert SECRET not in "".join(capfd.readouterr()) + caplog.text + repr(request)
+
+
+def test_schemas_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each could take a second; all of a guest's requests would wait behind them."""
+
+    async def whole() -> None:
+        grammars = Grammars("", vocabulary=9, generation=GENERATION)
+        free, compiled = asyncio.Event(), []
+
+        async def slow(schema: str) -> None:
+            await free.wait()
+            compiled.append(schema)
+
+        monkeypatch.setattr(grammars, "_try", slow)
+        monkeypatch.setattr(grammars, "_compiled", lambda schema: schema)
+        many = [asyncio.create_task(grammars.compile("many", b"a")) for _ in range(16)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await grammars.compile("one more", b"a")
+        free.set()
+        assert await asyncio.gather(*many) == compiled == ["many"] * 16
+
+    asyncio.run(whole())

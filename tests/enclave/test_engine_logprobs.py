@@ -113,6 +113,15 @@ def test_bytes_of_a_byte_level_token():
     assert spell(10**6) == b""
 
 
+def test_bytes_of_a_token_that_stands_as_it_is():
+    """Byte-level tokenizers may have tokens with characters that stand for no byte."""
+    tokenizer = Tokenizer(models.BPE(vocab={"中": 0, " b": 1}, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    spell = Speller(tokenizer)
+    assert [spell(token) for token in (0, 1)] == ["中".encode(), b" b"]
+    assert tokenizer.decode([0]) == "中"
+
+
 def test_bytes_of_a_token_of_sentencepiece():
     tokenizer = Tokenizer(models.BPE({"▁a": 0, "<0xF0>": 1, "b▁": 2}, []))
     tokenizer.decoder = decoders.Sequence(

@@ -118,6 +118,7 @@ BAD = {
     "no end": b"umay_engine_slots +Inf\n",
     "more than can be counted": b"umay_engine_slots 1e300\n",
     "no value": b"umay_engine_slots\n",
+    "a time beyond all numbers": b"umay_engine_slots 1 " + b"9" * 400 + b"\n",
 }
 
 

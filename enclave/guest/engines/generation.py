@@ -140,6 +140,10 @@ def read_generation(found: Mapping[str, Any], config: Mapping[str, Any]) -> Gene
     )
 
 
+MOST = 2**31
+"""The greatest count that is taken."""
+
+
 def _defaults(values: Mapping[str, Any]) -> Sampling:
     """Greedy unless the model says `do_sample`; then the model's own temperature, top_p, top_k and
     min_p. A penalty for repetition holds in both cases."""
@@ -164,8 +168,10 @@ def _check(key: str, value: Any, file: str) -> None:
             )
     elif key in COUNTS:
         least = 0 if key in ("top_k", "min_new_tokens") else 1
-        if type(value) is not int or value < least:
-            raise ParseError(f"{file}: {key}: expected an integer from {least}, got {value!r:.40}")
+        if type(value) is not int or not least <= value <= MOST:
+            raise ParseError(
+                f"{file}: {key}: expected an integer from {least} to {MOST}, got {value!r:.40}"
+            )
     elif key == "do_sample":
         if type(value) is not bool:
             raise ParseError(f"{file}: do_sample: expected true or false, got {value!r:.40}")

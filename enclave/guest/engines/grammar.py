@@ -21,6 +21,7 @@ import torch
 from enclave.guest.engines.base import SCHEMA_FIELD, PrepareFailed, refused
 from enclave.guest.engines.generation import Generation
 from enclave.guest.engines.sampling import Rules
+from enclave.guest.engines.turns import Turns
 from enclave.guest.parsing import Worker
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ LIBRARY = "llguidance"
 """Imported when the first schema comes. A guest may be built without it."""
 
 COMMAND = (sys.executable, "-P", "-m", "enclave.guest.engines.schema_worker")
+MAX_SCHEMAS = 16
+"""Requests whose schemas are compiled or wait for it."""
+
 WORD = 32
 """Tokens in one integer of a mask."""
 
@@ -46,20 +50,21 @@ class Grammars:
         self._data, self._stop_ids = tokenizer, sorted(generation.stop_ids)
         self._vocabulary = vocabulary
         self._lacking = _lacking(generation)
-        self._turn = asyncio.Lock()
+        self._turns = Turns(MAX_SCHEMAS)
         self._worker: Worker | None = None
         self._tokenizer: LLTokenizer | None = None
 
-    async def compile(self, schema: str) -> LLMatcher:
-        """At the beginning of an answer; each answer needs a copy. Raises FieldRefused,
-        PrepareFailed."""
+    async def compile(self, schema: str, name: bytes) -> LLMatcher:
+        """At the beginning of an answer; each answer needs a copy. `name` is the client's, as in
+        the queue of answers. Raises FieldRefused, PrepareFailed, QueueFull."""
         if self._lacking:
             raise refused(
                 SCHEMA_FIELD, f"expected only text, because {self._lacking}, got another format"
             )
-        async with self._turn:
-            await self._try(schema)
-            return await asyncio.to_thread(self._compiled, schema)
+        with self._turns.place(name) as place:
+            async with self._turns.turn(place):
+                await self._try(schema)
+                return await asyncio.to_thread(self._compiled, schema)
 
     def close(self) -> None:
         """Ends the process, if there is one."""

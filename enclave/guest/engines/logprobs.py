@@ -54,7 +54,9 @@ class Speller:
         if text is None:  # an id of the model's that the tokenizer does not use
             return b""
         if self._byte_level:
-            return bytes(_BYTES[character] for character in text)
+            spelt = [_BYTES.get(character) for character in text]
+            # The decoder takes a token with any other character as it stands.
+            return text.encode() if None in spelt else bytes(b for b in spelt if b is not None)
         if self._fallback:
             byte = _BYTE.fullmatch(text)
             return bytes.fromhex(byte[1]) if byte else text.replace(_SPACE, " ").encode()

@@ -36,6 +36,10 @@ from enclave.guest.engines.text import Detokenizer, StopFilter
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+OVERFLOW = (
+    "expected a text for which this model computes finite numbers, got one with which it does not"
+)
+
 BUCKET = 64
 """Positions in a bucket. Attention reads whole buckets, so that few different shapes occur."""
 
@@ -98,7 +102,7 @@ class Scheduler:
         self._model = model
         self._cache = cache
         self._max_len = max_len
-        self._stop_ids = stop_ids
+        self.stop_ids = stop_ids
         self._piece, self._beside = prefill_piece, prefill_beside
         self._deterministic = deterministic
         self.device = cache.device
@@ -133,7 +137,8 @@ class Scheduler:
         self._admit()
         room = self._room()
         while room > 0 and (filling := self._next_to_fill()) is not None:
-            room -= max(self._beside, self._prefill(*filling, most=room))
+            length = self._prefill(*filling, most=room)
+            room -= self._piece if self._deterministic else max(self._beside, length)
         live = [at for at, job in self._held() if job.prefilled]
         if live:
             self._decode(live)
@@ -211,9 +216,15 @@ class Scheduler:
         held = [(at, job.grammar) for at, (_, _, job) in enumerate(rows) if job.grammar is not None]
         allowed = only_allowed(some, held) if held else some
         tokens = choose([job.sampler for _, _, job in rows], allowed)
-        for (_, at, job), token, row in zip(rows, tokens, some, strict=True):
+        finite = some.amax(1).isfinite().tolist()
+        for (_, at, job), token, row, good in zip(rows, tokens, some, finite, strict=True):
             if job.grammar is not None and job.grammar.is_error():
-                self._refuse(at, job)
+                limits = (
+                    "expected a schema with simple steps, got a step beyond this engine's limits"
+                )
+                self._refuse(at, job, refused(SCHEMA_FIELD, limits))
+            elif not good:
+                self._refuse(at, job, refused("prompt", OVERFLOW))
             else:
                 self._advance(at, job, token, row)
 
@@ -260,9 +271,9 @@ class Scheduler:
         job.written += 1
         job.untold.append(token)
         self.counters.tokens += 1
-        if job.score is not None and token not in self._stop_ids:
+        if job.score is not None and token not in self.stop_ids:
             job.scores.append(job.score(logits, token))
-        if token in self._stop_ids:
+        if token in self.stop_ids:
             self._finish(at, job, "stop", job.stops.push(job.text.finish()) + job.stops.finish())
             return
         text = job.stops.push(job.text.push(token))
@@ -281,11 +292,10 @@ class Scheduler:
         self._free(at)
         self._end(job, reason, text)
 
-    def _refuse(self, at: int, job: Job) -> None:
+    def _refuse(self, at: int, job: Job, error: FieldRefused) -> None:
         self._free(at)
         self.counters.cancelled += 1
-        limits = "expected a schema with simple steps, got a step beyond this engine's limits"
-        job.tell(refused(SCHEMA_FIELD, limits))
+        job.tell(error)
 
     def _end(self, job: Job, reason: FinishReason, text: str) -> None:
         if reason == "cancelled":

@@ -36,6 +36,7 @@ from enclave.guest.engines.generation import read_generation
 from enclave.guest.engines.grammar import Grammars
 from enclave.guest.engines.kv_cache import SlotCache
 from enclave.guest.engines.loading import (
+    SELF_TEST_TOKENS,
     check_room,
     check_vocabulary,
     load_model,
@@ -51,7 +52,7 @@ from enclave.guest.model import ModelFiles
 
 THREADS_VARIABLE = "UMAY_TORCH_THREADS"
 
-SELF_TEST_PROMPT = "What is attestation?"
+SELF_TEST_PROMPT = "What is attestation? " * 12
 
 STALL_S = 120.0
 """One step of the scheduler takes seconds at most, also where a large model runs on a CPU."""
@@ -118,7 +119,9 @@ class TorchEngine:
         """The same request with its token ids and grammar; see base.Engine."""
         self._displaced(request.cache_salt)  # or all of this is for nothing
         ids = await asyncio.to_thread(self._encode, request)
-        grammar = None if request.schema is None else await self._grammars.compile(request.schema)
+        grammar = None
+        if request.schema is not None:
+            grammar = await self._grammars.compile(request.schema, request.cache_salt)
         return replace(request, token_ids=tuple(ids), grammar=grammar)
 
     def generate(self, request: GenerateRequest) -> Answer:
@@ -249,7 +252,8 @@ class TorchEngine:
         torch.set_num_threads(settings.threads or int(os.environ.get(THREADS_VARIABLE, "1")))
         device, dtype = torch.device(settings.device), DTYPES[self._info.dtype]
         max_len = self._info.max_len
-        prompt = self._encoder.encode_text(SELF_TEST_PROMPT, max_tokens=max_len)
+        prompt = self._encoder.encode_text(SELF_TEST_PROMPT, max_tokens=len(SELF_TEST_PROMPT))
+        prompt = prompt[: max(1, max_len - SELF_TEST_TOKENS)]
         model, expected = load_model(self._config, self._files, dtype=dtype, device=device,
                                      max_len=max_len, prompt=prompt)  # fmt: skip
         check_room(self._info.kv_bytes, device)
