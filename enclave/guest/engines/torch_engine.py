@@ -252,7 +252,7 @@ class TorchEngine:
         torch.set_num_threads(settings.threads or int(os.environ.get(THREADS_VARIABLE, "1")))
         device, dtype = torch.device(settings.device), DTYPES[self._info.dtype]
         max_len = self._info.max_len
-        prompt = self._encoder.encode_text(SELF_TEST_PROMPT, max_tokens=len(SELF_TEST_PROMPT))
+        prompt = self._encoder.encode_text(SELF_TEST_PROMPT, max_tokens=1024)
         prompt = prompt[: max(1, max_len - SELF_TEST_TOKENS)]
         model, expected = load_model(self._config, self._files, dtype=dtype, device=device,
                                      max_len=max_len, prompt=prompt)  # fmt: skip
