@@ -36,6 +36,8 @@ def read_boot_id(text: object, *, where: str) -> str:
 CBOR, JSON, TOML = "application/cbor", "application/json", "application/toml"
 TEXT, EVENTS, OCTETS = "text/plain", "text/event-stream", "application/octet-stream"
 PROBLEM = "application/problem+json"
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
+"""The text format of Prometheus."""
 OHTTP_KEYS = "application/ohttp-keys"
 OHTTP_REQUEST, OHTTP_RESPONSE = "message/ohttp-req", "message/ohttp-res"
 CHUNKED_REQUEST, CHUNKED_RESPONSE = "message/ohttp-chunked-req", "message/ohttp-chunked-res"

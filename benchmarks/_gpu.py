@@ -18,13 +18,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    ContinuousBatchingConfig,
-    GenerationConfig,
-    LlamaConfig,
-)
+from transformers import AutoModelForCausalLM, LlamaConfig
 
+from benchmarks._models import continuous, generate
 from enclave.guest.engines.decoder import Decoder
 from enclave.guest.engines.fair_queue import Names
 from enclave.guest.engines.kv_cache import SlotCache
@@ -160,26 +156,15 @@ def _peer(library: Any, kind: str, streams: int, ends: float) -> float | None:
             return best
         began = time.monotonic()
         try:
-            _answer(library, kind, [ids] * streams)
+            if kind == "generate":
+                generate(library, [ids] * streams, TOKENS)
+            else:
+                continuous(library, [ids] * streams, TOKENS, batch_tokens=2048)
         except Exception as error:  # a peer that does not run here is told, and is no figure
             sys.stderr.write(f"{kind}, {streams} streams: {type(error).__name__}\n")
             return None
         best = round(streams * TOKENS / (time.monotonic() - began), 1)
     return best
-
-
-def _answer(library: Any, kind: str, prompts: list[list[int]]) -> None:
-    if kind == "generate":
-        ids = torch.tensor(prompts, device=library.device)
-        library.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False,
-                         min_new_tokens=TOKENS, max_new_tokens=TOKENS, pad_token_id=0)  # fmt: skip
-        return
-    blocks = len(prompts) * (PROMPT + TOKENS) // 32 + 64
-    library.generate_batch(
-        prompts,
-        GenerationConfig(do_sample=False, max_new_tokens=TOKENS, eos_token_id=-1),
-        ContinuousBatchingConfig(page_size=32, num_blocks=blocks, max_batch_tokens=2048),
-    )
 
 
 def _bandwidth(device: torch.device) -> float:

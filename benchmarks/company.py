@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._models import TINY, random_model
+from benchmarks._models import NO_END, TINY, random_model
 from enclave.guest.engines.base import GenerateRequest
 from enclave.guest.engines.torch_engine import TorchEngine
 from enclave.guest.engines.torch_settings import TorchSettings
@@ -25,7 +25,6 @@ from enclave.guest.engines.torch_settings import TorchSettings
 STREAMS, RUNS = 7, 5
 LONG = 2000
 CALM_TOKENS = 200
-NO_END = {2: -100.0}
 
 
 def run() -> Iterator[dict[str, Any]]:

@@ -19,9 +19,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from benchmarks._models import TINY, demo, peer_model, random_model
+from benchmarks._models import (
+    NO_END,
+    TINY,
+    continuous,
+    demo,
+    generate,
+    peer_model,
+    random_model,
+)
 from enclave.guest.engines.base import GenerateRequest, Message
 from enclave.guest.engines.prompt import PromptEncoder
 from enclave.guest.engines.torch_engine import TorchEngine
@@ -32,8 +39,6 @@ STREAMS = (1, 8, 32)
 TOKENS = 128
 RUNS = 5
 QUESTION = "Tell me a story about a guardian."
-NO_END = {2: -100.0}
-"""The bias that keeps the token of the end away, so that all answers are equally long."""
 
 
 def run() -> Iterator[dict[str, Any]]:
@@ -105,17 +110,7 @@ class Peers:
         self._ids = PromptEncoder(model.files).encode_chat(question, max_tokens=1024)
 
     def generate(self, streams: int) -> None:
-        ids = torch.tensor([self._ids] * streams)
-        found = self._model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False,
-            min_new_tokens=TOKENS, max_new_tokens=TOKENS,
-        )  # fmt: skip
-        assert found.shape[1] == len(self._ids) + TOKENS
+        generate(self._model, [self._ids] * streams, TOKENS)
 
     def continuous(self, streams: int) -> None:
-        found = self._model.generate_batch(
-            [self._ids] * streams,
-            GenerationConfig(do_sample=False, max_new_tokens=TOKENS, eos_token_id=-1),
-            ContinuousBatchingConfig(page_size=32, num_blocks=16 * streams, max_batch_tokens=512),
-        )
-        assert all(len(one.generated_tokens) == TOKENS for one in found.values())
+        continuous(self._model, [self._ids] * streams, TOKENS, batch_tokens=512)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._models import peer_model
+from benchmarks._models import generate, peer_model
 from enclave.guest.engines.base import GenerateRequest
 from enclave.guest.engines.prompt import PromptEncoder
 from enclave.guest.engines.torch_engine import TorchEngine
@@ -103,10 +103,8 @@ def _generated(library: Any, ids: list[int], streams: int) -> float:
     """Without the time of the prompt: that of one token is taken off."""
 
     def taken(count: int) -> float:
-        tensor = torch.tensor([ids] * streams)
         began = time.perf_counter()
-        library.generate(tensor, attention_mask=torch.ones_like(tensor), do_sample=False,
-                         min_new_tokens=count, max_new_tokens=count)  # fmt: skip
+        generate(library, [ids] * streams, count)
         return time.perf_counter() - began
 
     first = taken(1)

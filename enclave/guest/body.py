@@ -19,6 +19,7 @@ from enclave.guest.engines.base import GenerateRequest, Message
 from enclave.guest.engines.embedding import EmbedRequest
 from enclave.guest.engines.fields import Kind
 from enclave.guest.engines.openai_request import embed_from_openai, from_openai, stream_options
+from enclave.guest.engines.parsed import packed, unpacked
 
 MAX_SHOWN = 80
 """Characters of a model's name in an error."""
@@ -31,7 +32,6 @@ OTHER_BYTES = 256 << 10
 """Of a body, for everything that is not text of the prompt: 1,024 messages have about 100 KiB of
 names and braces."""
 
-_HEAD_BYTES = 4
 _SCALARS = (
     "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
     "frequency_penalty", "repetition_penalty", "n", "logprobs",
@@ -65,7 +65,7 @@ class Asked:
     request: GenerateRequest
 
     def to_bytes(self) -> bytes:
-        """u32 length of the head ‖ head ‖ texts in UTF-8, in the head's order."""
+        """As in parsed; the texts are in the head's order."""
         texts = list(_texts(self.request))
         turns = self.request.messages
         head: dict[str, Any] = {name: getattr(self.request, name) for name in _SCALARS}
@@ -77,8 +77,7 @@ class Asked:
             "formed": self.request.schema is not None,
             "lengths": [len(text) for text in texts],
         }
-        shown = json.dumps(head).encode()
-        return b"".join((len(shown).to_bytes(_HEAD_BYTES, "big"), shown, *texts))
+        return packed(head, texts)
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray, *, request_id: str, begin: int = 0) -> Asked:
@@ -91,9 +90,9 @@ class Asked:
 
     @classmethod
     def _read(cls, data: memoryview, request_id: str) -> Asked:
-        end = _HEAD_BYTES + int.from_bytes(data[:_HEAD_BYTES], "big")
-        head = json.loads(bytes(data[_HEAD_BYTES:end]))
-        texts = iter(_cut(data[end:], head.pop("lengths")))
+        shown, rest = unpacked(data)
+        head = json.loads(shown)
+        texts = iter(_cut(rest, head.pop("lengths")))
         turns, bias = head.pop("turns"), head.pop("bias")
         flags = [head.pop(name) for name in ("streamed", "counted", "formed")]
         source: dict[str, Any] = {"prompt": next(texts)} if turns is None else {}

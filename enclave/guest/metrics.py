@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 
 from enclave.guest.engines.base import Answer, Delta
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 BLOCK = 1024
 """Tokens that are counted together: a prompt of a page or two is one or none."""
 

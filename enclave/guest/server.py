@@ -32,7 +32,6 @@ from attestation.net.cors import shared
 from attestation.net.programs import from_browser, names_us
 from enclave.guest.epochs import Epoch
 from enclave.guest.guest import Guest
-from enclave.guest.metrics import CONTENT_TYPE
 from enclave.guest.metrics_page import metrics_page
 from enclave.guest.sealed import SealedAnswer, open_request
 from enclave.guest.sessions import Sessions
@@ -157,7 +156,7 @@ class _Service:
         if not self._for_host(request):
             return _plain(403)
         content = metrics_page(self._guest, open_requests=self._open + len(self._arriving))
-        return Response(content, 200, {wire.CACHE_CONTROL: "no-store"}, CONTENT_TYPE)
+        return Response(content, 200, {wire.CACHE_CONTROL: "no-store"}, wire.METRICS)
 
     async def sealed(self, request: Request) -> Response:
         media_type = request.headers.get(wire.CONTENT_TYPE, "")

@@ -26,7 +26,7 @@ from attestation.net.cors import shared
 from contracts.chain import ReadOnlyChain
 from enclave.host.feed import for_host, guarded, refused
 from enclave.host.forward import Forwarder, target_of
-from enclave.host.metrics import CONTENT_TYPE, MAX_PAGE_BYTES, of_agent
+from enclave.host.metrics import MAX_PAGE_BYTES, of_agent
 from enclave.host.registrar import LogEntry, Registrar
 
 MAX_PROOFS_KEPT = 256
@@ -148,7 +148,7 @@ class Agent:
         if status.boot is not None and status.answering:
             url = f"{self._guest}{wire.base(status.boot)}metrics"
             page = await self._forwarder.get(url, limit=MAX_PAGE_BYTES) or b""
-        return Response(of_agent(status) + page, 200, NO_CACHE, CONTENT_TYPE)
+        return Response(of_agent(status) + page, 200, NO_CACHE, wire.METRICS)
 
     async def retire(self, _: Request) -> Response:
         """For the host: the guest forgets its keys, and the log gets its word."""

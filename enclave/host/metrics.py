@@ -12,8 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from attestation.errors import ParseError
 from enclave.host.registrar import GuestStatus
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 MAX_PAGE_BYTES = 64 << 10
 """Of a guest: its page has some 6 KiB."""
 
@@ -82,4 +80,4 @@ class Page:
         return next((labels[label] for labels, _ in samples if label in labels), "")
 
 
-__all__ = ["CONTENT_TYPE", "MAX_PAGE_BYTES", "Page", "of_agent"]
+__all__ = ["MAX_PAGE_BYTES", "Page", "of_agent"]

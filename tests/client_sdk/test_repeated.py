@@ -39,6 +39,13 @@ def keys(enclave: FakeEnclave) -> list[bytes | None]:
     return [wire.read_idempotency_key(request.headers) for request in enclave.script.seen]
 
 
+def lose_answer(client: FakeClient, enclave: FakeEnclave) -> None:
+    """The question under KEY runs at this enclave, and its answer is cut."""
+    enclave.script.fault = "connection cut"
+    with pytest.raises(Truncated):
+        client.chat(BODY, idempotency_key=KEY).read()
+
+
 def test_each_question_has_a_key_of_its_own(ada: FakeEnclave) -> None:
     with FakeClient([ada]) as client:
         for _ in range(2):
@@ -56,10 +63,8 @@ def test_what_has_no_content_has_no_key(ada: FakeEnclave) -> None:
 def test_the_same_question_goes_to_the_machine_that_may_have_run_it(
     ada: FakeEnclave, bela: FakeEnclave
 ) -> None:
-    ada.script.fault = "connection cut"
     with FakeClient([ada, bela]) as client:
-        with pytest.raises(Truncated):
-            client.chat(BODY, idempotency_key=KEY).read()
+        lose_answer(client, ada)
         client.chat(BODY).read()
         assert len(bela.script.seen) == 1, "another question goes to another machine"
         ada.script.fault = ""
@@ -78,10 +83,8 @@ def test_it_goes_nowhere_else_when_that_machine_is_gone(
         return exchange(asker, chosen, *rest)
 
     monkeypatch.setattr(Asker, "_exchange", counted)
-    ada.script.fault = "connection cut"
     with FakeClient([ada, bela]) as client:
-        with pytest.raises(Truncated):
-            client.chat(BODY, idempotency_key=KEY).read()
+        lose_answer(client, ada)
         ada.close()
         for _ in range(2):
             with pytest.raises(Unavailable):
@@ -104,10 +107,8 @@ def test_it_stays_where_it_may_run_while_that_machine_does_not_look(
     ada: FakeEnclave, bela: FakeEnclave
 ) -> None:
     """A machine to which requests come too fast says 503 before it looks what it runs."""
-    ada.script.fault = "connection cut"
     with FakeClient([ada, bela]) as client:
-        with pytest.raises(Truncated):
-            client.chat(BODY, idempotency_key=KEY).read()
+        lose_answer(client, ada)
         ada.script.status, ada.script.fault = 503, "no receipt"
         again = client.chat(BODY, idempotency_key=KEY)
         assert again.status == 503 and again.may_have_run == 1

@@ -21,6 +21,9 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 8
 MAX_LOGPROBS = 20
+MOST_COUNT = 2**31
+"""Of tokens, in a request or a model's defaults."""
+
 SCHEMA_FIELD = "response_format"
 """The field of a request that has a schema."""
 
@@ -122,10 +125,10 @@ class GenerateRequest:
             raise UsageError("request: expected either messages or a prompt, got both or neither")
         if self.messages is not None and not self.messages:
             raise refused("messages", "expected at least one message, got none")
-        _check_range("max_tokens", self.max_tokens, 1, 2**31)
+        _check_range("max_tokens", self.max_tokens, 1, MOST_COUNT)
         _check_range("temperature", self.temperature, 0.0, 2.0)
         _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _check_range("top_k", self.top_k, 0, 2**31)
+        _check_range("top_k", self.top_k, 0, MOST_COUNT)
         _check_range("min_p", self.min_p, 0.0, 1.0)
         _check_range("n", self.n, 1, MAX_CHOICES)
         _check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)

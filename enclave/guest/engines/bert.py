@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as nn
 
 from attestation.errors import ParseError
+from enclave.guest.engines.weights import check_shapes
 
 FIXED: Mapping[str, object] = {
     "architectures": ["BertModel"],
@@ -114,13 +115,7 @@ class BertEncoder:
     """A model whose weights are `weights`: the tensors of `shapes(config)`, in float32."""
 
     def __init__(self, config: BertConfig, weights: Mapping[str, torch.Tensor]) -> None:
-        expected = shapes(config)
-        got = {name: tuple(value.shape) for name, value in weights.items()}
-        if differing := sorted(name for name, _ in expected.items() ^ got.items()):
-            raise ParseError(
-                "weights: expected exactly the names and shapes of config.json, got a difference "
-                f"at {differing[0]!r}"
-            )
+        check_shapes(weights, shapes(config))
         if other := sorted(name for name in weights if weights[name].dtype != torch.float32):
             raise ParseError(f"weights: {other[0]!r}: expected float32, got another type")
         self._config, self._weights = config, weights

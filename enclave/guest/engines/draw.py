@@ -48,7 +48,7 @@ def draw_rows(logits: torch.Tensor, rows: Sequence[Draw]) -> list[int]:
     greatest = logits.max(1, keepdim=True).values
     scaled = (logits - greatest).double() / temperature[:, None]
     weights = (scaled.exp() * UNIT).floor().long()
-    least = (min_p[:, None] * weights.max(1, keepdim=True).values).floor().long()
+    least = (min_p[:, None] * UNIT).floor().long()
     ordered = [number for number, row in enumerate(rows) if row.orders]
     if ordered:
         at = torch.tensor(ordered, device=device)

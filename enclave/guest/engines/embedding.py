@@ -6,13 +6,13 @@ is cut: a text that is too long is refused.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from attestation.errors import ParseError
 from attestation.formats.json import decode
 from enclave.guest.engines.base import AnyEngine, refused
+from enclave.guest.engines.parsed import packed, unpacked
 
 MOST_INPUTS = 2048
 """Texts of one request, as in OpenAI's API."""
@@ -29,7 +29,6 @@ MOST_BODY = 8 << 20
 Input = str | tuple[int, ...]
 Encoding = Literal["float", "base64"]
 ENCODINGS: tuple[Encoding, ...] = ("float", "base64")
-_HEAD_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class EmbedRequest:
         return "input" if self.alone else f"input[{at}]"
 
     def to_bytes(self) -> bytes:
-        """u32 length of the head ‖ head ‖ texts in UTF-8. The head has the token ids."""
+        """As in parsed. The head has the token ids."""
         texts = [one.encode() for one in self.inputs if isinstance(one, str)]
         lengths = iter([len(text) for text in texts])
         head = {
@@ -68,8 +67,7 @@ class EmbedRequest:
             "dimensions": self.dimensions,
             "encoding": self.encoding,
         }
-        shown = json.dumps(head).encode()
-        return b"".join((len(shown).to_bytes(_HEAD_BYTES, "big"), shown, *texts))
+        return packed(head, texts)
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray, *, begin: int = 0) -> EmbedRequest:
@@ -82,16 +80,16 @@ class EmbedRequest:
 
 
 def _read(data: memoryview) -> dict[str, Any]:
-    end = _HEAD_BYTES + int.from_bytes(data[:_HEAD_BYTES], "big")
-    head = decode(bytes(data[_HEAD_BYTES:end]), what="parsed body")
+    shown, texts = unpacked(data)
+    head, end = decode(shown, what="parsed body"), 0
     inputs: list[Input] = []
     for one in head.pop("inputs"):
         if isinstance(one, list):
             inputs.append(tuple(map(_number, one)))
             continue
-        inputs.append(bytes(data[end : end + _number(one)]).decode())
+        inputs.append(bytes(texts[end : end + _number(one)]).decode())
         end += one
-    if end != len(data) or head.keys() != {"alone", "dimensions", "encoding"}:
+    if end != len(texts) or head.keys() != {"alone", "dimensions", "encoding"}:
         raise ValueError
     if type(head["alone"]) is not bool or head["encoding"] not in ENCODINGS:
         raise ValueError

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from enclave.guest.engines.bert import BertConfig, BertEncoder
 from enclave.guest.engines.embedding import Embedded, EmbedRequest
 from enclave.guest.engines.embedding_text import TextEncoder
 from enclave.guest.engines.prompt import json_object
+from enclave.guest.engines.threads import use_threads
 from enclave.guest.engines.turns import Turns
 from enclave.guest.engines.weights import tensors
 from enclave.guest.engines.worker import Worker
@@ -35,7 +35,6 @@ ENGINE_VERSION = "1"
 """It is increased whenever the same text could get another vector than before."""
 
 LIBRARIES = ("torch", "tokenizers")
-THREADS_VARIABLE = "UMAY_TORCH_THREADS"
 STEP_TOKENS = 512
 """A small model takes about 0.2 s for them on one core."""
 
@@ -169,8 +168,7 @@ class EmbeddingEngine:
     # The methods from here on run on the worker thread.
 
     def _load(self) -> None:
-        # OpenMP's thread count belongs to the thread that sets it.
-        torch.set_num_threads(self._settings.threads or int(os.environ.get(THREADS_VARIABLE, "1")))
+        use_threads(self._settings.threads)
         encoder = BertEncoder(self._config, tensors(self._files))
         request = EmbedRequest(inputs=(SELF_TEST,))
         most = self._config.max_position_embeddings

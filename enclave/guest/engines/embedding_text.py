@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from attestation.errors import ParseError
 from enclave.guest.engines.base import ContextOverflow, FieldRefused, refused
 from enclave.guest.engines.embedding import MOST_TOKENS, EmbedRequest
-from enclave.guest.engines.prompt import MAX_CHARS_PER_TOKEN, tokenizer_of
+from enclave.guest.engines.prompt import MAX_CHARS_PER_TOKEN, check_vocabulary, tokenizer_of
 
 SAMPLE = "text"
 
@@ -25,12 +25,7 @@ class TextEncoder:
         for name in ("truncation", "padding"):
             if getattr(self._tokenizer, name) is not None:
                 raise ParseError(f"tokenizer.json: {name}: expected null, got a setting")
-        greatest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        if greatest >= vocabulary:
-            raise ParseError(
-                f"tokenizer.json: expected token ids below the vocab_size of config.json, "
-                f"{vocabulary}, got {greatest}"
-            )
+        check_vocabulary(self._tokenizer, vocabulary)
         self._tokenizer.encode_special_tokens = True
         self._before, self._after = self._added()
 

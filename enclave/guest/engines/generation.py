@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attestation.errors import ParseError
+from enclave.guest.engines.base import MOST_COUNT
 from enclave.guest.engines.fields import same
 from enclave.guest.engines.sampling import Rules, Sampling
 
@@ -140,10 +141,6 @@ def read_generation(found: Mapping[str, Any], config: Mapping[str, Any]) -> Gene
     )
 
 
-MOST = 2**31
-"""The greatest count that is taken."""
-
-
 def _defaults(values: Mapping[str, Any]) -> Sampling:
     """Greedy unless the model says `do_sample`; then the model's own temperature, top_p, top_k and
     min_p. A penalty for repetition holds in both cases."""
@@ -168,9 +165,10 @@ def _check(key: str, value: Any, file: str) -> None:
             )
     elif key in COUNTS:
         least = 0 if key in ("top_k", "min_new_tokens") else 1
-        if type(value) is not int or not least <= value <= MOST:
+        if type(value) is not int or not least <= value <= MOST_COUNT:
             raise ParseError(
-                f"{file}: {key}: expected an integer from {least} to {MOST}, got {value!r:.40}"
+                f"{file}: {key}: expected an integer from {least} to {MOST_COUNT}, "
+                f"got {value!r:.40}"
             )
     elif key == "do_sample":
         if type(value) is not bool:

@@ -21,7 +21,7 @@ from enclave.guest.engines.draw import ID_BITS
 from enclave.guest.engines.sampling import Sampler, Sampling
 from enclave.guest.engines.slots import Job, Scheduler
 from enclave.guest.engines.text import Detokenizer, StopFilter
-from enclave.guest.engines.weights import tensors
+from enclave.guest.engines.weights import check_shapes, tensors
 
 ARCHITECTURES = {
     "gemma": "GemmaForCausalLM",
@@ -87,16 +87,6 @@ def check_config(config: Mapping[str, Any]) -> Any:
     return settings
 
 
-def check_vocabulary(config: Mapping[str, Any], greatest_id: int) -> None:
-    """Raises ParseError where the tokenizer has a token for which the model has no row: one text
-    with it would stop the engine for everybody."""
-    if greatest_id >= config["vocab_size"]:
-        raise ParseError(
-            f"tokenizer.json: expected token ids below the vocab_size of config.json, "
-            f"{config['vocab_size']}, got {greatest_id}"
-        )
-
-
 def check_room(needed: int, device: torch.device) -> None:
     """Raises EngineFailed where the device has less free memory than keys and values may take, in
     bytes: a guest must not end in the middle of somebody's answer."""
@@ -131,16 +121,14 @@ def library_settings(config: Mapping[str, Any]) -> Any:
 def _check_settings(settings: Any) -> None:
     """Raises ParseError, also where only a default of the library is what this engine lacks."""
     rope = settings.rope_parameters
-    heads, shared = settings.num_attention_heads, settings.num_key_value_heads or 1
+    layers = getattr(settings, "layer_types", None) or ()
     for name, got, known in (
         ("is_causal", getattr(settings, "is_causal", True), (True,)),
-        ("layer_types", _odd(getattr(settings, "layer_types", None)), (None,)),
-        ("num_attention_heads over num_key_value_heads", heads % shared, (0,)),
-        ("vocab_size", settings.vocab_size >> ID_BITS, (0,)),
         ("sliding_window", getattr(settings, "sliding_window", None), (None,)),
         ("hidden_act", settings.hidden_act, tuple(ACTIVATIONS)),
         ("rope_type", rope["rope_type"], ROPE_TYPES),
         ("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), (1.0,)),
+        *(("layer_types", kind, ("full_attention",)) for kind in layers),
     ):
         if got not in known:
             words = ", ".join("null" if one is None else str(one) for one in known)
@@ -148,11 +136,16 @@ def _check_settings(settings: Any) -> None:
                 f"config.json: {name}: expected one of {words}, got {got}; this engine supports no "
                 "other"
             )
-
-
-def _odd(kinds: Sequence[str] | None) -> str | None:
-    """The first kind of layer without full attention."""
-    return next((kind for kind in kinds or () if kind != "full_attention"), None)
+    heads, shared = settings.num_attention_heads, settings.num_key_value_heads or 1
+    if heads % shared:
+        raise ParseError(
+            "config.json: num_attention_heads: expected a multiple of num_key_value_heads, "
+            f"{shared}, got {heads}"
+        )
+    if settings.vocab_size >> ID_BITS:
+        raise ParseError(
+            f"config.json: vocab_size: expected less than {1 << ID_BITS}, got {settings.vocab_size}"
+        )
 
 
 @dataclass(frozen=True)
@@ -211,13 +204,7 @@ def _assign(model: Any, weights: dict[str, torch.Tensor]) -> None:
     if tied:
         weights["lm_head.weight"] = weights.get("model.embed_tokens.weight", torch.empty(0))
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    got = {name: tuple(value.shape) for name, value in weights.items()}
-    if expected != got:
-        names = sorted(name for name, _ in expected.items() ^ got.items())
-        raise ParseError(
-            "weights: expected exactly the names and shapes of config.json, got a difference at "
-            f"{names[0]!r}"
-        )
+    check_shapes(weights, expected)
     model.load_state_dict(weights, strict=True, assign=True)
     if tied:
         model.tie_weights()

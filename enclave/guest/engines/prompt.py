@@ -57,10 +57,9 @@ class PromptEncoder:
         """The tokenizer as a tokenizer.json."""
         return self._tokenizer.to_str()
 
-    @property
-    def greatest_id(self) -> int:
-        """The greatest token id that a text can be turned into."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    def check_vocabulary(self, vocabulary: int) -> None:
+        """See the function of this name."""
+        check_vocabulary(self._tokenizer, vocabulary)
 
     @property
     def chats(self) -> bool:
@@ -218,6 +217,17 @@ def json_object(
     if not isinstance(value, dict):
         raise ParseError(f"model: {name}: expected an object, got {type(value).__name__}")
     return value
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocabulary: int) -> None:
+    """Raises ParseError where the tokenizer has a token for which a model with so many rows has
+    none: one text with it would stop the engine for everybody."""
+    greatest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if greatest >= vocabulary:
+        raise ParseError(
+            f"tokenizer.json: expected token ids below the vocab_size of config.json, "
+            f"{vocabulary}, got {greatest}"
+        )
 
 
 def tokenizer_of(files: Mapping[str, bytes | bytearray]) -> Tokenizer:

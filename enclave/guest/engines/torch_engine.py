@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 from dataclasses import replace
@@ -38,7 +37,6 @@ from enclave.guest.engines.kv_cache import SlotCache
 from enclave.guest.engines.loading import (
     SELF_TEST_TOKENS,
     check_room,
-    check_vocabulary,
     load_model,
     self_test,
 )
@@ -47,10 +45,9 @@ from enclave.guest.engines.prompt import PromptEncoder, json_object
 from enclave.guest.engines.sampling import Sampler, Sampling
 from enclave.guest.engines.slots import Counters, Job, Scheduler
 from enclave.guest.engines.text import Detokenizer, StopFilter
+from enclave.guest.engines.threads import use_threads
 from enclave.guest.engines.torch_settings import DTYPES, TorchSettings, describe
 from enclave.guest.model import ModelFiles
-
-THREADS_VARIABLE = "UMAY_TORCH_THREADS"
 
 SELF_TEST_PROMPT = "What is attestation? " * 12
 
@@ -76,7 +73,7 @@ class TorchEngine:
         self._encoder = PromptEncoder(model.files)
         self._info = describe(self._config, model.digest, self._settings)
         self._generation = read_generation(generation, self._config)
-        check_vocabulary(self._config, self._encoder.greatest_id)
+        self._encoder.check_vocabulary(self._config["vocab_size"])
         self._grammars = Grammars(
             self._encoder.tokenizer_json,
             vocabulary=self._config["vocab_size"],
@@ -248,8 +245,7 @@ class TorchEngine:
 
     def _load(self) -> Scheduler:
         settings = self._settings
-        # OpenMP's thread count belongs to the thread that sets it.
-        torch.set_num_threads(settings.threads or int(os.environ.get(THREADS_VARIABLE, "1")))
+        use_threads(settings.threads)
         device, dtype = torch.device(settings.device), DTYPES[self._info.dtype]
         max_len = self._info.max_len
         prompt = self._encoder.encode_text(SELF_TEST_PROMPT, max_tokens=1024)

@@ -138,6 +138,18 @@ def tensors(files: Mapping[str, bytearray]) -> dict[str, torch.Tensor]:
     return views
 
 
+def check_shapes(
+    found: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises ParseError unless `found` has exactly the names and shapes in `expected`."""
+    got = {name: tuple(value.shape) for name, value in found.items()}
+    if differing := sorted(name for name, _ in expected.items() ^ got.items()):
+        raise ParseError(
+            "weights: expected exactly the names and shapes of config.json, got a difference at "
+            f"{differing[0]!r}"
+        )
+
+
 def _view(data: bytearray, span: TensorSpan) -> torch.Tensor:
     import torch
 
